@@ -1,0 +1,94 @@
+//! Connection identity: what names a socket, its ends and the traced process's part in it.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Address family of a [`Tuple`]: none known.
+pub const FAMILY_NONE: u16 = 0;
+/// Unix stream socket; `local`/`remote` hold the start of the path, the ports are 0.
+pub const FAMILY_UNIX: u16 = 1;
+/// IPv4 (`AF_INET`); addresses are in the first 4 bytes.
+pub const FAMILY_INET: u16 = 2;
+/// IPv6 (`AF_INET6`).
+pub const FAMILY_INET6: u16 = 10;
+
+/// Role not known to the kernel: user space decides (listening set, then who speaks first).
+pub const ROLE_UNKNOWN: u8 = 0;
+/// The traced process connected.
+pub const ROLE_CLIENT: u8 = 1;
+/// The traced process accepted.
+pub const ROLE_SERVER: u8 = 2;
+
+/// Bytes towards the traced process.
+pub const INGRESS: u8 = 0;
+/// Bytes from the traced process.
+pub const EGRESS: u8 = 1;
+
+/// The two ends of a connection as the traced process sees them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Tuple {
+    /// Own address, network byte order.
+    pub local: [u8; 16],
+    /// Peer's address, network byte order.
+    pub remote: [u8; 16],
+    /// Own port, host byte order.
+    pub local_port: u16,
+    /// Peer's port, host byte order.
+    pub remote_port: u16,
+    /// `FAMILY_*`.
+    pub family: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// What user space tells the kernel to capture on a connection; the value of the `VERDICTS` array.
+///
+/// The slot of a connection is `conn_id`'s hash (see [`verdict_slot`]); `conn_id` tells whose verdict it is, so that a
+/// collision costs a connection its verdict (it falls back to the default) and never gives it another's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Verdict {
+    /// The connection meant; 0 = empty slot.
+    pub conn_id: u64,
+    /// Per direction ([`INGRESS`], [`EGRESS`]): bytes before this position are summed, not copied; 0 = none.
+    /// From the position on, copying resumes with a fresh budget.
+    pub resume: [u64; 2],
+    /// `VERDICT_*`.
+    pub mode: u32,
+    /// Bytes copied per turn in mode [`VERDICT_HEADS`].
+    pub budget: u32,
+}
+
+/// Copy the first `budget` bytes of each turn.
+pub const VERDICT_HEADS: u32 = 0;
+/// Copy everything (pipelining, multiplexing), but what lies before a resume position.
+pub const VERDICT_EVERYTHING: u32 = 1;
+/// Lengths and times only.
+pub const VERDICT_LENGTHS: u32 = 2;
+/// No data events at all; turns still counted.
+pub const VERDICT_NOTHING: u32 = 3;
+
+/// Number of verdict slots (a power of two). 65,536 × 32 bytes = 2 MiB, locked for the run.
+pub const VERDICT_SLOTS: u32 = 65_536;
+
+/// The slot of a connection's verdict. A connection's id is a time and a CPU ([`conn_id`]): the multiplication
+/// (Knuth's, 2^64 / φ) spreads ids that were born close together.
+#[inline(always)]
+pub const fn verdict_slot(conn_id: u64) -> u32 {
+    ((conn_id.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 48) as u32 & (VERDICT_SLOTS - 1)
+}
+
+/// Makes a connection's id: boot-time nanoseconds of first sight in the high 58 bits (9 years of uptime), the
+/// CPU's low 6 bits below. Never reused: one CPU reads a later time at every call (each read takes longer than the
+/// clock's step), and two CPUs differ in the low bits (beyond 64 CPUs a clash needs the same nanosecond as well).
+#[inline(always)]
+pub const fn conn_id(first_seen_ns: u64, cpu: u32) -> u64 {
+    (first_seen_ns << 6) | (cpu as u64 & 63)
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `Verdict` is `repr(C)`, without padding, and every bit pattern is a value (zerocopy's derives check it).
+unsafe impl aya::Pod for Verdict {}
+
+const _: () = assert!(size_of::<Tuple>() == 40);
+const _: () = assert!(size_of::<Verdict>() == 32);

@@ -1,0 +1,176 @@
+//! The records of the ring. Each starts with a [`Header`]; user space drops nothing it cannot decode without counting it.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::conn::Tuple;
+
+/// [`Data`] and its payload.
+pub const KIND_DATA: u16 = 1;
+/// [`ConnOpen`].
+pub const KIND_CONN_OPEN: u16 = 2;
+/// [`ConnShut`].
+pub const KIND_CONN_SHUT: u16 = 3;
+/// [`ConnClose`].
+pub const KIND_CONN_CLOSE: u16 = 4;
+/// [`Process`]: started (forked from a target).
+pub const KIND_PROCESS_START: u16 = 5;
+/// [`Process`]: executed a new program.
+pub const KIND_PROCESS_EXEC: u16 = 6;
+/// [`Process`]: its last thread ended.
+pub const KIND_PROCESS_EXIT: u16 = 7;
+
+/// First bytes of every record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Header {
+    /// Boot time, ns: exit of the call, or the time of the hook.
+    pub time_ns: u64,
+    /// `KIND_*`.
+    pub kind: u16,
+    /// `FLAG_*` of the kind.
+    pub flags: u16,
+    /// Bytes of the record that mean something, header included. The ring's own length may be larger (size classes).
+    pub length: u32,
+}
+
+/// [`Data`]: bytes from the traced process; without it, towards it.
+pub const FLAG_EGRESS: u16 = 1 << 0;
+/// [`Data`]: several calls summed, nothing captured; `time_ns` is the last call's, `first_ns` the first's.
+pub const FLAG_SUMMED: u16 = 1 << 1;
+/// [`Data`]: first bytes of a turn.
+pub const FLAG_TURN_START: u16 = 1 << 2;
+/// [`Data`]: length 0, the peer will send no more.
+pub const FLAG_EOF: u16 = 1 << 3;
+/// [`Data`]: the call's buffer could not be seen (sendfile, splice, 32-bit caller, io_uring, …): lengths only.
+pub const FLAG_NO_BUFFER: u16 = 1 << 4;
+/// [`Data`]: the copy of the buffer failed (page not resident).
+pub const FLAG_FAULT: u16 = 1 << 5;
+/// [`Data`]: payload was left out because the ring was nearly full.
+pub const FLAG_OVERLOAD: u16 = 1 << 6;
+/// [`Data`]: the call failed with a connection error (`error` holds the errno); length 0.
+pub const FLAG_ERROR: u16 = 1 << 7;
+/// [`Data`]: the verdict asked for more than the probe copies per call.
+pub const FLAG_CUT: u16 = 1 << 8;
+/// [`ConnOpen`]: the connection is older than the tracer (or was first seen in the middle).
+pub const FLAG_MID_JOIN: u16 = 1 << 9;
+
+/// Bytes moved on a connection by one call (or several, [`FLAG_SUMMED`]). `captured` payload bytes follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Data {
+    /// Kind, flags, exit time of the (last) call.
+    pub header: Header,
+    /// The connection ([`crate::conn_id`]).
+    pub conn_id: u64,
+    /// Entry of the (first) call where the hook has it, otherwise exit of the first call summed; 0 = not known.
+    pub first_ns: u64,
+    /// Ingress: when the first of the bytes waiting in the socket arrived; 0 = not known.
+    pub arrival_ns: u64,
+    /// Stream position of the first byte: the kernel's sequence number extended to 64 bits (2^32 is added to the
+    /// first one seen), so that missed bytes show as a gap.
+    pub position: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Number of this direction change on the connection, from 1.
+    pub turn: u32,
+    /// Payload bytes that follow this struct.
+    pub captured: u32,
+    /// Thread group (process).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Calls summed; 1 otherwise.
+    pub n_calls: u32,
+    /// Positive errno with [`FLAG_ERROR`].
+    pub error: u32,
+    /// Thread name.
+    pub comm: [u8; 16],
+}
+
+/// First sight of a connection in a target's hands. Comes before its first [`Data`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConnOpen {
+    /// Time of the hook at which the record was made.
+    pub header: Header,
+    /// The connection.
+    pub conn_id: u64,
+    /// When it was established; 0 = not seen.
+    pub established_ns: u64,
+    /// Inode number of the socket, as in `/proc/PID/fd`.
+    pub inode: u64,
+    /// The ends.
+    pub tuple: Tuple,
+    /// Process.
+    pub pid: u32,
+    /// Network namespace's inode number; 0 = not known.
+    pub netns: u32,
+    /// `ROLE_*`.
+    pub role: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// One direction ended (a FIN was sent or received).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConnShut {
+    /// With [`FLAG_EGRESS`]: this end sent its FIN; without: the peer's FIN arrived.
+    pub header: Header,
+    /// The connection.
+    pub conn_id: u64,
+}
+
+/// Last record of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConnClose {
+    /// Time of the close.
+    pub header: Header,
+    /// The connection.
+    pub conn_id: u64,
+    /// Final stream positions ([`crate::INGRESS`], [`crate::EGRESS`]); 0 = nothing seen in that direction.
+    pub position: [u64; 2],
+    /// Number of the last turn: what user space did not see of them is lost, and known to be.
+    pub turn: u32,
+    /// `CLOSE_*`.
+    pub reason: u32,
+    /// Data records of this connection that the ring refused.
+    pub n_refused: u32,
+    /// The socket's error (positive errno), 0 if none.
+    pub error: u32,
+}
+
+/// Closed in order.
+pub const CLOSE_NORMAL: u32 = 0;
+/// Reset by the peer or aborted.
+pub const CLOSE_RESET: u32 = 1;
+/// The socket's memory was found to belong to another socket: the end itself was not seen.
+pub const CLOSE_REPLACED: u32 = 2;
+/// The process ended.
+pub const CLOSE_EXIT: u32 = 3;
+
+/// A target process started, executed or exited.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Process {
+    /// Kind says which.
+    pub header: Header,
+    /// Process.
+    pub pid: u32,
+    /// Its parent.
+    pub parent_pid: u32,
+    /// Exit: the wait status.
+    pub exit_code: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Thread name of the leader.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Header>() == 16);
+const _: () = assert!(size_of::<Data>() == 96);
+const _: () = assert!(size_of::<ConnOpen>() == 96);
+const _: () = assert!(size_of::<ConnShut>() == 24);
+const _: () = assert!(size_of::<ConnClose>() == 56);
+const _: () = assert!(size_of::<Process>() == 48);

@@ -1,0 +1,77 @@
+//! Every reason for which a probe gives up or leaves something out: the index into the per-CPU counter array.
+
+/// Defines the counters once: constant, number of them, and names for user space.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Index of a kernel counter in the `STATS` per-CPU array.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(non_camel_case_types, reason = "never")]
+        pub enum Stat { $($(#[$doc])* $name,)* }
+
+        /// Names, in index order: metric labels, JSON keys, Health rows.
+        pub const STAT_NAMES: &[&str] = &[$($text,)*];
+
+        /// Number of kernel counters.
+        pub const N_STATS: u32 = STAT_NAMES.len() as u32;
+    };
+}
+
+counters! {
+    /// Records that a probe wanted to write. `attempted = reserved + refused`.
+    EventsAttempted = "events_attempted",
+    /// Records for which the ring had room.
+    EventsReserved = "events_reserved",
+    /// Data records refused: the ring was full. Lost.
+    RefusedData = "refused_data",
+    /// Opens, shuts, closes refused. Lost.
+    RefusedConn = "refused_conn",
+    /// Process records refused. Lost.
+    RefusedProcess = "refused_process",
+    /// Data records whose payload was left out because the ring was over 75 % full.
+    OverloadPayload = "overload_payload",
+    /// Data records without a turn start that were summed instead of sent because the ring was nearly full.
+    OverloadSummed = "overload_summed",
+    /// Turns begun in the request direction (server ingress, client egress), whether or not the ring had room.
+    TurnsRequest = "turns_request",
+    /// Turns begun in the response direction.
+    TurnsResponse = "turns_response",
+    /// Turns begun on connections whose role the kernel does not know.
+    TurnsUnknown = "turns_unknown",
+    /// The connection map was full: a call on an untracked connection was not recorded. Lost.
+    ConnMapFull = "conn_map_full",
+    /// A payload copy failed: the page was not resident. The length is recorded.
+    PayloadFault = "payload_fault",
+    /// A call without a readable buffer (sendfile, splice): length only.
+    NoBufferFile = "no_buffer_sendfile_splice",
+    /// A 32-bit or x32 caller: length only.
+    NoBufferCompat = "no_buffer_32bit",
+    /// An io_uring submission or its worker: length only.
+    NoBufferUring = "no_buffer_io_uring",
+    /// A kernel thread: length only.
+    NoBufferKernel = "no_buffer_kernel_thread",
+    /// A system call that is not on the list: length only.
+    NoBufferOther = "no_buffer_other_call",
+    /// More iovecs than the probe reads: the rest is length only.
+    IovecsCut = "iovecs_cut",
+    /// A call moved more bytes than the probe copies: the rest is length only.
+    PayloadCut = "payload_cut",
+    /// MSG_PEEK: looked at, nothing consumed. Not an event.
+    Peeked = "peeked",
+    /// MSG_TRUNC: bytes were dropped by the receiver unread: length only.
+    Truncated = "truncated_by_receiver",
+    /// MSG_ERRQUEUE: not stream data. Not an event.
+    ErrorQueue = "error_queue",
+    /// MSG_OOB: urgent data, outside the stream. Not an event.
+    OutOfBand = "out_of_band",
+    /// EAGAIN, EINTR: nothing moved. Not an event.
+    WouldBlock = "would_block",
+    /// Other failed calls on a tracked connection.
+    CallFailed = "call_failed",
+    /// Sockets of a kind that is not traced (UDP, raw, netlink, …).
+    OtherSocket = "other_socket",
+    /// A kernel structure could not be read.
+    ReadFault = "kernel_read_fault",
+    /// Hits of a data hook by a process that is no target.
+    NotTarget = "not_target",
+}

@@ -1,0 +1,374 @@
+//! Owned events: what the pipeline consumes, in one order, whether live, replayed or synthetic.
+//!
+//! Kernel records are decoded by [`decode`]; the rest is made by sources (anchors, process facts, counters,
+//! listening ports), because the pipeline itself never asks the machine anything.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
+
+use crate::time::{Anchor, BootTime};
+
+/// A connection, never reused ([`tracer_ebpf::conn_id`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ConnId(pub u64);
+
+/// Towards or from the traced process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Direction {
+    /// Towards the traced process.
+    Ingress = 0,
+    /// From the traced process.
+    Egress = 1,
+}
+
+impl Direction {
+    /// Both, in index order.
+    pub const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    /// The other one.
+    pub fn flip(self) -> Direction {
+        match self {
+            Direction::Ingress => Direction::Egress,
+            Direction::Egress => Direction::Ingress,
+        }
+    }
+
+    /// Index into arrays by direction.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The traced process's part in a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It connected.
+    Client,
+    /// It accepted.
+    Server,
+    /// Not known (yet).
+    #[default]
+    Unknown,
+}
+
+/// One record in the pipeline's order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Bytes moved.
+    Data(Data),
+    /// First sight of a connection.
+    ConnOpen(ConnOpen),
+    /// One direction ended.
+    ConnShut(ConnShut),
+    /// A connection ended.
+    ConnClose(ConnClose),
+    /// A target process started, executed or ended.
+    Process(Process),
+    /// Both clocks, read at once.
+    Anchor(Anchor),
+    /// What the machine says about a process; comes before the first event that needs it.
+    ProcessFacts(ProcessFacts),
+    /// A local port on which some process listens, seen at `time` (role of old connections).
+    Listening(Listening),
+    /// All counters at one instant, once a second and at the end.
+    Counters(Counters),
+    /// Time passed without other events (source's heartbeat): moves the watermark, changes nothing else.
+    Tick(BootTime),
+}
+
+/// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// Exit of the (last) call.
+    pub time: BootTime,
+    /// Entry of the (first) call, or exit of the first call summed; 0 = not known.
+    pub first: BootTime,
+    /// Arrival of the first waiting byte; 0 = not known.
+    pub arrival: BootTime,
+    /// The connection.
+    pub conn: ConnId,
+    /// Stream position of the first byte.
+    pub position: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Number of this direction change, from 1.
+    pub turn: u32,
+    /// `abi::FLAG_*`.
+    pub flags: u16,
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Calls summed.
+    pub n_calls: u32,
+    /// errno with `FLAG_ERROR`.
+    pub error: u32,
+    /// Thread name, zero-padded.
+    pub comm: [u8; 16],
+    /// The captured first bytes of the call; shorter than `bytes` when cut.
+    pub payload: Bytes,
+}
+
+impl Data {
+    /// Which way the bytes went.
+    pub fn direction(&self) -> Direction {
+        if self.flags & abi::FLAG_EGRESS != 0 { Direction::Egress } else { Direction::Ingress }
+    }
+
+    /// Position behind the last byte.
+    pub fn end(&self) -> u64 {
+        self.position.wrapping_add(self.bytes)
+    }
+
+    /// Whether `flag` (`abi::FLAG_*`) is set.
+    pub fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// First sight of a connection. See [`tracer_ebpf::ConnOpen`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnOpen {
+    /// When the record was made.
+    pub time: BootTime,
+    /// The connection.
+    pub conn: ConnId,
+    /// When it was established; 0 = not seen.
+    pub established: BootTime,
+    /// Socket inode.
+    pub inode: u64,
+    /// The ends.
+    pub tuple: abi::Tuple,
+    /// Process.
+    pub pid: u32,
+    /// Network namespace.
+    pub netns: u32,
+    /// What the kernel knows of the role.
+    pub role: Role,
+    /// `abi::FLAG_*` (mid-join).
+    pub flags: u16,
+}
+
+/// One direction ended. See [`tracer_ebpf::ConnShut`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnShut {
+    /// When.
+    pub time: BootTime,
+    /// The connection.
+    pub conn: ConnId,
+    /// Egress: this end sent its FIN; ingress: the peer's FIN arrived.
+    pub direction: Direction,
+}
+
+/// End of a connection. See [`tracer_ebpf::ConnClose`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnClose {
+    /// When.
+    pub time: BootTime,
+    /// The connection.
+    pub conn: ConnId,
+    /// Final positions by direction; 0 = nothing seen.
+    pub position: [u64; 2],
+    /// Last turn.
+    pub turn: u32,
+    /// `abi::CLOSE_*`.
+    pub reason: u32,
+    /// Data records refused by the ring.
+    pub n_refused: u32,
+    /// Socket error, positive errno.
+    pub error: u32,
+}
+
+/// What happened to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessChange {
+    /// Forked.
+    Start,
+    /// Executed a program.
+    Exec,
+    /// Ended.
+    Exit,
+}
+
+/// A target process started, executed or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// When.
+    pub time: BootTime,
+    /// What.
+    pub change: ProcessChange,
+    /// Process.
+    pub pid: u32,
+    /// Parent.
+    pub parent_pid: u32,
+    /// Wait status of an exit.
+    pub exit_code: u32,
+    /// Name of the leader, zero-padded.
+    pub comm: [u8; 16],
+}
+
+/// Facts about a process, read by the source from the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// When they were read.
+    pub time: BootTime,
+    /// Process.
+    pub pid: u32,
+    /// Start time in clock ticks after boot (`/proc/PID/stat` field 22): with `pid`, an identity.
+    pub start_ticks: u64,
+    /// Leader's name.
+    pub comm: Arc<str>,
+    /// Executable path, empty if not readable.
+    pub exe: Arc<str>,
+    /// Service: OTEL_SERVICE_NAME, systemd unit, container name, executable, in that order.
+    pub service: Arc<str>,
+    /// Container id, empty if none.
+    pub container: Arc<str>,
+}
+
+/// A listening port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// When it was seen.
+    pub time: BootTime,
+    /// Network namespace's inode; 0 = the tracer's own or not known.
+    pub netns: u32,
+    /// Local port.
+    pub port: u16,
+}
+
+/// Cumulative counters at one instant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// When.
+    pub time: BootTime,
+    /// Name → count since start. Kernel counters have the names of [`abi::STAT_NAMES`] prefixed `kernel.`, user-space
+    /// losses `lost.`, gauges (ring fill, memory) `gauge.`.
+    pub values: Vec<(Arc<str>, u64)>,
+}
+
+/// A batch of events in pipeline order, with the ordinal of its first event.
+#[derive(Clone, Debug, Default)]
+pub struct EventBatch {
+    /// Ordinal of `events[0]` since the start of the run (or recording): the recorder lists what it dropped by it.
+    pub first_ordinal: u64,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// A record that cannot be decoded. Counted by kind, never a panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than its kind's struct or than its own length field.
+    #[error("record of {have} bytes, {need} needed")]
+    Short {
+        /// Bytes there.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+    /// A kind this build does not know.
+    #[error("unknown record kind {0}")]
+    UnknownKind(u16),
+}
+
+/// Decodes one ring record. `record` may be longer than the record's own length (size classes).
+///
+/// The payload is a slice of `record`: nothing is copied.
+pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
+    fn read<T: zerocopy::FromBytes>(bytes: &[u8]) -> Result<T, DecodeError> {
+        T::read_from_prefix(bytes)
+            .map(|(value, _)| value)
+            .map_err(|_| DecodeError::Short { have: bytes.len(), need: size_of::<T>() })
+    }
+    let header: abi::Header = read(record)?;
+    match header.kind {
+        abi::KIND_DATA => {
+            let raw: abi::Data = read(record)?;
+            let start = size_of::<abi::Data>();
+            let end = start + raw.captured as usize;
+            if record.len() < end {
+                return Err(DecodeError::Short { have: record.len(), need: end });
+            }
+            Ok(Event::Data(Data {
+                time: BootTime(raw.header.time_ns),
+                first: BootTime(raw.first_ns),
+                arrival: BootTime(raw.arrival_ns),
+                conn: ConnId(raw.conn_id),
+                position: raw.position,
+                bytes: raw.bytes,
+                turn: raw.turn,
+                flags: raw.header.flags,
+                pid: raw.pid,
+                tid: raw.tid,
+                n_calls: raw.n_calls,
+                error: raw.error,
+                comm: raw.comm,
+                payload: record.slice(start..end),
+            }))
+        }
+        abi::KIND_CONN_OPEN => {
+            let raw: abi::ConnOpen = read(record)?;
+            Ok(Event::ConnOpen(ConnOpen {
+                time: BootTime(raw.header.time_ns),
+                conn: ConnId(raw.conn_id),
+                established: BootTime(raw.established_ns),
+                inode: raw.inode,
+                tuple: raw.tuple,
+                pid: raw.pid,
+                netns: raw.netns,
+                role: match raw.role {
+                    abi::ROLE_CLIENT => Role::Client,
+                    abi::ROLE_SERVER => Role::Server,
+                    _ => Role::Unknown,
+                },
+                flags: raw.header.flags,
+            }))
+        }
+        abi::KIND_CONN_SHUT => {
+            let raw: abi::ConnShut = read(record)?;
+            Ok(Event::ConnShut(ConnShut {
+                time: BootTime(raw.header.time_ns),
+                conn: ConnId(raw.conn_id),
+                direction: if raw.header.flags & abi::FLAG_EGRESS != 0 {
+                    Direction::Egress
+                } else {
+                    Direction::Ingress
+                },
+            }))
+        }
+        abi::KIND_CONN_CLOSE => {
+            let raw: abi::ConnClose = read(record)?;
+            Ok(Event::ConnClose(ConnClose {
+                time: BootTime(raw.header.time_ns),
+                conn: ConnId(raw.conn_id),
+                position: raw.position,
+                turn: raw.turn,
+                reason: raw.reason,
+                n_refused: raw.n_refused,
+                error: raw.error,
+            }))
+        }
+        kind @ (abi::KIND_PROCESS_START | abi::KIND_PROCESS_EXEC | abi::KIND_PROCESS_EXIT) => {
+            let raw: abi::Process = read(record)?;
+            Ok(Event::Process(Process {
+                time: BootTime(raw.header.time_ns),
+                change: match kind {
+                    abi::KIND_PROCESS_START => ProcessChange::Start,
+                    abi::KIND_PROCESS_EXEC => ProcessChange::Exec,
+                    _ => ProcessChange::Exit,
+                },
+                pid: raw.pid,
+                parent_pid: raw.parent_pid,
+                exit_code: raw.exit_code,
+                comm: raw.comm,
+            }))
+        }
+        kind => Err(DecodeError::UnknownKind(kind)),
+    }
+}

@@ -1,0 +1,2 @@
+//! The binary `txray`.
+fn main() {}

@@ -1,0 +1,102 @@
+//! txray's own counters: everything that came in, went out or was lost, by name. One enum names every loss in user
+//! space; the kernel's are `tracer_ebpf::Stat`. The same numbers show in the terminal, in summaries and in recordings.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+macro_rules! user_counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A user-space counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// All, in index order.
+            pub const ALL: &[Counter] = &[$(Counter::$name),*];
+
+            /// Label in metrics, JSON and recordings. `lost.` ones are losses.
+            pub fn name(self) -> &'static str {
+                match self { $(Counter::$name => $text,)* }
+            }
+        }
+
+        const N_COUNTERS: usize = [$($text),*].len();
+    };
+}
+
+user_counters! {
+    /// Records read from the ring.
+    RingRead = "ring.read",
+    /// Records decoded into events.
+    Decoded = "events.decoded",
+    /// Events that entered the pipeline (decoded ones and those the source made).
+    EventsIn = "events.in",
+    /// Records shorter than their struct.
+    DecodeShort = "lost.decode_short",
+    /// Records of an unknown kind.
+    DecodeUnknownKind = "lost.decode_unknown_kind",
+    /// Records that the ring reader dropped because the batch queue was full.
+    BatchQueueFull = "lost.batch_queue_full",
+    /// Events that the recorder dropped because its queue was full.
+    RecorderQueueFull = "lost.recorder_queue_full",
+    /// Events that the recorder could not write.
+    RecorderWrite = "lost.recorder_write",
+    /// Transactions that a sink dropped because its queue was full.
+    SinkQueueFull = "lost.sink_queue_full",
+    /// Transactions that a sink could not write.
+    SinkWrite = "lost.sink_write",
+    /// Connections forgotten because the tracker was full.
+    TrackerFull = "lost.tracker_full",
+    /// Stream bytes dropped because a reorder window was full.
+    ReorderFull = "lost.reorder_full",
+    /// Requests given up because too many were in flight on one connection.
+    InFlightFull = "lost.in_flight_full",
+    /// Parser give-ups: bytes that were not the protocol's.
+    ParserInvalid = "lost.parser_invalid",
+    /// Gaps that made a parser look for the next boundary.
+    ParserGap = "lost.parser_gap",
+    /// Requests seen by the parsers. `requests seen = transactions + open`.
+    RequestsSeen = "requests.seen",
+    /// Transactions behind the watermark.
+    Transactions = "transactions.out",
+    /// Transactions that a `--filter` left out of a sink's rows. Not lost.
+    Filtered = "transactions.filtered",
+    /// Zero or negative durations: counted, never recorded.
+    DurationNotPositive = "transactions.duration_not_positive",
+    /// Responses that began before their request ended.
+    EarlyResponse = "transactions.early_response",
+    /// Dots that fell out of the XLog ring.
+    XlogEvicted = "xlog.evicted",
+}
+
+/// All counters of a run. Cheap to clone; relaxed atomics: a reading is not one instant, but each count is exact.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<[AtomicU64; N_COUNTERS]>);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics(Arc::new([const { AtomicU64::new(0) }; N_COUNTERS]))
+    }
+}
+
+impl Metrics {
+    /// Adds.
+    pub fn add(&self, counter: Counter, n: u64) {
+        if n != 0 {
+            self.0[counter as usize].fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// All of them, in index order.
+    pub fn all(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
+        Counter::ALL.iter().map(|&counter| (counter, self.get(counter)))
+    }
+}

@@ -1,0 +1,206 @@
+//! Protocols: the traits, the registry and inference. One file per protocol; an implementation never stands here.
+//!
+//! A parser is pure: no I/O, no clock, no logging, no panic; it sees neither time nor pids nor sockets. Bad bytes are
+//! an outcome. It returns how many bytes of the stream the bytes it looked at account for — possibly **more than it
+//! was given** — so that a body that was never captured needs no special case.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+pub mod http1;
+
+/// All protocols, in probe order: the strictest first.
+pub static REGISTRY: &[&dyn Protocol] = &[&http1::Http1];
+
+/// A protocol; stateless.
+pub trait Protocol: Sync {
+    /// File stem = fixture folder = `--protocol` value = metric label = the `protocol` field.
+    fn name(&self) -> &'static str;
+
+    /// OpenTelemetry's name (`network.protocol.name`, `db.system.name`, …).
+    fn semconv_name(&self) -> &'static str {
+        self.name()
+    }
+
+    /// Looks at the first bytes of one direction. Must never answer `Yes` to bytes that another protocol could send.
+    fn infer(&self, head: &[u8]) -> Inference;
+
+    /// A parser for one connection: one for both directions, because a response may need its request.
+    fn parser(&self) -> Box<dyn Parser>;
+
+    /// How responses find their requests.
+    fn pairing(&self) -> Pairing {
+        Pairing::Fifo
+    }
+}
+
+/// What the first bytes of a direction say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inference {
+    /// Not this protocol.
+    No,
+    /// Too few bytes to tell.
+    NeedMore,
+    /// These are requests.
+    Request,
+    /// These are responses.
+    Response,
+}
+
+/// How responses find their requests. Declared, never written in a parser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// In order.
+    Fifo,
+    /// By [`Message::stream`].
+    ByStreamId,
+    /// Every message is a transaction of its own.
+    OneWay,
+}
+
+/// Which way a message goes, as the protocol sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// From the client to the server.
+    Request,
+    /// From the server to the client.
+    Response,
+}
+
+impl Flow {
+    /// Index into arrays by flow.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A parser for one connection.
+pub trait Parser: Send {
+    /// Looks at the unconsumed bytes of one flow (never empty) and accounts for some of them, reporting what begins
+    /// and ends in `marks`. `buf` is contiguous: after a gap the stream calls [`Parser::resync`] first.
+    ///
+    /// Must make progress: `Consume { len: 0 }` is allowed only together with at least one mark or a change of the
+    /// parser's state that makes the next call differ; the stream gives up after 64 such steps in a row.
+    fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step;
+
+    /// `missing` bytes of a flow were lost at a point where the parser wanted to look (a gap inside the length that
+    /// `Consume` announced never gets here). `buf` holds the bytes behind the gap. Returns how many of them to drop
+    /// before the next message begins, or `None` if no boundary is in sight (it is asked again with more bytes).
+    /// The parser forgets what it knew of the message that was cut.
+    fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8]) -> Option<usize>;
+
+    /// The flow ended (FIN). A message that runs until the close ends here.
+    fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>);
+}
+
+/// What a parser says about the bytes it was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The next `len` bytes of the stream are accounted for; may be more than were shown. A mark `Begin` belongs to the
+    /// first of them, `End` to the last.
+    Consume {
+        /// Bytes.
+        len: u64,
+    },
+    /// All bytes until the flow closes belong to the message in progress (or to a tunnel).
+    UntilClose,
+    /// Show me more.
+    NeedMore,
+    /// Not this protocol's bytes: the stream resyncs (a counted parser give-up).
+    Invalid(&'static str),
+}
+
+/// Something begins or ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mark {
+    /// A message begins at the first byte consumed.
+    Begin(Message),
+    /// The message in progress on `stream` ends at the last byte consumed (or at the close).
+    End {
+        /// As in [`Message::stream`].
+        stream: u64,
+    },
+    /// The message in progress on `stream` was cut off: its end is not known.
+    Cut {
+        /// As in [`Message::stream`].
+        stream: u64,
+    },
+    /// The connection is a tunnel or another protocol from here on (CONNECT, Upgrade): one long-lived transaction.
+    Upgraded {
+        /// The protocol named, if any.
+        to: Option<Bytes>,
+    },
+}
+
+/// One request or response.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// Stream id for [`Pairing::ByStreamId`]; 0 otherwise.
+    pub stream: u64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A request.
+    Request(Request),
+    /// The final response.
+    Response(Response),
+    /// An interim response (HTTP 1xx): is no answer, but its time counts as the first response byte only if no other comes.
+    Interim(Response),
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Name of the operation.
+    pub operation: Operation,
+    /// Raw target (path and query, key, statement, …) as sent.
+    pub target: Option<Bytes>,
+    /// Host the request names, if any.
+    pub authority: Option<Bytes>,
+    /// Never answered by the protocol's rules.
+    pub one_way: bool,
+}
+
+/// Name of an operation, before the learned templates are applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Known as it is.
+    Fixed(Cow<'static, str>),
+    /// A method and a path that becomes a template (`GET /user/{id}`).
+    Path {
+        /// `GET`; `_OTHER` for unknown ones.
+        method: Cow<'static, str>,
+        /// Path as sent, query cut off.
+        path: Bytes,
+    },
+}
+
+/// A response.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    /// Integer status, if the protocol has one.
+    pub status_code: Option<i32>,
+    /// Whether it counts as an error, by role.
+    pub error: ErrorFor,
+    /// Textual code (`error_type`) when it is an error; `None` = the status code in decimal.
+    pub error_type: Option<Cow<'static, str>>,
+    /// A long-lived stream by its nature (event stream): kept out of request histograms.
+    pub long_lived: bool,
+}
+
+/// For whom a response is an error (an HTTP server errs from 500 on, a client's call from 400 on).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorFor {
+    /// No one.
+    #[default]
+    None,
+    /// The client only.
+    Client,
+    /// Both.
+    Both,
+}

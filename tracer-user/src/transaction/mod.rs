@@ -1,0 +1,5 @@
+//! Transactions: the record, pairing and operation templates.
+
+mod record;
+
+pub use record::*;

@@ -1,0 +1,217 @@
+//! The transaction record. Field names are the contract: JSON keys = Parquet columns = filter fields.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    event::{ConnId, Role},
+    time::WallTime,
+};
+
+/// A request, and its response if there was one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transaction {
+    /// First request byte read (server) or written (client).
+    pub start_time: WallTime,
+    /// Last request byte; `None` if it was not seen.
+    pub request_end: Option<WallTime>,
+    /// First response byte; `None` without a response.
+    pub response_start: Option<WallTime>,
+    /// Last response byte; without a whole response, when the end was seen. Orders the dots.
+    pub end_time: WallTime,
+    /// `end_time − start_time` on the boot clock, ns. 0 or less is counted and never recorded in histograms.
+    pub duration_ns: i64,
+    /// `response_start − request_end`, ns; `None` when the response began first, or one of them is not known.
+    pub ttfb_ns: Option<u64>,
+    /// Arrival of the first request byte to `start_time`, ns; `None` where the kernel cannot say.
+    pub queue_ns: Option<u64>,
+    /// What the stamps are.
+    pub time_basis: TimeBasis,
+    /// What sort of transaction.
+    pub kind: Kind,
+    /// Client or server.
+    pub role: Role,
+    /// Registry name of the protocol.
+    pub protocol: &'static str,
+    /// Template name, bounded cardinality.
+    pub operation: Arc<str>,
+    /// Raw target as sent.
+    pub target: Option<Bytes>,
+    /// Integer status.
+    pub status_code: Option<i32>,
+    /// Whether it counts as an error for this role.
+    pub error: bool,
+    /// Which error.
+    pub error_type: Option<Cow<'static, str>>,
+    /// Process that read (server) or wrote (client) the first request byte.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// The thread's name.
+    pub comm: Arc<str>,
+    /// Service of the process.
+    pub service: Arc<str>,
+    /// Address of the client end: an IP address, or `unix:PATH`; empty if not known.
+    pub client_addr: Arc<str>,
+    /// Port of the client end; `None` for Unix sockets.
+    pub client_port: Option<u16>,
+    /// Address of the server end.
+    pub server_addr: Arc<str>,
+    /// Port of the server end.
+    pub server_port: Option<u16>,
+    /// Bytes of the request, head included.
+    pub request_bytes: u64,
+    /// Bytes of the response, head included.
+    pub response_bytes: u64,
+    /// How the end was seen.
+    pub end: End,
+    /// How sure the record is.
+    pub confidence: Confidence,
+    /// The connection.
+    pub conn: ConnId,
+    /// Number of the request on its connection, from 0: `id` is `{conn:016x}-{ordinal}`.
+    pub ordinal: u64,
+    /// Position in the run's order, given behind the watermark. Contiguous from 0 for everything that leaves it.
+    pub seq: u64,
+}
+
+impl Transaction {
+    /// The id: derived from recorded facts, the same in every replay.
+    pub fn id(&self) -> String {
+        format!("{:016x}-{}", self.conn.0, self.ordinal)
+    }
+
+    /// Whether it draws a dot and is counted: all but those that only the tracer's own stop ended.
+    pub fn is_finished(&self) -> bool {
+        self.end != End::TracerStopped
+    }
+
+    /// Whether its duration enters latency histograms.
+    pub fn is_measured(&self) -> bool {
+        self.end == End::Answered
+            && self.duration_ns > 0
+            && matches!(self.kind, Kind::Request | Kind::Function)
+    }
+}
+
+macro_rules! text_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// All, in order.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
+
+            /// The text in JSON, Parquet and filters.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+
+            /// The value of a text.
+            pub fn parse(text: &str) -> Option<$name> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text)
+            }
+        }
+    };
+}
+
+text_enum! {
+    /// What the time stamps of a transaction are.
+    TimeBasis {
+        /// Exit of the calls.
+        Exit = "exit",
+        /// Sends stamped at the call's entry, receives at its exit.
+        EntryExit = "entry_exit",
+    }
+}
+
+text_enum! {
+    /// What sort of transaction.
+    Kind {
+        /// A request and its response.
+        Request = "request",
+        /// A message without a response.
+        Message = "message",
+        /// A tunnel, upgraded connection or stream: kept out of request histograms.
+        LongLived = "longlived",
+        /// Turns of bytes that no parser reads.
+        Opaque = "opaque",
+        /// A call of a function.
+        Function = "function",
+    }
+}
+
+text_enum! {
+    /// How the end was seen.
+    End {
+        /// The whole response was seen.
+        Answered = "answered",
+        /// The connection closed first.
+        Closed = "closed",
+        /// The connection was reset first.
+        Reset = "reset",
+        /// The process ended first.
+        Exited = "exited",
+        /// In flight longer than the bound; a later answer is `unpaired`.
+        Stuck = "stuck",
+        /// Turned into a tunnel or another protocol.
+        Upgraded = "upgraded",
+        /// The tracer stopped first: counts as open, draws no dot.
+        TracerStopped = "tracer_stopped",
+    }
+}
+
+text_enum! {
+    /// How sure the record is.
+    Confidence {
+        /// Every byte that matters was seen.
+        Complete = "complete",
+        /// Bytes in between were lost.
+        Gap = "gap",
+        /// The connection was joined in the middle.
+        MidJoin = "mid_join",
+        /// A role or protocol was guessed.
+        Guessed = "guessed",
+    }
+}
+
+text_enum! {
+    /// Why a response has no request, or a message no pair.
+    Unpaired {
+        /// A response whose request went by before the tracer looked.
+        MidJoin = "mid_join",
+        /// A response whose request was lost.
+        Gap = "gap",
+        /// A response that nothing asked for.
+        Unsolicited = "unsolicited",
+        /// The answer to a request that was already given up as stuck.
+        Late = "late",
+    }
+}
+
+/// Transactions behind the watermark, in order, and the watermark itself.
+#[derive(Clone, Debug, Default)]
+pub struct TransactionBatch {
+    /// In (`end_time`, `conn`, `ordinal`) order, `seq` contiguous.
+    pub transactions: Vec<Transaction>,
+    /// Every transaction that ends before it has been handed over.
+    pub watermark: WallTime,
+}
+
+impl Default for WallRange {
+    fn default() -> Self {
+        WallRange { from: WallTime(0), to: WallTime(u64::MAX) }
+    }
+}
+
+/// A range of wall time, `from` included, `to` excluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallRange {
+    /// First instant.
+    pub from: WallTime,
+    /// First instant behind it.
+    pub to: WallTime,
+}
