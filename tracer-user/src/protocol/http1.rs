@@ -21,6 +21,12 @@ impl Protocol for Http1 {
                 None
             }
             fn close(&mut self, _: Flow, _: &mut Vec<Mark>) {}
+            fn save(&self) -> Vec<u8> {
+                Vec::new()
+            }
+            fn load(&mut self, state: &[u8]) -> bool {
+                state.is_empty()
+            }
         }
         Box::new(Nothing)
     }

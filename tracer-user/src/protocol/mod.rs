@@ -92,6 +92,12 @@ pub trait Parser: Send {
 
     /// The flow ended (FIN). A message that runs until the close ends here.
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>);
+
+    /// The parser's state, for a checkpoint: [`Parser::load`] of a fresh parser makes an equal one.
+    fn save(&self) -> Vec<u8>;
+
+    /// Takes over a saved state. `false` (and an unchanged parser) when the bytes are not such a state.
+    fn load(&mut self, state: &[u8]) -> bool;
 }
 
 /// What a parser says about the bytes it was shown.
