@@ -152,6 +152,8 @@ pub struct ConnOpen {
     pub role: Role,
     /// `abi::FLAG_*` (mid-join).
     pub flags: u16,
+    /// Path of a Unix socket; starts with a NUL for an abstract name; empty otherwise.
+    pub unix_path: Bytes,
 }
 
 /// One direction ended. See [`tracer_ebpf::ConnShut`].
@@ -314,6 +316,11 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
         }
         abi::KIND_CONN_OPEN => {
             let raw: abi::ConnOpen = read(record)?;
+            let start = size_of::<abi::ConnOpen>();
+            let end = start + usize::from(raw.path_length);
+            if record.len() < end {
+                return Err(DecodeError::Short { have: record.len(), need: end });
+            }
             Ok(Event::ConnOpen(ConnOpen {
                 time: BootTime(raw.header.time_ns),
                 conn: ConnId(raw.conn_id),
@@ -328,6 +335,7 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                     _ => Role::Unknown,
                 },
                 flags: raw.header.flags,
+                unix_path: record.slice(start..end),
             }))
         }
         abi::KIND_CONN_SHUT => {
@@ -367,6 +375,14 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 parent_pid: raw.parent_pid,
                 exit_code: raw.exit_code,
                 comm: raw.comm,
+            }))
+        }
+        abi::KIND_LISTENING => {
+            let raw: abi::Listening = read(record)?;
+            Ok(Event::Listening(Listening {
+                time: BootTime(raw.header.time_ns),
+                netns: raw.netns,
+                port: raw.port as u16,
             }))
         }
         kind => Err(DecodeError::UnknownKind(kind)),

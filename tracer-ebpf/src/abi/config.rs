@@ -23,3 +23,128 @@ pub struct Target {
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, one integer.
 unsafe impl aya::Pod for Target {}
+
+/// Member offsets of the running kernel's structures, bytes, from its BTF. [`NO_OFFSET`] = the kernel lacks the member.
+///
+/// Handed over inside [`Settings`] as a frozen global, so that the verifier sees constants.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[allow(missing_docs, reason = "each field is named structure_member, as in the kernel's sources")]
+pub struct KernelOffsets {
+    pub sock_common_family: u32,
+    pub sock_common_state: u32,
+    pub sock_common_dport: u32,
+    pub sock_common_num: u32,
+    pub sock_common_daddr: u32,
+    pub sock_common_rcv_saddr: u32,
+    pub sock_common_v6_daddr: u32,
+    pub sock_common_v6_rcv_saddr: u32,
+    pub sock_common_net: u32,
+    pub sock_type: u32,
+    pub sock_protocol: u32,
+    pub sock_socket: u32,
+    pub sock_err: u32,
+    pub socket_file: u32,
+    pub socket_sk: u32,
+    pub tcp_sock_copied_seq: u32,
+    pub tcp_sock_write_seq: u32,
+    pub tcp_sock_rcv_nxt: u32,
+    pub unix_sock_peer: u32,
+    pub unix_sock_addr: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
+    pub file_inode: u32,
+    pub file_private_data: u32,
+    pub inode_ino: u32,
+    pub inode_mode: u32,
+    pub task_files: u32,
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_comm: u32,
+    pub task_flags: u32,
+    pub task_real_parent: u32,
+    pub task_exit_code: u32,
+    pub task_signal: u32,
+    pub task_thread_info_status: u32,
+    pub signal_live: u32,
+    pub files_fdt: u32,
+    pub fdtable_fd: u32,
+    pub fdtable_max_fds: u32,
+    pub net_ns_inum: u32,
+    pub linux_binprm_file: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A member that this kernel does not have.
+pub const NO_OFFSET: u32 = u32::MAX;
+
+/// Every process but the tracer is a target.
+pub const MODE_ALL: u32 = 0;
+/// Processes in `TARGETS` are.
+pub const MODE_TARGETS: u32 = 1;
+
+/// Everything the probes are told before load; the frozen global `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Settings {
+    /// [`crate::ABI_VERSION`] of user space.
+    pub abi_version: u32,
+    /// The tracer's own process: never traced.
+    pub self_pid: u32,
+    /// `MODE_*`.
+    pub mode: u32,
+    /// 1 = processes in the cgroups of `TARGET_CGROUPS` are targets as well.
+    pub by_cgroup: u32,
+    /// Number of names in `TARGET_COMMS`: a process that takes one of them becomes a target.
+    pub n_comms: u32,
+    /// 1 = a process that executes a file in `TARGET_EXES` becomes a target.
+    pub by_exe: u32,
+    /// 1 = only connections with a port of `TARGET_PORTS`.
+    pub by_port: u32,
+    /// Bytes copied per turn until a verdict says otherwise.
+    pub budget: u32,
+    /// Size of the ring, bytes (a power of two).
+    pub ring_bytes: u32,
+    /// Unread bytes in the ring from which a submit wakes the reader.
+    pub wake_bytes: u32,
+    /// 1 = copied payload is wanted at all (`--payload none` needs heads too: parsing does).
+    pub capture: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Where things are.
+    pub offsets: KernelOffsets,
+}
+
+/// Most names in `TARGET_COMMS`.
+pub const MAX_COMMS: u32 = 16;
+/// Most cgroups in `TARGET_CGROUPS`.
+pub const MAX_CGROUPS: u32 = 16;
+
+/// Key of `TARGET_EXES`: a file by its inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ExeKey {
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// Key of `LISTENING`: a port on which a target listens.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PortKey {
+    /// Network namespace's inode number.
+    pub netns: u32,
+    /// Local port, host byte order.
+    pub port: u32,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, integers only, no padding (zerocopy's derive checks it).
+unsafe impl aya::Pod for Settings {}
+#[cfg(feature = "user")]
+// SAFETY: as above.
+unsafe impl aya::Pod for ExeKey {}
+#[cfg(feature = "user")]
+// SAFETY: as above.
+unsafe impl aya::Pod for PortKey {}

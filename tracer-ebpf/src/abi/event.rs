@@ -87,7 +87,11 @@ pub struct Data {
     pub comm: [u8; 16],
 }
 
-/// First sight of a connection in a target's hands. Comes before its first [`Data`].
+/// A process began to listen ([`Listening`]).
+pub const KIND_LISTENING: u16 = 8;
+
+/// First sight of a connection in a target's hands. Comes before its first [`Data`]. For Unix sockets the path follows
+/// (`path_length` bytes, at most [`MAX_UNIX_PATH`]; an abstract name starts with a NUL).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ConnOpen {
@@ -107,8 +111,10 @@ pub struct ConnOpen {
     pub netns: u32,
     /// `ROLE_*`.
     pub role: u8,
+    /// Bytes of the Unix path that follow.
+    pub path_length: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }
 
 /// One direction ended (a FIN was sent or received).
@@ -168,6 +174,22 @@ pub struct Process {
     pub comm: [u8; 16],
 }
 
+/// Longest Unix path (`sun_path`, unix(7)).
+pub const MAX_UNIX_PATH: u32 = 108;
+
+/// A TCP socket of a target went into the state LISTEN.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Listening {
+    /// When.
+    pub header: Header,
+    /// Network namespace's inode number; 0 = not known.
+    pub netns: u32,
+    /// Local port, host byte order.
+    pub port: u32,
+}
+
+const _: () = assert!(size_of::<Listening>() == 24);
 const _: () = assert!(size_of::<Header>() == 16);
 const _: () = assert!(size_of::<Data>() == 96);
 const _: () = assert!(size_of::<ConnOpen>() == 96);
