@@ -17,7 +17,7 @@ impl Protocol for Http1 {
             fn step(&mut self, _: Flow, _: &[u8], _: &mut Vec<Mark>) -> Step {
                 Step::Invalid("no parser yet")
             }
-            fn resync(&mut self, _: Flow, _: u64, _: &[u8]) -> Option<usize> {
+            fn resync(&mut self, _: Flow, _: u64, _: &[u8], _: &[usize]) -> Option<usize> {
                 None
             }
             fn close(&mut self, _: Flow, _: &mut Vec<Mark>) {}
