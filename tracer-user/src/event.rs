@@ -79,6 +79,8 @@ pub enum Event {
     Counters(Counters),
     /// Time passed without other events (source's heartbeat): moves the watermark, changes nothing else.
     Tick(BootTime),
+    /// Events that a recording should hold and does not; comes from a replay only, at the place where they are missing.
+    Loss(Loss),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -252,6 +254,31 @@ pub struct Counters {
     /// Name → count since start. Kernel counters have the names of [`abi::STAT_NAMES`] prefixed `kernel.`, user-space
     /// losses `lost.`, gauges (ring fill, memory) `gauge.`.
     pub values: Vec<(Arc<str>, u64)>,
+}
+
+/// A hole in a recording. What is missing shows by itself as a gap in stream positions; this says how much and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Time of the last event before the hole, as far as known (0 = the recording begins with the hole).
+    pub time: BootTime,
+    /// Ordinal of the first event that is missing.
+    pub first_ordinal: u64,
+    /// How many are missing; `None` when the end of the recording is missing, so that nobody can know.
+    pub n: Option<u64>,
+    /// Why.
+    pub reason: LossReason,
+}
+
+/// Why a recording has a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReason {
+    /// The recorder's queue was full.
+    QueueFull,
+    /// The recorder could not write (disk full).
+    Write,
+    /// A file is damaged or gone.
+    Damaged,
 }
 
 /// A batch of events in pipeline order, with the ordinal of its first event.

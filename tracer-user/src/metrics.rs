@@ -44,6 +44,8 @@ user_counters! {
     RecorderQueueFull = "lost.recorder_queue_full",
     /// Events that the recorder could not write.
     RecorderWrite = "lost.recorder_write",
+    /// Events that a replayed recording should hold and does not, as far as their number is known.
+    RecordingMissing = "lost.recording_missing",
     /// Transactions that a sink dropped because its queue was full.
     SinkQueueFull = "lost.sink_queue_full",
     /// Transactions that a sink could not write.
