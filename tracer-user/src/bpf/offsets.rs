@@ -204,8 +204,13 @@ mod tests {
     /// Layouts of six kernels by `struct.member`, as measured from their own BTF.
     const LAYOUTS: &str = include_str!("../../../fixtures/btf/layouts.txt");
 
-    /// (kernel, values by row name) for each column.
-    fn columns() -> Vec<(String, Vec<(String, Option<u32>)>)> {
+    /// A kernel and its values by row name.
+    type Column = (String, Vec<(String, Option<u32>)>);
+    /// Name, type, offset in bits, bits of a bitfield.
+    type OwnedMember = (String, u32, u32, u32);
+
+    /// The columns of `layouts.txt`.
+    fn columns() -> Vec<Column> {
         let mut lines = LAYOUTS.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let names: Vec<&str> = lines.next().unwrap().split_whitespace().skip(1).collect();
         let rows: Vec<Vec<&str>> = lines.map(|line| line.split_whitespace().collect()).collect();
@@ -220,9 +225,9 @@ mod tests {
     /// A blob in which each wanted member of a struct lies where `offset` says (`None` leaves it out).
     fn blob_with(offset: impl Fn(&str, &str, u32) -> Option<(u32, u32)>) -> KernelBtf {
         let mut blob = Blob::new();
-        let mut structs: Vec<(&str, Vec<(String, u32, u32, u32)>)> = Vec::new();
+        let mut structs: Vec<(&str, Vec<OwnedMember>)> = Vec::new();
         // `sock.__sk_common.x` becomes the member `__sk_common` of a struct of its own, at 0.
-        let mut inner: Vec<(&str, &str, Vec<(String, u32, u32, u32)>)> = Vec::new();
+        let mut inner: Vec<(&str, &str, Vec<OwnedMember>)> = Vec::new();
         for &(name, path, size) in WANTED {
             let Some((bytes, size)) = offset(name, path, size) else { continue };
             let byte = blob.int("char", 1);
