@@ -1,1 +1,485 @@
-//! config.
+//! Settings: defaults → file → environment → flags, resolved into one documented struct.
+//!
+//! [`Settings`] is one layer with holes (a TOML file, or what was typed); [`Config`] is the result without holes.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Which processes and ports are traced. All lists empty = the whole host. A process is a target when one of the
+/// lists names it; ports narrow that down to connections with one of the ports at either end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// Processes, with the children they start from now on.
+    pub pids: Vec<u32>,
+    /// Thread-group leader's names, as in `/proc/PID/comm` (15 bytes at most).
+    pub comms: Vec<String>,
+    /// Executables: a path, or a bare file name.
+    pub exes: Vec<PathBuf>,
+    /// Cgroups, as a path below the cgroup mount or in full.
+    pub cgroups: Vec<PathBuf>,
+    /// TCP ports, local or remote.
+    pub ports: Vec<u16>,
+}
+
+impl Targets {
+    /// Whether nothing narrows the run down.
+    pub fn is_whole_host(&self) -> bool {
+        let Targets { pids, comms, exes, cgroups, ports } = self;
+        pids.is_empty() && comms.is_empty() && exes.is_empty() && cgroups.is_empty() && ports.is_empty()
+    }
+}
+
+/// The family of data hooks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Hooks {
+    /// The best that this kernel has.
+    #[default]
+    Auto,
+    /// Socket tracepoints (kernel 6.3 and later).
+    Socket,
+    /// System call tracepoints.
+    Syscall,
+}
+
+/// What of the captured bytes a recording keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Payload {
+    /// The message heads.
+    #[default]
+    Heads,
+    /// All that was captured.
+    Full,
+    /// Nothing: a replay shows the recorded transactions and cannot parse again.
+    None,
+}
+
+/// How fast a replay runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+pub enum Speed {
+    /// As it happened.
+    #[value(name = "1")]
+    #[serde(rename = "1")]
+    Real,
+    /// Ten times as fast.
+    #[value(name = "10")]
+    #[serde(rename = "10")]
+    Tenfold,
+    /// As fast as the machine can.
+    #[default]
+    #[value(name = "max")]
+    #[serde(rename = "max")]
+    Max,
+}
+
+/// The form of the summary at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SummaryForm {
+    /// The operations table.
+    #[default]
+    Text,
+    /// One JSON object on one line.
+    Json,
+}
+
+/// A number of bytes: `4096`, `64K`, `64KiB`, `8M`, `2G` (powers of 1,024 all).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl std::str::FromStr for Size {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let (number, unit) = split_unit(text);
+        let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kb" | "kib" => 1 << 10,
+            "m" | "mb" | "mib" => 1 << 20,
+            "g" | "gb" | "gib" => 1 << 30,
+            "t" | "tb" | "tib" => 1 << 40,
+            _ => return Err(ParseError::new(text, "a size such as 4096, 64K, 8M or 2G")),
+        };
+        let number: u64 =
+            number.parse().map_err(|_| ParseError::new(text, "a size such as 4096, 64K, 8M or 2G"))?;
+        number.checked_mul(factor).map(Size).ok_or_else(|| ParseError::new(text, "a size below 16 EiB"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A span of time: `500ms`, `20s`, `5m`, `2h`, `7d`; a bare number is seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl std::str::FromStr for Span {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fail = || ParseError::new(text, "a duration such as 500ms, 20s, 5m, 2h or 7d");
+        let (number, unit) = split_unit(text);
+        let nanos: u64 = match unit {
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "" | "s" => 1_000_000_000,
+            "m" | "min" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            _ => return Err(fail()),
+        };
+        let number: f64 = number.parse().map_err(|_| fail())?;
+        let total = number * nanos as f64;
+        // 2^63 ns is 292 years.
+        if !(total.is_finite() && (0.0..9.2e18).contains(&total)) {
+            return Err(fail());
+        }
+        Ok(Span(Duration::from_nanos(total as u64)))
+    }
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+/// A value that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{value}' is not {wanted}")]
+pub struct ParseError {
+    value: String,
+    wanted: &'static str,
+}
+
+impl ParseError {
+    /// `value` should have been `wanted`.
+    pub fn new(value: &str, wanted: &'static str) -> ParseError {
+        ParseError { value: value.to_owned(), wanted }
+    }
+}
+
+macro_rules! deserialize_from_text_or_number {
+    ($($name:ident),*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Raw { Number(u64), Text(String) }
+                let text = match Raw::deserialize(deserializer)? {
+                    Raw::Number(number) => number.to_string(),
+                    Raw::Text(text) => text,
+                };
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
+}
+deserialize_from_text_or_number!(Size, Span);
+
+/// One layer of settings: a configuration file, or what the environment and the flags say. `None` and empty lists
+/// leave it to the layer below.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Processes.
+    pub pid: Vec<u32>,
+    /// Names of processes.
+    pub comm: Vec<String>,
+    /// Executables.
+    pub exe: Vec<PathBuf>,
+    /// Cgroups.
+    pub cgroup: Vec<PathBuf>,
+    /// Ports.
+    pub port: Vec<u16>,
+    /// Family of hooks.
+    pub hooks: Option<Hooks>,
+    /// Protocols looked for, by registry name; empty = all.
+    pub protocol: Vec<String>,
+    /// Rows wanted.
+    pub filter: Option<String>,
+    /// Length of the run.
+    pub duration: Option<Span>,
+    /// One JSON object per transaction.
+    pub json: Option<bool>,
+    /// Form of the summary.
+    pub summary: Option<SummaryForm>,
+    /// Bytes of the kernel's ring.
+    pub ring_size: Option<Size>,
+    /// Batches between ring reader and pipeline.
+    pub queue_batches: Option<usize>,
+    /// Batches in front of each sink.
+    pub queue_sink: Option<usize>,
+    /// Batches in front of the recorder.
+    pub queue_recorder: Option<usize>,
+    /// Dots of the XLog.
+    pub xlog_dots: Option<usize>,
+    /// Folder of the recording.
+    pub out: Option<PathBuf>,
+    /// Payload kept.
+    pub payload: Option<Payload>,
+    /// Byte budget of the recording.
+    pub max_bytes: Option<Size>,
+    /// Age budget of the recording.
+    pub max_age: Option<Span>,
+}
+
+impl Settings {
+    /// Reads a TOML file. Unknown keys are errors.
+    pub fn read(path: &Path) -> Result<Settings, FileError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| FileError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Puts `upper` over `self`.
+    #[must_use]
+    pub fn overlay(self, upper: Settings) -> Settings {
+        fn list<T>(lower: Vec<T>, upper: Vec<T>) -> Vec<T> {
+            if upper.is_empty() { lower } else { upper }
+        }
+        Settings {
+            pid: list(self.pid, upper.pid),
+            comm: list(self.comm, upper.comm),
+            exe: list(self.exe, upper.exe),
+            cgroup: list(self.cgroup, upper.cgroup),
+            port: list(self.port, upper.port),
+            hooks: upper.hooks.or(self.hooks),
+            protocol: list(self.protocol, upper.protocol),
+            filter: upper.filter.or(self.filter),
+            duration: upper.duration.or(self.duration),
+            json: upper.json.or(self.json),
+            summary: upper.summary.or(self.summary),
+            ring_size: upper.ring_size.or(self.ring_size),
+            queue_batches: upper.queue_batches.or(self.queue_batches),
+            queue_sink: upper.queue_sink.or(self.queue_sink),
+            queue_recorder: upper.queue_recorder.or(self.queue_recorder),
+            xlog_dots: upper.xlog_dots.or(self.xlog_dots),
+            out: upper.out.or(self.out),
+            payload: upper.payload.or(self.payload),
+            max_bytes: upper.max_bytes.or(self.max_bytes),
+            max_age: upper.max_age.or(self.max_age),
+        }
+    }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It says something else than settings.
+    #[error("configuration file {}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+/// The resolved settings of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What is traced.
+    pub targets: Targets,
+    /// How.
+    pub hooks: Hooks,
+    /// Protocols looked for, by registry name; empty = all.
+    pub protocols: Vec<String>,
+    /// Bounds of what stands between the kernel and the sinks.
+    pub capture: Capture,
+    /// Rows wanted, as typed.
+    pub filter: Option<String>,
+    /// Length of the run, by the wall clock of a live run and by event time of a replay; `None` = until interrupted.
+    pub duration: Option<Duration>,
+    /// What goes to standard output.
+    pub terminal: Terminal,
+    /// The recording.
+    pub record: Record,
+}
+
+/// Bounds between the kernel and the sinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Bytes of the kernel's ring, rounded up to a power of two. 64 MiB: a second of 100,000 events of 600 bytes.
+    pub ring_bytes: u64,
+    /// Batches between the ring reader and the pipeline; beyond it events are lost (`lost.batch_queue_full`).
+    pub batch_queue: usize,
+    /// Batches in front of each sink; beyond it the sink loses them (`lost.sink_queue_full`).
+    pub sink_queue: usize,
+    /// Batches in front of the recorder; beyond it events are lost to the recording (`lost.recorder_queue_full`).
+    pub recorder_queue: usize,
+}
+
+/// What goes to standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// One JSON object per transaction and line.
+    pub json: bool,
+    /// Form of the summary.
+    pub summary: SummaryForm,
+    /// Dots that the XLog holds. 1 M × 24 bytes = 24 MB.
+    pub xlog_dots: usize,
+}
+
+/// The recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Folder; `None` = none.
+    pub out: Option<PathBuf>,
+    /// What is kept of the payload.
+    pub payload: Payload,
+    /// Byte budget: beyond it the oldest hours go.
+    pub max_bytes: Option<u64>,
+    /// Age budget: hours older than it go.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            targets: Targets::default(),
+            hooks: Hooks::Auto,
+            protocols: Vec::new(),
+            capture: Capture {
+                ring_bytes: 64 << 20,
+                batch_queue: 1_024,
+                sink_queue: 256,
+                recorder_queue: 1_024,
+            },
+            filter: None,
+            duration: None,
+            terminal: Terminal { json: false, summary: SummaryForm::Text, xlog_dots: 1 << 20 },
+            record: Record { out: None, payload: Payload::Heads, max_bytes: None, max_age: None },
+        }
+    }
+}
+
+impl Config {
+    /// Resolves layers, lowest first, over the defaults.
+    pub fn resolve(layers: impl IntoIterator<Item = Settings>) -> Result<Config, ParseError> {
+        let settings = layers.into_iter().fold(Settings::default(), Settings::overlay);
+        let default = Config::default();
+        let queue = |value: Option<usize>, default: usize| match value {
+            Some(0) => Err(ParseError::new("0", "a queue length (1 or more)")),
+            Some(n) => Ok(n),
+            None => Ok(default),
+        };
+        Ok(Config {
+            targets: Targets {
+                pids: settings.pid,
+                comms: settings.comm,
+                exes: settings.exe,
+                cgroups: settings.cgroup,
+                ports: settings.port,
+            },
+            hooks: settings.hooks.unwrap_or(default.hooks),
+            protocols: settings.protocol,
+            capture: Capture {
+                ring_bytes: settings.ring_size.map_or(default.capture.ring_bytes, |size| size.0),
+                batch_queue: queue(settings.queue_batches, default.capture.batch_queue)?,
+                sink_queue: queue(settings.queue_sink, default.capture.sink_queue)?,
+                recorder_queue: queue(settings.queue_recorder, default.capture.recorder_queue)?,
+            },
+            filter: settings.filter,
+            duration: settings.duration.map(|span| span.0),
+            terminal: Terminal {
+                json: settings.json.unwrap_or(default.terminal.json),
+                summary: settings.summary.unwrap_or(default.terminal.summary),
+                xlog_dots: queue(settings.xlog_dots, default.terminal.xlog_dots)?,
+            },
+            record: Record {
+                out: settings.out,
+                payload: settings.payload.unwrap_or(default.record.payload),
+                max_bytes: settings.max_bytes.map(|size| size.0),
+                max_age: settings.max_age.map(|span| span.0),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn size(text: &str, bytes: Option<u64>) {
+        assert_eq!(text.parse::<Size>().ok().map(|size| size.0), bytes, "{text}");
+    }
+
+    #[test]
+    fn sizes_have_binary_units_and_refuse_the_rest() {
+        size("4096", Some(4096));
+        size("64K", Some(65_536));
+        size("64KiB", Some(65_536));
+        size("8 MB", Some(8 << 20));
+        size("2G", Some(2 << 30));
+        for bad in ["", "K", "-1", "1.5M", "1X", "99999999999T"] {
+            size(bad, None);
+        }
+        assert_eq!(Size(64 << 20).to_string(), "64M");
+        assert_eq!(Size(1000).to_string(), "1000");
+    }
+
+    #[test]
+    fn spans_have_units_and_refuse_the_rest() {
+        let span = |text: &str| text.parse::<Span>().ok().map(|span| span.0.as_millis());
+        assert_eq!(span("500ms"), Some(500));
+        assert_eq!(span("20"), Some(20_000));
+        assert_eq!(span("1.5s"), Some(1_500));
+        assert_eq!(span("5m"), Some(300_000));
+        assert_eq!(span("7d"), Some(604_800_000));
+        for bad in ["", "s", "-1s", "1y", "1e99", "999999999999d"] {
+            assert_eq!(span(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+        let file: Settings =
+            toml::from_str("pid = [1, 2]\nring_size = \"8M\"\nduration = 5\nhooks = \"syscall\"").unwrap();
+        let flags =
+            Settings { pid: vec![7], duration: Some(Span(Duration::from_secs(9))), ..Settings::default() };
+        let config = Config::resolve([file, flags]).unwrap();
+        assert_eq!(config.targets.pids, [7]);
+        assert_eq!(config.duration, Some(Duration::from_secs(9)));
+        assert_eq!(config.capture.ring_bytes, 8 << 20);
+        assert_eq!(config.hooks, Hooks::Syscall);
+        assert_eq!(config.capture.sink_queue, Config::default().capture.sink_queue);
+    }
+
+    #[test]
+    fn unknown_keys_in_the_file_are_errors() {
+        let error = toml::from_str::<Settings>("rign_size = 1").unwrap_err();
+        assert!(error.to_string().contains("rign_size"), "{error}");
+    }
+
+    #[test]
+    fn a_queue_of_length_zero_is_refused() {
+        let settings = Settings { queue_sink: Some(0), ..Settings::default() };
+        assert!(Config::resolve([settings]).is_err());
+    }
+}

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! The modules stand in the order in which an event travels. A module knows what stands above it, never what stands
-//! below; `pipeline` alone composes. `time`, `metrics` and `config` are the base that everyone may use.
+//! below; `pipeline` alone composes. `time`, `text`, `metrics` and `config` are the base that everyone may use.
 
 pub mod config;
 pub mod metrics;
+pub mod text;
 pub mod time;
 
 pub mod bpf;

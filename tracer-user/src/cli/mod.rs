@@ -1,1 +1,96 @@
-//! cli.
+//! The command line: one file per subcommand, each `pub fn run(args) -> anyhow::Result<ExitCode>`.
+
+pub mod args;
+pub mod completions;
+pub mod man;
+
+use clap::{Parser, Subcommand};
+
+/// How txray ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Fine.
+    Ok = 0,
+    /// Nothing matched, or a threshold was breached where one was given.
+    NothingMatched = 1,
+    /// Something failed.
+    Error = 2,
+    /// Interrupted by a signal.
+    Interrupted = 130,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+/// An X-ray of every transaction on this host.
+#[derive(Debug, Parser)]
+#[command(name = "txray", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the shell's completion script
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page
+    Man(man::ManArgs),
+}
+
+/// Runs what was asked for.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    }
+}
+
+/// An expected failure: one clear line, and one that says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Expected {
+    what: String,
+    hint: String,
+}
+
+impl Expected {
+    /// `what` was being done and failed; `hint` is what helps.
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Expected {
+        Expected { what: what.into(), hint: hint.into() }
+    }
+}
+
+/// The lines that a failed run prints: the error with its causes, and the hint if there is one.
+pub fn failure_lines(error: &anyhow::Error) -> String {
+    let mut text = format!("txray: {error:#}\n");
+    if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<Expected>()) {
+        text.push_str(&format!("hint: {}\n", hint.hint));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_expected_failure_has_a_line_and_a_hint() {
+        let error = anyhow::Error::new(Expected::new("not root", "run it with sudo")).context("cannot trace");
+        assert_eq!(failure_lines(&error), "txray: cannot trace: not root\nhint: run it with sudo\n");
+        assert_eq!(failure_lines(&anyhow::anyhow!("odd")), "txray: odd\n");
+    }
+}

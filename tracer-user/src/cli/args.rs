@@ -1,0 +1,115 @@
+//! Flags that several subcommands share. Each turns into a layer of [`Settings`]; clap fills a flag from its
+//! environment variable where the flag is absent, so that both stand above the file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    config::{Config, Hooks, Settings, Size, Span, SummaryForm},
+    protocol::REGISTRY,
+};
+
+/// What is traced, and how: live runs only.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Targets (default: the whole host)")]
+pub struct CaptureArgs {
+    /// Trace this process and the children it starts (repeatable)
+    #[arg(long, value_name = "PID", env = "TXRAY_PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// Trace processes of this name (repeatable)
+    #[arg(long, value_name = "NAME", env = "TXRAY_COMM")]
+    pub comm: Vec<String>,
+    /// Trace processes that run this executable: a path or a bare name (repeatable)
+    #[arg(long, value_name = "PATH", env = "TXRAY_EXE")]
+    pub exe: Vec<PathBuf>,
+    /// Trace processes of this cgroup (repeatable)
+    #[arg(long, value_name = "PATH", env = "TXRAY_CGROUP")]
+    pub cgroup: Vec<PathBuf>,
+    /// Trace connections with this TCP port at either end (repeatable)
+    #[arg(long, value_name = "PORT", env = "TXRAY_PORT", value_delimiter = ',')]
+    pub port: Vec<u16>,
+    /// Family of data hooks [default: auto]
+    #[arg(long, value_enum, env = "TXRAY_HOOKS", help_heading = "Capture")]
+    pub hooks: Option<Hooks>,
+    /// Bytes of the kernel's ring, a power of two [default: 64M]
+    #[arg(long, value_name = "SIZE", env = "TXRAY_RING_SIZE", help_heading = "Capture")]
+    pub ring_size: Option<Size>,
+    /// Batches between the ring reader and the pipeline [default: 1024]
+    #[arg(long, value_name = "N", env = "TXRAY_QUEUE_BATCHES", help_heading = "Capture")]
+    pub queue_batches: Option<usize>,
+}
+
+/// What every run takes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct RunArgs {
+    /// Settings file (TOML); environment and flags win over it
+    #[arg(long, value_name = "FILE", env = "TXRAY_CONFIG", help_heading = "Run")]
+    pub config: Option<PathBuf>,
+    /// Look for this protocol only (repeatable) [default: all]
+    #[arg(long, value_name = "NAME", env = "TXRAY_PROTOCOL", value_parser = protocol_names(), help_heading = "Run")]
+    pub protocol: Vec<String>,
+    /// Stop after this time: 500ms, 20s, 5m
+    #[arg(long, value_name = "TIME", env = "TXRAY_DURATION", help_heading = "Run")]
+    pub duration: Option<Span>,
+    /// Show only transactions that match: 'duration >= 100ms and status_code = 500'
+    #[arg(long, value_name = "EXPR", env = "TXRAY_FILTER")]
+    pub filter: Option<String>,
+    /// Print one JSON object per transaction and line, and nothing else
+    #[arg(long)]
+    pub json: bool,
+    /// Form of the summary at the end [default: text]
+    #[arg(long, value_enum, value_name = "FORM", env = "TXRAY_SUMMARY")]
+    pub summary: Option<SummaryForm>,
+    /// Batches in front of each sink [default: 256]
+    #[arg(long, value_name = "N", env = "TXRAY_QUEUE_SINK", help_heading = "Capture")]
+    pub queue_sink: Option<usize>,
+    /// Dots that the XLog holds [default: 1048576]
+    #[arg(long, value_name = "N", env = "TXRAY_XLOG_DOTS", help_heading = "Capture")]
+    pub xlog_dots: Option<usize>,
+}
+
+fn protocol_names() -> clap::builder::PossibleValuesParser {
+    REGISTRY.iter().map(|protocol| protocol.name()).collect::<Vec<_>>().into()
+}
+
+impl CaptureArgs {
+    /// The flags' layer, under what `settings` says already.
+    pub fn settings(&self, settings: Settings) -> Settings {
+        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches } = self.clone();
+        Settings { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches, ..settings }
+    }
+}
+
+impl RunArgs {
+    /// The flags' layer, under what `settings` says already.
+    pub fn settings(&self, settings: Settings) -> Settings {
+        let RunArgs { config: _, protocol, duration, filter, json, summary, queue_sink, xlog_dots } =
+            self.clone();
+        Settings {
+            protocol,
+            duration,
+            filter,
+            json: json.then_some(true),
+            summary,
+            queue_sink,
+            xlog_dots,
+            ..settings
+        }
+    }
+
+    /// Defaults, then the file, then `flags` (environment included).
+    pub fn resolve(&self, flags: Settings) -> anyhow::Result<Config> {
+        let file = match &self.config {
+            Some(path) => Settings::read(path).map_err(|error| {
+                super::Expected::new(
+                    error.to_string().trim_end(),
+                    "keys are the long flags with _ for -, for example ring_size = \"64M\"",
+                )
+            })?,
+            None => Settings::default(),
+        };
+        Ok(Config::resolve([file, flags])?)
+    }
+}
