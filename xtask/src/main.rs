@@ -1,2 +1,64 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask`: everything around the build.
+
+mod licences;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Set-up, build, tests, measurements.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what this machine lacks for building (and, with --tests, testing) txray.
+    Setup(setup::SetupArgs),
+    /// Build the binary `txray` (set-up first).
+    Build(BuildArgs),
+    /// Run every test, in layers (set-up first).
+    Test(test::TestArgs),
+    /// Formatting, clippy, documentation, licences.
+    Lint,
+}
+
+#[derive(Args, Debug)]
+struct BuildArgs {
+    /// Optimised.
+    #[arg(long)]
+    release: bool,
+}
+
+fn build(args: &BuildArgs) -> Result<()> {
+    setup::run(&setup::SetupArgs::default())?;
+    let mut command = shell::cargo(["build", "--locked"]);
+    if args.release {
+        command.arg("--release");
+    }
+    shell::run(&mut command)
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Build(args) => build(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint => lint::run_all().map(drop),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `cargo xtask setup`: everything that a fresh machine lacks. Idempotent; each step says what it does, and a second
+//! run finds nothing to do.
+
+mod linker;
+mod mounts;
+mod packages;
+mod toolchain;
+
+use std::env;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::shell::which;
+
+/// Programs of the tests and the package each comes in.
+const TEST_PROGRAMS: &[(&str, &str)] =
+    &[("nginx", "nginx"), ("wrk", "wrk"), ("curl", "curl"), ("python3", "python3"), ("node", "nodejs")];
+
+/// Programs of the VM tests and the package each comes in.
+const VM_PROGRAMS: &[(&str, &str)] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio"), ("dpkg-deb", "dpkg"), ("xz", "xz-utils")];
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct SetupArgs {
+    /// Also install what the tests use: servers, clients and the VM.
+    #[arg(long)]
+    pub(crate) tests: bool,
+}
+
+/// Where the kernel side's compiler comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// What is there, then Debian's packages, then rustup.
+    Auto,
+    /// Debian's packages.
+    Debian,
+    /// A rustup toolchain with rust-src.
+    Rustup,
+}
+
+impl Source {
+    fn from_env() -> Result<Self> {
+        match env::var("TXRAY_SETUP_SOURCE").as_deref() {
+            Err(_) | Ok("" | "auto") => Ok(Self::Auto),
+            Ok("debian") => Ok(Self::Debian),
+            Ok("rustup") => Ok(Self::Rustup),
+            Ok(other) => bail!("TXRAY_SETUP_SOURCE={other}: it is one of auto, debian, rustup"),
+        }
+    }
+}
+
+/// Does all of it.
+pub(crate) fn run(args: &SetupArgs) -> Result<()> {
+    if which("rustup").is_none() {
+        bail!(
+            "rustup is not in PATH; the build needs it to run the kernel side's compiler beside the stable one"
+        );
+    }
+    if !packages::have_program("cc") {
+        packages::install(&["gcc", "libc6-dev"])
+            .context("a C compiler is needed to link, and to build zstd")?;
+    }
+    let toolchain = toolchain::ensure(Source::from_env()?)?;
+    println!(
+        "setup: kernel side: toolchain `{}`, rustc {} with LLVM {}, in {}",
+        toolchain.name,
+        toolchain.release,
+        toolchain.llvm,
+        toolchain.sysroot.display()
+    );
+    let linker = linker::ensure(&toolchain)?;
+    println!("setup: kernel side: {} links what it compiles", linker.display());
+    mounts::ensure()?;
+    if args.tests {
+        test_programs(TEST_PROGRAMS)?;
+        vm_programs()?;
+    }
+    println!("setup: done");
+    Ok(())
+}
+
+/// What the VM tests use.
+pub(crate) fn vm_programs() -> Result<()> {
+    test_programs(VM_PROGRAMS)?;
+    // Not by the program's name: the plain busybox of a host may be a dynamic one.
+    packages::install(&["busybox-static"])
+}
+
+fn test_programs(programs: &[(&str, &'static str)]) -> Result<()> {
+    let missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| !packages::have_program(program))
+        .map(|&(_, package)| package)
+        .collect();
+    packages::install(&missing)
+}

@@ -1,0 +1,153 @@
+//! `cargo xtask test`: set-up, then every test, in layers. Each layer says how many tests ran; the totals come last.
+//!
+//! * unit: everything that needs neither root nor a kernel, documentation examples included;
+//! * live: real programs traced on this host (`live::…` in `tests/`), one at a time, as they share the machine;
+//! * vm: the shipped file on other kernels (`cargo xtask vm`).
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    setup,
+    shell::{cargo, show, target_dir},
+};
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct TestArgs {
+    /// Only these layers (repeatable); all by default.
+    #[arg(long, value_enum)]
+    layer: Vec<Layer>,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// A layer of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layer {
+    /// Needs nothing.
+    Unit,
+    /// Needs root and this host's kernel.
+    Live,
+}
+
+impl Layer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Live => "live",
+        }
+    }
+}
+
+/// How many tests ran, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    /// No test may be ignored, so one that is counts as a failure of the layer.
+    pub(crate) ignored: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
+    /// Reads one line of the test harness (`test result: ok. 3 passed; 0 failed; 0 ignored; …`).
+    fn parse(line: &str) -> Option<Self> {
+        let line = line.trim().strip_prefix("test result: ")?;
+        let number = |word: &str| {
+            line.split(['.', ';'])
+                .find_map(|part| part.trim().strip_suffix(word).and_then(|n| n.trim().parse().ok()))
+        };
+        Some(Self { passed: number("passed")?, failed: number("failed")?, ignored: number("ignored")? })
+    }
+}
+
+/// Runs the layers asked for.
+pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    setup::run(&setup::SetupArgs { tests: true })?;
+    let all = [Layer::Unit, Layer::Live];
+    let layers = if args.layer.is_empty() { &all[..] } else { &args.layer };
+    let mut total = Counts::default();
+    let mut red = Vec::new();
+    for &layer in layers {
+        println!("test: layer {}", layer.name());
+        let (counts, ok) = run_layer(layer, args.filter.as_deref())?;
+        println!("test: layer {}: {} passed, {} failed", layer.name(), counts.passed, counts.failed);
+        if !ok || counts.failed > 0 {
+            red.push(layer.name());
+        }
+        if counts.ignored > 0 {
+            println!("test: layer {}: {} ignored: no test may be", layer.name(), counts.ignored);
+            red.push(layer.name());
+        }
+        total.add(counts);
+    }
+    println!("test: {} passed, {} failed", total.passed, total.failed);
+    record(total)?;
+    red.dedup();
+    if !red.is_empty() {
+        bail!("tests failed in: {}", red.join(", "));
+    }
+    Ok(())
+}
+
+fn run_layer(layer: Layer, filter: Option<&str>) -> Result<(Counts, bool)> {
+    let mut command = match layer {
+        Layer::Unit => cargo(["test", "--locked", "--workspace", "--no-fail-fast", "--"]),
+        Layer::Live => {
+            cargo(["test", "--locked", "--package", "tracer-user", "--test", "integration", "--", "live::"])
+        }
+    };
+    match layer {
+        Layer::Unit => command.args(["--skip", "live::"]),
+        Layer::Live => command.arg("--test-threads=1"),
+    };
+    command.args(filter);
+    count(&mut command)
+}
+
+/// Runs a test command, shows what it prints, and sums its results.
+fn count(command: &mut Command) -> Result<(Counts, bool)> {
+    println!("   $ {}", show(command));
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let stdout = child.stdout.take().context("the child's output")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        counts.add(Counts::parse(&line).unwrap_or_default());
+    }
+    Ok((counts, child.wait()?.success()))
+}
+
+/// Leaves the totals where `.ci/run` finds them.
+fn record(total: Counts) -> Result<()> {
+    let dir = target_dir().join("xtask");
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("test-counts"), format!("{} {}\n", total.passed, total.failed + total.ignored))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_harness_lines_are_summed() {
+        let line = "test result: FAILED. 41 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.1s";
+        assert_eq!(Counts::parse(line), Some(Counts { passed: 41, failed: 2, ignored: 1 }));
+        assert_eq!(Counts::parse("test cli::help ... ok"), None);
+        assert_eq!(Counts::parse("running 3 tests"), None);
+    }
+}
