@@ -3,6 +3,8 @@
 //! Each member is asked for with the size that the probe reads: a member that has moved costs nothing, one that has
 //! changed its size is an error with its name, never a wrong read.
 
+use tracer_ebpf as abi;
+
 use super::btf::KernelBtf;
 
 /// A member that a probe cannot do without is not where it is looked for.
@@ -167,6 +169,57 @@ offsets! {
     }
 }
 
+impl From<&Offsets> for abi::KernelOffsets {
+    /// As the probes take them: an absent member is [`abi::NO_OFFSET`].
+    fn from(offsets: &Offsets) -> abi::KernelOffsets {
+        let or_absent = |offset: Option<u32>| offset.unwrap_or(abi::NO_OFFSET);
+        abi::KernelOffsets {
+            sock_common_family: offsets.skc_family,
+            sock_common_state: offsets.skc_state,
+            sock_common_dport: offsets.skc_dport,
+            sock_common_num: offsets.skc_num,
+            sock_common_daddr: offsets.skc_daddr,
+            sock_common_rcv_saddr: offsets.skc_rcv_saddr,
+            sock_common_v6_daddr: or_absent(offsets.skc_v6_daddr),
+            sock_common_v6_rcv_saddr: or_absent(offsets.skc_v6_rcv_saddr),
+            sock_common_net: offsets.skc_net,
+            sock_type: offsets.sk_type,
+            sock_protocol: offsets.sk_protocol,
+            sock_socket: offsets.sk_socket,
+            sock_err: offsets.sk_err,
+            socket_file: offsets.socket_file,
+            socket_sk: offsets.socket_sk,
+            tcp_sock_copied_seq: offsets.tcp_copied_seq,
+            tcp_sock_write_seq: offsets.tcp_write_seq,
+            tcp_sock_rcv_nxt: offsets.tcp_rcv_nxt,
+            unix_sock_peer: offsets.unix_peer,
+            unix_sock_addr: offsets.unix_addr,
+            unix_address_len: offsets.unix_address_len,
+            unix_address_name: offsets.unix_address_name,
+            file_inode: offsets.file_inode,
+            file_private_data: offsets.file_private_data,
+            inode_ino: offsets.inode_ino,
+            inode_mode: offsets.inode_mode,
+            task_files: offsets.task_files,
+            task_pid: offsets.task_pid,
+            task_tgid: offsets.task_tgid,
+            task_comm: offsets.task_comm,
+            task_flags: offsets.task_flags,
+            task_real_parent: offsets.task_real_parent,
+            task_exit_code: offsets.task_exit_code,
+            task_signal: offsets.task_signal,
+            task_thread_info_status: or_absent(offsets.thread_status),
+            signal_live: offsets.signal_live,
+            files_fdt: offsets.files_fdt,
+            fdtable_fd: offsets.fdtable_fd,
+            fdtable_max_fds: offsets.fdtable_max_fds,
+            net_ns_inum: offsets.net_ns_inum,
+            linux_binprm_file: offsets.binprm_file,
+            reserved: 0,
+        }
+    }
+}
+
 fn required(btf: &KernelBtf, name: &str, path: &str, size: u32) -> Result<u32, MissingMember> {
     let missing = |hint: String| MissingMember { what: format!("{name}.{path}"), hint };
     match btf.member(name, path) {
@@ -307,6 +360,34 @@ mod tests {
             assert!(offset.is_some(), "{field}");
         }
         assert!(!kernel_release().is_empty());
+    }
+
+    #[test]
+    fn the_probes_get_each_offset_once_and_absent_ones_as_such() {
+        // Every wanted member at a place of its own, so that a mix-up shows.
+        let place = |name: &str, path: &str| {
+            WANTED.iter().position(|&(n, p, _)| (n, p) == (name, path)).map(|i| 100 + i as u32 * 16)
+        };
+        let btf = blob_with(|name, path, size| {
+            (path != "thread_info.status").then_some((place(name, path).unwrap(), size))
+        });
+        let offsets = abi::KernelOffsets::from(&Offsets::resolve(&btf).unwrap());
+        let text = format!("{offsets:?}");
+        let of = |name: &str, path: &str| place(name, path).unwrap();
+        assert_eq!(offsets.sock_common_rcv_saddr, of("sock", "__sk_common.skc_rcv_saddr"));
+        assert_eq!(offsets.sock_common_v6_daddr, of("sock", "__sk_common.skc_v6_daddr"));
+        assert_eq!(offsets.tcp_sock_write_seq, of("tcp_sock", "write_seq"));
+        assert_eq!(offsets.linux_binprm_file, of("linux_binprm", "file"));
+        assert_eq!(offsets.task_thread_info_status, abi::NO_OFFSET);
+        let mut values: Vec<&str> = text
+            .split([' ', ',', '}'])
+            .filter(|part| part.parse::<u32>().is_ok_and(|value| value > 0))
+            .collect();
+        let n_values = values.len();
+        values.sort_unstable();
+        values.dedup();
+        assert_eq!(values.len(), n_values, "one offset went to two fields: {text}");
+        assert_eq!(n_values * 4, size_of::<abi::KernelOffsets>() - 4, "all but `reserved`");
     }
 
     #[test]
