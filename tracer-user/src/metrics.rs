@@ -70,6 +70,8 @@ user_counters! {
     DurationNotPositive = "transactions.duration_not_positive",
     /// Responses that began before their request ended.
     EarlyResponse = "transactions.early_response",
+    /// Transactions called `{other}` because their service had used up its operation names.
+    OperationOverflow = "transactions.operation_overflow",
     /// Dots that fell out of the XLog ring.
     XlogEvicted = "xlog.evicted",
 }
