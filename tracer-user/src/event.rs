@@ -56,6 +56,17 @@ pub enum Role {
     Unknown,
 }
 
+impl Role {
+    /// The text in JSON, Parquet and filters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Client => "client",
+            Role::Server => "server",
+            Role::Unknown => "unknown",
+        }
+    }
+}
+
 /// One record in the pipeline's order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {

@@ -1,6 +1,6 @@
 //! Text that came from outside, made safe: for data formats (nothing lost) and for people's screens (nothing hidden).
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::Write as _};
 
 /// Bytes as text for JSON and Parquet: UTF-8 stays as it is, every byte that is not part of valid UTF-8 becomes `\xNN`.
 /// The format around it escapes what it must.
@@ -14,6 +14,35 @@ pub fn data_text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
         push_hex(&mut out, chunk.invalid());
     }
     out.into()
+}
+
+/// Appends a JSON string, quotes included. What a terminal would obey leaves as `\uXXXX`, which is the same text to a
+/// JSON reader.
+pub fn push_json(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut plain = 0;
+    for (at, c) in text.char_indices() {
+        if c != '"' && c != '\\' && !is_unsafe(c) {
+            continue;
+        }
+        out.extend_from_slice(&text.as_bytes()[plain..at]);
+        plain = at + c.len_utf8();
+        match c {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a Vec cannot fail.
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.extend_from_slice(&text.as_bytes()[plain..]);
+    out.push(b'"');
 }
 
 /// Bytes as text for a screen: [`screen_text`], and `\xNN` for what is not UTF-8.

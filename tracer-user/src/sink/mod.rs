@@ -2,6 +2,13 @@
 
 use crate::{time::WallTime, transaction::TransactionBatch};
 
+#[cfg(test)]
+pub(crate) mod compliance;
+pub mod fanout;
+pub mod histogram;
+pub mod jsonl;
+pub mod xlog;
+
 /// A sink. Takes time only from the data: the same batches in give the same bytes out.
 pub trait Sink: Send {
     /// Label of its counters.
