@@ -1,0 +1,798 @@
+//! Rows of `events`: every event without loss, checkpoints, and holes, as Arrow columns and back.
+//!
+//! | column | meaning |
+//! | --- | --- |
+//! | `ordinal` | place in the pipeline's order; of a checkpoint or a hole: of the event that follows or is missing first |
+//! | `kind` | [`Kind`] |
+//! | `time_ns` | boot time of the event |
+//! | `conn_id` | connection, 0 where none |
+//! | `entry_ns` | data: `time_ns` − entry of the call; open: `time_ns` − establishment; null = not known |
+//! | `waited_ns` | data: `time_ns` − arrival of the first byte; null = not known |
+//! | `position` `bytes` `turn` `flags` `tid` `n_calls` `error` | as in [`Data`]; 0 where the kind has none |
+//! | `pid` | process |
+//! | `comm` | thread name without the zeros behind it; bytes, because names need not be UTF-8 |
+//! | `payload` | data: captured bytes; other kinds: what has no column; checkpoint: the pipeline's state |
+//!
+//! Unsigned numbers of the kernel are stored as the signed ones of the same bits: every reader of Parquet has those.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, UInt8Array, UInt16Array,
+    cast::AsArray as _, types,
+};
+use arrow_buffer::{Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use bytes::{Buf as _, Bytes};
+use tracer_ebpf as abi;
+
+use super::{
+    Fault, PayloadMode,
+    event_blob::{CloseBlob, OpenBlob, ProcessBlob},
+};
+use crate::{
+    event::{ConnClose, ConnId, ConnOpen, ConnShut, Data, Direction, Event, Listening, Loss, Process},
+    time::{Anchor, BootTime, WallTime},
+};
+
+/// What a row is. The number is what the column `kind` holds; numbers are never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Event::Data`].
+    Data = 1,
+    /// [`Event::ConnOpen`].
+    ConnOpen = 2,
+    /// [`Event::ConnShut`].
+    ConnShut = 3,
+    /// [`Event::ConnClose`].
+    ConnClose = 4,
+    /// [`Event::Process`].
+    Process = 5,
+    /// [`Event::Anchor`].
+    Anchor = 6,
+    /// [`Event::ProcessFacts`].
+    ProcessFacts = 7,
+    /// [`Event::Listening`].
+    Listening = 8,
+    /// [`Event::Counters`].
+    Counters = 9,
+    /// [`Event::Tick`].
+    Tick = 10,
+    /// [`Event::Loss`]: a hole of the recording that was replayed into this one.
+    Loss = 11,
+    /// State of the pipeline before the event of this ordinal. No event itself.
+    Checkpoint = 32,
+    /// Events that the recorder could not keep. No event itself.
+    Hole = 33,
+}
+
+impl Kind {
+    fn from_number(number: u8) -> Option<Kind> {
+        const ALL: [Kind; 13] = [
+            Kind::Data,
+            Kind::ConnOpen,
+            Kind::ConnShut,
+            Kind::ConnClose,
+            Kind::Process,
+            Kind::Anchor,
+            Kind::ProcessFacts,
+            Kind::Listening,
+            Kind::Counters,
+            Kind::Tick,
+            Kind::Loss,
+            Kind::Checkpoint,
+            Kind::Hole,
+        ];
+        ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// A row, read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    /// An event.
+    Event(Event),
+    /// State of the pipeline; empty = that of a new one.
+    Checkpoint(Bytes),
+    /// Events that are missing.
+    Hole(Loss),
+}
+
+/// The columns, version 1.
+pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let field = |name, data_type, nullable| Field::new(name, data_type, nullable);
+    Arc::new(Schema::new(vec![
+        field("ordinal", DataType::Int64, false),
+        field("kind", DataType::UInt8, false),
+        field("time_ns", DataType::Int64, false),
+        field("conn_id", DataType::Int64, false),
+        field("entry_ns", DataType::Int64, true),
+        field("waited_ns", DataType::Int64, true),
+        field("position", DataType::Int64, false),
+        field("bytes", DataType::Int64, false),
+        field("turn", DataType::Int32, false),
+        field("flags", DataType::UInt16, false),
+        field("pid", DataType::Int32, false),
+        field("tid", DataType::Int32, false),
+        field("n_calls", DataType::Int32, false),
+        field("error", DataType::Int32, false),
+        field("comm", DataType::Binary, false),
+        field("payload", DataType::Binary, false),
+    ]))
+});
+
+/// Builds rows. One allocation per column and batch; none per event but for the rare kinds.
+#[derive(Debug)]
+pub struct EventRows {
+    payload_mode: PayloadMode,
+    ordinal: Vec<i64>,
+    kind: Vec<u8>,
+    time: Vec<i64>,
+    conn: Vec<i64>,
+    entry: Vec<i64>,
+    entry_known: NullBufferBuilder,
+    waited: Vec<i64>,
+    waited_known: NullBufferBuilder,
+    position: Vec<i64>,
+    bytes: Vec<i64>,
+    turn: Vec<i32>,
+    flags: Vec<u16>,
+    pid: Vec<i32>,
+    tid: Vec<i32>,
+    n_calls: Vec<i32>,
+    error: Vec<i32>,
+    comm: BytesColumn,
+    payload: BytesColumn,
+}
+
+#[derive(Debug)]
+struct BytesColumn {
+    ends: Vec<i32>,
+    bytes: Vec<u8>,
+}
+
+impl BytesColumn {
+    fn with_capacity(rows: usize, bytes: usize) -> Self {
+        let mut ends = Vec::with_capacity(rows + 1);
+        ends.push(0);
+        BytesColumn { ends, bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Ends a value whose bytes were appended.
+    fn end(&mut self) {
+        // INVARIANT: `EventRows::is_full` keeps a batch below `MAX_BATCH_BYTES` plus one value, far below 2^31.
+        self.ends.push(self.bytes.len() as i32);
+    }
+
+    fn finish(self) -> BinaryArray {
+        // INVARIANT: `ends` begins with 0 and never falls.
+        BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(self.ends)), Buffer::from_vec(self.bytes), None)
+    }
+}
+
+/// Bytes of payload after which a batch is full.
+pub const MAX_BATCH_BYTES: usize = 8 << 20;
+/// Rows after which a batch is full: 16,384 rows are a tenth of a second at full load, and few enough for the cache.
+pub const MAX_BATCH_ROWS: usize = 16_384;
+/// The largest payload that a row may carry (a checkpoint: bounded by the tracker's own bounds).
+pub const MAX_ROW_BYTES: usize = 1 << 30;
+
+/// What a row has in its columns; all else 0.
+#[derive(Clone, Copy, Default)]
+struct Cells {
+    conn: u64,
+    entry: Option<i64>,
+    waited: Option<i64>,
+    position: u64,
+    bytes: u64,
+    turn: u32,
+    flags: u16,
+    pid: u32,
+    tid: u32,
+    n_calls: u32,
+    error: u32,
+    comm: [u8; 16],
+}
+
+impl EventRows {
+    /// Empty rows, with room for `rows`.
+    pub fn new(payload_mode: PayloadMode, rows: usize) -> Self {
+        let rows = rows.min(MAX_BATCH_ROWS);
+        EventRows {
+            payload_mode,
+            ordinal: Vec::with_capacity(rows),
+            kind: Vec::with_capacity(rows),
+            time: Vec::with_capacity(rows),
+            conn: Vec::with_capacity(rows),
+            entry: Vec::with_capacity(rows),
+            entry_known: NullBufferBuilder::new(rows),
+            waited: Vec::with_capacity(rows),
+            waited_known: NullBufferBuilder::new(rows),
+            position: Vec::with_capacity(rows),
+            bytes: Vec::with_capacity(rows),
+            turn: Vec::with_capacity(rows),
+            flags: Vec::with_capacity(rows),
+            pid: Vec::with_capacity(rows),
+            tid: Vec::with_capacity(rows),
+            n_calls: Vec::with_capacity(rows),
+            error: Vec::with_capacity(rows),
+            comm: BytesColumn::with_capacity(rows, rows * 8),
+            payload: BytesColumn::with_capacity(rows, rows * 128),
+        }
+    }
+
+    /// Rows so far.
+    pub fn len(&self) -> usize {
+        self.ordinal.len()
+    }
+
+    /// None so far.
+    pub fn is_empty(&self) -> bool {
+        self.ordinal.is_empty()
+    }
+
+    /// No room for more: [`EventRows::finish`] is due.
+    pub fn is_full(&self) -> bool {
+        self.len() >= MAX_BATCH_ROWS || self.payload.bytes.len() >= MAX_BATCH_BYTES
+    }
+
+    /// Appends an event.
+    pub fn push(&mut self, ordinal: u64, event: &Event) {
+        let out = &mut self.payload.bytes;
+        let (kind, time, cells) = match event {
+            Event::Data(data) => {
+                if self.payload_mode != PayloadMode::None {
+                    out.extend_from_slice(&data.payload);
+                }
+                (Kind::Data, data.time, data_cells(data))
+            }
+            Event::ConnOpen(open) => {
+                OpenBlob {
+                    role: open.role,
+                    netns: open.netns,
+                    inode: open.inode,
+                    tuple: open.tuple,
+                    unix_path: open.unix_path.clone(),
+                }
+                .write(out);
+                let cells = Cells {
+                    conn: open.conn.0,
+                    entry: before(open.time, open.established),
+                    flags: open.flags,
+                    pid: open.pid,
+                    ..Cells::default()
+                };
+                (Kind::ConnOpen, open.time, cells)
+            }
+            Event::ConnShut(shut) => {
+                let flags = match shut.direction {
+                    Direction::Egress => abi::FLAG_EGRESS,
+                    Direction::Ingress => 0,
+                };
+                (Kind::ConnShut, shut.time, Cells { conn: shut.conn.0, flags, ..Cells::default() })
+            }
+            Event::ConnClose(close) => {
+                CloseBlob { position: close.position, reason: close.reason, n_refused: close.n_refused }
+                    .write(out);
+                let cells =
+                    Cells { conn: close.conn.0, turn: close.turn, error: close.error, ..Cells::default() };
+                (Kind::ConnClose, close.time, cells)
+            }
+            Event::Process(process) => {
+                ProcessBlob {
+                    change: process.change,
+                    parent_pid: process.parent_pid,
+                    exit_code: process.exit_code,
+                }
+                .write(out);
+                (
+                    Kind::Process,
+                    process.time,
+                    Cells { pid: process.pid, comm: process.comm, ..Cells::default() },
+                )
+            }
+            Event::Anchor(anchor) => {
+                out.extend_from_slice(&anchor.wall.0.to_le_bytes());
+                (Kind::Anchor, anchor.boot, Cells::default())
+            }
+            Event::ProcessFacts(facts) => {
+                push_json(out, facts);
+                (Kind::ProcessFacts, facts.time, Cells { pid: facts.pid, ..Cells::default() })
+            }
+            Event::Listening(listening) => {
+                out.extend_from_slice(&listening.netns.to_le_bytes());
+                out.extend_from_slice(&listening.port.to_le_bytes());
+                (Kind::Listening, listening.time, Cells::default())
+            }
+            Event::Counters(counters) => {
+                push_json(out, counters);
+                (Kind::Counters, counters.time, Cells::default())
+            }
+            Event::Tick(time) => (Kind::Tick, *time, Cells::default()),
+            Event::Loss(loss) => {
+                push_json(out, loss);
+                (Kind::Loss, loss.time, Cells::default())
+            }
+        };
+        self.push_row(ordinal, kind, time, cells);
+    }
+
+    /// Appends the state of the pipeline before the event `ordinal`. Without payload nothing of it is kept: it may hold
+    /// bytes of a request in progress.
+    pub fn push_checkpoint(&mut self, ordinal: u64, time: BootTime, state: &[u8]) {
+        if self.payload_mode != PayloadMode::None {
+            self.payload.bytes.extend_from_slice(state);
+        }
+        self.push_row(ordinal, Kind::Checkpoint, time, Cells::default());
+    }
+
+    /// Appends a hole.
+    pub fn push_hole(&mut self, hole: &Loss) {
+        push_json(&mut self.payload.bytes, hole);
+        self.push_row(hole.first_ordinal, Kind::Hole, hole.time, Cells::default());
+    }
+
+    fn push_row(&mut self, ordinal: u64, kind: Kind, time: BootTime, cells: Cells) {
+        self.payload.end();
+        self.ordinal.push(ordinal as i64);
+        self.kind.push(kind as u8);
+        self.time.push(time.0 as i64);
+        let Cells { conn, entry, waited, position, bytes, turn, flags, pid, tid, n_calls, error, comm } =
+            cells;
+        self.conn.push(conn as i64);
+        self.entry.push(entry.unwrap_or(0));
+        self.entry_known.append(entry.is_some());
+        self.waited.push(waited.unwrap_or(0));
+        self.waited_known.append(waited.is_some());
+        self.position.push(position as i64);
+        self.bytes.push(bytes as i64);
+        self.turn.push(turn as i32);
+        self.flags.push(flags);
+        self.pid.push(pid as i32);
+        self.tid.push(tid as i32);
+        self.n_calls.push(n_calls as i32);
+        self.error.push(error as i32);
+        let length = comm.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        self.comm.bytes.extend_from_slice(&comm[..length]);
+        self.comm.end();
+    }
+
+    /// The rows as columns; the builder is empty again.
+    pub fn finish(&mut self) -> RecordBatch {
+        let rows = self.len();
+        let full = std::mem::replace(self, EventRows::new(self.payload_mode, rows));
+        fn int64(values: Vec<i64>, nulls: Option<NullBuffer>) -> ArrayRef {
+            Arc::new(Int64Array::new(values.into(), nulls))
+        }
+        fn int32(values: Vec<i32>) -> ArrayRef {
+            Arc::new(Int32Array::new(values.into(), None))
+        }
+        let EventRows { mut entry_known, mut waited_known, .. } = full;
+        let columns: Vec<ArrayRef> = vec![
+            int64(full.ordinal, None),
+            Arc::new(UInt8Array::new(full.kind.into(), None)),
+            int64(full.time, None),
+            int64(full.conn, None),
+            int64(full.entry, entry_known.finish()),
+            int64(full.waited, waited_known.finish()),
+            int64(full.position, None),
+            int64(full.bytes, None),
+            int32(full.turn),
+            Arc::new(UInt16Array::new(full.flags.into(), None)),
+            int32(full.pid),
+            int32(full.tid),
+            int32(full.n_calls),
+            int32(full.error),
+            Arc::new(full.comm.finish()),
+            Arc::new(full.payload.finish()),
+        ];
+        // INVARIANT: as many columns as fields, each of its field's type, all of `rows` rows: `push_row` appends to all.
+        RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
+    }
+}
+
+fn data_cells(data: &Data) -> Cells {
+    Cells {
+        conn: data.conn.0,
+        entry: before(data.time, data.first),
+        waited: before(data.time, data.arrival),
+        position: data.position,
+        bytes: data.bytes,
+        turn: data.turn,
+        flags: data.flags,
+        pid: data.pid,
+        tid: data.tid,
+        n_calls: data.n_calls,
+        error: data.error,
+        comm: data.comm,
+    }
+}
+
+/// How long before `time` an instant was; `None` when it is not known.
+fn before(time: BootTime, instant: BootTime) -> Option<i64> {
+    instant.known().map(|instant| time.signed_since(instant))
+}
+
+fn push_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    // INVARIANT: the types are plain structs of numbers and strings, and a Vec takes every write.
+    serde_json::to_writer(out, value).expect("plain structs serialise");
+}
+
+/// The columns of a batch that was read.
+#[derive(Debug)]
+pub struct EventColumns<'a> {
+    rows: usize,
+    ordinal: &'a [i64],
+    kind: &'a [u8],
+    time: &'a [i64],
+    conn: &'a [i64],
+    entry: &'a Int64Array,
+    waited: &'a Int64Array,
+    position: &'a [i64],
+    bytes: &'a [i64],
+    turn: &'a [i32],
+    flags: &'a [u16],
+    pid: &'a [i32],
+    tid: &'a [i32],
+    n_calls: &'a [i32],
+    error: &'a [i32],
+    comm: &'a BinaryArray,
+    payload_ends: &'a [i32],
+    /// All payloads of the batch, shared: a row's payload is a slice of it, nothing is copied.
+    payload: Bytes,
+}
+
+struct Shared(Buffer);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+impl<'a> EventColumns<'a> {
+    /// Finds the columns of version 1 by name.
+    pub fn new(batch: &'a RecordBatch) -> Result<Self, Fault> {
+        let int64 = |name| -> Result<&'a Int64Array, Fault> {
+            column(batch, name)?.as_primitive_opt::<types::Int64Type>().ok_or_else(|| wrong_type(name))
+        };
+        let int32 = |name| -> Result<&'a [i32], Fault> {
+            let array = column(batch, name)?
+                .as_primitive_opt::<types::Int32Type>()
+                .ok_or_else(|| wrong_type(name))?;
+            Ok(array.values())
+        };
+        let payload =
+            column(batch, "payload")?.as_binary_opt::<i32>().ok_or_else(|| wrong_type("payload"))?;
+        Ok(EventColumns {
+            rows: batch.num_rows(),
+            ordinal: int64("ordinal")?.values(),
+            kind: column(batch, "kind")?
+                .as_primitive_opt::<types::UInt8Type>()
+                .ok_or_else(|| wrong_type("kind"))?
+                .values(),
+            time: int64("time_ns")?.values(),
+            conn: int64("conn_id")?.values(),
+            entry: int64("entry_ns")?,
+            waited: int64("waited_ns")?,
+            position: int64("position")?.values(),
+            bytes: int64("bytes")?.values(),
+            turn: int32("turn")?,
+            flags: column(batch, "flags")?
+                .as_primitive_opt::<types::UInt16Type>()
+                .ok_or_else(|| wrong_type("flags"))?
+                .values(),
+            pid: int32("pid")?,
+            tid: int32("tid")?,
+            n_calls: int32("n_calls")?,
+            error: int32("error")?,
+            comm: column(batch, "comm")?.as_binary_opt::<i32>().ok_or_else(|| wrong_type("comm"))?,
+            payload_ends: payload.value_offsets(),
+            payload: Bytes::from_owner(Shared(payload.values().clone())),
+        })
+    }
+
+    /// Rows of the batch.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Ordinal of row `i` (less than [`EventColumns::len`]).
+    pub fn ordinal(&self, i: usize) -> u64 {
+        self.ordinal[i] as u64
+    }
+
+    /// Boot time of row `i`.
+    pub fn time(&self, i: usize) -> BootTime {
+        BootTime(self.time[i] as u64)
+    }
+
+    /// Row `i`. Fails when the row does not hold what its kind says.
+    pub fn row(&self, i: usize) -> Result<Row, Fault> {
+        let bad = || Fault::Damaged(format!("event {} holds no {:?}", self.ordinal[i], self.kind[i]));
+        let kind = Kind::from_number(self.kind[i]).ok_or_else(|| {
+            Fault::Damaged(format!("event {} is of unknown kind {}", self.ordinal[i], self.kind[i]))
+        })?;
+        let time = self.time(i);
+        let conn = ConnId(self.conn[i] as u64);
+        let payload = || self.payload.slice(self.payload_ends[i] as usize..self.payload_ends[i + 1] as usize);
+        let comm = || {
+            let value = self.comm.value(i);
+            let mut comm = [0; 16];
+            let length = value.len().min(16);
+            comm[..length].copy_from_slice(&value[..length]);
+            comm
+        };
+        let after = |array: &Int64Array| {
+            let known = array.is_valid(i);
+            BootTime(if known { time.0.wrapping_sub(array.value(i) as u64) } else { 0 })
+        };
+        let event = match kind {
+            Kind::Data => Event::Data(Data {
+                time,
+                first: after(self.entry),
+                arrival: after(self.waited),
+                conn,
+                position: self.position[i] as u64,
+                bytes: self.bytes[i] as u64,
+                turn: self.turn[i] as u32,
+                flags: self.flags[i],
+                pid: self.pid[i] as u32,
+                tid: self.tid[i] as u32,
+                n_calls: self.n_calls[i] as u32,
+                error: self.error[i] as u32,
+                comm: comm(),
+                payload: payload(),
+            }),
+            Kind::ConnOpen => {
+                let OpenBlob { role, netns, inode, tuple, unix_path } =
+                    OpenBlob::read(payload()).map_err(|_| bad())?;
+                Event::ConnOpen(ConnOpen {
+                    time,
+                    conn,
+                    established: after(self.entry),
+                    inode,
+                    tuple,
+                    pid: self.pid[i] as u32,
+                    netns,
+                    role,
+                    flags: self.flags[i],
+                    unix_path,
+                })
+            }
+            Kind::ConnShut => Event::ConnShut(ConnShut {
+                time,
+                conn,
+                direction: if self.flags[i] & abi::FLAG_EGRESS != 0 {
+                    Direction::Egress
+                } else {
+                    Direction::Ingress
+                },
+            }),
+            Kind::ConnClose => {
+                let CloseBlob { position, reason, n_refused } =
+                    CloseBlob::read(&payload()).map_err(|_| bad())?;
+                Event::ConnClose(ConnClose {
+                    time,
+                    conn,
+                    position,
+                    turn: self.turn[i] as u32,
+                    reason,
+                    n_refused,
+                    error: self.error[i] as u32,
+                })
+            }
+            Kind::Process => {
+                let ProcessBlob { change, parent_pid, exit_code } =
+                    ProcessBlob::read(&payload()).map_err(|_| bad())?;
+                Event::Process(Process {
+                    time,
+                    change,
+                    pid: self.pid[i] as u32,
+                    parent_pid,
+                    exit_code,
+                    comm: comm(),
+                })
+            }
+            Kind::Anchor => {
+                let wall = payload().try_get_u64_le().map_err(|_| bad())?;
+                Event::Anchor(Anchor { boot: time, wall: WallTime(wall) })
+            }
+            Kind::ProcessFacts => Event::ProcessFacts(serde_json::from_slice(&payload()).map_err(|_| bad())?),
+            Kind::Listening => {
+                let mut payload = payload();
+                Event::Listening(Listening {
+                    time,
+                    netns: payload.try_get_u32_le().map_err(|_| bad())?,
+                    port: payload.try_get_u16_le().map_err(|_| bad())?,
+                })
+            }
+            Kind::Counters => Event::Counters(serde_json::from_slice(&payload()).map_err(|_| bad())?),
+            Kind::Tick => Event::Tick(time),
+            Kind::Loss => Event::Loss(serde_json::from_slice(&payload()).map_err(|_| bad())?),
+            Kind::Checkpoint => return Ok(Row::Checkpoint(payload())),
+            Kind::Hole => return Ok(Row::Hole(serde_json::from_slice(&payload()).map_err(|_| bad())?)),
+        };
+        Ok(Row::Event(event))
+    }
+}
+
+pub(super) fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, Fault> {
+    let array =
+        batch.column_by_name(name).ok_or_else(|| Fault::Damaged(format!("column {name} is missing")))?;
+    Ok(array)
+}
+
+pub(super) fn wrong_type(name: &str) -> Fault {
+    Fault::Damaged(format!("column {name} is of another type"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{Counters, LossReason, ProcessChange, ProcessFacts, Role};
+
+    fn time() -> impl Strategy<Value = BootTime> {
+        prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 1..1_000_000_u64].prop_map(BootTime)
+    }
+
+    fn payload() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from)
+    }
+
+    fn data() -> impl Strategy<Value = Event> {
+        let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>(), any::<[u32; 4]>());
+        (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload()).prop_map(
+            |(time, first, arrival, conn, numbers, comm, payload)| {
+                let (position, bytes, turn, flags, [pid, tid, n_calls, error]) = numbers;
+                Event::Data(Data {
+                    time,
+                    first,
+                    arrival,
+                    conn: ConnId(conn),
+                    position,
+                    bytes,
+                    turn,
+                    flags,
+                    pid,
+                    tid,
+                    n_calls,
+                    error,
+                    comm,
+                    payload,
+                })
+            },
+        )
+    }
+
+    fn open() -> impl Strategy<Value = Event> {
+        let role = prop_oneof![Just(Role::Client), Just(Role::Server), Just(Role::Unknown)];
+        let tuple = any::<([u8; 16], [u8; 16], [u16; 3])>();
+        (time(), time(), any::<(u64, u64, u32, u32, u16)>(), role, tuple, payload()).prop_map(
+            |(time, established, (conn, inode, pid, netns, flags), role, tuple, unix_path)| {
+                let (local, remote, [local_port, remote_port, family]) = tuple;
+                Event::ConnOpen(ConnOpen {
+                    time,
+                    conn: ConnId(conn),
+                    established,
+                    inode,
+                    tuple: abi::Tuple { local, remote, local_port, remote_port, family, reserved: 0 },
+                    pid,
+                    netns,
+                    role,
+                    flags,
+                    unix_path,
+                })
+            },
+        )
+    }
+
+    fn other() -> impl Strategy<Value = Event> {
+        let change =
+            prop_oneof![Just(ProcessChange::Start), Just(ProcessChange::Exec), Just(ProcessChange::Exit)];
+        prop_oneof![
+            (time(), any::<u64>(), any::<bool>()).prop_map(|(time, conn, egress)| {
+                let direction = if egress { Direction::Egress } else { Direction::Ingress };
+                Event::ConnShut(ConnShut { time, conn: ConnId(conn), direction })
+            }),
+            (time(), any::<u64>(), any::<[u64; 2]>(), any::<[u32; 4]>()).prop_map(
+                |(time, conn, position, [turn, reason, n_refused, error])| {
+                    let conn = ConnId(conn);
+                    Event::ConnClose(ConnClose { time, conn, position, turn, reason, n_refused, error })
+                }
+            ),
+            (time(), change, any::<[u32; 3]>(), any::<[u8; 16]>()).prop_map(
+                |(time, change, [pid, parent_pid, exit_code], comm)| {
+                    Event::Process(Process { time, change, pid, parent_pid, exit_code, comm })
+                }
+            ),
+            (time(), any::<u64>())
+                .prop_map(|(boot, wall)| Event::Anchor(Anchor { boot, wall: WallTime(wall) })),
+            (time(), any::<u32>(), any::<u64>(), any::<[String; 4]>()).prop_map(
+                |(time, pid, start_ticks, [comm, exe, service, container])| {
+                    Event::ProcessFacts(ProcessFacts {
+                        time,
+                        pid,
+                        start_ticks,
+                        comm: comm.into(),
+                        exe: exe.into(),
+                        service: service.into(),
+                        container: container.into(),
+                    })
+                }
+            ),
+            (time(), any::<u32>(), any::<u16>())
+                .prop_map(|(time, netns, port)| Event::Listening(Listening { time, netns, port })),
+            (time(), any::<Vec<(String, u64)>>()).prop_map(|(time, values)| {
+                let values = values.into_iter().map(|(name, count)| (name.into(), count)).collect();
+                Event::Counters(Counters { time, values })
+            }),
+            time().prop_map(Event::Tick),
+            (time(), any::<u64>(), any::<Option<u64>>()).prop_map(|(time, first_ordinal, n)| {
+                Event::Loss(Loss { time, first_ordinal, n, reason: LossReason::Damaged })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_comes_back_as_it_went_in(
+            events in proptest::collection::vec(prop_oneof![data(), open(), other()], 1..40),
+            first in 0..u64::from(u32::MAX),
+        ) {
+            let mut rows = EventRows::new(PayloadMode::Heads, 4);
+            for (ordinal, event) in (first..).zip(&events) {
+                rows.push(ordinal, event);
+            }
+            let batch = rows.finish();
+            prop_assert!(rows.is_empty());
+            let columns = EventColumns::new(&batch).unwrap();
+            prop_assert_eq!(columns.len(), events.len());
+            for (i, event) in events.iter().enumerate() {
+                prop_assert_eq!(columns.ordinal(i), first + i as u64);
+                prop_assert_eq!(columns.row(i).unwrap(), Row::Event(event.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn without_payload_no_captured_byte_and_no_state_is_kept() {
+        let mut rows = EventRows::new(PayloadMode::None, 4);
+        let data = Data { payload: Bytes::from_static(b"secret"), bytes: 6, ..Data::default() };
+        rows.push_checkpoint(7, BootTime(5), b"secret");
+        rows.push(7, &Event::Data(data.clone()));
+        let batch = rows.finish();
+        let columns = EventColumns::new(&batch).unwrap();
+        assert_eq!(columns.row(0).unwrap(), Row::Checkpoint(Bytes::new()));
+        assert_eq!(columns.row(1).unwrap(), Row::Event(Event::Data(Data { payload: Bytes::new(), ..data })));
+    }
+
+    #[test]
+    fn a_blob_that_is_too_short_is_a_fault_and_no_panic() {
+        let open =
+            Event::ConnOpen(ConnOpen { unix_path: Bytes::from_static(b"/run/x"), ..ConnOpen::default() });
+        let mut rows = EventRows::new(PayloadMode::Heads, 64);
+        for cut in 0..=53 {
+            rows.push(cut, &open);
+            // Cut the row's payload: the last end and the bytes behind it.
+            let start = rows.payload.ends[rows.payload.ends.len() - 2];
+            let last = rows.payload.ends.len() - 1;
+            rows.payload.ends[last] = start + cut as i32;
+            rows.payload.bytes.truncate(start as usize + cut as usize);
+        }
+        let batch = rows.finish();
+        let columns = EventColumns::new(&batch).unwrap();
+        for cut in 0..53 {
+            assert!(columns.row(cut).is_err(), "{cut} bytes");
+        }
+        assert!(columns.row(53).is_ok(), "without a path it is whole");
+    }
+}

@@ -1,0 +1,283 @@
+//! Rows of `transactions`: one per transaction, with the columns that JSON and filters name too.
+//!
+//! Integers are 64-bit and signed, missing values are null, ids are strings, bytes that are not UTF-8 are spelled `\xNN`
+//! ([`crate::text::data_text`]): any reader of Parquet opens it as it is.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
+
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray,
+    builder::{BooleanBuilder, Int64Builder, StringBuilder},
+    cast::AsArray as _,
+    types,
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+
+use super::{
+    Fault,
+    event_rows::{column, wrong_type},
+};
+use crate::{
+    event::{ConnId, Role},
+    protocol::REGISTRY,
+    text::data_text,
+    time::WallTime,
+    transaction::{Confidence, End, Kind, TimeBasis, Transaction},
+};
+
+/// Defines the columns once, in the order of the contract: name, type, whether it may be null.
+macro_rules! columns {
+    ($($name:literal $type:ident $null:literal,)*) => {
+        /// Names of the columns, in their order.
+        pub const COLUMNS: &[&str] = &[$($name),*];
+
+        /// The columns, version 1.
+        pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+            Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
+        });
+    };
+}
+
+columns! {
+    "start_time_ns" Int64 false,
+    "request_end_ns" Int64 true,
+    "response_start_ns" Int64 true,
+    "end_time_ns" Int64 false,
+    "duration_ns" Int64 false,
+    "ttfb_ns" Int64 true,
+    "queue_ns" Int64 true,
+    "time_basis" Utf8 false,
+    "kind" Utf8 false,
+    "role" Utf8 false,
+    "protocol" Utf8 false,
+    "operation" Utf8 false,
+    "target" Utf8 true,
+    "status_code" Int64 true,
+    "error" Boolean false,
+    "error_type" Utf8 true,
+    "pid" Int64 false,
+    "tid" Int64 false,
+    "comm" Utf8 false,
+    "service" Utf8 false,
+    "client_addr" Utf8 false,
+    "client_port" Int64 true,
+    "server_addr" Utf8 false,
+    "server_port" Int64 true,
+    "request_bytes" Int64 false,
+    "response_bytes" Int64 false,
+    "end" Utf8 false,
+    "confidence" Utf8 false,
+    "conn_id" Utf8 false,
+    "id" Utf8 false,
+    "seq" Int64 false,
+}
+
+/// Transactions as columns.
+pub fn encode(transactions: &[Transaction]) -> RecordBatch {
+    let all = transactions;
+    let number = |value: &dyn Fn(&Transaction) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(all.iter().map(value)))
+    };
+    let maybe = |value: &dyn Fn(&Transaction) -> Option<i64>| -> ArrayRef {
+        let mut builder = Int64Builder::with_capacity(all.len());
+        all.iter().for_each(|transaction| builder.append_option(value(transaction)));
+        Arc::new(builder.finish())
+    };
+    let text = |value: &dyn for<'a> Fn(&'a Transaction) -> &'a str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(all.iter().map(value)))
+    };
+    let maybe_text = |value: &dyn for<'a> Fn(&'a Transaction) -> Option<Cow<'a, str>>| -> ArrayRef {
+        let mut builder = StringBuilder::with_capacity(all.len(), all.len() * 16);
+        all.iter().for_each(|transaction| builder.append_option(value(transaction)));
+        Arc::new(builder.finish())
+    };
+    let errors = {
+        let mut builder = BooleanBuilder::with_capacity(all.len());
+        all.iter().for_each(|transaction| builder.append_value(transaction.error));
+        Arc::new(builder.finish())
+    };
+    let ids = |value: &dyn Fn(&Transaction, &mut String)| -> ArrayRef {
+        let mut builder = StringBuilder::with_capacity(all.len(), all.len() * 20);
+        let mut id = String::with_capacity(40);
+        for transaction in all {
+            id.clear();
+            value(transaction, &mut id);
+            builder.append_value(&id);
+        }
+        Arc::new(builder.finish())
+    };
+    let columns: Vec<ArrayRef> = vec![
+        number(&|t| signed(t.start_time.0)),
+        maybe(&|t| t.request_end.map(|time| signed(time.0))),
+        maybe(&|t| t.response_start.map(|time| signed(time.0))),
+        number(&|t| signed(t.end_time.0)),
+        number(&|t| t.duration_ns),
+        maybe(&|t| t.ttfb_ns.map(signed)),
+        maybe(&|t| t.queue_ns.map(signed)),
+        text(&|t| t.time_basis.as_str()),
+        text(&|t| t.kind.as_str()),
+        text(&|t| role_text(t.role)),
+        text(&|t| t.protocol),
+        text(&|t| &t.operation),
+        maybe_text(&|t| t.target.as_deref().map(data_text)),
+        maybe(&|t| t.status_code.map(i64::from)),
+        errors,
+        maybe_text(&|t| t.error_type.as_deref().map(Cow::Borrowed)),
+        number(&|t| i64::from(t.pid)),
+        number(&|t| i64::from(t.tid)),
+        text(&|t| &t.comm),
+        text(&|t| &t.service),
+        text(&|t| &t.client_addr),
+        maybe(&|t| t.client_port.map(i64::from)),
+        text(&|t| &t.server_addr),
+        maybe(&|t| t.server_port.map(i64::from)),
+        number(&|t| signed(t.request_bytes)),
+        number(&|t| signed(t.response_bytes)),
+        text(&|t| t.end.as_str()),
+        text(&|t| t.confidence.as_str()),
+        ids(&|t, out| push_hex(out, t.conn.0)),
+        ids(&|t, out| {
+            use std::fmt::Write as _;
+            push_hex(out, t.conn.0);
+            // Writing to a String cannot fail.
+            let _ = write!(out, "-{}", t.ordinal);
+        }),
+        number(&|t| signed(t.seq)),
+    ];
+    // INVARIANT: as many columns as fields, each of its field's type, all of `transactions.len()` rows.
+    RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
+}
+
+/// 64-bit counts beyond 2^63 do not occur (292 years, 9 exabytes); should one, it is shown as the largest number.
+fn signed(value: u64) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+fn push_hex(out: &mut String, value: u64) {
+    for shift in (0..16).rev() {
+        out.push(char::from(b"0123456789abcdef"[(value >> (4 * shift)) as usize & 15]));
+    }
+}
+
+fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Client => "client",
+        Role::Server => "server",
+        Role::Unknown => "unknown",
+    }
+}
+
+/// Columns as transactions. `names` makes equal texts share their memory: keep it from batch to batch.
+pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>, Fault> {
+    let int = |name| -> Result<&Int64Array, Fault> {
+        column(batch, name)?.as_primitive_opt::<types::Int64Type>().ok_or_else(|| wrong_type(name))
+    };
+    let text = |name| -> Result<&StringArray, Fault> {
+        column(batch, name)?.as_string_opt::<i32>().ok_or_else(|| wrong_type(name))
+    };
+    let flag = |name| -> Result<&BooleanArray, Fault> {
+        column(batch, name)?.as_boolean_opt().ok_or_else(|| wrong_type(name))
+    };
+    let (start_time, request_end, response_start) =
+        (int("start_time_ns")?, int("request_end_ns")?, int("response_start_ns")?);
+    let (end_time, duration, ttfb, queue) =
+        (int("end_time_ns")?, int("duration_ns")?, int("ttfb_ns")?, int("queue_ns")?);
+    let (time_basis, kind, role, protocol) =
+        (text("time_basis")?, text("kind")?, text("role")?, text("protocol")?);
+    let (operation, target, status, error, error_type) =
+        (text("operation")?, text("target")?, int("status_code")?, flag("error")?, text("error_type")?);
+    let (pid, tid, comm, service) = (int("pid")?, int("tid")?, text("comm")?, text("service")?);
+    let (client_addr, client_port) = (text("client_addr")?, int("client_port")?);
+    let (server_addr, server_port) = (text("server_addr")?, int("server_port")?);
+    let (request_bytes, response_bytes) = (int("request_bytes")?, int("response_bytes")?);
+    let (end, confidence, id, seq) = (text("end")?, text("confidence")?, text("id")?, int("seq")?);
+
+    let mut out = Vec::with_capacity(batch.num_rows());
+    for i in 0..batch.num_rows() {
+        let bad = |name: &str| Fault::Damaged(format!("row {i}: {name} is not one of its values"));
+        let maybe = |array: &Int64Array| array.is_valid(i).then(|| array.value(i));
+        let maybe_text = |array: &StringArray| array.is_valid(i).then(|| array.value(i).to_owned());
+        let (conn, ordinal) = parse_id(id.value(i)).ok_or_else(|| bad("id"))?;
+        let port = |array: &Int64Array, name: &str| {
+            maybe(array).map(|port| u16::try_from(port).map_err(|_| bad(name))).transpose()
+        };
+        let count = |array: &Int64Array, name: &str| u64::try_from(array.value(i)).map_err(|_| bad(name));
+        let pid_of = |array: &Int64Array, name: &str| u32::try_from(array.value(i)).map_err(|_| bad(name));
+        out.push(Transaction {
+            start_time: WallTime(count(start_time, "start_time_ns")?),
+            request_end: maybe(request_end).map(|time| WallTime(time as u64)),
+            response_start: maybe(response_start).map(|time| WallTime(time as u64)),
+            end_time: WallTime(count(end_time, "end_time_ns")?),
+            duration_ns: duration.value(i),
+            ttfb_ns: maybe(ttfb).map(|time| time as u64),
+            queue_ns: maybe(queue).map(|time| time as u64),
+            time_basis: TimeBasis::parse(time_basis.value(i)).ok_or_else(|| bad("time_basis"))?,
+            kind: Kind::parse(kind.value(i)).ok_or_else(|| bad("kind"))?,
+            role: match role.value(i) {
+                "client" => Role::Client,
+                "server" => Role::Server,
+                "unknown" => Role::Unknown,
+                _ => return Err(bad("role")),
+            },
+            protocol: REGISTRY
+                .iter()
+                .map(|protocol| protocol.name())
+                .find(|name| *name == protocol.value(i))
+                .unwrap_or("unknown"),
+            operation: names.share(operation.value(i)),
+            target: target.is_valid(i).then(|| Bytes::copy_from_slice(target.value(i).as_bytes())),
+            status_code: maybe(status)
+                .map(|code| i32::try_from(code).map_err(|_| bad("status_code")))
+                .transpose()?,
+            error: error.value(i),
+            error_type: maybe_text(error_type).map(Cow::Owned),
+            pid: pid_of(pid, "pid")?,
+            tid: pid_of(tid, "tid")?,
+            comm: names.share(comm.value(i)),
+            service: names.share(service.value(i)),
+            client_addr: names.share(client_addr.value(i)),
+            client_port: port(client_port, "client_port")?,
+            server_addr: names.share(server_addr.value(i)),
+            server_port: port(server_port, "server_port")?,
+            request_bytes: count(request_bytes, "request_bytes")?,
+            response_bytes: count(response_bytes, "response_bytes")?,
+            end: End::parse(end.value(i)).ok_or_else(|| bad("end"))?,
+            confidence: Confidence::parse(confidence.value(i)).ok_or_else(|| bad("confidence"))?,
+            conn: ConnId(conn),
+            ordinal,
+            seq: count(seq, "seq")?,
+        });
+    }
+    Ok(out)
+}
+
+fn parse_id(id: &str) -> Option<(u64, u64)> {
+    let (conn, ordinal) = id.split_once('-')?;
+    Some((u64::from_str_radix(conn, 16).ok()?, ordinal.parse().ok()?))
+}
+
+/// Texts that were seen, shared. Bounded: when full it begins anew.
+#[derive(Debug, Default)]
+pub struct Names(HashMap<Box<str>, Arc<str>>);
+
+impl Names {
+    /// Texts held at once: 65,536 operations, services and addresses.
+    const MAX: usize = 65_536;
+
+    fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(shared) = self.0.get(text) {
+            return shared.clone();
+        }
+        if self.0.len() >= Self::MAX {
+            self.0.clear();
+        }
+        let shared: Arc<str> = text.into();
+        self.0.insert(text.into(), shared.clone());
+        shared
+    }
+}
