@@ -1,10 +1,12 @@
 //! `cargo xtask`: everything around the build.
 
+mod dist;
 mod licences;
 mod lint;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,10 @@ enum Task {
     Test(test::TestArgs),
     /// Formatting, clippy, documentation, licences.
     Lint,
+    /// One static file that runs on a bare host, in target/dist.
+    Dist,
+    /// The static file on other kernels.
+    Vm(vm::VmArgs),
 }
 
 #[derive(Args, Debug)]
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build(&args),
         Task::Test(args) => test::run(&args),
+        Task::Dist => dist::dist().map(drop),
+        Task::Vm(args) => vm::run(&args),
         Task::Lint => lint::run_all().map(drop),
     };
     match result {
