@@ -1,1 +1,7 @@
-//! report.
+//! What people read: losses, the summary, the strip, the filter language.
+
+pub mod filter;
+pub mod format;
+pub mod loss;
+pub mod strip;
+pub mod summary;

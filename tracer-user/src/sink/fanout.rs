@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::Sink;
 use crate::{
     metrics::{Counter, Metrics},
+    pipeline::Snapshot,
     time::WallTime,
     transaction::TransactionBatch,
 };
@@ -39,10 +40,15 @@ pub struct SinkReport {
     pub error: Option<anyhow::Error>,
 }
 
+#[derive(Clone)]
+struct Delivery {
+    batch: Arc<TransactionBatch>,
+    snapshot: Option<Arc<Snapshot>>,
+}
+
 struct Lane {
     name: &'static str,
-    /// `None` once the thread is gone (it panicked): everything is dropped from then on.
-    queue: Sender<Arc<TransactionBatch>>,
+    queue: Sender<Delivery>,
     dropped: u64,
     thread: JoinHandle<SinkReport>,
 }
@@ -77,14 +83,14 @@ impl FanOut {
         Ok(FanOut { lanes, when_full, metrics })
     }
 
-    /// Hands a batch to every sink.
-    pub fn send(&mut self, batch: TransactionBatch) {
+    /// Hands a batch to every sink, with what the pipeline held after it if that was asked.
+    pub fn send(&mut self, batch: TransactionBatch, snapshot: Option<Arc<Snapshot>>) {
         let n = batch.transactions.len() as u64;
-        let batch = Arc::new(batch);
+        let delivery = Delivery { batch: Arc::new(batch), snapshot };
         for lane in &mut self.lanes {
             let refused = match self.when_full {
-                WhenFull::Wait => lane.queue.send(batch.clone()).is_err(),
-                WhenFull::Drop => match lane.queue.try_send(batch.clone()) {
+                WhenFull::Wait => lane.queue.send(delivery.clone()).is_err(),
+                WhenFull::Drop => match lane.queue.try_send(delivery.clone()) {
                     Ok(()) => false,
                     Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => true,
                 },
@@ -123,10 +129,15 @@ impl FanOut {
     }
 }
 
-fn drain(mut sink: Box<dyn Sink>, queue: &Receiver<Arc<TransactionBatch>>, metrics: &Metrics) -> SinkReport {
+fn drain(mut sink: Box<dyn Sink>, queue: &Receiver<Delivery>, metrics: &Metrics) -> SinkReport {
     let mut report = SinkReport { name: sink.name(), written: 0, dropped: 0, failed: 0, error: None };
     let mut watermark = WallTime(0);
-    for batch in queue {
+    for Delivery { batch, snapshot } in queue {
+        if let Some(snapshot) = snapshot
+            && let Err(error) = sink.observe(&snapshot)
+        {
+            keep_first(&mut report, error);
+        }
         let n = batch.transactions.len() as u64;
         match sink.write(&batch) {
             Ok(()) => report.written += n,
@@ -217,7 +228,7 @@ mod tests {
             // The quick sink's queue must not fill merely because this thread does not give it the processor.
             let before = quick_seen.transactions.load(Ordering::Relaxed);
             let n = batch.transactions.len() as u64;
-            fan_out.send(batch);
+            fan_out.send(batch, None);
             while quick_seen.transactions.load(Ordering::Relaxed) < before + n {
                 thread::yield_now();
             }
@@ -239,7 +250,7 @@ mod tests {
         let (sink, seen, _) = gated(None);
         let mut fan_out = FanOut::start(vec![sink], 1, WhenFull::Wait, Metrics::default()).unwrap();
         for batch in batches(90) {
-            fan_out.send(batch);
+            fan_out.send(batch, None);
         }
         let reports = fan_out.finish();
         assert_eq!((reports[0].written, reports[0].dropped), (6_000, 0));
@@ -252,7 +263,7 @@ mod tests {
         let metrics = Metrics::default();
         let mut fan_out = FanOut::start(vec![sink], 4, WhenFull::Wait, metrics.clone()).unwrap();
         for batch in batches(6) {
-            fan_out.send(batch);
+            fan_out.send(batch, None);
         }
         let reports = fan_out.finish();
         assert_eq!((reports[0].written, reports[0].failed), (300, 100));

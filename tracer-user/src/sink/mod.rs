@@ -1,6 +1,6 @@
 //! Sinks: where transactions go. One file each; nothing to the left of here knows which exist.
 
-use crate::{time::WallTime, transaction::TransactionBatch};
+use crate::{pipeline::Snapshot, time::WallTime, transaction::TransactionBatch};
 
 #[cfg(test)]
 pub(crate) mod compliance;
@@ -16,6 +16,12 @@ pub trait Sink: Send {
 
     /// Takes a batch. May block (it runs on its own thread behind a bounded queue); a slow sink loses its own data.
     fn write(&mut self, batch: &TransactionBatch) -> Result<(), SinkError>;
+
+    /// What the pipeline held (in flight, lost) at an instant of event time; comes now and then, before a batch.
+    fn observe(&mut self, snapshot: &Snapshot) -> Result<(), SinkError> {
+        let _ = snapshot;
+        Ok(())
+    }
 
     /// Event time has passed `watermark`: windows before it may close.
     fn advance(&mut self, watermark: WallTime) -> Result<(), SinkError> {

@@ -31,7 +31,8 @@ impl Class {
     /// All, in order.
     pub const ALL: [Class; 4] = [Class::Normal, Class::LongLived, Class::Stuck, Class::Error];
 
-    fn of(transaction: &Transaction) -> Class {
+    /// Of a transaction.
+    pub fn of(transaction: &Transaction) -> Class {
         match transaction.end {
             End::Stuck => Class::Stuck,
             End::Closed | End::Reset | End::Exited => Class::Error,

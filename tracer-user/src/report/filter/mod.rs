@@ -1,0 +1,420 @@
+//! The filter language: `duration >= 100ms and (status_code in (500, 503) or target ~ '/api/**')`.
+//!
+//! Fields are the columns of a row (`_ns` may be left off). Operators: `= != < <= > >=`, `~` glob, `=~` regular
+//! expression, `in (…)`; joined by `and`, `or`, `not` and parentheses. A comparison with a missing value is false,
+//! whatever the operator (so that `not` of it is true); `field = null` and `field != null` ask for it. Units: `us ms s
+//! m h` of fields in ns, `KB MB GB` (1,024) of counts of bytes; times are RFC 3339 or ns. In globs of paths
+//! (`target`, `operation`) `*` stops at `/` and `**` does not; elsewhere `*` takes everything.
+
+mod parse;
+
+use std::borrow::Cow;
+
+use crate::{
+    text::data_text,
+    transaction::{Kind, Transaction},
+};
+
+/// Expressions nested deeper are refused, so that neither reading nor evaluating one can exhaust the stack.
+const MAX_DEPTH: usize = 64;
+/// Protocols that `db` stands for.
+const DATABASES: [&str; 6] = ["postgres", "mysql", "redis", "mongodb", "memcached", "cassandra"];
+/// What `slow` stands for, ns: 3 s, Scouter's first step.
+const SLOW_NS: i64 = 3_000_000_000;
+
+/// A filter, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    text: String,
+    expression: Expression,
+}
+
+impl Filter {
+    /// Reads an expression.
+    pub fn parse(text: &str) -> Result<Filter, FilterError> {
+        Ok(Filter { text: text.to_owned(), expression: parse::parse(text)? })
+    }
+
+    /// The expression as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a transaction is wanted.
+    pub fn matches(&self, transaction: &Transaction) -> bool {
+        self.expression.matches(transaction)
+    }
+}
+
+/// An expression that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("filter, column {column}: {message}\n  {text}\n  {:>column$}", "^")]
+pub struct FilterError {
+    /// The expression.
+    text: String,
+    /// Column of the fault, from 1, in characters.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+#[derive(Clone, Debug)]
+enum Expression {
+    And(Box<Expression>, Box<Expression>),
+    Or(Box<Expression>, Box<Expression>),
+    Not(Box<Expression>),
+    /// Missing, or (negated) not missing.
+    IsNull {
+        field: Field,
+        negated: bool,
+    },
+    Integer {
+        field: Field,
+        op: Order,
+        value: i128,
+    },
+    IntegerIn {
+        field: Field,
+        values: Vec<i128>,
+    },
+    Boolean {
+        field: Field,
+        op: Order,
+        value: bool,
+    },
+    Text {
+        field: Field,
+        op: Order,
+        value: String,
+    },
+    TextIn {
+        field: Field,
+        values: Vec<String>,
+    },
+    Matches {
+        field: Field,
+        pattern: regex_lite::Regex,
+    },
+    Slow,
+    Database,
+}
+
+impl Expression {
+    fn matches(&self, transaction: &Transaction) -> bool {
+        match self {
+            Expression::And(a, b) => a.matches(transaction) && b.matches(transaction),
+            Expression::Or(a, b) => a.matches(transaction) || b.matches(transaction),
+            Expression::Not(a) => !a.matches(transaction),
+            Expression::IsNull { field, negated } => {
+                matches!(field.value(transaction), Value::Null) != *negated
+            }
+            Expression::Integer { field, op, value } => {
+                matches!(field.value(transaction), Value::Integer(have) if op.holds(have.cmp(value)))
+            }
+            Expression::IntegerIn { field, values } => {
+                matches!(field.value(transaction), Value::Integer(have) if values.contains(&have))
+            }
+            Expression::Boolean { field, op, value } => {
+                matches!(field.value(transaction), Value::Boolean(have) if op.holds(have.cmp(value)))
+            }
+            Expression::Text { field, op, value } => {
+                matches!(field.value(transaction), Value::Text(have) if op.holds(have.as_ref().cmp(value)))
+            }
+            Expression::TextIn { field, values } => {
+                matches!(field.value(transaction), Value::Text(have) if values.iter().any(|v| *v == have))
+            }
+            Expression::Matches { field, pattern } => {
+                matches!(field.value(transaction), Value::Text(have) if pattern.is_match(&have))
+            }
+            Expression::Slow => transaction.duration_ns >= SLOW_NS,
+            Expression::Database => DATABASES.contains(&transaction.protocol),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Order {
+    fn holds(self, ordering: std::cmp::Ordering) -> bool {
+        match self {
+            Order::Equal => ordering.is_eq(),
+            Order::NotEqual => ordering.is_ne(),
+            Order::Less => ordering.is_lt(),
+            Order::LessOrEqual => ordering.is_le(),
+            Order::Greater => ordering.is_gt(),
+            Order::GreaterOrEqual => ordering.is_ge(),
+        }
+    }
+}
+
+enum Value<'a> {
+    Null,
+    Integer(i128),
+    Boolean(bool),
+    Text(Cow<'a, str>),
+}
+
+impl<'a> Value<'a> {
+    fn integer(value: Option<impl Into<i128>>) -> Value<'a> {
+        value.map_or(Value::Null, |value| Value::Integer(value.into()))
+    }
+
+    /// Empty means not known, as in the rows.
+    fn address(text: &'a str) -> Value<'a> {
+        if text.is_empty() { Value::Null } else { Value::Text(text.into()) }
+    }
+}
+
+/// What literals a field takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    /// Wall time, ns.
+    Time,
+    /// A span of time, ns.
+    Span,
+    Bytes,
+    Integer,
+    Boolean,
+    Text,
+    /// Text in which `/` separates, for globs.
+    Path,
+}
+
+macro_rules! fields {
+    ($($variant:ident $name:literal $type:ident = $value:expr;)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Field { $($variant),* }
+
+        impl Field {
+            const ALL: &[Field] = &[$(Field::$variant),*];
+
+            fn name(self) -> &'static str {
+                match self { $(Field::$variant => $name),* }
+            }
+
+            fn type_of(self) -> Type {
+                match self { $(Field::$variant => Type::$type),* }
+            }
+
+            fn value(self, transaction: &Transaction) -> Value<'_> {
+                fn typed<F: Fn(&Transaction) -> Value<'_>>(f: F) -> F { f }
+                match self { $(Field::$variant => typed($value)(transaction)),* }
+            }
+        }
+    };
+}
+
+fields! {
+    StartTime "start_time_ns" Time = |t| Value::Integer(t.start_time.0.into());
+    RequestEnd "request_end_ns" Time = |t| Value::integer(t.request_end.map(|time| time.0));
+    ResponseStart "response_start_ns" Time = |t| Value::integer(t.response_start.map(|time| time.0));
+    EndTime "end_time_ns" Time = |t| Value::Integer(t.end_time.0.into());
+    Duration "duration_ns" Span = |t| Value::Integer(t.duration_ns.into());
+    Ttfb "ttfb_ns" Span = |t| Value::integer(t.ttfb_ns);
+    Queue "queue_ns" Span = |t| Value::integer(t.queue_ns);
+    TimeBasis "time_basis" Text = |t| Value::Text(t.time_basis.as_str().into());
+    Kind "kind" Text = |t| Value::Text(t.kind.as_str().into());
+    Role "role" Text = |t| Value::Text(t.role.as_str().into());
+    Protocol "protocol" Text = |t| Value::Text(t.protocol.into());
+    Operation "operation" Path = |t| Value::Text(t.operation.as_ref().into());
+    Target "target" Path = |t| t.target.as_deref().map_or(Value::Null, |target| Value::Text(data_text(target)));
+    StatusCode "status_code" Integer = |t| Value::integer(t.status_code);
+    Error "error" Boolean = |t| Value::Boolean(t.error);
+    ErrorType "error_type" Text = |t| t.error_type.as_deref().map_or(Value::Null, |text| Value::Text(text.into()));
+    Pid "pid" Integer = |t| Value::Integer(t.pid.into());
+    Tid "tid" Integer = |t| Value::Integer(t.tid.into());
+    Comm "comm" Text = |t| Value::Text(t.comm.as_ref().into());
+    Service "service" Text = |t| Value::Text(t.service.as_ref().into());
+    ClientAddr "client_addr" Text = |t| Value::address(&t.client_addr);
+    ClientPort "client_port" Integer = |t| Value::integer(t.client_port);
+    ServerAddr "server_addr" Text = |t| Value::address(&t.server_addr);
+    ServerPort "server_port" Integer = |t| Value::integer(t.server_port);
+    RequestBytes "request_bytes" Bytes = |t| Value::Integer(t.request_bytes.into());
+    ResponseBytes "response_bytes" Bytes = |t| Value::Integer(t.response_bytes.into());
+    End "end" Text = |t| Value::Text(t.end.as_str().into());
+    Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
+    ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.conn.0).into());
+    Id "id" Text = |t| Value::Text(t.id().into());
+    Seq "seq" Integer = |t| Value::Integer(t.seq.into());
+}
+
+impl Field {
+    fn find(name: &str) -> Option<Field> {
+        Field::ALL
+            .iter()
+            .copied()
+            .find(|field| field.name() == name || field.name().strip_suffix("_ns") == Some(name))
+    }
+}
+
+/// What a name that is no field stands for.
+fn alias(name: &str) -> Option<Expression> {
+    let text = |field, value: &str| Expression::Text { field, op: Order::Equal, value: value.to_owned() };
+    Some(match name {
+        "slow" => Expression::Slow,
+        "err" => Expression::Boolean { field: Field::Error, op: Order::Equal, value: true },
+        "db" => Expression::Database,
+        "out" => text(Field::Role, "client"),
+        "async" => text(Field::Kind, Kind::LongLived.as_str()),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        sink::{compliance::transaction, jsonl::KEYS},
+        time::WallTime,
+    };
+
+    fn slow_post() -> Transaction {
+        Transaction {
+            duration_ns: 3_500_000_000,
+            operation: "POST /api/order/{id}".into(),
+            target: Some(Bytes::from_static(b"/api/order/7?x=\xff")),
+            status_code: Some(503),
+            error: true,
+            error_type: Some("503".into()),
+            ttfb_ns: None,
+            client_port: None,
+            response_bytes: 3 << 20,
+            end_time: WallTime(1_767_225_600_500_000_000),
+            ..transaction(7)
+        }
+    }
+
+    #[track_caller]
+    fn check(text: &str, expect: bool) {
+        match Filter::parse(text) {
+            Ok(filter) => assert_eq!(filter.matches(&slow_post()), expect, "{text}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn every_column_is_a_field_and_every_field_a_column() {
+        let fields: Vec<_> = Field::ALL.iter().map(|field| field.name()).collect();
+        assert_eq!(fields, KEYS);
+    }
+
+    #[test]
+    fn comparisons_with_units() {
+        check("duration >= 3s", true);
+        check("duration_ns >= 3500ms", true);
+        check("duration > 3500ms", false);
+        check("duration < 1m", true);
+        check("duration = 3500000000", true);
+        check("response_bytes >= 3MB and response_bytes < 4 MB", true);
+        check("status_code != 200", true);
+        check("status_code in (500, 503)", true);
+        check("not status_code in (500,503)", false);
+        check("end_time >= '2026-01-01T00:00:00Z' and end_time < '2026-01-01T09:00:01+09:00'", true);
+        check("end_time > '2026-01-01T00:00:00.5Z'", false);
+        check("error = true", true);
+        check("error != true", false);
+    }
+
+    #[test]
+    fn text_globs_and_regular_expressions() {
+        check("service = shop and comm = \"shop\"", true);
+        check("operation ~ 'POST /api/*/{id}'", true);
+        check("target ~ '/api/*'", false);
+        check("target ~ '/api/**'", true);
+        check("target ~ '*order*'", false);
+        check("target ~ '**order**'", true);
+        check("service ~ s*p", true);
+        check("service ~ 'S*'", false);
+        check("service ~ 'sh?p'", true);
+        check("service ~ 'sh.p'", false);
+        check("operation =~ '^(GET|POST) /api'", true);
+        check(r"target =~ '\\\\xff$'", true);
+        check("error_type = 503", true);
+        check("id = '000000000000abcd-7'", true);
+        check("service in (shop, cart)", true);
+    }
+
+    #[test]
+    fn a_comparison_with_a_missing_value_is_false_and_null_is_asked_for() {
+        check("ttfb > 0", false);
+        check("ttfb <= 0", false);
+        check("ttfb != 5", false);
+        check("not ttfb > 0", true);
+        check("ttfb = null", true);
+        check("ttfb != null", false);
+        check("status_code = null", false);
+        check("client_port in (1, 2)", false);
+    }
+
+    #[test]
+    fn and_binds_tighter_than_or_and_not_tightest() {
+        check("status_code = 1 and status_code = 2 or err", true);
+        check("status_code = 1 and (status_code = 2 or err)", false);
+        check("not status_code = 1 and err", true);
+        check("not (err or status_code = 1)", false);
+        check("NOT err OR slow AND err", true);
+    }
+
+    #[test]
+    fn aliases_stand_for_expressions() {
+        check("slow", true);
+        check("err and not db", true);
+        check("out", false);
+        check("async", false);
+    }
+
+    #[track_caller]
+    fn fault(text: &str, column: usize, word: &str) {
+        let error = Filter::parse(text).expect_err(text);
+        assert_eq!(error.column, column, "{error}");
+        assert!(error.message.contains(word), "{error}");
+    }
+
+    #[test]
+    fn faults_point_at_their_column() {
+        fault("", 1, "field");
+        fault("dration > 1s", 1, "duration");
+        fault("duration > 1x", 12, "unit");
+        fault("duration > 1s and", 18, "field");
+        fault("duration ! 1s", 10, "operator");
+        fault("(duration > 1s", 15, "')'");
+        fault("duration > 1s)", 14, "end");
+        fault("status_code = abc", 15, "number");
+        fault("status_code ~ 5", 13, "text");
+        fault("service = 'abc", 11, "quote");
+        fault("service =~ '('", 12, "regular expression");
+        fault("주문 = 1", 1, "field");
+        fault("service = '주' and x = 1", 19, "field");
+        fault("error = 3", 9, "true");
+        fault("duration > null", 12, "null");
+        fault("end_time > '2026-13-01T00:00:00Z'", 12, "time");
+        fault("duration > 99999999999999999999999999999999999999999", 12, "number");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        fault(&format!("{}err{}", "(".repeat(100), ")".repeat(100)), 65, "nested");
+        fault(&"not ".repeat(100), 4 * 64 + 1, "nested");
+        let long = vec!["err"; 5_000].join(" or ");
+        fault(&long, 4_097, "long");
+    }
+
+    #[test]
+    fn the_message_draws_the_column() {
+        let error = Filter::parse("err and foo = 1").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "filter, column 9: 'foo' is no field (see the keys of --json)\n  err and foo = 1\n          ^"
+        );
+    }
+}

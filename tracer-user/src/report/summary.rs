@@ -1,0 +1,327 @@
+//! The summary at the end of a run: a table for people, one JSON object for machines.
+
+use std::{fmt::Write as _, io::Write as _};
+
+use super::{
+    format::{self, Align},
+    loss::Losses,
+};
+use crate::{
+    event::Role,
+    pipeline::Snapshot,
+    sink::histogram::Histograms,
+    text::{push_json, screen_text},
+    transaction::Unpaired,
+};
+
+/// Rows of the text table; further operations are counted in a last line.
+const TABLE_ROWS: usize = 40;
+
+/// What a run saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Events that entered the pipeline.
+    pub events: u64,
+    /// Finished transactions, those that the filter left out included.
+    pub transactions: u64,
+    /// Requests that were in flight when the run ended. `requests seen = transactions + open`.
+    pub open: u64,
+    /// Messages without a pair.
+    pub unpaired: Vec<(Unpaired, u64)>,
+    /// Losses.
+    pub losses: Losses,
+    /// Finished transactions that the filter left out.
+    pub filtered: u64,
+    /// Event time from the first event to the last, ns.
+    pub duration_ns: u64,
+    /// Operations, in the order of service, role and name.
+    pub operations: Vec<Operation>,
+}
+
+/// One row of the operations table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Service.
+    pub service: String,
+    /// The service's part.
+    pub role: Role,
+    /// Name.
+    pub operation: String,
+    /// Finished transactions.
+    pub count: u64,
+    /// Errors among them.
+    pub errors: u64,
+    /// p50, p90, p99, p99.9 of the measured ones, ns; `None` if there are none.
+    pub quantiles_ns: Option<[u64; 4]>,
+    /// The longest measured, ns.
+    pub max_ns: u64,
+}
+
+/// The quantiles of the table.
+pub const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
+/// The rows of [`Histograms`], finished for reading.
+pub fn operations(histograms: &Histograms) -> Vec<Operation> {
+    histograms
+        .operations()
+        .into_iter()
+        .map(|row| Operation {
+            service: row.service.to_string(),
+            role: row.role,
+            operation: row.operation.map(|name| name.to_string()).unwrap_or_default(),
+            count: row.series.count,
+            errors: row.series.errors,
+            quantiles_ns: row.series.quantiles(QUANTILES),
+            max_ns: row.series.max_ns,
+        })
+        .collect()
+}
+
+impl Summary {
+    /// Unpaired messages as the pipeline counted them, every reason present.
+    pub fn unpaired(snapshot: &Snapshot) -> Vec<(Unpaired, u64)> {
+        Unpaired::ALL
+            .iter()
+            .map(|&reason| {
+                let n = snapshot.unpaired.iter().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum();
+                (reason, n)
+            })
+            .collect()
+    }
+
+    /// One JSON object on one line, `"type":"summary"`.
+    pub fn json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Writing to a Vec cannot fail.
+        let _ = self.write_json(&mut out);
+        out
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let Summary { events, transactions, open, unpaired, losses, filtered, duration_ns, operations } =
+            self;
+        write!(
+            out,
+            "{{\"type\":\"summary\",\"events\":{events},\"transactions\":{transactions},\"open\":{open}"
+        )?;
+        out.extend_from_slice(b",\"unpaired\":{");
+        for (i, (reason, n)) in unpaired.iter().enumerate() {
+            write!(out, "{}\"{}\":{n}", comma(i), reason.as_str())?;
+        }
+        out.extend_from_slice(b"},\"lost\":{");
+        for (i, (reason, n)) in losses.lost.iter().enumerate() {
+            out.extend_from_slice(comma(i).as_bytes());
+            push_json(out, reason);
+            write!(out, ":{n}")?;
+        }
+        let requests = losses.requests;
+        write!(out, "}},\"lost_requests\":{{\"low\":{},\"high\":{}}}", requests.low, requests.high)?;
+        let seconds = duration_ns.saturating_add(500_000_000) / 1_000_000_000;
+        write!(out, ",\"filtered\":{filtered},\"duration_s\":{seconds},\"operations\":[")?;
+        for (i, row) in operations.iter().enumerate() {
+            out.extend_from_slice(comma(i).as_bytes());
+            out.extend_from_slice(b"{\"service\":");
+            push_json(out, &row.service);
+            out.extend_from_slice(b",\"operation\":");
+            push_json(out, &row.operation);
+            write!(out, ",\"count\":{},\"errors\":{}", row.count, row.errors)?;
+            match row.quantiles_ns {
+                Some([p50, p90, p99, _]) => write!(
+                    out,
+                    ",\"p50_ns\":{p50},\"p90_ns\":{p90},\"p99_ns\":{p99},\"max_ns\":{}}}",
+                    row.max_ns
+                )?,
+                None => out
+                    .extend_from_slice(b",\"p50_ns\":null,\"p90_ns\":null,\"p99_ns\":null,\"max_ns\":null}"),
+            }
+        }
+        out.extend_from_slice(b"]}\n");
+        Ok(())
+    }
+
+    /// The table and the totals.
+    pub fn text(&self) -> String {
+        let mut rows = vec![
+            [
+                "service",
+                "role",
+                "operation",
+                "count",
+                "rate/s",
+                "errors",
+                "p50",
+                "p90",
+                "p99",
+                "p99.9",
+                "max",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        ];
+        let mut order: Vec<&Operation> = self.operations.iter().collect();
+        // Stable: equal counts stay in the order of their names.
+        order.sort_by_key(|row| std::cmp::Reverse(row.count));
+        for row in order.iter().take(TABLE_ROWS) {
+            let mut cells = vec![
+                screen_text(&row.service).into_owned(),
+                row.role.as_str().to_owned(),
+                screen_text(&row.operation).into_owned(),
+                format::count(row.count),
+                format::rate(row.count, self.duration_ns),
+                format::count(row.errors),
+            ];
+            match row.quantiles_ns {
+                Some(quantiles) => {
+                    cells.extend(quantiles.map(format::duration));
+                    cells.push(format::duration(row.max_ns));
+                }
+                None => cells.extend(["-"; 5].map(str::to_owned)),
+            }
+            rows.push(cells);
+        }
+        let mut columns = vec![(Align::Left, 24), (Align::Left, 7), (Align::Left, 48)];
+        columns.extend([(Align::Right, 16); 8]);
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        if self.operations.is_empty() {
+            text.push_str("no transactions\n");
+        } else {
+            text.push_str(&format::table(&rows, &columns));
+        }
+        if order.len() > TABLE_ROWS {
+            let rest = &order[TABLE_ROWS..];
+            let n: u64 = rest.iter().map(|row| row.count).sum();
+            let _ =
+                writeln!(text, "… and {} more operations with {} transactions", rest.len(), format::count(n));
+        }
+        let _ = write!(
+            text,
+            "\n{} transactions in {}, {} open, {} events",
+            format::count(self.transactions),
+            format::duration(self.duration_ns),
+            format::count(self.open),
+            format::count(self.events),
+        );
+        if self.filtered != 0 {
+            let _ = write!(text, "; {} filtered out", format::count(self.filtered));
+        }
+        let unpaired: Vec<String> = self
+            .unpaired
+            .iter()
+            .filter(|(_, n)| *n != 0)
+            .map(|(reason, n)| format!("{} {}", reason.as_str(), format::count(*n)))
+            .collect();
+        if !unpaired.is_empty() {
+            let _ = write!(text, "; unpaired: {}", unpaired.join(", "));
+        }
+        let _ = writeln!(text, "\n{}", self.losses.line());
+        text
+    }
+}
+
+fn comma(i: usize) -> &'static str {
+    if i == 0 { "" } else { "," }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        metrics::{Counter, Metrics},
+        sink::compliance::transaction,
+        transaction::{End, Transaction},
+    };
+
+    fn summary() -> Summary {
+        let mut histograms = Histograms::default();
+        for i in 0..1_000 {
+            histograms.record(&Transaction {
+                error: i % 100 == 0,
+                operation: if i % 4 == 0 { "POST /주문/{id}".into() } else { "GET /a\u{1b}[2J".into() },
+                ..transaction(i)
+            });
+        }
+        histograms.record(&Transaction {
+            operation: "GET /cut".into(),
+            end: End::Reset,
+            ..transaction(1_000)
+        });
+        let metrics = Metrics::default();
+        metrics.add(Counter::ParserGap, 2);
+        Summary {
+            events: 4_242,
+            transactions: 1_001,
+            open: 3,
+            unpaired: Summary::unpaired(&Snapshot {
+                unpaired: vec![(Unpaired::Gap, 1)],
+                ..Snapshot::default()
+            }),
+            losses: Losses::collect(&Snapshot::default(), &metrics),
+            filtered: 0,
+            duration_ns: 10_012_000_000,
+            operations: operations(&histograms),
+        }
+    }
+
+    #[test]
+    fn the_text_is_exactly_this() {
+        insta::assert_snapshot!(summary().text());
+    }
+
+    #[test]
+    fn the_object_has_the_keys_of_the_contract_and_integers() {
+        let json = summary().json();
+        let text = String::from_utf8(json).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let keys = |value: &Value| {
+            let Value::Object(object) = value else { panic!("no object") };
+            object.keys().cloned().collect::<Vec<_>>()
+        };
+        // serde_json sorts keys.
+        assert_eq!(
+            keys(&value),
+            [
+                "duration_s",
+                "events",
+                "filtered",
+                "lost",
+                "lost_requests",
+                "open",
+                "operations",
+                "transactions",
+                "type",
+                "unpaired"
+            ]
+        );
+        assert_eq!(value["type"], "summary");
+        assert_eq!(value["duration_s"], 10);
+        assert_eq!(value["unpaired"]["gap"], 1);
+        assert_eq!(value["unpaired"]["late"], 0);
+        assert_eq!(value["lost"]["parser_gap"], 2);
+        assert_eq!(value["lost"]["refused_data"], 0);
+        assert_eq!(value["lost_requests"]["low"], 0);
+        let row = &value["operations"][0];
+        assert_eq!(
+            keys(row),
+            ["count", "errors", "max_ns", "operation", "p50_ns", "p90_ns", "p99_ns", "service"]
+        );
+        assert_eq!(row["operation"], "GET /a\u{1b}[2J");
+        assert_eq!(row["count"], 750);
+        assert!(row["p50_ns"].as_u64().is_some_and(|p50| (5_000_000..7_000_000).contains(&p50)));
+        assert_eq!(value["operations"][1]["p50_ns"], Value::Null);
+    }
+
+    #[test]
+    fn operations_beyond_the_table_are_counted_not_dropped() {
+        let mut summary = summary();
+        let row = summary.operations[0].clone();
+        summary.operations = (0..50)
+            .map(|i| Operation { operation: format!("op {i}"), count: 100 - i, ..row.clone() })
+            .collect();
+        let text = summary.text();
+        assert!(text.contains("… and 10 more operations with 555 transactions"), "{text}");
+    }
+}
