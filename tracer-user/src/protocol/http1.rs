@@ -1,5 +1,50 @@
-//! HTTP/1.x (RFC 9112).
-use super::{Flow, Inference, Mark, Parser, Protocol, Step};
+//! HTTP/1.0 and 1.1 (RFC 9112, RFC 9110), for clients and servers alike.
+//!
+//! **Framing.** A message with a known length is one step, however long: its body is never looked at. A chunked body
+//! is read size line by size line. What has neither runs until the close. HEAD, 1xx, 204, 304, CONNECT and Upgrade
+//! are framed by the request they answer; requests in flight are remembered for that (at most [`MAX_ASKED`]).
+//!
+//! **Framing that cannot be known** (`Content-Length` that conflicts or is no number, a request whose transfer coding
+//! does not end in chunked): the message begins, is cut, and the bytes behind its head are invalid.
+//!
+//! **A response whose request was not seen** (attached in the middle, request lost) may answer a HEAD request: its head
+//! says how long the body would be, and none follows. It ends behind its head only if the next thing that is seen is a
+//! new request and then a status line; otherwise the bytes behind the head are its body. On a connection that pipelines,
+//! all responses behind a loss are read like that.
+//!
+//! **Resync.** Bodies may hold text that looks like a head, so that only a turn's start is taken for a boundary, and
+//! only when the bytes there are a whole valid start line (and then, in `step`, a strictly valid head, a request of
+//! HTTP/1.1 with a `Host`). A turn's start is not taken while the last thing the server said was an interim
+//! response (the turn is then a request's body), while a chunked request is in progress (the two sides stream at the
+//! same time), or in the response flow while nothing is unanswered. What remains possible: the head of a request is
+//! lost, the server answers early, the client goes on with the body all the same, and the body holds a whole valid
+//! head exactly where the turn starts. What lies before the boundary is lost and counted by the stream.
+//!
+//! **Bounds.** Heads up to [`head::MAX_HEAD`], chunk lines 16 KiB, trailers 64 KiB; longer ones are invalid. Cost: each
+//! byte of a head is looked at 4 times at most, of a chunk line twice, of a body never, however small the pieces.
+//!
+//! Not handled: HTTP/0.9; HTTP/2 after an upgrade (the connection is then a long-lived transaction). A request that
+//! waits for `100 Continue` and never sends its body is followed by nothing: the protocol demands the close.
+
+use std::{borrow::Cow, collections::VecDeque};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Body, ErrorFor, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request, Response, Step,
+    codec::{
+        chunked::{Chunked, Progress},
+        head::{self, Fields, Length, Parse, RequestLine},
+    },
+};
+
+/// Requests in flight whose method is remembered; beyond it all are forgotten and responses are framed as unknown.
+pub const MAX_ASKED: usize = 1024;
+/// Start lines searched for in a resync; a request line may be as long as servers accept.
+const MAX_RESYNC_LINE: usize = 16 << 10;
+/// A target so long with a known method and a path is a request's, without its end.
+const LONG_TARGET: usize = 4096;
 
 /// HTTP/1.x.
 pub struct Http1;
@@ -8,26 +53,475 @@ impl Protocol for Http1 {
     fn name(&self) -> &'static str {
         "http1"
     }
-    fn infer(&self, _head: &[u8]) -> Inference {
-        Inference::No
+
+    fn semconv_name(&self) -> &'static str {
+        "http"
     }
+
+    fn infer(&self, head: &[u8]) -> Inference {
+        let buf = &head[leading_lines(head).min(4)..];
+        match (head::status_line(buf), head::request_line(buf)) {
+            (Parse::Done(..), _) => Inference::Response,
+            // The reason may be long; the code is enough.
+            (Parse::Partial, _) if buf.len() > 12 => Inference::Response,
+            (_, Parse::Done(line, _)) if !line.target.contains(&b' ') => Inference::Request,
+            (_, Parse::Partial) if starts_request(buf) => Inference::Request,
+            (_, Parse::Partial) if !may_be_request(buf) => Inference::No,
+            (Parse::Partial, _) | (_, Parse::Partial) => Inference::NeedMore,
+            _ => Inference::No,
+        }
+    }
+
     fn parser(&self) -> Box<dyn Parser> {
-        struct Nothing;
-        impl Parser for Nothing {
-            fn step(&mut self, _: Flow, _: &[u8], _: &mut Vec<Mark>) -> Step {
-                Step::Invalid("no parser yet")
+        Box::new(Http1Parser::default())
+    }
+}
+
+/// A known method, a path, and more of it than other protocols would send.
+fn starts_request(buf: &[u8]) -> bool {
+    let Some(n_method) = buf.iter().position(|&byte| byte == b' ') else { return false };
+    let rest = &buf[n_method + 1..];
+    known_method(&buf[..n_method]).is_some()
+        && rest.first() == Some(&b'/')
+        && rest.len() > LONG_TARGET
+        && rest[..LONG_TARGET].iter().all(|&byte| byte > b' ' && byte != 0x7f)
+}
+
+/// What a partial line says behind its target must be the version's beginning.
+fn may_be_request(buf: &[u8]) -> bool {
+    let mut words = buf.splitn(3, |&byte| byte == b' ');
+    let (_, target, version) = (words.next(), words.next(), words.next().unwrap_or_default());
+    let version = version.strip_suffix(b"\r").unwrap_or(version);
+    target.is_none_or(|target| !target.is_empty() || version.is_empty())
+        && version.len() <= 8
+        && version.iter().zip(b"HTTP/1.").all(|(have, want)| have == want)
+}
+
+/// Reads both flows of one connection.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Http1Parser {
+    /// By flow.
+    flows: [FlowState; 2],
+    /// Requests that have no final response yet, oldest first.
+    asked: VecDeque<Asked>,
+    /// Requests begun, to tell whether one came between two looks at the response flow.
+    n_requests: u64,
+    /// Requests may be in flight that are not in `asked`.
+    unknown_asked: bool,
+    /// A response came while a later request was in flight too.
+    pipelined: bool,
+    /// The last thing in the response flow was an interim response.
+    interim_open: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct FlowState {
+    reading: Reading,
+    /// Bytes at the start of the buffer that hold no end of a head.
+    scanned: usize,
+    /// Bytes that were there when a head was read in vain.
+    tried: usize,
+    /// Found by a resync: the next head must be beyond doubt.
+    strict: bool,
+}
+
+/// What comes next in a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Reading {
+    /// A head.
+    #[default]
+    Head,
+    /// The rest of a chunked body.
+    Chunked(Chunked),
+    /// A body, or the next head: the response's request is not known.
+    BodyOrHead {
+        /// What the head says.
+        length: Length,
+        /// [`Http1Parser::n_requests`] at its head.
+        n_requests: u64,
+    },
+    /// The body, until the close.
+    UntilClose,
+    /// Another protocol.
+    Tunnel,
+    /// Bytes of unknown framing.
+    Unknown,
+}
+
+/// What a response needs to know about its request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Asked {
+    Head,
+    Connect,
+    Upgrade(Bytes),
+    Other,
+}
+
+impl Parser for Http1Parser {
+    fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
+        let state = &mut self.flows[flow.index()];
+        match &mut state.reading {
+            Reading::Head => {}
+            Reading::Chunked(chunked) => {
+                return match chunked.advance(buf) {
+                    Progress::Passed(len) => Step::Consume { len },
+                    Progress::Ended(len) => {
+                        state.reading = Reading::Head;
+                        marks.push(Mark::End { stream: 0 });
+                        Step::Consume { len }
+                    }
+                    Progress::NeedMore => Step::NeedMore,
+                    Progress::Bad(why) => Step::Invalid(why),
+                };
             }
-            fn resync(&mut self, _: Flow, _: u64, _: &[u8], _: &[usize]) -> Option<usize> {
-                None
+            &mut Reading::BodyOrHead { length, n_requests } => {
+                // Nothing of a body has been seen: a head that begins here follows a response without one.
+                let next_asked = n_requests != self.n_requests;
+                if next_asked {
+                    match head::status_line(buf) {
+                        Parse::Done(..) => {
+                            state.reading = Reading::Head;
+                            marks.push(Mark::End { stream: 0 });
+                            return Step::Consume { len: 0 };
+                        }
+                        Parse::Partial if buf.len() < MAX_RESYNC_LINE => return Step::NeedMore,
+                        Parse::Partial | Parse::Bad => {}
+                    }
+                }
+                if let Length::Fixed(len) = length {
+                    state.reading = Reading::Head;
+                    marks.push(Mark::End { stream: 0 });
+                    return Step::Consume { len };
+                }
+                state.reading = match length {
+                    Length::Chunked => Reading::Chunked(Chunked::default()),
+                    _ => Reading::UntilClose,
+                };
+                return self.step(flow, buf, marks);
             }
-            fn close(&mut self, _: Flow, _: &mut Vec<Mark>) {}
-            fn save(&self) -> Vec<u8> {
-                Vec::new()
+            Reading::UntilClose | Reading::Tunnel => return Step::UntilClose,
+            Reading::Unknown => return Step::Invalid("framing not known"),
+        }
+        if flow == Flow::Request && self.asked.iter().any(|asked| matches!(asked, Asked::Connect)) {
+            // A tunnel or the next request: the answer to CONNECT decides.
+            return Step::NeedMore;
+        }
+        let n_empty = leading_lines(buf);
+        if n_empty > 0 && state.scanned == 0 {
+            return Step::Consume { len: n_empty as u64 };
+        }
+        if state.scanned > 0 && head::find_end(buf, state.scanned).is_none() {
+            state.scanned = buf.len();
+            if buf.len() > head::MAX_HEAD {
+                return Step::Invalid("head too long");
             }
-            fn load(&mut self, state: &[u8]) -> bool {
-                state.is_empty()
+            // So that bytes that are no head are noticed early, and all of them are read twice at most.
+            if buf.len() < 2 * state.tried {
+                return Step::NeedMore;
             }
         }
-        Box::new(Nothing)
+        state.tried = buf.len();
+        let step = match flow {
+            Flow::Request => self.request(buf, marks),
+            Flow::Response => self.response(buf, marks),
+        };
+        let state = &mut self.flows[flow.index()];
+        match step {
+            Step::NeedMore if buf.len() > head::MAX_HEAD => return Step::Invalid("head too long"),
+            Step::NeedMore => state.scanned = buf.len(),
+            _ => (state.scanned, state.tried, state.strict) = (0, 0, false),
+        }
+        step
+    }
+
+    fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Option<usize> {
+        let state = &mut self.flows[flow.index()];
+        if matches!(state.reading, Reading::Tunnel | Reading::UntilClose) {
+            return Some(0);
+        }
+        *state = FlowState { strict: true, ..FlowState::default() };
+        if missing > 0 {
+            self.lose(flow);
+        }
+        let streaming = matches!(self.flows[Flow::Request.index()].reading, Reading::Chunked(_));
+        let refused = match flow {
+            Flow::Request => self.interim_open,
+            Flow::Response => streaming || (self.asked.is_empty() && !self.unknown_asked),
+        };
+        if refused {
+            return None;
+        }
+        turn_starts.iter().enumerate().find_map(|(idx, &start)| {
+            let turn = buf.get(start..turn_starts.get(idx + 1).copied().unwrap_or(buf.len()))?;
+            let n_empty = leading_lines(turn);
+            let line = &turn[n_empty..][..(turn.len() - n_empty).min(MAX_RESYNC_LINE)];
+            let begins = match flow {
+                Flow::Request => {
+                    matches!(head::request_line(line), Parse::Done(line, _) if !line.target.contains(&b' '))
+                }
+                Flow::Response => matches!(head::status_line(line), Parse::Done(..)),
+            };
+            begins.then_some(start + n_empty)
+        })
+    }
+
+    fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>) {
+        let state = &mut self.flows[flow.index()];
+        match std::mem::take(state).reading {
+            Reading::Head | Reading::Unknown => {}
+            // A length and no body: the answer to HEAD, or cut off; which of them is not known.
+            Reading::Chunked(_) | Reading::BodyOrHead { length: Length::Fixed(_) | Length::Chunked, .. } => {
+                marks.push(Mark::Cut { stream: 0 });
+            }
+            Reading::BodyOrHead { .. } | Reading::UntilClose => marks.push(Mark::End { stream: 0 }),
+            Reading::Tunnel => {
+                state.reading = Reading::Tunnel;
+                if flow == Flow::Response {
+                    marks.push(Mark::End { stream: 0 });
+                }
+            }
+        }
+    }
+
+    fn save(&self) -> Vec<u8> {
+        // Plain data into memory: there is no way to fail, and `load` refuses the empty state.
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    fn load(&mut self, state: &[u8]) -> bool {
+        match postcard::from_bytes::<Http1Parser>(state) {
+            Ok(parser) if parser.asked.len() <= MAX_ASKED => {
+                *self = parser;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Http1Parser {
+    /// A request's head at the start of `buf`.
+    fn request(&mut self, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
+        let strict = self.flows[Flow::Request.index()].strict;
+        let (line, n_line) = match head::request_line(buf) {
+            Parse::Done(line, n_line) => (line, n_line),
+            Parse::Partial => return Step::NeedMore,
+            Parse::Bad => return Step::Invalid("no request line"),
+        };
+        let mut scratch = Vec::new();
+        let (fields, n_fields) = match head::fields(&buf[n_line..], strict, &mut scratch) {
+            Parse::Done(fields, n_fields) => (fields, n_fields),
+            Parse::Partial => return Step::NeedMore,
+            Parse::Bad => return Step::Invalid("no header fields"),
+        };
+        let is_http_11 = !buf[..n_line].trim_ascii_end().ends_with(b"0");
+        if strict && is_http_11 && fields.host.is_none() {
+            return Step::Invalid("no host behind a gap");
+        }
+        if n_line + n_fields > head::MAX_HEAD {
+            return Step::Invalid("head too long");
+        }
+        self.ask(&line, &fields);
+        let n_head = (n_line + n_fields) as u64;
+        marks.push(Mark::Begin(Message { stream: 0, body: Body::Request(request(&line, &fields)) }));
+        let state = &mut self.flows[Flow::Request.index()];
+        match fields.length {
+            // What follows CONNECT is the tunnel's, whatever the head says.
+            _ if line.method == b"CONNECT" => marks.push(Mark::End { stream: 0 }),
+            Length::Absent => marks.push(Mark::End { stream: 0 }),
+            Length::Fixed(length) => {
+                marks.push(Mark::End { stream: 0 });
+                return Step::Consume { len: n_head + length };
+            }
+            Length::Chunked => state.reading = Reading::Chunked(Chunked::default()),
+            Length::OtherCoding | Length::Invalid => {
+                state.reading = Reading::Unknown;
+                marks.push(Mark::Cut { stream: 0 });
+            }
+        }
+        Step::Consume { len: n_head }
+    }
+
+    /// A response's head at the start of `buf`.
+    fn response(&mut self, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
+        let strict = self.flows[Flow::Response.index()].strict;
+        let (status, n_line) = match head::status_line(buf) {
+            Parse::Done(status, n_line) => (status, n_line),
+            Parse::Partial => return Step::NeedMore,
+            Parse::Bad => return Step::Invalid("no status line"),
+        };
+        let mut scratch = Vec::new();
+        let (fields, n_fields) = match head::fields(&buf[n_line..], strict, &mut scratch) {
+            Parse::Done(fields, n_fields) => (fields, n_fields),
+            Parse::Partial => return Step::NeedMore,
+            Parse::Bad => return Step::Invalid("no header fields"),
+        };
+        if n_line + n_fields > head::MAX_HEAD {
+            return Step::Invalid("head too long");
+        }
+        let n_head = (n_line + n_fields) as u64;
+        let response = response(status, &fields);
+        if matches!(status, 100 | 102..=199) {
+            self.interim_open = true;
+            marks.push(Mark::Begin(Message { stream: 0, body: Body::Interim(response) }));
+            marks.push(Mark::End { stream: 0 });
+            return Step::Consume { len: n_head };
+        }
+        self.interim_open = false;
+        let asked = self.asked.pop_front();
+        self.pipelined |= !self.asked.is_empty();
+        marks.push(Mark::Begin(Message { stream: 0, body: Body::Response(response) }));
+        let tunnel = match (status, &asked) {
+            (101, Some(Asked::Upgrade(to))) => Some(Some(to.clone())),
+            (101, _) => Some(fields.upgrade.map(Bytes::copy_from_slice)),
+            (200..=299, Some(Asked::Connect)) => Some(None),
+            _ => None,
+        };
+        if let Some(to) = tunnel {
+            // The response goes on as the tunnel; it ends with the connection.
+            marks.push(Mark::Upgraded { to });
+            for state in &mut self.flows {
+                *state = FlowState { reading: Reading::Tunnel, ..FlowState::default() };
+            }
+            return Step::Consume { len: n_head };
+        }
+        let n_requests = self.n_requests;
+        let state = &mut self.flows[Flow::Response.index()];
+        let is_head = matches!(asked, Some(Asked::Head));
+        match fields.length {
+            _ if is_head || matches!(status, 204 | 304) => marks.push(Mark::End { stream: 0 }),
+            Length::Fixed(0) => marks.push(Mark::End { stream: 0 }),
+            Length::Invalid => {
+                state.reading = Reading::Unknown;
+                marks.push(Mark::Cut { stream: 0 });
+            }
+            length if asked.is_none() => state.reading = Reading::BodyOrHead { length, n_requests },
+            Length::Fixed(length) => {
+                marks.push(Mark::End { stream: 0 });
+                return Step::Consume { len: n_head + length };
+            }
+            Length::Chunked => state.reading = Reading::Chunked(Chunked::default()),
+            Length::Absent | Length::OtherCoding => state.reading = Reading::UntilClose,
+        }
+        Step::Consume { len: n_head }
+    }
+
+    /// Remembers what the response's framing depends on.
+    fn ask(&mut self, line: &RequestLine<'_>, fields: &Fields<'_>) {
+        self.n_requests += 1;
+        if self.pipelined && self.unknown_asked {
+            // Which response answers which request is not known any more.
+            return;
+        }
+        // Without pipelining a request means that all before it were answered.
+        self.unknown_asked = false;
+        if self.asked.len() >= MAX_ASKED {
+            self.asked.clear();
+            self.unknown_asked = true;
+            self.pipelined = true;
+            return;
+        }
+        self.asked.push_back(match (line.method, fields.upgrade) {
+            (b"HEAD", _) => Asked::Head,
+            (b"CONNECT", _) => Asked::Connect,
+            (_, Some(to)) => Asked::Upgrade(Bytes::copy_from_slice(to)),
+            _ => Asked::Other,
+        });
+    }
+
+    /// Bytes of a flow were lost: what is in flight is no longer known exactly.
+    fn lose(&mut self, flow: Flow) {
+        match flow {
+            Flow::Request => {
+                self.asked.clear();
+                self.unknown_asked = true;
+            }
+            // Without pipelining the next response answers the newest request.
+            Flow::Response if self.pipelined => {
+                self.unknown_asked = !self.asked.is_empty();
+                self.asked.clear();
+            }
+            Flow::Response => {
+                let newest = self.asked.pop_back();
+                self.asked.clear();
+                self.asked.extend(newest);
+            }
+        }
+    }
+}
+
+/// Bytes of empty lines, which may stand before a head (RFC 9112 §2.2).
+fn leading_lines(buf: &[u8]) -> usize {
+    buf.iter().position(|&byte| byte != b'\r' && byte != b'\n').unwrap_or(buf.len())
+}
+
+/// The methods that keep their names (OpenTelemetry: RFC 9110, PATCH and QUERY).
+fn known_method(method: &[u8]) -> Option<&'static str> {
+    Some(match method {
+        b"GET" => "GET",
+        b"POST" => "POST",
+        b"PUT" => "PUT",
+        b"DELETE" => "DELETE",
+        b"HEAD" => "HEAD",
+        b"OPTIONS" => "OPTIONS",
+        b"PATCH" => "PATCH",
+        b"CONNECT" => "CONNECT",
+        b"TRACE" => "TRACE",
+        b"QUERY" => "QUERY",
+        _ => return None,
+    })
+}
+
+fn request(line: &RequestLine<'_>, fields: &Fields<'_>) -> Request {
+    let RequestLine { method, target } = *line;
+    let (authority, path) = split_target(target);
+    let authority = if method == b"CONNECT" { Some(target) } else { authority.or(fields.host) };
+    // One allocation for both.
+    let authority = authority.unwrap_or_default();
+    let mut both = Vec::with_capacity(target.len() + authority.len());
+    both.extend_from_slice(target);
+    both.extend_from_slice(authority);
+    let both = Bytes::from(both);
+    let method = Cow::Borrowed(known_method(method).unwrap_or("_OTHER"));
+    let operation = match (&*method, target) {
+        ("CONNECT", _) => Operation::Fixed("CONNECT".into()),
+        ("OPTIONS", b"*") => Operation::Fixed("OPTIONS *".into()),
+        _ => Operation::Path { method, path: both.slice(path) },
+    };
+    Request {
+        operation,
+        target: Some(both.slice(..target.len())),
+        authority: (!authority.is_empty()).then(|| both.slice(target.len()..)),
+        one_way: false,
+    }
+}
+
+/// Authority of an absolute target (without user and password), and where the path stands.
+fn split_target(target: &[u8]) -> (Option<&[u8]>, std::ops::Range<usize>) {
+    let n_target = target.iter().position(|&byte| byte == b'?' || byte == b'#').unwrap_or(target.len());
+    if target.first() == Some(&b'/') {
+        return (None, 0..n_target);
+    }
+    let Some(n_scheme) = target[..n_target].windows(3).position(|window| window == b"://") else {
+        return (None, 0..n_target);
+    };
+    let start = n_scheme + 3;
+    let end =
+        target[start..n_target].iter().position(|&byte| byte == b'/').map_or(n_target, |idx| start + idx);
+    let authority = &target[start..end];
+    let host = authority.iter().rposition(|&byte| byte == b'@').map_or(authority, |at| &authority[at + 1..]);
+    (Some(host), end..n_target)
+}
+
+fn response(status: u16, fields: &Fields<'_>) -> Response {
+    Response {
+        status_code: Some(i32::from(status)),
+        error: match status {
+            500.. => ErrorFor::Both,
+            400..=499 => ErrorFor::Client,
+            _ => ErrorFor::None,
+        },
+        error_type: None,
+        long_lived: status == 101 || fields.event_stream,
     }
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+pub mod codec;
 pub mod http1;
 
 /// All protocols, in probe order: the strictest first.
@@ -138,7 +139,8 @@ pub enum Mark {
         /// As in [`Message::stream`].
         stream: u64,
     },
-    /// The connection is a tunnel or another protocol from here on (CONNECT, Upgrade): one long-lived transaction.
+    /// The connection is a tunnel or another protocol from here on (CONNECT, Upgrade): one long-lived transaction. Comes
+    /// right behind the `Begin` of the response that agreed; the `End` of that response comes with the close.
     Upgraded {
         /// The protocol named, if any.
         to: Option<Bytes>,
