@@ -1,6 +1,8 @@
 //! `cargo xtask`: everything around the build.
 
+mod demo;
 mod dist;
+mod fuzz;
 mod licences;
 mod lint;
 mod setup;
@@ -31,6 +33,10 @@ enum Task {
     Test(test::TestArgs),
     /// Formatting, clippy, documentation, licences.
     Lint,
+    /// Trace the bundled demo (set-up and build first).
+    Demo(demo::DemoArgs),
+    /// Fuzz the parsers for a bounded time.
+    Fuzz(fuzz::FuzzArgs),
     /// One static file that runs on a bare host, in target/dist.
     Dist,
     /// The static file on other kernels.
@@ -58,8 +64,10 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build(&args),
         Task::Test(args) => test::run(&args),
+        Task::Demo(args) => demo::demo(&args),
+        Task::Fuzz(args) => fuzz::fuzz(&args),
         Task::Dist => dist::dist().map(drop),
-        Task::Vm(args) => vm::run(&args),
+        Task::Vm(args) => vm::run(&args).and_then(test::Counts::must_pass),
         Task::Lint => lint::run_all().map(drop),
     };
     match result {

@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     setup,
     shell::{cargo, show, target_dir},
+    vm,
 };
 
 #[derive(Args, Debug, Default)]
@@ -34,6 +35,8 @@ pub(crate) enum Layer {
     Unit,
     /// Needs root and this host's kernel.
     Live,
+    /// Needs qemu and Debian's archive.
+    Vm,
 }
 
 impl Layer {
@@ -41,6 +44,7 @@ impl Layer {
         match self {
             Self::Unit => "unit",
             Self::Live => "live",
+            Self::Vm => "vm",
         }
     }
 }
@@ -61,6 +65,16 @@ impl Counts {
         self.ignored += other.ignored;
     }
 
+    /// An error if anything failed.
+    pub(crate) fn must_pass(self) -> Result<()> {
+        let Self { passed, failed, ignored } = self;
+        println!("{passed} passed, {failed} failed");
+        if failed > 0 || ignored > 0 {
+            bail!("{failed} failed, {ignored} ignored");
+        }
+        Ok(())
+    }
+
     /// Reads one line of the test harness (`test result: ok. 3 passed; 0 failed; 0 ignored; …`).
     fn parse(line: &str) -> Option<Self> {
         let line = line.trim().strip_prefix("test result: ")?;
@@ -75,13 +89,17 @@ impl Counts {
 /// Runs the layers asked for.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::run(&setup::SetupArgs { tests: true })?;
-    let all = [Layer::Unit, Layer::Live];
+    let all = [Layer::Unit, Layer::Live, Layer::Vm];
     let layers = if args.layer.is_empty() { &all[..] } else { &args.layer };
     let mut total = Counts::default();
     let mut red = Vec::new();
     for &layer in layers {
         println!("test: layer {}", layer.name());
-        let (counts, ok) = run_layer(layer, args.filter.as_deref())?;
+        // A layer that cannot run is a failure, and no reason to leave out the others.
+        let (counts, ok) = run_layer(layer, args.filter.as_deref()).unwrap_or_else(|error| {
+            eprintln!("test: layer {}: {error:#}", layer.name());
+            (Counts { failed: 1, ..Counts::default() }, false)
+        });
         println!("test: layer {}: {} passed, {} failed", layer.name(), counts.passed, counts.failed);
         if !ok || counts.failed > 0 {
             red.push(layer.name());
@@ -103,6 +121,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 
 fn run_layer(layer: Layer, filter: Option<&str>) -> Result<(Counts, bool)> {
     let mut command = match layer {
+        Layer::Vm => return Ok((vm::run(&vm::VmArgs::default())?, true)),
         Layer::Unit => cargo(["test", "--locked", "--workspace", "--no-fail-fast", "--"]),
         Layer::Live => {
             cargo(["test", "--locked", "--package", "tracer-user", "--test", "integration", "--", "live::"])
@@ -110,7 +129,7 @@ fn run_layer(layer: Layer, filter: Option<&str>) -> Result<(Counts, bool)> {
     };
     match layer {
         Layer::Unit => command.args(["--skip", "live::"]),
-        Layer::Live => command.arg("--test-threads=1"),
+        Layer::Live | Layer::Vm => command.arg("--test-threads=1"),
     };
     command.args(filter);
     count(&mut command)

@@ -87,6 +87,11 @@ pub(crate) fn vm_programs() -> Result<()> {
     packages::install(&["busybox-static"])
 }
 
+/// A C++ compiler: libFuzzer is C++.
+pub(crate) fn cxx() -> Result<()> {
+    test_programs(&[("c++", "g++")])
+}
+
 fn test_programs(programs: &[(&str, &'static str)]) -> Result<()> {
     let missing: Vec<&str> = programs
         .iter()

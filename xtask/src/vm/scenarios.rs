@@ -1,0 +1,212 @@
+//! What the guest runs, and what its tracer must have seen: every request once, with nothing lost and nothing left over.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::{
+    guest::{Console, tail},
+    kernels::Kernel,
+};
+
+/// A server, a load on it, and how many requests that makes.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    name: &'static str,
+    /// Arguments of `workload serve`.
+    serve: &'static str,
+    /// Arguments of `workload load`.
+    load: &'static str,
+    n_requests: u64,
+    /// Of those, answered with a status that is a server's error.
+    n_errors: u64,
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "keep-alive",
+        serve: "--mode threads",
+        load: "--count 400 --connections 4 --get /user/{n} --get /status/503",
+        n_requests: 400,
+        n_errors: 200,
+    },
+    Scenario {
+        name: "pipelined",
+        serve: "--mode event-loop",
+        load: "--count 320 --connections 2 --pipeline 16 --get /item/{n}",
+        n_requests: 320,
+        n_errors: 0,
+    },
+    Scenario {
+        name: "one-byte-writes",
+        serve: "--mode threads --write-call send",
+        load: "--count 20 --connections 1 --write-size 1 --get /slow",
+        n_requests: 20,
+        n_errors: 0,
+    },
+    Scenario {
+        name: "short-connections",
+        serve: "--mode fork-workers:2",
+        load: "--count 200 --connections 2 --close --get /one",
+        n_requests: 200,
+        n_errors: 0,
+    },
+    Scenario {
+        name: "sendfile",
+        serve: "--mode threads --read-call recvmsg",
+        load: "--count 10 --connections 1 --get /bytes/1000000/sendfile --get /bytes/1000000/writev",
+        n_requests: 10,
+        n_errors: 0,
+    },
+    Scenario {
+        name: "posts",
+        serve: "--mode threads --read-call readv --write-call sendmsg",
+        load: "--count 100 --connections 2 --body 5000 --post /order",
+        n_requests: 100,
+        n_errors: 0,
+    },
+];
+
+/// First kernel with the socket tracepoints.
+const SOCKET_HOOKS: &str = "6.3";
+
+/// The families of hooks that a kernel has.
+fn families(kernel: &Kernel) -> &'static [&'static str] {
+    if kernel.is_at_least(SOCKET_HOOKS) { &["socket", "syscall"] } else { &["syscall"] }
+}
+
+/// The guest's steps for a kernel, as a shell script behind `init.sh`.
+pub(super) fn script(kernel: &Kernel) -> String {
+    let mut script = String::from("step doctor /txray doctor\n");
+    for family in families(kernel) {
+        for Scenario { name, serve, load, .. } in SCENARIOS {
+            script.push_str(&format!("step {family}/{name} trace {family} '{serve}' '{load}'\n"));
+            script.push_str(&format!("step {family}/{name}/replay replay\n"));
+        }
+    }
+    script
+}
+
+/// The part of a summary that is checked.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    transactions: u64,
+    open: u64,
+    #[serde(default)]
+    unpaired: serde_json::Value,
+    #[serde(default)]
+    lost: serde_json::Value,
+    lost_requests: Interval,
+    #[serde(default)]
+    operations: Vec<Operation>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Interval {
+    low: u64,
+    high: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Operation {
+    count: u64,
+    errors: u64,
+}
+
+/// Checks every step; returns how many there were, or all that is wrong.
+pub(super) fn check(kernel: &Kernel, console: &Console) -> Result<usize> {
+    let mut faults = Vec::new();
+    let mut n_checks = 0;
+    let mut note = |name: &str, result: Result<()>| {
+        n_checks += 1;
+        match result {
+            Ok(()) => println!("vm: {}: {name}: passed", kernel.version),
+            Err(error) => faults.push(format!("{name}: {error:#}")),
+        }
+    };
+    note(
+        "doctor",
+        console.step("doctor").and_then(|step| {
+            // Exit 0 = fine, 1 = something is missing and was named; both are answers.
+            ensure!(step.code == 0 || step.code == 1, "exit code {}:\n{}", step.code, tail(&step.output, 40));
+            Ok(())
+        }),
+    );
+    for family in families(kernel) {
+        for scenario in SCENARIOS {
+            let live = format!("{family}/{}", scenario.name);
+            note(&live, check_step(console, &live, scenario));
+            let replay = format!("{live}/replay");
+            note(&replay, check_step(console, &replay, scenario));
+        }
+    }
+    if !faults.is_empty() {
+        bail!("{} of {n_checks} checks failed:\n    {}", faults.len(), faults.join("\n    "));
+    }
+    Ok(n_checks)
+}
+
+fn check_step(console: &Console, name: &str, scenario: &Scenario) -> Result<()> {
+    let step = console.step(name)?;
+    check_summary(&step.output, scenario)
+        .with_context(|| format!("exit code {}:\n{}", step.code, tail(&step.output, 25)))
+}
+
+fn check_summary(output: &str, scenario: &Scenario) -> Result<()> {
+    let line = output
+        .lines()
+        .rev()
+        .find(|line| line.starts_with('{') && line.contains("\"summary\""))
+        .context("it printed no summary")?;
+    let summary: Summary = serde_json::from_str(line).context("its summary is not what it should be")?;
+    let Scenario { n_requests, n_errors, .. } = *scenario;
+    ensure!(
+        summary.transactions == n_requests,
+        "{} transactions, {n_requests} requests",
+        summary.transactions
+    );
+    ensure!(summary.open == 0, "{} left open", summary.open);
+    ensure!(sum(&summary.unpaired) == 0, "unpaired: {}", summary.unpaired);
+    ensure!(sum(&summary.lost) == 0, "lost: {}", summary.lost);
+    let Interval { low, high } = summary.lost_requests;
+    ensure!(high == 0, "lost requests: {low} to {high}");
+    let counted: u64 = summary.operations.iter().map(|operation| operation.count).sum();
+    ensure!(counted == n_requests, "the operations' counts make {counted}, not {n_requests}");
+    let errors: u64 = summary.operations.iter().map(|operation| operation.errors).sum();
+    ensure!(errors == n_errors, "{errors} errors, not {n_errors}");
+    Ok(())
+}
+
+/// Sum of an object's numbers.
+fn sum(object: &serde_json::Value) -> u64 {
+    object.as_object().map_or(0, |object| object.values().filter_map(serde_json::Value::as_u64).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCENARIO: Scenario = Scenario { name: "x", serve: "", load: "", n_requests: 3, n_errors: 1 };
+
+    fn summary(transactions: u64, unpaired: &str, lost: &str, high: u64, errors: u64) -> String {
+        format!(
+            "noise\n{{\"type\":\"summary\",\"transactions\":{transactions},\"open\":0,\"unpaired\":{unpaired},\"lost\":{lost},\
+             \"lost_requests\":{{\"low\":0,\"high\":{high}}},\"operations\":[{{\"count\":{transactions},\"errors\":{errors}}}]}}\n"
+        )
+    }
+
+    #[test]
+    fn only_the_exact_counts_pass() {
+        assert!(check_summary(&summary(3, "{}", "{}", 0, 1), &SCENARIO).is_ok());
+        for wrong in [
+            summary(2, "{}", "{}", 0, 1),
+            summary(4, "{}", "{}", 0, 1),
+            summary(3, "{\"mid_join\":1}", "{}", 0, 1),
+            summary(3, "{}", "{\"ring_full\":1}", 0, 1),
+            summary(3, "{}", "{}", 1, 1),
+            summary(3, "{}", "{}", 0, 0),
+            "nothing".to_owned(),
+        ] {
+            assert!(check_summary(&wrong, &SCENARIO).is_err(), "{wrong}");
+        }
+    }
+}
