@@ -32,7 +32,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Body, ErrorFor, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request, Response, Step,
+    Body, ErrorFor, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request, Response, Resync,
+    Step,
     codec::{
         chunked::{Chunked, Progress},
         head::{self, Fields, Length, Parse, RequestLine},
@@ -101,7 +102,7 @@ fn may_be_request(buf: &[u8]) -> bool {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Http1Parser {
     /// By flow.
-    flows: [FlowState; 2],
+    flows: [Side; 2],
     /// Requests that have no final response yet, oldest first.
     asked: VecDeque<Asked>,
     /// Requests begun, to tell whether one came between two looks at the response flow.
@@ -115,7 +116,7 @@ struct Http1Parser {
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct FlowState {
+struct Side {
     reading: Reading,
     /// Bytes at the start of the buffer that hold no end of a head.
     scanned: usize,
@@ -159,14 +160,14 @@ enum Asked {
 
 impl Parser for Http1Parser {
     fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
-        let state = &mut self.flows[flow.index()];
-        match &mut state.reading {
+        let side = &mut self.flows[flow.index()];
+        match &mut side.reading {
             Reading::Head => {}
             Reading::Chunked(chunked) => {
                 return match chunked.advance(buf) {
                     Progress::Passed(len) => Step::Consume { len },
                     Progress::Ended(len) => {
-                        state.reading = Reading::Head;
+                        side.reading = Reading::Head;
                         marks.push(Mark::End { stream: 0 });
                         Step::Consume { len }
                     }
@@ -180,7 +181,7 @@ impl Parser for Http1Parser {
                 if next_asked {
                     match head::status_line(buf) {
                         Parse::Done(..) => {
-                            state.reading = Reading::Head;
+                            side.reading = Reading::Head;
                             marks.push(Mark::End { stream: 0 });
                             return Step::Consume { len: 0 };
                         }
@@ -189,11 +190,11 @@ impl Parser for Http1Parser {
                     }
                 }
                 if let Length::Fixed(len) = length {
-                    state.reading = Reading::Head;
+                    side.reading = Reading::Head;
                     marks.push(Mark::End { stream: 0 });
                     return Step::Consume { len };
                 }
-                state.reading = match length {
+                side.reading = match length {
                     Length::Chunked => Reading::Chunked(Chunked::default()),
                     _ => Reading::UntilClose,
                 };
@@ -207,40 +208,41 @@ impl Parser for Http1Parser {
             return Step::NeedMore;
         }
         let n_empty = leading_lines(buf);
-        if n_empty > 0 && state.scanned == 0 {
+        if n_empty > 0 && side.scanned == 0 {
             return Step::Consume { len: n_empty as u64 };
         }
-        if state.scanned > 0 && head::find_end(buf, state.scanned).is_none() {
-            state.scanned = buf.len();
+        if side.scanned > 0 && head::find_end(buf, side.scanned).is_none() {
+            side.scanned = buf.len();
             if buf.len() > head::MAX_HEAD {
                 return Step::Invalid("head too long");
             }
             // So that bytes that are no head are noticed early, and all of them are read twice at most.
-            if buf.len() < 2 * state.tried {
+            if buf.len() < 2 * side.tried {
                 return Step::NeedMore;
             }
         }
-        state.tried = buf.len();
+        side.tried = buf.len();
         let step = match flow {
             Flow::Request => self.request(buf, marks),
             Flow::Response => self.response(buf, marks),
         };
-        let state = &mut self.flows[flow.index()];
+        let side = &mut self.flows[flow.index()];
         match step {
             Step::NeedMore if buf.len() > head::MAX_HEAD => return Step::Invalid("head too long"),
-            Step::NeedMore => state.scanned = buf.len(),
-            _ => (state.scanned, state.tried, state.strict) = (0, 0, false),
+            Step::NeedMore => side.scanned = buf.len(),
+            _ => (side.scanned, side.tried, side.strict) = (0, 0, false),
         }
         step
     }
 
-    fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Option<usize> {
-        let state = &mut self.flows[flow.index()];
-        if matches!(state.reading, Reading::Tunnel | Reading::UntilClose) {
-            return Some(0);
+    fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync {
+        let side = &mut self.flows[flow.index()];
+        if matches!(side.reading, Reading::Tunnel | Reading::UntilClose) {
+            return Resync::At(0);
         }
-        *state = FlowState { strict: true, ..FlowState::default() };
-        if missing > 0 {
+        let first = !side.strict || missing > 0;
+        *side = Side { strict: true, ..Side::default() };
+        if first {
             self.lose(flow);
         }
         let streaming = matches!(self.flows[Flow::Request.index()].reading, Reading::Chunked(_));
@@ -249,25 +251,40 @@ impl Parser for Http1Parser {
             Flow::Response => streaming || (self.asked.is_empty() && !self.unknown_asked),
         };
         if refused {
-            return None;
+            return Resync::NotYet { dropped: buf.len() };
         }
-        turn_starts.iter().enumerate().find_map(|(idx, &start)| {
-            let turn = buf.get(start..turn_starts.get(idx + 1).copied().unwrap_or(buf.len()))?;
+        for (idx, &start) in turn_starts.iter().enumerate() {
+            let end = turn_starts.get(idx + 1).copied();
+            let Some(turn) = buf.get(start..end.unwrap_or(buf.len())) else { continue };
             let n_empty = leading_lines(turn);
-            let line = &turn[n_empty..][..(turn.len() - n_empty).min(MAX_RESYNC_LINE)];
+            let line = &turn[n_empty..];
             let begins = match flow {
-                Flow::Request => {
-                    matches!(head::request_line(line), Parse::Done(line, _) if !line.target.contains(&b' '))
-                }
-                Flow::Response => matches!(head::status_line(line), Parse::Done(..)),
+                Flow::Request => match head::request_line(line) {
+                    Parse::Done(line, _) => Parse::Done((), usize::from(line.target.contains(&b' '))),
+                    Parse::Partial => Parse::Partial,
+                    Parse::Bad => Parse::Bad,
+                },
+                Flow::Response => match head::status_line(line) {
+                    Parse::Done(..) => Parse::Done((), 0),
+                    Parse::Partial => Parse::Partial,
+                    Parse::Bad => Parse::Bad,
+                },
             };
-            begins.then_some(start + n_empty)
-        })
+            match begins {
+                Parse::Done((), 0) => return Resync::At(start + n_empty),
+                // A line goes on into no other turn.
+                Parse::Partial if end.is_none() && line.len() <= MAX_RESYNC_LINE => {
+                    return Resync::NotYet { dropped: start };
+                }
+                _ => {}
+            }
+        }
+        Resync::NotYet { dropped: buf.len() }
     }
 
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>) {
-        let state = &mut self.flows[flow.index()];
-        match std::mem::take(state).reading {
+        let side = &mut self.flows[flow.index()];
+        match std::mem::take(side).reading {
             Reading::Head | Reading::Unknown => {}
             // A length and no body: the answer to HEAD, or cut off; which of them is not known.
             Reading::Chunked(_) | Reading::BodyOrHead { length: Length::Fixed(_) | Length::Chunked, .. } => {
@@ -275,7 +292,7 @@ impl Parser for Http1Parser {
             }
             Reading::BodyOrHead { .. } | Reading::UntilClose => marks.push(Mark::End { stream: 0 }),
             Reading::Tunnel => {
-                state.reading = Reading::Tunnel;
+                side.reading = Reading::Tunnel;
                 if flow == Flow::Response {
                     marks.push(Mark::End { stream: 0 });
                 }
@@ -324,7 +341,7 @@ impl Http1Parser {
         self.ask(&line, &fields);
         let n_head = (n_line + n_fields) as u64;
         marks.push(Mark::Begin(Message { stream: 0, body: Body::Request(request(&line, &fields)) }));
-        let state = &mut self.flows[Flow::Request.index()];
+        let side = &mut self.flows[Flow::Request.index()];
         match fields.length {
             // What follows CONNECT is the tunnel's, whatever the head says.
             _ if line.method == b"CONNECT" => marks.push(Mark::End { stream: 0 }),
@@ -333,9 +350,9 @@ impl Http1Parser {
                 marks.push(Mark::End { stream: 0 });
                 return Step::Consume { len: n_head + length };
             }
-            Length::Chunked => state.reading = Reading::Chunked(Chunked::default()),
+            Length::Chunked => side.reading = Reading::Chunked(Chunked::default()),
             Length::OtherCoding | Length::Invalid => {
-                state.reading = Reading::Unknown;
+                side.reading = Reading::Unknown;
                 marks.push(Mark::Cut { stream: 0 });
             }
         }
@@ -380,28 +397,28 @@ impl Http1Parser {
         if let Some(to) = tunnel {
             // The response goes on as the tunnel; it ends with the connection.
             marks.push(Mark::Upgraded { to });
-            for state in &mut self.flows {
-                *state = FlowState { reading: Reading::Tunnel, ..FlowState::default() };
+            for side in &mut self.flows {
+                *side = Side { reading: Reading::Tunnel, ..Side::default() };
             }
             return Step::Consume { len: n_head };
         }
         let n_requests = self.n_requests;
-        let state = &mut self.flows[Flow::Response.index()];
+        let side = &mut self.flows[Flow::Response.index()];
         let is_head = matches!(asked, Some(Asked::Head));
         match fields.length {
             _ if is_head || matches!(status, 204 | 304) => marks.push(Mark::End { stream: 0 }),
             Length::Fixed(0) => marks.push(Mark::End { stream: 0 }),
             Length::Invalid => {
-                state.reading = Reading::Unknown;
+                side.reading = Reading::Unknown;
                 marks.push(Mark::Cut { stream: 0 });
             }
-            length if asked.is_none() => state.reading = Reading::BodyOrHead { length, n_requests },
+            length if asked.is_none() => side.reading = Reading::BodyOrHead { length, n_requests },
             Length::Fixed(length) => {
                 marks.push(Mark::End { stream: 0 });
                 return Step::Consume { len: n_head + length };
             }
-            Length::Chunked => state.reading = Reading::Chunked(Chunked::default()),
-            Length::Absent | Length::OtherCoding => state.reading = Reading::UntilClose,
+            Length::Chunked => side.reading = Reading::Chunked(Chunked::default()),
+            Length::Absent | Length::OtherCoding => side.reading = Reading::UntilClose,
         }
         Step::Consume { len: n_head }
     }

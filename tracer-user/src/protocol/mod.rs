@@ -86,16 +86,15 @@ pub trait Parser: Send {
     fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step;
 
     /// `missing` bytes of a flow were lost at a point where the parser wanted to look (a gap inside the length that
-    /// `Consume` announced never gets here). `buf` holds the bytes behind the gap. Returns how many of them to drop
-    /// before the next message begins, or `None` if no boundary is in sight: it is asked again with more bytes, and
-    /// bytes before the last turn start need not be kept for that. Called again without new bytes lost (`missing` 0)
-    /// after [`Step::Invalid`]. The parser forgets what it knew of the message that was cut.
+    /// `Consume` announced never gets here), or [`Step::Invalid`] was returned (`missing` is then 0). `buf` holds the
+    /// bytes behind it. Asked again, with the bytes it did not drop and more, until it finds a boundary; the parser
+    /// forgets what it knew of the message that was cut.
     ///
     /// `turn_starts` are the offsets in `buf`, ascending, at which the kernel saw a turn begin (`FLAG_TURN_START`);
     /// 0 is among them only if the first byte behind the gap is known to begin one. A body may hold text that looks
     /// like a head, so that what bytes look like is never enough: a boundary is certain at a turn start, and where
     /// the framing of the message in progress is known across the gap.
-    fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Option<usize>;
+    fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync;
 
     /// The flow ended (FIN). A message that runs until the close ends here.
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>);
@@ -122,6 +121,18 @@ pub enum Step {
     NeedMore,
     /// Not this protocol's bytes: the stream resyncs (a counted parser give-up).
     Invalid(&'static str),
+}
+
+/// What [`Parser::resync`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resync {
+    /// A message begins behind this many bytes; they are dropped.
+    At(usize),
+    /// No boundary in sight; this many bytes are dropped and never shown again. What is kept is shown again with more.
+    NotYet {
+        /// Bytes.
+        dropped: usize,
+    },
 }
 
 /// Something begins or ends.

@@ -1,0 +1,231 @@
+//! Golden tests: each capture in `fixtures/<protocol>/*.txt` gives the messages in the `.snap` beside it.
+//!
+//! A capture is text, one happening per line, the client's with `>` and the server's with `<`:
+//!
+//! ```text
+//! # comment; the first ones say where the capture comes from
+//! > GET / HTTP/1.1\r\n\r\n      bytes, escaped as in Rust (without the newline of the line itself)
+//! <+ 5000                       so many bytes went by uncaptured
+//! <x                            this end closes
+//! ```
+//!
+//! A turn begins where the side changes; if it begins with uncaptured bytes, its start is not known.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use tracer_user::protocol::{Flow, Inference, Protocol, REGISTRY};
+
+use crate::wire::{End, Wire};
+
+/// One line of a capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    Bytes(Flow, Vec<u8>),
+    Uncaptured(Flow, u64),
+    Close(Flow),
+}
+
+/// Reads a capture.
+pub fn parse(capture: &str) -> Vec<Line> {
+    let lines = capture.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (side, rest) = line.split_at(1);
+            let flow = match side {
+                ">" => Flow::Request,
+                "<" => Flow::Response,
+                _ => panic!("no side: {line}"),
+            };
+            match rest.split_at_checked(1) {
+                Some((" ", text)) => Line::Bytes(flow, unescape(text)),
+                Some(("+", n_bytes)) => Line::Uncaptured(flow, n_bytes.trim().parse().expect("a number")),
+                Some(("x", "")) => Line::Close(flow),
+                _ => panic!("neither bytes, + nor x: {line}"),
+            }
+        })
+        .collect()
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes().iter();
+    while let Some(&byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next() {
+                Some(b'r') => b'\r',
+                Some(b'n') => b'\n',
+                Some(b't') => b'\t',
+                Some(b'0') => 0,
+                Some(b'\\') => b'\\',
+                Some(b'"') => b'"',
+                Some(b'x') => {
+                    let digits = [*rest.next().expect("a digit"), *rest.next().expect("two digits")];
+                    u8::from_str_radix(str::from_utf8(&digits).expect("ASCII"), 16).expect("hex")
+                }
+                other => panic!("escape {other:?} in {text}"),
+            },
+            byte => byte,
+        });
+    }
+    bytes
+}
+
+/// Lets a capture happen; after each line the parser is saved and loaded into a fresh one.
+pub fn play(protocol: &dyn Protocol, wire: &mut Wire, lines: &[Line]) {
+    let mut side = None;
+    for line in lines {
+        match line {
+            Line::Bytes(flow, bytes) => wire.bytes(*flow, bytes, side.replace(*flow) != Some(*flow)),
+            Line::Uncaptured(flow, n_bytes) => {
+                side = Some(*flow);
+                wire.missing(*flow, *n_bytes);
+            }
+            Line::Close(flow) => wire.close(*flow),
+        }
+        wire.reload(protocol.parser());
+    }
+}
+
+fn fixtures() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures"))
+}
+
+/// The captures of a protocol, by name.
+pub fn captures(protocol: &str) -> Vec<(String, String)> {
+    let folder = fixtures().join(protocol);
+    let mut captures: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a folder's entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .map(|path| {
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            (name, fs::read_to_string(&path).expect("a text file"))
+        })
+        .collect();
+    captures.sort();
+    captures
+}
+
+#[test]
+fn captures_give_their_messages() {
+    for protocol in REGISTRY {
+        let captures = captures(protocol.name());
+        assert!(!captures.is_empty(), "{} has no captures", protocol.name());
+        for (name, capture) in captures {
+            assert!(capture.starts_with("# "), "{name} does not say where it comes from");
+            let mut wire = Wire::new(protocol.parser());
+            play(*protocol, &mut wire, &parse(&capture));
+            let n_invalid = wire.n_invalid;
+            let mut text = String::new();
+            for seen in wire.finish() {
+                let side = if seen.flow == Flow::Request { '>' } else { '<' };
+                let end = match seen.end {
+                    End::At(end) => end.to_string(),
+                    End::Cut => "cut".to_owned(),
+                    End::Open => "open".to_owned(),
+                };
+                text += &format!("{side} {}..{end} {}\n", seen.begin, seen.text);
+            }
+            text += &format!("invalid: {n_invalid}\n");
+            insta::with_settings!({
+                snapshot_path => fixtures().join(protocol.name()),
+                prepend_module_to_snapshot => false,
+                omit_expression => true,
+            }, { insta::assert_snapshot!(name, text) });
+        }
+    }
+}
+
+#[test]
+fn registry_files_and_fixture_folders_name_the_same_protocols() {
+    let names: BTreeSet<String> = REGISTRY.iter().map(|protocol| protocol.name().to_owned()).collect();
+    assert_eq!(names.len(), REGISTRY.len(), "a name twice");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol");
+    let files: BTreeSet<String> = fs::read_dir(source)
+        .expect("src/protocol")
+        .map(|entry| entry.expect("a folder's entry").path())
+        .filter(|path| path.is_file())
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .filter(|name| name != "mod")
+        .collect();
+    assert_eq!(files, names, "files in src/protocol, and REGISTRY");
+    for name in &names {
+        assert!(fixtures().join(name).is_dir(), "fixtures/{name} is missing");
+    }
+}
+
+/// No protocol may take another's bytes for its own.
+#[test]
+fn inference_claims_no_foreign_bytes() {
+    let foreign: &[(&str, &[u8])] = &[
+        ("http2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0"),
+        ("http2", b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64"),
+        ("rtsp", b"OPTIONS rtsp://camera/stream RTSP/1.0\r\nCSeq: 1\r\n\r\n"),
+        ("rtsp", b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"),
+        ("sip", b"INVITE sip:bob@example.org SIP/2.0\r\nVia: SIP/2.0/UDP a\r\n\r\n"),
+        ("sip", b"SIP/2.0 200 OK\r\n\r\n"),
+        ("icecast", b"ICY 200 OK\r\n\r\n"),
+        ("http0.9", b"GET /\r\n"),
+        ("redis", b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"),
+        ("redis", b"GET key\r\n"),
+        ("redis", b"PING\r\n"),
+        ("redis", b"+OK\r\n"),
+        ("memcached", b"get key1 key2\r\n"),
+        ("memcached", b"set key 0 0 5\r\nhello\r\n"),
+        ("smtp", b"EHLO mail.example.org\r\n"),
+        ("smtp", b"220 mail.example.org ESMTP\r\n"),
+        ("ftp", b"USER anonymous\r\n"),
+        ("ssh", b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n"),
+        ("tls", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+        ("postgres", b"\0\0\0\x08\x04\xd2\x16\x2f"),
+        ("postgres", b"Q\0\0\0\x0dSELECT 1\0"),
+        ("mysql", b"\x4a\0\0\0\x0a8.0.36\0"),
+        ("mongodb", b"\x3a\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0"),
+        ("kafka", b"\0\0\0\x17\0\x12\0\x03\0\0\0\x01\0\x04test"),
+        ("amqp", b"AMQP\0\0\x09\x01"),
+        ("nats", b"CONNECT {\"verbose\":false}\r\n"),
+        ("websocket", b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"),
+    ];
+    for protocol in REGISTRY {
+        for (owner, bytes) in foreign.iter().filter(|(owner, _)| *owner != protocol.name()) {
+            assert_eq!(protocol.infer(bytes), Inference::No, "{} takes {owner} for itself", protocol.name());
+            for cut in 0..bytes.len() {
+                let inference = protocol.infer(&bytes[..cut]);
+                assert!(matches!(inference, Inference::No | Inference::NeedMore), "{owner} cut at {cut}");
+            }
+        }
+    }
+}
+
+/// The first bytes of every capture are recognised, and no start of them is taken for something else.
+#[test]
+fn inference_knows_the_first_bytes_of_captures() {
+    for protocol in REGISTRY {
+        for (name, capture) in captures(protocol.name()) {
+            // Captures of connections joined in the middle begin with anything.
+            if capture.contains("# joined in the middle") {
+                continue;
+            }
+            for (flow, expected) in
+                [(Flow::Request, Inference::Request), (Flow::Response, Inference::Response)]
+            {
+                let mut head = Vec::new();
+                for line in parse(&capture) {
+                    match line {
+                        Line::Bytes(side, bytes) if side == flow => head.extend(bytes),
+                        Line::Uncaptured(side, _) if side == flow => break,
+                        _ => {}
+                    }
+                }
+                if head.is_empty() {
+                    continue;
+                }
+                assert_eq!(protocol.infer(&head), expected, "{name}");
+                for cut in 0..head.len() {
+                    let inference = protocol.infer(&head[..cut]);
+                    assert!(inference == expected || inference == Inference::NeedMore, "{name} cut at {cut}");
+                }
+            }
+        }
+    }
+}
