@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod completions;
+pub mod doctor;
 pub mod man;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +39,8 @@ pub struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say what this host can and cannot do
+    Doctor(doctor::DoctorArgs),
     /// Print the shell's completion script
     Completions(completions::CompletionsArgs),
     /// Print the manual page
@@ -47,6 +50,7 @@ pub enum Command {
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

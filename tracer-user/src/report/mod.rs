@@ -1,5 +1,6 @@
 //! What people read: losses, the summary, the strip, the filter language.
 
+pub mod doctor;
 pub mod filter;
 pub mod format;
 pub mod loss;
