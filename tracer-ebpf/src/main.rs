@@ -1,3 +1,32 @@
-//! The probes.
+//! The probes: the catalogue of everything that runs in the kernel.
+//!
+//! Flow of a hit: hook (`probes/`) → `filter` (is the process a target?) → `socket` (which connection, where in the
+//! stream?) → `conn` (its state: turn, verdict, sums) → `capture` (copy into the ring). No application protocol is known here.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+#![allow(
+    internal_features,
+    reason = "the BPF target needs inline assembly to keep bounds visible to the verifier"
+)]
+
+mod capture;
+mod conn;
+mod filter;
+mod maps;
+mod memory;
+mod probes;
+mod settings;
+mod socket;
+mod stats;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // No panic survives to the verifier: a path that could reach this makes the program fail to load.
+    loop {}
+}
+
+/// The helpers used (probe reads, ring buffer) are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -86,9 +86,84 @@ pub const fn conn_id(first_seen_ns: u64, cpu: u32) -> u64 {
     (first_seen_ns << 6) | (cpu as u64 & 63)
 }
 
+/// Bytes of one direction that moved without a record of their own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Sum {
+    /// Position of the first byte.
+    pub position: u64,
+    /// Bytes; 0 = nothing summed.
+    pub bytes: u64,
+    /// Exit of the first call.
+    pub first_ns: u64,
+    /// Exit of the last call.
+    pub last_ns: u64,
+    /// Calls.
+    pub n_calls: u32,
+    /// Turn they belong to.
+    pub turn: u32,
+    /// Process of the first call.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+}
+
+/// State of one connection; value of the `CONNS` map (key: the socket's address). Written by the probes; user space reads
+/// the sums that no later event has carried.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Conn {
+    /// [`conn_id`].
+    pub id: u64,
+    /// Sums by direction.
+    pub sum: [Sum; 2],
+    /// Position behind the last byte seen, by direction; 0 = none yet.
+    pub position: [u64; 2],
+    /// When established; 0 = not seen.
+    pub established_ns: u64,
+    /// Arrival of the first byte waiting; 0 = none or not known.
+    pub arrival_ns: u64,
+    /// Socket inode; 0 = not known yet.
+    pub inode: u64,
+    /// The ends.
+    pub tuple: Tuple,
+    /// Number of the turn in progress, from 1.
+    pub turn: u32,
+    /// Bytes of the turn already copied.
+    pub copied: u32,
+    /// Data records refused by the ring.
+    pub n_refused: u32,
+    /// Process that opened, or first used it.
+    pub pid: u32,
+    /// Network namespace's inode number.
+    pub netns: u32,
+    /// Socket error at the close, positive errno.
+    pub error: u32,
+    /// Direction of the turn in progress.
+    pub direction: u8,
+    /// `ROLE_*`.
+    pub role: u8,
+    /// 1 = a `ConnOpen` was sent (or refused).
+    pub opened: u8,
+    /// 1 = no byte waits in the receive queue: the next arrival is the first one's.
+    pub drained: u8,
+    /// 1 = `FLAG_EOF` was sent.
+    pub eof: u8,
+    /// 1 = first seen in use, not at its start.
+    pub mid_join: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+#[cfg(feature = "user")]
+// SAFETY: as `Verdict` below.
+unsafe impl aya::Pod for Conn {}
+
 #[cfg(feature = "user")]
 // SAFETY: `Verdict` is `repr(C)`, without padding, and every bit pattern is a value (zerocopy's derives check it).
 unsafe impl aya::Pod for Verdict {}
 
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Verdict>() == 32);
+const _: () = assert!(size_of::<Sum>() == 48);
+const _: () = assert!(size_of::<Conn>() == 216);

@@ -32,6 +32,10 @@ counters! {
     OverloadPayload = "overload_payload",
     /// Data records without a turn start that were summed instead of sent because the ring was nearly full.
     OverloadSummed = "overload_summed",
+    /// Sums begun: bytes that wait for the next event of their connection. `begun − sent` = waiting.
+    SumsBegun = "sums_begun",
+    /// Sums sent as records (or refused, and counted there).
+    SumsSent = "sums_sent",
     /// Turns begun in the request direction (server ingress, client egress), whether or not the ring had room.
     TurnsRequest = "turns_request",
     /// Turns begun in the response direction.
@@ -40,6 +44,8 @@ counters! {
     TurnsUnknown = "turns_unknown",
     /// The connection map was full: a call on an untracked connection was not recorded. Lost.
     ConnMapFull = "conn_map_full",
+    /// The target map was full: a new child or match is not followed. Its requests are not seen.
+    TargetMapFull = "target_map_full",
     /// A payload copy failed: the page was not resident. The length is recorded.
     PayloadFault = "payload_fault",
     /// A call without a readable buffer (sendfile, splice): length only.
@@ -50,6 +56,8 @@ counters! {
     NoBufferUring = "no_buffer_io_uring",
     /// A kernel thread: length only.
     NoBufferKernel = "no_buffer_kernel_thread",
+    /// A message of a recvmmsg or sendmmsg vector whose place in it is not known, or too far back: length only.
+    NoBufferVector = "no_buffer_message_vector",
     /// A system call that is not on the list: length only.
     NoBufferOther = "no_buffer_other_call",
     /// More iovecs than the probe reads: the rest is length only.

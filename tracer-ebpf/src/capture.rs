@@ -1,0 +1,683 @@
+//! From bytes moved to records: turn, verdict, budget, sums, and the copy into the ring.
+//!
+//! Records are built in the ring's own memory: no scratch slot that another probe on the same CPU could overwrite.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use tracer_ebpf::{
+    CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX, FLAG_CUT,
+    FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD, FLAG_SUMMED,
+    FLAG_TURN_START, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN, KIND_CONN_SHUT, KIND_DATA, MAX_IOVECS,
+    MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER, Stat, VERDICT_EVERYTHING, VERDICT_HEADS,
+    VERDICT_NOTHING,
+};
+
+use crate::{
+    conn::{self, NO_SUM},
+    filter::Thread,
+    maps::EVENTS,
+    memory::{opaque, read_user},
+    settings::setting,
+    socket,
+    stats::{add, count},
+};
+
+/// Where the bytes of a call are.
+#[derive(Clone, Copy)]
+pub struct Buffer {
+    /// `BUFFER_*`.
+    pub kind: u32,
+    /// Number of iovecs, or bytes before the ones moved (for a single buffer: 0).
+    pub count: u32,
+    /// User address of the bytes, or of the iovecs.
+    pub address: u64,
+}
+
+/// Not readable: lengths only.
+pub const BUFFER_NONE: u32 = 0;
+/// One buffer.
+pub const BUFFER_SINGLE: u32 = 1;
+/// An array of `struct iovec`.
+pub const BUFFER_IOVECS: u32 = 2;
+
+/// Bytes moved by one call on one socket.
+pub struct Moved {
+    /// By whom.
+    pub thread: Thread,
+    /// The thread's name.
+    pub comm: [u64; 2],
+    /// Exit of the call, boot ns.
+    pub time_ns: u64,
+    /// Entry of the call; 0 = not known.
+    pub enter_ns: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// TCP: sequence number behind the last byte. Not used for Unix sockets.
+    pub end: u32,
+    /// [`INGRESS`] or [`EGRESS`].
+    pub direction: u8,
+    /// Whether `end` counts.
+    pub has_sequence: bool,
+    /// Where the bytes are.
+    pub buffer: Buffer,
+}
+
+/// How full the ring is, in eighths of the decision that it takes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pressure {
+    /// Below 75 %.
+    None,
+    /// From 75 %: payload is left out.
+    NoPayload,
+    /// From 87.5 %: continuations of a turn are summed.
+    HeadsOnly,
+    /// The last 6.25 %: kept for opens and closes.
+    Reserved,
+}
+
+/// `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
+const BPF_RB_AVAIL_DATA: u64 = 0;
+/// Do not wake the reader: it polls.
+const BPF_RB_NO_WAKEUP: u64 = 1;
+/// Wake the reader now.
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+
+/// Pressure and the flag with which a record is to be submitted.
+#[inline(always)]
+fn pressure() -> (Pressure, u64) {
+    let unread = EVENTS.query(BPF_RB_AVAIL_DATA);
+    let size = u64::from(setting!(ring_bytes));
+    let wake = if unread >= u64::from(setting!(wake_bytes)) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let pressure = if unread < size / 4 * 3 {
+        Pressure::None
+    } else if unread < size / 8 * 7 {
+        Pressure::NoPayload
+    } else if unread < size / 16 * 15 {
+        Pressure::HeadsOnly
+    } else {
+        Pressure::Reserved
+    };
+    (pressure, wake)
+}
+
+/// A record with room for `N` bytes of payload.
+#[repr(C)]
+struct Record<const N: usize> {
+    data: Data,
+    payload: [u8; N],
+}
+
+/// Accounts for bytes that moved on a connection: position, turn, and a record or a sum.
+#[inline(always)]
+pub fn moved(conn: &mut Conn, moved: &Moved) {
+    let direction = (moved.direction & 1) as usize;
+    let start = advance(conn, direction, moved);
+    let verdict = conn::verdict(conn.id);
+    let (mode, budget, resume) = match verdict {
+        Some(verdict) => (verdict.mode, verdict.budget, verdict.resume[direction]),
+        None => (VERDICT_HEADS, setting!(budget), 0),
+    };
+    let mut flags = if moved.direction == EGRESS { FLAG_EGRESS } else { 0 };
+    if conn.turn == 0 || conn.direction != moved.direction {
+        conn.turn = conn.turn.wrapping_add(1);
+        conn.direction = moved.direction;
+        conn.copied = 0;
+        flags |= FLAG_TURN_START;
+        count(turn_stat(conn.role, moved.direction));
+    }
+    if mode == VERDICT_NOTHING {
+        return;
+    }
+
+    // How many of the bytes are summed before copying resumes, and how many are then wanted.
+    let mut skip = 0;
+    if resume > start {
+        skip = resume - start;
+        if skip >= moved.bytes {
+            sum(conn, direction, moved, start, moved.bytes);
+            return;
+        }
+        conn.copied = 0;
+    }
+    let mut wanted = match mode {
+        VERDICT_EVERYTHING => u64::from(MAX_PAYLOAD_PER_CALL),
+        VERDICT_HEADS => u64::from(budget.saturating_sub(conn.copied)),
+        _ => 0,
+    };
+    let rest = moved.bytes - skip;
+    if wanted > rest {
+        wanted = rest;
+    } else if mode == VERDICT_EVERYTHING && wanted < rest {
+        count(Stat::PayloadCut);
+        flags |= FLAG_CUT;
+    }
+    if wanted != 0 && moved.buffer.kind == BUFFER_NONE {
+        flags |= FLAG_NO_BUFFER;
+        wanted = 0;
+    }
+    let (pressure, wake) = pressure();
+    if wanted != 0 && pressure >= Pressure::NoPayload {
+        count(Stat::OverloadPayload);
+        flags |= FLAG_OVERLOAD;
+        wanted = 0;
+    }
+    let first_of_turn = flags & FLAG_TURN_START != 0;
+    if wanted == 0 && !first_of_turn && flags & FLAG_OVERLOAD == 0 {
+        sum(conn, direction, moved, start, moved.bytes);
+        return;
+    }
+    if !first_of_turn && pressure >= Pressure::HeadsOnly {
+        count(Stat::OverloadSummed);
+        sum(conn, direction, moved, start, moved.bytes);
+        return;
+    }
+    if skip != 0 {
+        sum(conn, direction, moved, start, skip);
+    }
+    flush(conn);
+    if pressure == Pressure::Reserved {
+        count(Stat::EventsAttempted);
+        refuse(conn, Stat::RefusedData);
+        return;
+    }
+    conn.copied = conn.copied.saturating_add(wanted as u32);
+
+    let mut data = Data {
+        header: Header { time_ns: moved.time_ns, kind: KIND_DATA, flags, length: 0 },
+        conn_id: conn.id,
+        first_ns: moved.enter_ns,
+        arrival_ns: 0,
+        position: start + skip,
+        bytes: rest,
+        turn: conn.turn,
+        captured: 0,
+        pid: moved.thread.pid,
+        tid: moved.thread.tid,
+        n_calls: 1,
+        error: 0,
+        comm: [0; 16],
+    };
+    set_comm(&mut data, moved.comm);
+    if moved.direction == INGRESS {
+        data.arrival_ns = conn.arrival_ns;
+    }
+    if wanted == 0 {
+        send_plain(conn, &data, wake);
+    } else if moved.buffer.kind == BUFFER_SINGLE {
+        send_single(conn, &mut data, moved.buffer.address + skip, wanted as u32, wake);
+    } else {
+        let iovecs = Iovecs { address: moved.buffer.address, count: moved.buffer.count, skip: skip as u32 };
+        send_iovecs(conn, &mut data, &iovecs, wanted as u32, wake);
+    }
+}
+
+#[inline(always)]
+fn set_comm(data: &mut Data, comm: [u64; 2]) {
+    // SAFETY: 16 bytes either way; the field lies at a multiple of 8.
+    unsafe { (&raw mut data.comm).cast::<[u64; 2]>().write(comm) };
+}
+
+/// Moves the position of a direction; returns where these bytes start.
+#[inline(always)]
+fn advance(conn: &mut Conn, direction: usize, moved: &Moved) -> u64 {
+    /// Where streams begin: room for bytes that turn out to lie before the first ones seen.
+    const FIRST: u64 = 1 << 32;
+    let known = conn.position[direction];
+    let start = if !moved.has_sequence {
+        if known == 0 { FIRST } else { known }
+    } else {
+        let start = moved.end.wrapping_sub(moved.bytes as u32);
+        if known == 0 {
+            FIRST + u64::from(start)
+        } else {
+            known.wrapping_add_signed(i64::from(start.wrapping_sub(known as u32) as i32))
+        }
+    };
+    conn.position[direction] = start + moved.bytes;
+    start
+}
+
+/// Which turn counter a turn belongs to.
+#[inline(always)]
+fn turn_stat(role: u8, direction: u8) -> Stat {
+    match (role, direction) {
+        (ROLE_SERVER, INGRESS) | (ROLE_CLIENT, EGRESS) => Stat::TurnsRequest,
+        (ROLE_SERVER, _) | (ROLE_CLIENT, _) => Stat::TurnsResponse,
+        _ => Stat::TurnsUnknown,
+    }
+}
+
+/// Adds bytes to the sum of a direction; sends the sum first where they do not continue it.
+#[inline(always)]
+fn sum(conn: &mut Conn, direction: usize, moved: &Moved, start: u64, bytes: u64) {
+    let direction = direction & 1;
+    let sum = &conn.sum[direction];
+    if sum.bytes != 0 && (sum.position + sum.bytes != start || sum.turn != conn.turn) {
+        send_sum(conn, direction as u32);
+    }
+    let turn = conn.turn;
+    let sum = &mut conn.sum[direction];
+    if sum.bytes == 0 {
+        sum.position = start;
+        sum.first_ns = if moved.enter_ns != 0 { moved.enter_ns } else { moved.time_ns };
+        sum.turn = turn;
+        sum.n_calls = 0;
+        sum.pid = moved.thread.pid;
+        sum.tid = moved.thread.tid;
+        count(Stat::SumsBegun);
+    }
+    sum.last_ns = moved.time_ns;
+    sum.n_calls += 1;
+    // Last: user space reads a sum while it grows and must not see bytes without their time.
+    sum.bytes += bytes;
+}
+
+/// Sends what was summed in both directions.
+#[inline(always)]
+pub fn flush(conn: &mut Conn) {
+    if conn.sum[0].bytes != 0 {
+        send_sum(conn, 0);
+    }
+    if conn.sum[1].bytes != 0 {
+        send_sum(conn, 1);
+    }
+}
+
+#[inline(never)]
+fn send_sum(conn: &mut Conn, direction: u32) -> u32 {
+    let direction = (direction & 1) as usize;
+    let sum = conn.sum[direction];
+    conn.sum[direction] = NO_SUM;
+    count(Stat::SumsSent);
+    let mut flags = FLAG_SUMMED;
+    if direction == EGRESS as usize {
+        flags |= FLAG_EGRESS;
+    }
+    let data = Data {
+        header: Header { time_ns: sum.last_ns, kind: KIND_DATA, flags, length: 0 },
+        conn_id: conn.id,
+        first_ns: sum.first_ns,
+        arrival_ns: 0,
+        position: sum.position,
+        bytes: sum.bytes,
+        turn: sum.turn,
+        captured: 0,
+        pid: sum.pid,
+        tid: sum.tid,
+        n_calls: sum.n_calls,
+        error: 0,
+        comm: [0; 16],
+    };
+    send_plain(conn, &data, BPF_RB_NO_WAKEUP)
+}
+
+/// Reserves a record, or counts the refusal.
+#[inline(always)]
+fn reserve<T: 'static>(conn: &mut Conn) -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<T>> {
+    count(Stat::EventsAttempted);
+    let entry = EVENTS.reserve::<T>(0);
+    if entry.is_none() {
+        refuse(conn, Stat::RefusedData);
+    } else {
+        count(Stat::EventsReserved);
+    }
+    entry
+}
+
+#[inline(always)]
+fn refuse(conn: &mut Conn, stat: Stat) {
+    conn.n_refused = conn.n_refused.wrapping_add(1);
+    count(stat);
+}
+
+/// Writes the struct of a record field by field as 64-bit words: the ring's memory is 8-byte aligned.
+#[inline(always)]
+fn put<T: Copy>(to: *mut T, from: &T) {
+    // SAFETY: both have the size of T; a volatile write keeps the compiler from calling memcpy.
+    unsafe { to.write(*from) };
+}
+
+/// Sends a data record without payload.
+#[inline(never)]
+fn send_plain(conn: &mut Conn, data: &Data, wake: u64) -> u32 {
+    let Some(mut entry) = reserve::<Data>(conn) else { return 0 };
+    let record = entry.as_mut_ptr();
+    put(record, data);
+    // SAFETY: the record was just written.
+    unsafe { (*record).header.length = size_of::<Data>() as u32 };
+    entry.submit(wake);
+    1
+}
+
+/// Sends a single buffer: one record, or several of the largest class.
+#[inline(always)]
+fn send_single(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake: u64) {
+    if wanted <= 256 {
+        send_copy::<256>(conn, data, address, wanted, wake);
+    } else if wanted <= 1024 {
+        send_copy::<1024>(conn, data, address, wanted, wake);
+    } else if wanted <= 4096 {
+        send_copy::<4096>(conn, data, address, wanted, wake);
+    } else {
+        send_chunks(conn, data, address, wanted, wake);
+    }
+}
+
+/// Sends up to `MAX_PAYLOAD_PER_CALL` bytes in records of 16 KiB.
+#[inline(never)]
+fn send_chunks(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake: u64) -> u32 {
+    const CHUNK: u64 = 16_384;
+    let total = data.bytes;
+    let start = data.position;
+    let mut done = 0u64;
+    let mut i = 0;
+    while i < MAX_PAYLOAD_PER_CALL / CHUNK as u32 {
+        let mut n = u64::from(wanted) - done;
+        let last = n <= CHUNK;
+        if n > CHUNK {
+            n = CHUNK;
+        }
+        data.position = start + done;
+        data.bytes = if last { total - done } else { n };
+        send_copy::<16_384>(conn, data, address + done, n as u32, wake);
+        data.header.flags &= !FLAG_TURN_START;
+        done += n;
+        if last {
+            break;
+        }
+        i += 1;
+    }
+    0
+}
+
+/// Sends one record with up to `N` bytes from a user address.
+#[inline(never)]
+fn send_copy<const N: usize>(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake: u64) -> u32 {
+    let Some(mut entry) = reserve::<Record<N>>(conn) else { return 0 };
+    let record = entry.as_mut_ptr();
+    let mut n = opaque(u64::from(wanted));
+    if n > N as u64 {
+        n = N as u64;
+    }
+    // SAFETY: the payload has N bytes.
+    let failed = unsafe {
+        bpf_probe_read_user((&raw mut (*record).payload).cast::<c_void>(), n as u32, address as *const c_void)
+    };
+    finish(record, data, n as u32, failed != 0);
+    entry.submit(wake);
+    1
+}
+
+/// Fills in the struct of a record whose payload stands.
+#[inline(always)]
+fn finish<const N: usize>(record: *mut Record<N>, data: &Data, captured: u32, failed: bool) {
+    // SAFETY: `record` is a reservation of the ring.
+    unsafe {
+        put(&raw mut (*record).data, data);
+        let (captured, flags) = if failed {
+            count(Stat::PayloadFault);
+            (0, data.header.flags | FLAG_FAULT)
+        } else {
+            (captured, data.header.flags)
+        };
+        (*record).data.captured = captured;
+        (*record).data.header.flags = flags;
+        (*record).data.header.length = size_of::<Data>() as u32 + captured;
+    }
+}
+
+/// `struct iovec` (include/uapi/linux/uio.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Iovec {
+    base: u64,
+    length: u64,
+}
+
+/// The iovecs of a call.
+struct Iovecs {
+    /// User address of the array.
+    address: u64,
+    /// How many.
+    count: u32,
+    /// Bytes at the front that are not wanted (already summed).
+    skip: u32,
+}
+
+/// Sends the bytes of several iovecs in one record.
+#[inline(always)]
+fn send_iovecs(conn: &mut Conn, data: &mut Data, iovecs: &Iovecs, wanted: u32, wake: u64) {
+    if wanted <= 256 {
+        send_gathered::<256, 512>(conn, data, iovecs, wanted, wake);
+    } else if wanted <= 1024 {
+        send_gathered::<1024, 2048>(conn, data, iovecs, wanted, wake);
+    } else if wanted <= 4096 {
+        send_gathered::<4096, 8192>(conn, data, iovecs, wanted, wake);
+    } else {
+        send_gathered::<16_384, 32_768>(conn, data, iovecs, wanted, wake);
+    }
+}
+
+/// Gathers up to `N` bytes; the record has twice the room, because the verifier bounds offset and length apart, not their sum.
+#[inline(never)]
+fn send_gathered<const N: usize, const ROOM: usize>(
+    conn: &mut Conn,
+    data: &mut Data,
+    iovecs: &Iovecs,
+    wanted: u32,
+    wake: u64,
+) -> u32 {
+    let Some(mut entry) = reserve::<Record<ROOM>>(conn) else { return 0 };
+    let record = entry.as_mut_ptr();
+    // SAFETY: points into the reservation.
+    let payload = unsafe { (&raw mut (*record).payload).cast::<u8>() };
+    let mut wanted = u64::from(wanted);
+    if wanted > N as u64 {
+        wanted = N as u64;
+        count(Stat::PayloadCut);
+        data.header.flags |= FLAG_CUT;
+    }
+    let mut skip = u64::from(iovecs.skip);
+    let mut filled = 0u64;
+    let mut failed = false;
+    let mut i = 0;
+    while i < MAX_IOVECS {
+        if i >= iovecs.count || filled >= wanted {
+            break;
+        }
+        let Some(iovec) = read_user::<Iovec>(iovecs.address + u64::from(i) * size_of::<Iovec>() as u64)
+        else {
+            failed = true;
+            break;
+        };
+        i += 1;
+        if iovec.length <= skip {
+            skip -= iovec.length;
+            continue;
+        }
+        let mut n = iovec.length - skip;
+        if n > wanted - filled {
+            n = wanted - filled;
+        }
+        let at = opaque(filled);
+        let mut n = opaque(n);
+        if n > N as u64 {
+            n = N as u64;
+        }
+        if at > N as u64 {
+            break;
+        }
+        // SAFETY: at ≤ N and n ≤ N, and the payload has 2 N bytes.
+        if unsafe {
+            bpf_probe_read_user(
+                payload.add(at as usize).cast::<c_void>(),
+                n as u32,
+                (iovec.base + skip) as *const c_void,
+            )
+        } != 0
+        {
+            failed = true;
+            break;
+        }
+        skip = 0;
+        filled += n;
+    }
+    if filled < wanted && !failed {
+        count(Stat::IovecsCut);
+        data.header.flags |= FLAG_CUT;
+    }
+    // What was copied before a fault is good: keep it, and say that the rest is missing.
+    let captured = filled as u32;
+    finish(record, data, captured, false);
+    if failed {
+        count(Stat::PayloadFault);
+        // SAFETY: the record was just written.
+        unsafe { (*record).data.header.flags |= FLAG_FAULT };
+    }
+    entry.submit(wake);
+    1
+}
+
+/// Sends the record of a connection's first use, once.
+#[inline(never)]
+pub fn open(conn: &mut Conn, unix_address: u64) -> u32 {
+    conn.opened = 1;
+    count(Stat::EventsAttempted);
+    let flags = if conn.mid_join != 0 { FLAG_MID_JOIN } else { 0 };
+    let open = ConnOpen {
+        header: Header {
+            time_ns: conn::now(),
+            kind: KIND_CONN_OPEN,
+            flags,
+            length: size_of::<ConnOpen>() as u32,
+        },
+        conn_id: conn.id,
+        established_ns: conn.established_ns,
+        inode: conn.inode,
+        tuple: conn.tuple,
+        pid: conn.pid,
+        netns: conn.netns,
+        role: conn.role,
+        path_length: 0,
+        reserved: [0; 6],
+    };
+    if conn.tuple.family != FAMILY_UNIX || unix_address == 0 {
+        let Some(mut entry) = EVENTS.reserve::<ConnOpen>(0) else {
+            count(Stat::RefusedConn);
+            return 0;
+        };
+        count(Stat::EventsReserved);
+        put(entry.as_mut_ptr(), &open);
+        entry.submit(BPF_RB_NO_WAKEUP);
+        return 1;
+    }
+    #[repr(C)]
+    struct UnixOpen {
+        open: ConnOpen,
+        path: [u8; MAX_UNIX_PATH as usize + 4],
+    }
+    let Some(mut entry) = EVENTS.reserve::<UnixOpen>(0) else {
+        count(Stat::RefusedConn);
+        return 0;
+    };
+    count(Stat::EventsReserved);
+    let record: *mut UnixOpen = MaybeUninit::as_mut_ptr(&mut *entry);
+    // SAFETY: `record` is a reservation of the ring; the path has MAX_UNIX_PATH bytes.
+    unsafe {
+        put(&raw mut (*record).open, &open);
+        let n = socket::unix_path(unix_address as *const u8, (&raw mut (*record).path).cast::<u8>());
+        (*record).open.path_length = n;
+        (*record).open.header.length = size_of::<ConnOpen>() as u32 + u32::from(n);
+    }
+    entry.submit(BPF_RB_NO_WAKEUP);
+    1
+}
+
+/// Sends that one direction ended.
+#[inline(never)]
+pub fn shut(conn: &mut Conn, direction: u32) -> u32 {
+    flush(conn);
+    count(Stat::EventsAttempted);
+    let Some(mut entry) = EVENTS.reserve::<ConnShut>(0) else {
+        count(Stat::RefusedConn);
+        return 0;
+    };
+    count(Stat::EventsReserved);
+    let flags = if direction == u32::from(EGRESS) { FLAG_EGRESS } else { 0 };
+    let shut = ConnShut {
+        header: Header {
+            time_ns: conn::now(),
+            kind: KIND_CONN_SHUT,
+            flags,
+            length: size_of::<ConnShut>() as u32,
+        },
+        conn_id: conn.id,
+    };
+    put(entry.as_mut_ptr(), &shut);
+    entry.submit(BPF_RB_NO_WAKEUP);
+    1
+}
+
+/// Sends the end of a connection. `reason` is `CLOSE_*`; a socket error turns an orderly close into a reset.
+#[inline(never)]
+pub fn close(conn: &mut Conn, reason: u32) -> u32 {
+    flush(conn);
+    count(Stat::EventsAttempted);
+    let Some(mut entry) = EVENTS.reserve::<ConnClose>(0) else {
+        count(Stat::RefusedConn);
+        return 0;
+    };
+    count(Stat::EventsReserved);
+    let reason = if reason == CLOSE_NORMAL && conn.error != 0 { CLOSE_RESET } else { reason };
+    let close = ConnClose {
+        header: Header {
+            time_ns: conn::now(),
+            kind: KIND_CONN_CLOSE,
+            flags: 0,
+            length: size_of::<ConnClose>() as u32,
+        },
+        conn_id: conn.id,
+        position: conn.position,
+        turn: conn.turn,
+        reason,
+        n_refused: conn.n_refused,
+        error: conn.error,
+    };
+    put(entry.as_mut_ptr(), &close);
+    entry.submit(BPF_RB_NO_WAKEUP);
+    1
+}
+
+/// Sends that a direction ended (a read returned 0) or a call failed with a connection error.
+#[inline(never)]
+pub fn ended(conn: &mut Conn, thread: &Thread, direction: u32, errno: u32) -> u32 {
+    flush(conn);
+    let mut flags = if errno == 0 { FLAG_EOF } else { FLAG_ERROR };
+    if direction == u32::from(EGRESS) {
+        flags |= FLAG_EGRESS;
+    }
+    let data = Data {
+        header: Header { time_ns: conn::now(), kind: KIND_DATA, flags, length: 0 },
+        conn_id: conn.id,
+        first_ns: 0,
+        arrival_ns: 0,
+        position: conn.position[(direction & 1) as usize],
+        bytes: 0,
+        turn: conn.turn,
+        captured: 0,
+        pid: thread.pid,
+        tid: thread.tid,
+        n_calls: 1,
+        error: errno,
+        comm: [0; 16],
+    };
+    send_plain(conn, &data, BPF_RB_NO_WAKEUP)
+}
+
+/// Counts calls that cannot be read, by reason.
+#[inline(always)]
+pub fn no_buffer(stat: Stat) -> Buffer {
+    add(stat, 1);
+    Buffer { kind: BUFFER_NONE, count: 0, address: 0 }
+}

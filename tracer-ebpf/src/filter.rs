@@ -1,0 +1,75 @@
+//! Which processes are targets. The first thing that a data hook asks; most hits end here.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_current_task_under_cgroup};
+use tracer_ebpf::{MAX_CGROUPS, MODE_ALL, MODE_TARGETS, Stat};
+
+use crate::{
+    maps::{TARGET_CGROUPS, TARGET_PORTS, TARGETS},
+    settings::setting,
+    stats::count,
+};
+
+/// The running thread.
+#[derive(Clone, Copy)]
+pub struct Thread {
+    /// Process (thread group).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+}
+
+/// The running thread if its process is a target.
+#[inline(always)]
+pub fn current_target() -> Option<Thread> {
+    let id = bpf_get_current_pid_tgid();
+    let thread = Thread { pid: (id >> 32) as u32, tid: id as u32 };
+    if is_target(thread.pid) {
+        return Some(thread);
+    }
+    count(Stat::NotTarget);
+    None
+}
+
+/// Whether a process, which must be the running one for cgroups to be asked, is a target.
+#[inline(always)]
+pub fn is_target(pid: u32) -> bool {
+    if pid == setting!(self_pid) {
+        return false;
+    }
+    match setting!(mode) {
+        MODE_ALL => true,
+        MODE_TARGETS => {
+            // SAFETY: only asked whether the key is there.
+            unsafe { TARGETS.get(pid) }.is_some() || (setting!(by_cgroup) != 0 && in_target_cgroup())
+        }
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn in_target_cgroup() -> bool {
+    let mut index = 0;
+    while index < MAX_CGROUPS {
+        // SAFETY: the map is a cgroup array. An empty slot answers -EAGAIN.
+        let answer =
+            unsafe { bpf_current_task_under_cgroup((&raw const TARGET_CGROUPS).cast_mut().cast(), index) };
+        if answer == 1 {
+            return true;
+        }
+        if answer < 0 {
+            return false;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Whether a connection with these ports is wanted.
+#[inline(always)]
+pub fn wants_ports(local: u16, remote: u16) -> bool {
+    if setting!(by_port) == 0 {
+        return true;
+    }
+    // SAFETY: only asked whether the keys are there.
+    unsafe { TARGET_PORTS.get(u32::from(local)).is_some() || TARGET_PORTS.get(u32::from(remote)).is_some() }
+}

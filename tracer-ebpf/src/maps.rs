@@ -1,0 +1,54 @@
+//! Every map: key, value, size, who writes and reads it, and what happens when it is full.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, CgroupArray, HashMap, PerCpuArray, RingBuf},
+};
+use tracer_ebpf::{Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PortKey, Target, VERDICT_SLOTS, Verdict};
+
+/// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+
+/// Counters, [`tracer_ebpf::Stat`] → count. Written here, read by user space each second.
+#[map]
+pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_STATS, 0);
+
+/// Connection state by socket address. A hash map because sockets are pointers; preallocated, because probes run where
+/// allocation may fail. Written and deleted here; user space only reads it (sums older than 250 ms). Full: the
+/// connection is not tracked and each of its calls is counted (`conn_map_full`). 65,536 × about 280 bytes = 18 MiB by default.
+#[map]
+pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
+
+/// Verdicts by slot of the connection's id ([`tracer_ebpf::verdict_slot`]). Written by user space only. An array: no hash, no delete.
+#[map]
+pub static VERDICTS: Array<Verdict> = Array::with_max_entries(VERDICT_SLOTS, 0);
+
+/// Target processes by pid. Written by user space at start, here at fork, exec and exit. Full: a new child is not followed (counted).
+#[map]
+pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(16_384, 0);
+
+/// Processes that own tracked connections although every process is a target: whose exit is worth a record. Full: the exit is not reported.
+#[map]
+pub static OWNERS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
+
+/// Thread names that make a process a target when it takes them. Written by user space at start.
+#[map]
+pub static TARGET_COMMS: Array<[u64; 2]> = Array::with_max_entries(MAX_COMMS, 0);
+
+/// Executables (by inode) that make a process a target when it executes them. Written by user space at start.
+#[map]
+pub static TARGET_EXES: HashMap<ExeKey, u32> = HashMap::with_max_entries(64, 0);
+
+/// Cgroups whose members, and members of their descendants, are targets. Written by user space at start.
+#[map]
+pub static TARGET_CGROUPS: CgroupArray = CgroupArray::with_max_entries(MAX_CGROUPS, 0);
+
+/// Ports (either end) to which `--port` limits the run. Written by user space at start.
+#[map]
+pub static TARGET_PORTS: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
+
+/// Ports on which targets listen: connections to them get state as soon as they are established, so that the time in the
+/// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.
+#[map]
+pub static LISTENING: HashMap<PortKey, u32> = HashMap::with_max_entries(4096, 0);

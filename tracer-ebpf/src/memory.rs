@@ -1,0 +1,68 @@
+//! Reading kernel memory: by typed pointer where the verifier knows the pointer's type (free of helper calls), by
+//! probe read where it does not. The same code serves both.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+
+/// How to follow kernel pointers.
+pub trait Memory {
+    /// Reads a `T` at `base + offset`; 0 where the memory cannot be read.
+    fn read<T: Copy>(base: *const u8, offset: u32) -> T;
+}
+
+/// The pointer came from a tracing program's argument (PTR_TO_BTF_ID), and so do all pointers read through it.
+pub struct Typed;
+
+impl Memory for Typed {
+    #[inline(always)]
+    fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        // SAFETY: the verifier checks the member; a fault reads 0 (exception table).
+        unsafe { core::ptr::read_volatile(base.add(offset as usize).cast::<T>()) }
+    }
+}
+
+/// Any kernel pointer.
+pub struct Probed;
+
+impl Memory for Probed {
+    #[inline(always)]
+    fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        let mut value = core::mem::MaybeUninit::<T>::zeroed();
+        // SAFETY: the destination has the size given; the source may be anything.
+        unsafe {
+            bpf_probe_read_kernel(
+                value.as_mut_ptr().cast::<c_void>(),
+                size_of::<T>() as u32,
+                base.wrapping_add(offset as usize).cast::<c_void>(),
+            );
+            value.assume_init()
+        }
+    }
+}
+
+/// Reads a plain struct from user memory.
+#[inline(always)]
+pub fn read_user<T: Copy>(address: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: the destination has the size given; the source may be anything. `T` is plain integers (callers).
+    unsafe {
+        if bpf_probe_read_user(
+            value.as_mut_ptr().cast::<c_void>(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        ) != 0
+        {
+            return None;
+        }
+        Some(value.assume_init())
+    }
+}
+
+/// Hides where a value came from, so that the compiler keeps the bounds check behind it for the verifier to see.
+#[inline(always)]
+pub fn opaque(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}

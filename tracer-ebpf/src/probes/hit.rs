@@ -1,0 +1,201 @@
+//! What both families of data hooks do once they know thread, socket, direction and result.
+
+use tracer_ebpf::{CLOSE_REPLACED, Conn, EGRESS, FAMILY_UNIX, INGRESS, ROLE_UNKNOWN, Stat, Target, Tuple};
+
+use super::call::{Call, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC};
+use crate::{
+    capture::{self, Moved, no_buffer},
+    conn::{self, Birth},
+    filter::{Thread, wants_ports},
+    maps::{CONNS, OWNERS, TARGETS},
+    settings::setting,
+    socket::{self, Kind, TcpMemory},
+    stats::count,
+};
+
+/// errno values (include/uapi/asm-generic/errno-base.h, errno.h; include/linux/errno.h).
+const EINTR: i64 = 4;
+const EAGAIN: i64 = 11;
+const EPIPE: i64 = 32;
+const ECONNRESET: i64 = 104;
+const ETIMEDOUT: i64 = 110;
+const ERESTARTSYS: i64 = 512;
+const ERESTART_RESTARTBLOCK: i64 = 516;
+
+/// One return of a call on a socket.
+pub struct Hit<'a> {
+    pub thread: &'a Thread,
+    /// The task that runs.
+    pub task: *const u8,
+    pub sock: *const u8,
+    pub direction: u8,
+    /// Bytes, or a negative errno.
+    pub result: i64,
+    /// Bytes that the same call moved on this stream after these (later messages of a vector).
+    pub behind: u64,
+    pub call: Call,
+}
+
+/// Handles a hit.
+#[inline(always)]
+pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
+    if hit.result < 0 {
+        failed(hit);
+        return;
+    }
+    let mut call = hit.call;
+    if call.flags & MSG_ERRQUEUE != 0 {
+        count(Stat::ErrorQueue);
+        return;
+    }
+    if hit.direction == INGRESS {
+        if call.flags & MSG_PEEK != 0 {
+            count(Stat::Peeked);
+            return;
+        }
+        if call.flags & MSG_OOB != 0 {
+            count(Stat::OutOfBand);
+            return;
+        }
+        if call.flags & MSG_TRUNC != 0 {
+            call.buffer = no_buffer(Stat::Truncated);
+        }
+    } else if call.flags & MSG_OOB != 0 {
+        // The last of these bytes is urgent data; the stream position counts it.
+        call.buffer = no_buffer(Stat::OutOfBand);
+    }
+    let Some(kind) = socket::kind::<M>(hit.sock) else {
+        count(Stat::OtherSocket);
+        return;
+    };
+    let Some(conn) = lookup::<M>(hit, kind) else { return };
+    if hit.result == 0 {
+        if hit.direction == INGRESS && call.capacity != 0 && conn.eof == 0 && conn.opened != 0 {
+            conn.eof = 1;
+            capture::ended(conn, hit.thread, u32::from(INGRESS), 0);
+        }
+        return;
+    }
+    if conn.opened == 0 {
+        open::<M>(conn, hit, kind);
+    }
+
+    let mut end = 0;
+    let mut waiting = false;
+    if kind == Kind::Tcp {
+        let Some(sequence) = M::sequence(hit.sock) else {
+            count(Stat::ReadFault);
+            return;
+        };
+        let now = if hit.direction == EGRESS { sequence.write } else { sequence.copied };
+        end = now.wrapping_sub(hit.behind as u32);
+        waiting = sequence.received != sequence.copied;
+    }
+    let moved = Moved {
+        thread: *hit.thread,
+        comm: M::read(hit.task, setting!(offsets.task_comm)),
+        time_ns: conn::now(),
+        enter_ns: 0,
+        bytes: hit.result as u64,
+        end,
+        direction: hit.direction,
+        has_sequence: kind == Kind::Tcp,
+        buffer: call.buffer,
+    };
+    capture::moved(conn, &moved);
+    if hit.direction == INGRESS && kind == Kind::Tcp {
+        // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the
+        // hook and here an arrival may have been noted: it stays.)
+        conn.arrival_ns = 0;
+        conn.drained = !waiting as u8;
+    }
+}
+
+/// A failed call.
+#[inline(always)]
+fn failed(hit: &Hit<'_>) {
+    let errno = -hit.result;
+    if errno == EAGAIN || errno == EINTR || (ERESTARTSYS..=ERESTART_RESTARTBLOCK).contains(&errno) {
+        count(Stat::WouldBlock);
+        return;
+    }
+    count(Stat::CallFailed);
+    if errno == ECONNRESET || errno == EPIPE || errno == ETIMEDOUT {
+        if let Some(conn) = conn::find(hit.sock as u64) {
+            conn.error = errno as u32;
+            if conn.opened != 0 && conn.eof == 0 {
+                conn.eof = 1;
+                capture::ended(conn, hit.thread, u32::from(hit.direction), errno as u32);
+            }
+        }
+    }
+}
+
+/// The state of the hit's connection, created if need be.
+#[inline(always)]
+fn lookup<M: TcpMemory>(hit: &Hit<'_>, kind: Kind) -> Option<&'static mut Conn> {
+    let key = hit.sock as u64;
+    if let Some(conn) = conn::find(key) {
+        if kind == Kind::Tcp {
+            return Some(conn);
+        }
+        // Unix sockets die without a hook: the inode tells whether the memory still belongs to the same one.
+        let inode = socket::inode::<M>(hit.sock);
+        if conn.tuple.family == FAMILY_UNIX && (conn.inode == inode || inode == 0) {
+            return Some(conn);
+        }
+        if conn.opened != 0 {
+            capture::close(conn, CLOSE_REPLACED);
+        }
+        let _ = CONNS.remove(key);
+    }
+    if kind == Kind::Unix {
+        let tuple = Tuple {
+            local: [0; 16],
+            remote: [0; 16],
+            local_port: 0,
+            remote_port: 0,
+            family: FAMILY_UNIX,
+            reserved: 0,
+        };
+        if !wants_ports(0, 0) {
+            return None;
+        }
+        let birth =
+            Birth { pid: hit.thread.pid, netns: 0, role: ROLE_UNKNOWN, from_start: false, established_ns: 0 };
+        return conn::create(key, &tuple, &birth);
+    }
+    let tuple = socket::tuple::<M>(hit.sock);
+    if !wants_ports(tuple.local_port, tuple.remote_port) {
+        return None;
+    }
+    let birth = Birth {
+        pid: hit.thread.pid,
+        netns: socket::netns::<M>(hit.sock),
+        role: ROLE_UNKNOWN,
+        from_start: false,
+        established_ns: 0,
+    };
+    conn::create(key, &tuple, &birth)
+}
+
+/// First use by a target: completes the state and sends the record.
+#[inline(always)]
+fn open<M: TcpMemory>(conn: &mut Conn, hit: &Hit<'_>, kind: Kind) {
+    conn.inode = socket::inode::<M>(hit.sock);
+    conn.pid = hit.thread.pid;
+    // SAFETY: only asked whether the key is there.
+    if unsafe { TARGETS.get(hit.thread.pid) }.is_none() {
+        let _ = OWNERS.insert(hit.thread.pid, 1, 0);
+    }
+    let mut address = core::ptr::null();
+    if kind == Kind::Unix {
+        let (role, named) = socket::unix_end(hit.sock);
+        conn.role = role;
+        address = named;
+    }
+    capture::open(conn, address as u64);
+}
+
+/// Marks that children of a target are targets.
+pub const FOLLOW: Target = Target { follow: 1 };

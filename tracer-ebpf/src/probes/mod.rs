@@ -1,0 +1,8 @@
+//! The probes by what they watch.
+
+pub mod call;
+pub mod hit;
+pub mod process;
+pub mod socket;
+pub mod syscall;
+pub mod tcp;
