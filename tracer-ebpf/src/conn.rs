@@ -4,17 +4,16 @@
 //! are apart; the shared ones (turn, budget) may then be off by one: turn numbers are for counting losses on
 //! half-duplex connections, where no two threads move bytes at once. Stream positions are the kernel's and stay right.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
-use tracer_ebpf::{Conn, Stat, Sum, Tuple, Verdict, conn_id, verdict_slot};
+use tracer_ebpf::{Conn, Stat, Tuple, Verdict, conn_id, verdict_slot};
 
 use crate::{
     maps::{CONNS, VERDICTS},
+    memory::zero,
     stats::count,
 };
-
-/// An empty sum.
-pub const NO_SUM: Sum =
-    Sum { position: 0, bytes: 0, first_ns: 0, last_ns: 0, n_calls: 0, turn: 0, pid: 0, tid: 0 };
 
 /// Time now, boot clock, ns.
 #[inline(always)]
@@ -43,30 +42,21 @@ pub struct Birth {
 pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut Conn> {
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let conn = Conn {
-        id: conn_id(now(), cpu),
-        sum: [NO_SUM; 2],
-        position: [0; 2],
-        established_ns: birth.established_ns,
-        arrival_ns: 0,
-        inode: 0,
-        tuple: *tuple,
-        turn: 0,
-        copied: 0,
-        n_refused: 0,
-        pid: birth.pid,
-        netns: birth.netns,
-        error: 0,
-        direction: 0,
-        role: birth.role,
-        opened: 0,
-        drained: birth.from_start as u8,
-        eof: 0,
-        mid_join: !birth.from_start as u8,
-        reserved: [0; 2],
-    };
+    let mut conn = MaybeUninit::<Conn>::uninit();
+    // SAFETY: `Conn` is plain integers, aligned to 8.
+    unsafe { zero(conn.as_mut_ptr()) };
+    // SAFETY: all zeros is a value of every field.
+    let conn = unsafe { conn.assume_init_mut() };
+    conn.id = conn_id(now(), cpu);
+    conn.established_ns = birth.established_ns;
+    conn.tuple = *tuple;
+    conn.pid = birth.pid;
+    conn.netns = birth.netns;
+    conn.role = birth.role;
+    conn.drained = birth.from_start as u8;
+    conn.mid_join = !birth.from_start as u8;
     const BPF_NOEXIST: u64 = 1;
-    let inserted = CONNS.insert(socket, conn, BPF_NOEXIST);
+    let inserted = CONNS.insert(socket, &*conn, BPF_NOEXIST);
     let found = find(socket);
     if inserted.is_err() && found.is_none() {
         count(Stat::ConnMapFull);

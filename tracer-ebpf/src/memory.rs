@@ -28,8 +28,8 @@ pub struct Probed;
 impl Memory for Probed {
     #[inline(always)]
     fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-        let mut value = core::mem::MaybeUninit::<T>::zeroed();
-        // SAFETY: the destination has the size given; the source may be anything.
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        // SAFETY: the destination has the size given; the source may be anything; a fault fills the destination with zeros.
         unsafe {
             bpf_probe_read_kernel(
                 value.as_mut_ptr().cast::<c_void>(),
@@ -44,7 +44,7 @@ impl Memory for Probed {
 /// Reads a plain struct from user memory.
 #[inline(always)]
 pub fn read_user<T: Copy>(address: u64) -> Option<T> {
-    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the destination has the size given; the source may be anything. `T` is plain integers (callers).
     unsafe {
         if bpf_probe_read_user(
@@ -65,4 +65,21 @@ pub fn opaque(mut value: u64) -> u64 {
     // SAFETY: no instruction at all.
     unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
     value
+}
+
+/// Fills a value with zeros, word by word: the compiler's memset is a call to a loop over bytes, which the verifier walks
+/// byte by byte at each call site.
+///
+/// # Safety
+///
+/// `T` must be plain integers, aligned to 8, with a size that is a multiple of 8; `to` must be writable.
+#[inline(always)]
+pub unsafe fn zero<T>(to: *mut T) {
+    let words = to.cast::<u64>();
+    let mut i = 0;
+    while i < size_of::<T>() / 8 {
+        // SAFETY: within `T` (caller's promise).
+        unsafe { words.add(i).write_volatile(0) };
+        i += 1;
+    }
 }

@@ -1,6 +1,6 @@
 //! Sockets: what kind, which ends, where in the stream.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use tracer_ebpf::{
@@ -9,7 +9,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    memory::{Memory, Probed, Typed, opaque},
+    memory::{Memory, Probed, Typed, opaque, zero},
     settings::setting,
 };
 
@@ -88,14 +88,10 @@ impl TcpMemory for Probed {
 #[inline(always)]
 pub fn tuple<M: Memory>(sock: *const u8) -> Tuple {
     let family: u16 = M::read(sock, setting!(offsets.sock_common_family));
-    let mut tuple = Tuple {
-        local: [0; 16],
-        remote: [0; 16],
-        local_port: M::read(sock, setting!(offsets.sock_common_num)),
-        remote_port: u16::from_be(M::read(sock, setting!(offsets.sock_common_dport))),
-        family,
-        reserved: 0,
-    };
+    let mut tuple = no_tuple();
+    tuple.local_port = M::read(sock, setting!(offsets.sock_common_num));
+    tuple.remote_port = u16::from_be(M::read(sock, setting!(offsets.sock_common_dport)));
+    tuple.family = family;
     if family == FAMILY_INET6 && setting!(offsets.sock_common_v6_daddr) != NO_OFFSET {
         let local = setting!(offsets.sock_common_v6_rcv_saddr);
         let remote = setting!(offsets.sock_common_v6_daddr);
@@ -110,6 +106,17 @@ pub fn tuple<M: Memory>(sock: *const u8) -> Tuple {
         put(&mut tuple.remote, 0, u64::from(remote));
     }
     tuple
+}
+
+/// Ends that are not known.
+#[inline(always)]
+pub fn no_tuple() -> Tuple {
+    let mut tuple = MaybeUninit::<Tuple>::uninit();
+    // SAFETY: `Tuple` is plain integers, aligned to 8: all zeros is a value.
+    unsafe {
+        zero(tuple.as_mut_ptr());
+        tuple.assume_init()
+    }
 }
 
 #[inline(always)]

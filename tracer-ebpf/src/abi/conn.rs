@@ -24,7 +24,9 @@ pub const INGRESS: u8 = 0;
 pub const EGRESS: u8 = 1;
 
 /// The two ends of a connection as the traced process sees them.
-#[repr(C)]
+///
+/// Aligned to words, so that the probes can fill it by words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Tuple {
     /// Own address, network byte order.

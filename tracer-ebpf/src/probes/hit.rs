@@ -1,6 +1,6 @@
 //! What both families of data hooks do once they know thread, socket, direction and result.
 
-use tracer_ebpf::{CLOSE_REPLACED, Conn, EGRESS, FAMILY_UNIX, INGRESS, ROLE_UNKNOWN, Stat, Target, Tuple};
+use tracer_ebpf::{CLOSE_REPLACED, Conn, EGRESS, FAMILY_UNIX, INGRESS, ROLE_UNKNOWN, Stat, Target};
 
 use super::call::{Call, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC};
 use crate::{
@@ -150,14 +150,8 @@ fn lookup<M: TcpMemory>(hit: &Hit<'_>, kind: Kind) -> Option<&'static mut Conn> 
         let _ = CONNS.remove(key);
     }
     if kind == Kind::Unix {
-        let tuple = Tuple {
-            local: [0; 16],
-            remote: [0; 16],
-            local_port: 0,
-            remote_port: 0,
-            family: FAMILY_UNIX,
-            reserved: 0,
-        };
+        let mut tuple = socket::no_tuple();
+        tuple.family = FAMILY_UNIX;
         if !wants_ports(0, 0) {
             return None;
         }

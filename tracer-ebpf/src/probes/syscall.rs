@@ -11,7 +11,7 @@ use super::{
     hit::{Hit, hit},
 };
 use crate::{
-    capture::{BUFFER_SINGLE, Buffer, no_buffer},
+    capture::{BUFFER_SINGLE, Buffer, NO_BUFFER},
     filter::{Thread, current_target},
     memory::{Memory, Probed, Typed, read_user},
     settings::setting,
@@ -22,7 +22,7 @@ use crate::{
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 /// Most messages of a recvmmsg or sendmmsg that are read; the rest are length only.
-const MAX_MESSAGES: u64 = 8;
+const MAX_MESSAGES: u64 = 4;
 
 /// Exit of any system call; ends at once for those that move no bytes on sockets.
 ///
@@ -57,114 +57,136 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
         count(Stat::NoBufferCompat);
         return 0;
     }
-    let call = Registers::read::<Typed>(regs);
-    let at = Site { thread: &thread, task, result };
+    let registers = Registers::read::<Typed>(regs);
+    let mut plan = Plan {
+        fd: registers.di,
+        direction: INGRESS,
+        shape: Shape::Single,
+        address: registers.si,
+        count: registers.dx,
+        flags: 0,
+    };
     match number {
-        call::READ => at.single(call.di, INGRESS, call.si, call.dx, 0),
-        call::WRITE => at.single(call.di, EGRESS, call.si, call.dx, 0),
-        call::RECVFROM => at.single(call.di, INGRESS, call.si, call.dx, call.r10 as u32),
-        call::SENDTO => at.single(call.di, EGRESS, call.si, call.dx, call.r10 as u32),
-        call::READV | call::PREADV2 => at.iovecs(call.di, INGRESS, call.si, call.dx),
-        call::WRITEV | call::PWRITEV2 => at.iovecs(call.di, EGRESS, call.si, call.dx),
-        call::RECVMSG => at.message(call.di, INGRESS, call.si, call.dx as u32),
-        call::SENDMSG => at.message(call.di, EGRESS, call.si, call.dx as u32),
-        call::RECVMMSG => at.messages(call.di, INGRESS, call.si, call.r10 as u32),
-        call::SENDMMSG => at.messages(call.di, EGRESS, call.si, call.r10 as u32),
-        call::SENDFILE => at.lengths(call.di, EGRESS),
-        call::SPLICE => {
-            at.lengths(call.di, INGRESS);
-            at.lengths(call.dx, EGRESS);
+        call::READ => {}
+        call::WRITE => plan.direction = EGRESS,
+        call::RECVFROM => plan.flags = registers.r10 as u32,
+        call::SENDTO => {
+            plan.direction = EGRESS;
+            plan.flags = registers.r10 as u32;
         }
-        _ => {}
+        call::READV | call::PREADV2 => plan.shape = Shape::Iovecs,
+        call::WRITEV | call::PWRITEV2 => {
+            plan.direction = EGRESS;
+            plan.shape = Shape::Iovecs;
+        }
+        call::RECVMSG => {
+            plan.shape = Shape::Message;
+            plan.flags = registers.dx as u32;
+        }
+        call::SENDMSG => {
+            plan.direction = EGRESS;
+            plan.shape = Shape::Message;
+            plan.flags = registers.dx as u32;
+        }
+        call::RECVMMSG => {
+            plan.shape = Shape::Messages;
+            plan.flags = registers.r10 as u32;
+        }
+        call::SENDMMSG => {
+            plan.direction = EGRESS;
+            plan.shape = Shape::Messages;
+            plan.flags = registers.r10 as u32;
+        }
+        call::SENDFILE => {
+            plan.direction = EGRESS;
+            plan.shape = Shape::Lengths;
+        }
+        // From the one descriptor to the other: only one can be a stream socket that the other is not.
+        _ => {
+            plan.shape = Shape::Lengths;
+            if sock_of(task, plan.fd).is_null() {
+                plan.direction = EGRESS;
+                plan.fd = registers.dx;
+            }
+        }
     }
+    run(&plan, &thread, task, result);
     0
 }
 
-/// One exit.
-struct Site<'a> {
-    thread: &'a Thread,
-    task: *const u8,
-    result: i64,
+/// How a call holds its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// One buffer.
+    Single,
+    /// An array of iovecs.
+    Iovecs,
+    /// A `msghdr`.
+    Message,
+    /// An array of `mmsghdr`.
+    Messages,
+    /// Not in user memory.
+    Lengths,
 }
 
-impl Site<'_> {
-    #[inline(always)]
-    fn go(&self, fd: u64, direction: u8, result: i64, behind: u64, call: Call) {
-        let sock = sock_of(self.task, fd);
-        if sock.is_null() {
-            return;
-        }
-        hit_probed(&Hit { thread: self.thread, task: self.task, sock, direction, result, behind, call });
-    }
+/// A call, reduced to what the hit needs.
+struct Plan {
+    fd: u64,
+    direction: u8,
+    shape: Shape,
+    address: u64,
+    count: u64,
+    flags: u32,
+}
 
-    #[inline(always)]
-    fn single(&self, fd: u64, direction: u8, address: u64, capacity: u64, flags: u32) {
-        let buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address };
-        self.go(fd, direction, self.result, 0, Call { buffer, flags, capacity });
+/// One call site of the hit for all calls: the verifier walks it once per site and turn of the loop.
+#[inline(always)]
+fn run(plan: &Plan, thread: &Thread, task: *const u8, result: i64) {
+    let sock = sock_of(task, plan.fd);
+    if sock.is_null() {
+        return;
     }
-
-    #[inline(always)]
-    fn iovecs(&self, fd: u64, direction: u8, address: u64, count: u64) {
-        let call = Call { buffer: call::iovecs(address, count), flags: 0, capacity: u64::MAX };
-        self.go(fd, direction, self.result, 0, call);
-    }
-
-    #[inline(always)]
-    fn message(&self, fd: u64, direction: u8, address: u64, flags: u32) {
-        let call = Call { buffer: call::message(address), flags, capacity: u64::MAX };
-        self.go(fd, direction, self.result, 0, call);
-    }
-
-    /// `result` counts messages; their lengths stand in user memory by now.
-    #[inline(always)]
-    fn messages(&self, fd: u64, direction: u8, address: u64, flags: u32) {
-        if self.result <= 0 {
-            let call = Call { buffer: no_buffer(Stat::NoBufferVector), flags, capacity: 0 };
-            self.go(fd, direction, self.result, 0, call);
-            return;
-        }
-        let n_messages = self.result as u64;
-        let mut behind = 0u64;
+    let mut n_parts = 1;
+    let mut behind = 0u64;
+    if plan.shape == Shape::Messages && result > 0 {
+        // `result` counts messages; their lengths stand in user memory by now.
+        n_parts = result as u64;
         let mut i = 0u64;
-        while i < MAX_MESSAGES {
-            if i >= n_messages {
-                break;
-            }
-            behind += message_length(address, i);
+        while i < MAX_MESSAGES && i < n_parts {
+            behind += message_length(plan.address, i);
             i += 1;
         }
-        let mut i = 0u64;
-        while i < MAX_MESSAGES {
-            if i >= n_messages {
-                break;
-            }
-            let bytes = message_length(address, i);
-            behind -= bytes;
-            let call = Call { buffer: call::message(address + i * MMSGHDR_BYTES), flags, capacity: u64::MAX };
-            self.go(fd, direction, bytes as i64, behind, call);
-            i += 1;
-        }
-        if n_messages > MAX_MESSAGES {
+        if n_parts > MAX_MESSAGES {
             count(Stat::NoBufferVector);
         }
     }
-
-    #[inline(always)]
-    fn lengths(&self, fd: u64, direction: u8) {
-        let sock = sock_of(self.task, fd);
-        if sock.is_null() {
-            return;
+    let mut i = 0u64;
+    while i < MAX_MESSAGES && i < n_parts {
+        let mut call = Call { buffer: NO_BUFFER, flags: plan.flags, capacity: u64::MAX };
+        let mut bytes = result;
+        match plan.shape {
+            Shape::Single => {
+                call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address };
+                call.capacity = plan.count;
+            }
+            Shape::Iovecs => call.buffer = call::iovecs(plan.address, plan.count),
+            Shape::Message => call.buffer = call::message(plan.address),
+            Shape::Messages => {
+                if result > 0 {
+                    let length = message_length(plan.address, i);
+                    behind -= length;
+                    bytes = length as i64;
+                    call.buffer = call::message(plan.address + i * MMSGHDR_BYTES);
+                }
+            }
+            Shape::Lengths => {
+                count(Stat::NoBufferFile);
+                call.capacity = 0;
+            }
         }
-        let call = Call { buffer: no_buffer(Stat::NoBufferFile), flags: 0, capacity: 0 };
-        hit_probed(&Hit {
-            thread: self.thread,
-            task: self.task,
-            sock,
-            direction,
-            result: self.result,
-            behind: 0,
-            call,
-        });
+        let site = Hit { thread, task, sock, direction: plan.direction, result: bytes, behind, call };
+        hit_probed(&site);
+        i += 1;
     }
 }
 
@@ -173,7 +195,6 @@ fn message_length(address: u64, index: u64) -> u64 {
     u64::from(read_user::<u32>(address + index * MMSGHDR_BYTES + MMSGHDR_LENGTH).unwrap_or(0))
 }
 
-/// One copy of the hit's code for all calls: the verifier sees it once per call site, the instruction cache once.
 #[inline(never)]
 fn hit_probed(site: &Hit<'_>) -> u32 {
     hit::<Probed>(site);

@@ -3,9 +3,12 @@
 pub mod btf;
 pub mod diagnosis;
 pub mod features;
+pub mod load;
 pub mod offsets;
+pub mod ring;
 pub mod tls_libraries;
 pub mod trial;
+pub mod verdicts;
 
 #[cfg(test)]
 mod btf_blob;

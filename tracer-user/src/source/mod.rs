@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 use crate::event::EventBatch;
 
+pub mod live;
+
 /// A source of events. Pulled by the pipeline's thread.
 pub trait Source {
     /// The next batch; `None` at the end. A live source returns at least every 100 ms, with a tick if nothing happened.

@@ -1,0 +1,336 @@
+//! Loading and attaching the probes. A program that the kernel refuses costs its feature, not the run; only the data
+//! hooks and the connection's life are indispensable.
+
+use std::{fmt, os::fd::AsFd as _};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, CgroupArray, HashMap, MapData},
+    programs::BtfTracePoint,
+};
+use tracer_ebpf as abi;
+
+use crate::{
+    bpf::{
+        btf::{BtfError, KernelBtf},
+        offsets::{MissingMember, Offsets},
+    },
+    config::{Hooks, Targets},
+};
+
+/// The kernel side, as built by this package's build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
+
+/// What to load and whom to trace.
+#[derive(Clone, Debug)]
+pub struct LoadConfig {
+    /// Who is traced.
+    pub targets: Targets,
+    /// Processes that the targets name now, found in `/proc` by the caller.
+    pub pids: Vec<u32>,
+    /// Ports on which they listen now.
+    pub listening: Vec<abi::PortKey>,
+    /// Family of data hooks.
+    pub hooks: Hooks,
+    /// Ring size, bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Most connections tracked at once.
+    pub max_conns: u32,
+    /// Bytes copied per turn until a verdict says otherwise.
+    pub budget: u32,
+}
+
+/// The family of data hooks in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `sock_send_length` and `sock_recv_length`.
+    Socket,
+    /// `sys_exit`.
+    Syscall,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Socket => "socket tracepoints",
+            Family::Syscall => "system call tracepoints",
+        })
+    }
+}
+
+/// A feature that this run does without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// What cannot be known.
+    pub feature: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why nothing can be traced. Each has one line and a hint.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No BTF, or a broken one.
+    #[error("{0}")]
+    Btf(#[from] BtfError),
+    /// The kernel lacks a member that the probes read.
+    #[error("{0}")]
+    Member(#[from] MissingMember),
+    /// Forced hooks that this kernel does not have.
+    #[error("this kernel has no tracepoints sock_send_length and sock_recv_length (they came with 6.3)")]
+    NoSocketHooks,
+    /// The object could not be loaded: maps or BTF.
+    #[error("load the kernel side: {0}")]
+    Object(String),
+    /// A program without which there is nothing to see.
+    #[error("load probe {program}: {reason}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// The kernel's words.
+        reason: String,
+    },
+    /// A map could not be filled.
+    #[error("{doing}: {reason}")]
+    Map {
+        /// What was being done.
+        doing: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl LoadError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            LoadError::Btf(_) => {
+                "txray needs a kernel with CONFIG_DEBUG_INFO_BTF=y (/sys/kernel/btf/vmlinux); Debian's have it"
+            }
+            LoadError::Member(_) => "run `txray doctor`, and report this kernel version",
+            LoadError::NoSocketHooks => "use --hooks syscall, or leave --hooks at auto",
+            LoadError::Object(_) | LoadError::Program { .. } => {
+                "run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE; `txray doctor` says what is missing"
+            }
+            LoadError::Map { .. } => "check the target: `txray doctor` lists what this host has",
+        }
+    }
+}
+
+/// The loaded kernel side. Dropping it detaches every program.
+pub struct Loaded {
+    /// Programs and maps.
+    pub ebpf: Ebpf,
+    /// Which data hooks run.
+    pub family: Family,
+    /// What this run does without.
+    pub missing: Vec<Missing>,
+}
+
+/// Says on whose behalf a program is loaded, and what its absence costs.
+struct Probe {
+    /// Function in the object.
+    program: &'static str,
+    /// Tracepoint.
+    tracepoint: &'static str,
+    /// What is not known without it; `None` = nothing works without it.
+    feature: Option<&'static str>,
+}
+
+const LIFE: &[Probe] = &[
+    Probe { program: "tcp_destroy", tracepoint: "tcp_destroy_sock", feature: None },
+    Probe { program: "tcp_state", tracepoint: "inet_sock_set_state", feature: None },
+    Probe {
+        program: "process_exit",
+        tracepoint: "sched_process_exit",
+        feature: Some("requests ended by the end of their process"),
+    },
+    Probe { program: "process_fork", tracepoint: "sched_process_fork", feature: Some("children of targets") },
+    Probe {
+        program: "process_exec",
+        tracepoint: "sched_process_exec",
+        feature: Some("targets by name or executable that start later"),
+    },
+    Probe {
+        program: "task_rename",
+        tracepoint: "task_rename",
+        feature: Some("targets by thread name that take it later"),
+    },
+    Probe {
+        program: "data_ready",
+        tracepoint: "sk_data_ready",
+        feature: Some("queue time (arrival of requests; kernel 6.3 and later)"),
+    },
+];
+
+const SOCKET: &[Probe] = &[
+    Probe { program: "socket_receive", tracepoint: "sock_recv_length", feature: None },
+    Probe { program: "socket_send", tracepoint: "sock_send_length", feature: None },
+];
+
+const SYSCALL: &[Probe] = &[Probe { program: "syscall_exit", tracepoint: "sys_exit", feature: None }];
+
+/// Loads and attaches everything; the data hooks last, so that no byte is seen before its connection can be.
+pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
+    let kernel = KernelBtf::running()?;
+    let offsets = Offsets::resolve(&kernel)?;
+    let has_socket_hooks = ["sock_send_length", "sock_recv_length"]
+        .iter()
+        .all(|name| kernel.tracepoint(name).is_some_and(|parameters| parameters.len() == 3));
+    let family = match config.hooks {
+        Hooks::Auto if has_socket_hooks => Family::Socket,
+        Hooks::Socket if !has_socket_hooks => return Err(LoadError::NoSocketHooks),
+        Hooks::Socket => Family::Socket,
+        Hooks::Auto | Hooks::Syscall => Family::Syscall,
+    };
+    let targets = &config.targets;
+    let by_process = !(config.pids.is_empty()
+        && targets.pids.is_empty()
+        && targets.comms.is_empty()
+        && targets.exes.is_empty()
+        && targets.cgroups.is_empty());
+    let settings = abi::Settings {
+        abi_version: abi::ABI_VERSION,
+        self_pid: std::process::id(),
+        mode: if by_process { abi::MODE_TARGETS } else { abi::MODE_ALL },
+        by_cgroup: u32::from(!targets.cgroups.is_empty()),
+        n_comms: targets.comms.len().min(abi::MAX_COMMS as usize) as u32,
+        by_exe: u32::from(!targets.exes.is_empty()),
+        by_port: u32::from(!targets.ports.is_empty()),
+        budget: config.budget,
+        ring_bytes: config.ring_bytes,
+        // Measured on nothing yet but reason: an eighth of the ring leaves seven for what arrives while the reader wakes.
+        wake_bytes: config.ring_bytes / 8,
+        capture: 1,
+        reserved: 0,
+        offsets: abi::KernelOffsets::from(&offsets),
+    };
+    let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global("SETTINGS", &settings, true)
+        .map_max_entries("EVENTS", config.ring_bytes)
+        .map_max_entries("CONNS", config.max_conns)
+        .load(OBJECT)
+        .map_err(|error| LoadError::Object(chain(&error)))?;
+    fill(&mut ebpf, config)?;
+
+    let mut missing = Vec::new();
+    let data = match family {
+        Family::Socket => SOCKET,
+        Family::Syscall => SYSCALL,
+    };
+    for probe in LIFE.iter().chain(data) {
+        let outcome = if kernel.tracepoint(probe.tracepoint).is_none() {
+            Err(format!("this kernel has no tracepoint {}", probe.tracepoint))
+        } else {
+            attach(&mut ebpf, probe, &btf)
+        };
+        match (outcome, probe.feature) {
+            (Ok(()), _) => {}
+            (Err(reason), Some(feature)) => missing.push(Missing { feature, reason }),
+            (Err(reason), None) => return Err(LoadError::Program { program: probe.program, reason }),
+        }
+    }
+    Ok(Loaded { ebpf, family, missing })
+}
+
+fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<(), String> {
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(probe.program)
+        .ok_or_else(|| format!("the object has no program {}", probe.program))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| chain(&error))?;
+    program.load(probe.tracepoint, btf).map_err(|error| chain(&error))?;
+    program.attach().map_err(|error| chain(&error))?;
+    Ok(())
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Fills the maps that say who is traced.
+fn fill(ebpf: &mut Ebpf, config: &LoadConfig) -> Result<(), LoadError> {
+    let failed = |doing: String| {
+        move |error: &dyn std::error::Error| LoadError::Map { doing: doing.clone(), reason: chain(error) }
+    };
+    let mut map: HashMap<&mut MapData, u32, abi::Target> = map(ebpf, "TARGETS")?;
+    for pid in config.targets.pids.iter().chain(&config.pids) {
+        map.insert(pid, abi::Target { follow: 1 }, 0)
+            .map_err(|error| failed(format!("name process {pid} as a target"))(&error))?;
+    }
+    let mut map: HashMap<&mut MapData, u32, u32> = self::map(ebpf, "TARGET_PORTS")?;
+    for port in &config.targets.ports {
+        map.insert(u32::from(*port), 1, 0)
+            .map_err(|error| failed(format!("name port {port} as a target"))(&error))?;
+    }
+    let mut map: HashMap<&mut MapData, abi::PortKey, u32> = self::map(ebpf, "LISTENING")?;
+    for port in &config.listening {
+        // Full: the accept queue of that port is not seen. Nothing else is lost.
+        if map.insert(port, 1, 0).is_err() {
+            break;
+        }
+    }
+    let mut map: HashMap<&mut MapData, abi::ExeKey, u32> = self::map(ebpf, "TARGET_EXES")?;
+    for exe in &config.targets.exes {
+        use std::os::unix::fs::MetadataExt as _;
+        // A bare name cannot be watched for by inode: processes that run it now are in `pids`.
+        if let Ok(metadata) = std::fs::metadata(exe) {
+            map.insert(abi::ExeKey { inode: metadata.ino() }, 1, 0)
+                .map_err(|error| failed(format!("name {} as a target", exe.display()))(&error))?;
+        }
+    }
+    let mut map: Array<&mut MapData, [u64; 2]> = array(ebpf, "TARGET_COMMS")?;
+    for (index, comm) in (0..abi::MAX_COMMS).zip(&config.targets.comms) {
+        let mut name = [0u8; 16];
+        let n = comm.len().min(15);
+        name[..n].copy_from_slice(&comm.as_bytes()[..n]);
+        let halves = [
+            u64::from_ne_bytes([name[0], name[1], name[2], name[3], name[4], name[5], name[6], name[7]]),
+            u64::from_ne_bytes([
+                name[8], name[9], name[10], name[11], name[12], name[13], name[14], name[15],
+            ]),
+        ];
+        map.set(index, halves, 0).map_err(|error| failed(format!("name {comm} as a target"))(&error))?;
+    }
+    let mut map = CgroupArray::try_from(take(ebpf, "TARGET_CGROUPS")?)
+        .map_err(|error| failed("open the map TARGET_CGROUPS".to_owned())(&error))?;
+    for (index, cgroup) in (0..abi::MAX_CGROUPS).zip(&config.targets.cgroups) {
+        let folder = std::fs::File::open(cgroup)
+            .map_err(|error| failed(format!("open cgroup {}", cgroup.display()))(&error))?;
+        map.set(index, folder.as_fd(), 0)
+            .map_err(|error| failed(format!("name cgroup {} as a target", cgroup.display()))(&error))?;
+    }
+    Ok(())
+}
+
+fn take<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut aya::maps::Map, LoadError> {
+    ebpf.map_mut(name).ok_or_else(|| LoadError::Object(format!("the object has no map {name}")))
+}
+
+fn map<'a, K: aya::Pod, V: aya::Pod>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<HashMap<&'a mut MapData, K, V>, LoadError> {
+    HashMap::try_from(take(ebpf, name)?)
+        .map_err(|error| LoadError::Map { doing: format!("open the map {name}"), reason: chain(&error) })
+}
+
+fn array<'a, V: aya::Pod>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<Array<&'a mut MapData, V>, LoadError> {
+    Array::try_from(take(ebpf, name)?)
+        .map_err(|error| LoadError::Map { doing: format!("open the map {name}"), reason: chain(&error) })
+}

@@ -1,0 +1,241 @@
+//! Live capture as a source: the ring reader's batches, decoded, with what the machine says about a process before the
+//! first event that needs it.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tracer_ebpf as abi;
+
+use super::{Source, SourceError};
+use crate::{
+    bpf::{
+        load::{self, Family, LoadConfig, LoadError, Missing},
+        ring::{MapError, RawBatch, Reader, boot_now, records},
+        verdicts::LiveVerdicts,
+    },
+    config::{Hooks, Targets},
+    event::{DecodeError, Event, EventBatch, decode},
+    metrics::{Counter, Metrics},
+    pipeline::VerdictSink,
+};
+
+/// What a live capture needs to know.
+#[derive(Clone, Debug)]
+pub struct LiveConfig {
+    /// Who is traced.
+    pub targets: Targets,
+    /// Family of data hooks.
+    pub hooks: Hooks,
+    /// Ring size, bytes; rounded up to a power of two of at least 64 KiB.
+    pub ring_bytes: u32,
+    /// Most connections tracked in the kernel at once.
+    pub max_conns: u32,
+    /// Batches (up to 256 KiB each) between the ring reader and the pipeline. Full: batches are dropped and counted.
+    pub batch_queue: usize,
+    /// Bytes copied per turn before a verdict.
+    pub budget: u32,
+}
+
+impl Default for LiveConfig {
+    fn default() -> Self {
+        LiveConfig {
+            targets: Targets::default(),
+            hooks: Hooks::Auto,
+            // 16 MiB hold about half a second of 100,000 events a second with 256 bytes each.
+            ring_bytes: 16 * 1024 * 1024,
+            max_conns: 65_536,
+            // 256 batches of 256 KiB: 64 MiB at worst, two seconds of the same load.
+            batch_queue: 256,
+            budget: abi::DEFAULT_BUDGET,
+        }
+    }
+}
+
+/// Why live capture could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The probes.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The targets name nothing.
+    #[error("no process matches the targets given")]
+    NoTarget,
+    /// The reader's thread.
+    #[error("start the ring reader: {0}")]
+    Thread(#[source] io::Error),
+}
+
+impl LiveError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            LiveError::Load(error) => error.hint(),
+            LiveError::Map(_) => "this is a defect of this build: the kernel side and txray do not match",
+            LiveError::NoTarget => "check --pid, --comm, --exe and --cgroup",
+            LiveError::Thread(_) => "the system refuses new threads: check its limits",
+        }
+    }
+}
+
+/// Ends a live capture from any thread or signal.
+#[derive(Clone, Debug)]
+pub struct StopHandle(Arc<AtomicBool>);
+
+impl StopHandle {
+    /// Detach the probes, drain the ring, and let the source end.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A running capture.
+pub struct LiveSource {
+    queue: Receiver<RawBatch>,
+    verdicts: Option<LiveVerdicts>,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+    metrics: Metrics,
+    next_ordinal: u64,
+    family: Family,
+    missing: Vec<Missing>,
+    /// Events known before the first batch.
+    first: Vec<Event>,
+}
+
+impl LiveSource {
+    /// Loads the probes, attaches them and starts the reader. When this returns, traffic is being seen.
+    pub fn start(config: &LiveConfig, metrics: Metrics) -> Result<LiveSource, LiveError> {
+        let ring_bytes = config.ring_bytes.max(64 * 1024).next_power_of_two();
+        let mut loaded = load::load(&LoadConfig {
+            targets: config.targets.clone(),
+            pids: Vec::new(),
+            listening: Vec::new(),
+            hooks: config.hooks,
+            ring_bytes,
+            max_conns: config.max_conns,
+            budget: config.budget,
+        })?;
+        let family = loaded.family;
+        let missing = loaded.missing.clone();
+        let verdicts = loaded
+            .ebpf
+            .take_map("VERDICTS")
+            .and_then(|map| LiveVerdicts::new(map).ok())
+            .ok_or_else(|| LoadError::Object("the object has no map VERDICTS".to_owned()))?;
+        let (sender, queue) = crossbeam_channel::bounded(config.batch_queue.max(1));
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?;
+        let reader = std::thread::Builder::new()
+            .name("txray-ring".to_owned())
+            .spawn(move || reader.run())
+            .map_err(LiveError::Thread)?;
+        Ok(LiveSource {
+            queue,
+            verdicts: Some(verdicts),
+            stop,
+            reader: Some(reader),
+            metrics,
+            next_ordinal: 0,
+            family,
+            missing,
+            first: Vec::new(),
+        })
+    }
+
+    /// Ends the capture from elsewhere.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(self.stop.clone())
+    }
+
+    /// Where the pipeline's verdicts go. Once; afterwards they go nowhere.
+    pub fn verdicts(&mut self) -> Box<dyn VerdictSink + Send> {
+        match self.verdicts.take() {
+            Some(verdicts) => Box::new(verdicts),
+            None => Box::new(crate::pipeline::NullVerdicts),
+        }
+    }
+
+    /// Which data hooks run.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// What this run does without.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    fn batch(&mut self, events: Vec<Event>) -> EventBatch {
+        let first_ordinal = self.next_ordinal;
+        self.next_ordinal += events.len() as u64;
+        self.metrics.add(Counter::EventsIn, events.len() as u64);
+        EventBatch { first_ordinal, events }
+    }
+
+    fn decode(&mut self, batch: &bytes::Bytes, events: &mut Vec<Event>) {
+        let mut n_decoded = 0;
+        for record in records(batch) {
+            match decode(&record) {
+                Ok(event) => {
+                    n_decoded += 1;
+                    events.push(event);
+                }
+                Err(DecodeError::Short { .. }) => self.metrics.add(Counter::DecodeShort, 1),
+                Err(DecodeError::UnknownKind(_)) => self.metrics.add(Counter::DecodeUnknownKind, 1),
+            }
+        }
+        self.metrics.add(Counter::Decoded, n_decoded);
+    }
+}
+
+impl Source for LiveSource {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>, SourceError> {
+        /// The longest that the pipeline goes without hearing what time it is.
+        const HEARTBEAT: Duration = Duration::from_millis(100);
+        let mut events = std::mem::take(&mut self.first);
+        match self.queue.recv_timeout(HEARTBEAT) {
+            Ok(RawBatch::Records(batch)) => {
+                // A small record takes about 170 bytes.
+                events.reserve(batch.len() / 128);
+                self.decode(&batch, &mut events);
+            }
+            Ok(RawBatch::Events(made)) => events.extend(made),
+            Err(RecvTimeoutError::Timeout) => events.push(Event::Tick(boot_now())),
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Some(reader) = self.reader.take() {
+                    if reader.join().is_err() {
+                        return Err(SourceError {
+                            doing: "read the ring".to_owned(),
+                            source: "the ring reader's thread panicked".into(),
+                        });
+                    }
+                }
+                if events.is_empty() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(self.batch(events)))
+    }
+}
+
+impl Drop for LiveSource {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            // The reader may be waiting for nothing: it never does. Its own panic was already reported, or does not matter now.
+            let _ = reader.join();
+        }
+    }
+}
