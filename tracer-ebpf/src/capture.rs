@@ -28,10 +28,12 @@ use crate::{
 pub struct Buffer {
     /// `BUFFER_*`.
     pub kind: u32,
-    /// Number of iovecs, or bytes before the ones moved (for a single buffer: 0).
+    /// Number of iovecs.
     pub count: u32,
     /// User address of the bytes, or of the iovecs.
     pub address: u64,
+    /// Most bytes that the buffer holds of those moved (the first message of a vector); `u64::MAX` = all.
+    pub limit: u64,
 }
 
 /// Not readable: lengths only.
@@ -58,7 +60,7 @@ pub struct Moved {
     /// [`INGRESS`] or [`EGRESS`].
     pub direction: u8,
     /// Whether `end` counts.
-    pub has_sequence: bool,
+    pub has_sequence: u8,
     /// Where the bytes are.
     pub buffer: Buffer,
 }
@@ -109,8 +111,10 @@ struct Record<const N: usize> {
 }
 
 /// Accounts for bytes that moved on a connection: position, turn, and a record or a sum.
-#[inline(always)]
-pub fn moved(conn: &mut Conn, moved: &Moved) {
+///
+/// A function of its own: its stack frame must not add to the hook's (512 bytes for a chain of calls).
+#[inline(never)]
+pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     let direction = (moved.direction & 1) as usize;
     let start = advance(conn, direction, moved);
     let verdict = conn::verdict(conn.id);
@@ -127,7 +131,7 @@ pub fn moved(conn: &mut Conn, moved: &Moved) {
         count(turn_stat(conn.role, moved.direction));
     }
     if mode == VERDICT_NOTHING {
-        return;
+        return 0;
     }
 
     // How many of the bytes are summed before copying resumes, and how many are then wanted.
@@ -136,7 +140,7 @@ pub fn moved(conn: &mut Conn, moved: &Moved) {
         skip = resume - start;
         if skip >= moved.bytes {
             sum(conn, direction, moved, start, moved.bytes);
-            return;
+            return 0;
         }
         conn.copied = 0;
         if moved.buffer.kind == BUFFER_IOVECS {
@@ -156,6 +160,10 @@ pub fn moved(conn: &mut Conn, moved: &Moved) {
         count(Stat::PayloadCut);
         flags |= FLAG_CUT;
     }
+    if wanted > moved.buffer.limit && moved.buffer.kind != BUFFER_NONE {
+        wanted = moved.buffer.limit;
+        flags |= FLAG_CUT;
+    }
     if wanted != 0 && moved.buffer.kind == BUFFER_NONE {
         flags |= FLAG_NO_BUFFER;
         wanted = 0;
@@ -169,12 +177,12 @@ pub fn moved(conn: &mut Conn, moved: &Moved) {
     let first_of_turn = flags & FLAG_TURN_START != 0;
     if wanted == 0 && !first_of_turn && flags & FLAG_OVERLOAD == 0 {
         sum(conn, direction, moved, start, moved.bytes);
-        return;
+        return 0;
     }
     if !first_of_turn && pressure >= Pressure::HeadsOnly {
         count(Stat::OverloadSummed);
         sum(conn, direction, moved, start, moved.bytes);
-        return;
+        return 0;
     }
     if skip != 0 {
         sum(conn, direction, moved, start, skip);
@@ -183,7 +191,7 @@ pub fn moved(conn: &mut Conn, moved: &Moved) {
     if pressure == Pressure::Reserved {
         count(Stat::EventsAttempted);
         refuse(conn, Stat::RefusedData);
-        return;
+        return 0;
     }
     conn.copied = conn.copied.saturating_add(wanted as u32);
 
@@ -206,6 +214,7 @@ pub fn moved(conn: &mut Conn, moved: &Moved) {
         let iovecs = Iovecs { address: moved.buffer.address, count: moved.buffer.count };
         send_iovecs(conn, &mut data, &iovecs, wanted as u32, wake);
     }
+    0
 }
 
 /// A data record's struct with what is the same for all of a connection's.
@@ -237,7 +246,7 @@ fn advance(conn: &mut Conn, direction: usize, moved: &Moved) -> u64 {
     /// Where streams begin: room for bytes that turn out to lie before the first ones seen.
     const FIRST: u64 = 1 << 32;
     let known = conn.position[direction];
-    let start = if !moved.has_sequence {
+    let start = if moved.has_sequence == 0 {
         if known == 0 { FIRST } else { known }
     } else {
         let start = moved.end.wrapping_sub(moved.bytes as u32);
@@ -666,7 +675,7 @@ pub fn ended(conn: &mut Conn, thread: &Thread, direction: u32, errno: u32) -> u3
 }
 
 /// No buffer.
-pub const NO_BUFFER: Buffer = Buffer { kind: BUFFER_NONE, count: 0, address: 0 };
+pub const NO_BUFFER: Buffer = Buffer { kind: BUFFER_NONE, count: 0, address: 0, limit: 0 };
 
 /// Counts a call that cannot be read, by reason.
 #[inline(always)]

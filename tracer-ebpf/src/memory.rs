@@ -83,3 +83,17 @@ pub unsafe fn zero<T>(to: *mut T) {
         i += 1;
     }
 }
+
+/// Makes the verifier forget what it knows of a struct on the stack: copies it onto itself with a helper. The paths that led to
+/// different constants in it then become one; without this, one program per system call family passed the verifier's limit
+/// of 1,000,000 instructions walked.
+///
+/// # Safety
+///
+/// `T` must be plain integers: to the verifier, pointers in it are integers afterwards.
+#[inline(always)]
+pub unsafe fn forget<T>(value: &mut T) {
+    let at = core::ptr::from_mut(value).cast::<c_void>();
+    // SAFETY: source and destination are the same `T`.
+    unsafe { bpf_probe_read_kernel(at, size_of::<T>() as u32, at) };
+}

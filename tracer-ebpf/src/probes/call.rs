@@ -110,7 +110,7 @@ pub fn is_compat<M: Memory>(task: *const u8, number: u64) -> bool {
 #[inline(always)]
 pub fn iovecs(address: u64, count: u64) -> Buffer {
     let count = if count > u64::from(u32::MAX) { u32::MAX } else { count as u32 };
-    Buffer { kind: BUFFER_IOVECS, count, address }
+    Buffer { kind: BUFFER_IOVECS, count, address, limit: u64::MAX }
 }
 
 /// Iovecs of a `msghdr` in user memory.
@@ -151,7 +151,7 @@ pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Ca
         return nothing(no_buffer(Stat::NoBufferCompat));
     }
     let single = |flags| Call {
-        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.si },
+        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.si, limit: u64::MAX },
         flags,
         capacity: call.dx,
     };

@@ -8,6 +8,7 @@ use crate::{
     conn::{self, Birth},
     filter::{Thread, wants_ports},
     maps::{CONNS, OWNERS, TARGETS},
+    memory::forget,
     settings::setting,
     socket::{self, Kind, TcpMemory},
     stats::count,
@@ -31,8 +32,6 @@ pub struct Hit<'a> {
     pub direction: u8,
     /// Bytes, or a negative errno.
     pub result: i64,
-    /// Bytes that the same call moved on this stream after these (later messages of a vector).
-    pub behind: u64,
     pub call: Call,
 }
 
@@ -87,11 +86,10 @@ pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
             count(Stat::ReadFault);
             return;
         };
-        let now = if hit.direction == EGRESS { sequence.write } else { sequence.copied };
-        end = now.wrapping_sub(hit.behind as u32);
+        end = if hit.direction == EGRESS { sequence.write } else { sequence.copied };
         waiting = sequence.received != sequence.copied;
     }
-    let moved = Moved {
+    let mut moved = Moved {
         thread: *hit.thread,
         comm: M::read(hit.task, setting!(offsets.task_comm)),
         time_ns: conn::now(),
@@ -99,9 +97,11 @@ pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
         bytes: hit.result as u64,
         end,
         direction: hit.direction,
-        has_sequence: kind == Kind::Tcp,
+        has_sequence: (kind == Kind::Tcp) as u8,
         buffer: call.buffer,
     };
+    // SAFETY: plain integers.
+    unsafe { forget(&mut moved) };
     capture::moved(conn, &moved);
     if hit.direction == INGRESS && kind == Kind::Tcp {
         // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     capture::{BUFFER_SINGLE, Buffer, NO_BUFFER},
     filter::{Thread, current_target},
-    memory::{Memory, Probed, Typed, read_user},
+    memory::{Memory, Probed, Typed, forget, read_user},
     settings::setting,
     stats::count,
 };
@@ -21,8 +21,8 @@ use crate::{
 /// `S_IFMT`, `S_IFSOCK` (include/uapi/linux/stat.h).
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
-/// Most messages of a recvmmsg or sendmmsg that are read; the rest are length only.
-const MAX_MESSAGES: u64 = 4;
+/// Most messages of a recvmmsg or sendmmsg whose lengths are read. Only the first one's bytes are.
+const MAX_MESSAGES: u64 = 16;
 
 /// Exit of any system call; ends at once for those that move no bytes on sockets.
 ///
@@ -60,134 +60,132 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
     let registers = Registers::read::<Typed>(regs);
     let mut plan = Plan {
         fd: registers.di,
-        direction: INGRESS,
-        shape: Shape::Single,
+        direction: u64::from(INGRESS),
+        shape: SINGLE,
         address: registers.si,
         count: registers.dx,
         flags: 0,
     };
     match number {
         call::READ => {}
-        call::WRITE => plan.direction = EGRESS,
+        call::WRITE => plan.direction = u64::from(EGRESS),
         call::RECVFROM => plan.flags = registers.r10 as u32,
         call::SENDTO => {
-            plan.direction = EGRESS;
+            plan.direction = u64::from(EGRESS);
             plan.flags = registers.r10 as u32;
         }
-        call::READV | call::PREADV2 => plan.shape = Shape::Iovecs,
+        call::READV | call::PREADV2 => plan.shape = IOVECS,
         call::WRITEV | call::PWRITEV2 => {
-            plan.direction = EGRESS;
-            plan.shape = Shape::Iovecs;
+            plan.direction = u64::from(EGRESS);
+            plan.shape = IOVECS;
         }
         call::RECVMSG => {
-            plan.shape = Shape::Message;
+            plan.shape = MESSAGE;
             plan.flags = registers.dx as u32;
         }
         call::SENDMSG => {
-            plan.direction = EGRESS;
-            plan.shape = Shape::Message;
+            plan.direction = u64::from(EGRESS);
+            plan.shape = MESSAGE;
             plan.flags = registers.dx as u32;
         }
         call::RECVMMSG => {
-            plan.shape = Shape::Messages;
+            plan.shape = MESSAGES;
             plan.flags = registers.r10 as u32;
         }
         call::SENDMMSG => {
-            plan.direction = EGRESS;
-            plan.shape = Shape::Messages;
+            plan.direction = u64::from(EGRESS);
+            plan.shape = MESSAGES;
             plan.flags = registers.r10 as u32;
         }
         call::SENDFILE => {
-            plan.direction = EGRESS;
-            plan.shape = Shape::Lengths;
+            plan.direction = u64::from(EGRESS);
+            plan.shape = LENGTHS;
         }
         // From the one descriptor to the other: only one can be a stream socket that the other is not.
         _ => {
-            plan.shape = Shape::Lengths;
+            plan.shape = LENGTHS;
             if sock_of(task, plan.fd).is_null() {
-                plan.direction = EGRESS;
+                plan.direction = u64::from(EGRESS);
                 plan.fd = registers.dx;
             }
         }
     }
+    // SAFETY: plain integers.
+    unsafe { forget(&mut plan) };
     run(&plan, &thread, task, result);
     0
 }
 
-/// How a call holds its bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// One buffer.
-    Single,
-    /// An array of iovecs.
-    Iovecs,
-    /// A `msghdr`.
-    Message,
-    /// An array of `mmsghdr`.
-    Messages,
-    /// Not in user memory.
-    Lengths,
-}
+/// One buffer.
+const SINGLE: u32 = 0;
+/// An array of iovecs.
+const IOVECS: u32 = 1;
+/// A `msghdr`.
+const MESSAGE: u32 = 2;
+/// An array of `mmsghdr`.
+const MESSAGES: u32 = 3;
+/// Not in user memory.
+const LENGTHS: u32 = 4;
 
 /// A call, reduced to what the hit needs.
 struct Plan {
     fd: u64,
-    direction: u8,
-    shape: Shape,
     address: u64,
     count: u64,
     flags: u32,
+    /// How the call holds its bytes: [`SINGLE`] and so on.
+    shape: u32,
+    direction: u64,
 }
 
-/// One call site of the hit for all calls: the verifier walks it once per site and turn of the loop.
+/// The hit of a call, at one place for all calls: the verifier walks it once per place.
 #[inline(always)]
 fn run(plan: &Plan, thread: &Thread, task: *const u8, result: i64) {
     let sock = sock_of(task, plan.fd);
     if sock.is_null() {
         return;
     }
-    let mut n_parts = 1;
-    let mut behind = 0u64;
-    if plan.shape == Shape::Messages && result > 0 {
-        // `result` counts messages; their lengths stand in user memory by now.
-        n_parts = result as u64;
-        let mut i = 0u64;
-        while i < MAX_MESSAGES && i < n_parts {
-            behind += message_length(plan.address, i);
-            i += 1;
+    let mut call = Call { buffer: NO_BUFFER, flags: plan.flags, capacity: u64::MAX };
+    let mut bytes = result;
+    match plan.shape {
+        SINGLE => {
+            call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address, limit: u64::MAX };
+            call.capacity = plan.count;
         }
-        if n_parts > MAX_MESSAGES {
-            count(Stat::NoBufferVector);
-        }
-    }
-    let mut i = 0u64;
-    while i < MAX_MESSAGES && i < n_parts {
-        let mut call = Call { buffer: NO_BUFFER, flags: plan.flags, capacity: u64::MAX };
-        let mut bytes = result;
-        match plan.shape {
-            Shape::Single => {
-                call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address };
-                call.capacity = plan.count;
-            }
-            Shape::Iovecs => call.buffer = call::iovecs(plan.address, plan.count),
-            Shape::Message => call.buffer = call::message(plan.address),
-            Shape::Messages => {
-                if result > 0 {
-                    let length = message_length(plan.address, i);
-                    behind -= length;
-                    bytes = length as i64;
-                    call.buffer = call::message(plan.address + i * MMSGHDR_BYTES);
+        IOVECS => call.buffer = call::iovecs(plan.address, plan.count),
+        MESSAGE => call.buffer = call::message(plan.address),
+        MESSAGES => {
+            call.buffer = call::message(plan.address);
+            if result > 0 {
+                bytes = messages_length(plan.address, result as u64) as i64;
+                call.buffer.limit = message_length(plan.address, 0);
+                if result > 1 {
+                    count(Stat::NoBufferVector);
                 }
             }
-            Shape::Lengths => {
-                count(Stat::NoBufferFile);
-                call.capacity = 0;
-            }
         }
-        let site = Hit { thread, task, sock, direction: plan.direction, result: bytes, behind, call };
-        hit_probed(&site);
+        _ => {
+            count(Stat::NoBufferFile);
+            call.capacity = 0;
+        }
+    }
+    hit_probed(&Hit { thread, task, sock, direction: plan.direction as u8, result: bytes, call });
+}
+
+/// Bytes of the messages of a vector, of which `n` were moved: their lengths stand in user memory by now. Those beyond
+/// [`MAX_MESSAGES`] are missed, and seen to be: the stream's position jumps.
+#[inline(always)]
+fn messages_length(address: u64, n: u64) -> u64 {
+    let mut total = 0u64;
+    let mut i = 0u64;
+    while i < MAX_MESSAGES {
+        if i >= n {
+            break;
+        }
+        total += message_length(address, i);
         i += 1;
     }
+    total
 }
 
 #[inline(always)]
