@@ -260,6 +260,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Adds target processes to a loaded kernel side.
+pub fn add_targets(loaded: &mut Loaded, pids: &[u32]) -> Result<(), LoadError> {
+    let mut map: HashMap<&mut MapData, u32, abi::Target> = map(&mut loaded.ebpf, "TARGETS")?;
+    for pid in pids {
+        map.insert(pid, abi::Target { follow: 1 }, 0).map_err(|error| LoadError::Map {
+            doing: format!("name process {pid} as a target"),
+            reason: chain(&error),
+        })?;
+    }
+    Ok(())
+}
+
 /// Fills the maps that say who is traced.
 fn fill(ebpf: &mut Ebpf, config: &LoadConfig) -> Result<(), LoadError> {
     let failed = |doing: String| {

@@ -12,9 +12,13 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rustc_hash::FxHashSet;
 use tracer_ebpf as abi;
 
-use super::{Source, SourceError};
+use super::{
+    Source, SourceError,
+    targets::{self, TargetError},
+};
 use crate::{
     bpf::{
         load::{self, Family, LoadConfig, LoadError, Missing},
@@ -22,10 +26,14 @@ use crate::{
         verdicts::LiveVerdicts,
     },
     config::{Hooks, Targets},
-    event::{DecodeError, Event, EventBatch, decode},
+    enrich::process::FactsReader,
+    event::{DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
 };
+
+/// Processes whose facts are remembered; beyond that they are read anew.
+const MAX_FACTS: usize = 8192;
 
 /// What a live capture needs to know.
 #[derive(Clone, Debug)]
@@ -68,9 +76,9 @@ pub enum LiveError {
     /// A map.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// The targets name nothing.
-    #[error("no process matches the targets given")]
-    NoTarget,
+    /// The targets.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// The reader's thread.
     #[error("start the ring reader: {0}")]
     Thread(#[source] io::Error),
@@ -82,7 +90,7 @@ impl LiveError {
         match self {
             LiveError::Load(error) => error.hint(),
             LiveError::Map(_) => "this is a defect of this build: the kernel side and txray do not match",
-            LiveError::NoTarget => "check --pid, --comm, --exe and --cgroup",
+            LiveError::Target(_) => "check --pid, --comm, --exe, --cgroup and --port",
             LiveError::Thread(_) => "the system refuses new threads: check its limits",
         }
     }
@@ -111,21 +119,32 @@ pub struct LiveSource {
     missing: Vec<Missing>,
     /// Events known before the first batch.
     first: Vec<Event>,
+    facts: FactsReader,
+    /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
+    known: FxHashSet<u32>,
 }
 
 impl LiveSource {
     /// Loads the probes, attaches them and starts the reader. When this returns, traffic is being seen.
     pub fn start(config: &LiveConfig, metrics: Metrics) -> Result<LiveSource, LiveError> {
         let ring_bytes = config.ring_bytes.max(64 * 1024).next_power_of_two();
+        let now = boot_now();
+        let resolved = targets::resolve(&config.targets, now)?;
+        let port_keys = resolved
+            .listening
+            .iter()
+            .map(|listening| abi::PortKey { netns: listening.netns, port: u32::from(listening.port) });
         let mut loaded = load::load(&LoadConfig {
-            targets: config.targets.clone(),
-            pids: Vec::new(),
-            listening: Vec::new(),
+            targets: Targets { cgroups: resolved.cgroups, ..config.targets.clone() },
+            pids: resolved.pids,
+            listening: port_keys.collect(),
             hooks: config.hooks,
             ring_bytes,
             max_conns: config.max_conns,
             budget: config.budget,
         })?;
+        // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
+        load::add_targets(&mut loaded, &targets::pids(&config.targets).unwrap_or_default())?;
         let family = loaded.family;
         let missing = loaded.missing.clone();
         let verdicts = loaded
@@ -149,7 +168,9 @@ impl LiveSource {
             next_ordinal: 0,
             family,
             missing,
-            first: Vec::new(),
+            first: resolved.listening.into_iter().map(Event::Listening).collect(),
+            facts: FactsReader::new(MAX_FACTS),
+            known: FxHashSet::default(),
         })
     }
 
@@ -183,12 +204,41 @@ impl LiveSource {
         EventBatch { first_ordinal, events }
     }
 
+    /// Puts what the machine says about an event's process before the event, when it has not been said yet.
+    fn tell_facts(&mut self, event: &Event, events: &mut Vec<Event>) {
+        let (pid, time) = match event {
+            Event::Data(data) => (data.pid, data.time),
+            Event::ConnOpen(open) => (open.pid, open.time),
+            Event::Process(process) => {
+                // Another program, or another process of the same number: what was known is void.
+                self.facts.forget(process.pid);
+                self.known.remove(&process.pid);
+                if process.change != ProcessChange::Exec {
+                    return;
+                }
+                (process.pid, process.time)
+            }
+            _ => return,
+        };
+        if pid == 0 || self.known.contains(&pid) {
+            return;
+        }
+        if self.known.len() >= MAX_FACTS {
+            self.known.clear();
+        }
+        self.known.insert(pid);
+        if let Some(facts) = self.facts.news(pid, time) {
+            events.push(Event::ProcessFacts((*facts).clone()));
+        }
+    }
+
     fn decode(&mut self, batch: &bytes::Bytes, events: &mut Vec<Event>) {
         let mut n_decoded = 0;
         for record in records(batch) {
             match decode(&record) {
                 Ok(event) => {
                     n_decoded += 1;
+                    self.tell_facts(&event, events);
                     events.push(event);
                 }
                 Err(DecodeError::Short { .. }) => self.metrics.add(Counter::DecodeShort, 1),

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::event::EventBatch;
 
 pub mod live;
+pub mod targets;
 
 /// A source of events. Pulled by the pipeline's thread.
 pub trait Source {
