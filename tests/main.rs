@@ -3,5 +3,7 @@
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 mod tidy;
+/// The live screen, drawn into memory.
+mod tui;
 /// Feeds parsers by their contract.
 mod wire;

@@ -4,6 +4,8 @@ pub mod args;
 pub mod completions;
 pub mod doctor;
 pub mod man;
+pub mod run;
+pub mod stop;
 
 use clap::{Parser, Subcommand};
 

@@ -119,7 +119,7 @@ const _: () = assert!(size_of::<Dot>() == 24);
 /// Rows of an old column: powers of two of the duration from 1 µs (2^10 ns); the last holds everything longer (2^42 ns
 /// = 73 min).
 pub const OLD_ROWS: usize = 33;
-/// Old columns kept, one second each: an hour. 3,600 × 33 × 4 classes × 4 bytes = 1.9 MB.
+/// Old columns kept, one second each: an hour. 3,600 × 2 roles × 33 × 4 classes × 4 bytes = 3.8 MB.
 pub const OLD_COLUMNS: usize = 3_600;
 
 /// Counts per cell of one second that (in part) fell out of the ring.
@@ -127,8 +127,13 @@ pub const OLD_COLUMNS: usize = 3_600;
 pub struct OldColumn {
     /// Second of event time since the epoch.
     pub second: u64,
-    /// Counts by row and [`Class`].
-    pub cells: Box<[[u32; 4]; OLD_ROWS]>,
+    /// Counts by role (0 = server or not known, 1 = client), row and [`Class`].
+    pub cells: Box<[[[u32; 4]; OLD_ROWS]; 2]>,
+}
+
+/// The duration that stands for an old column's row, ns: the middle of its power of two.
+pub fn old_row_duration(row: usize) -> u64 {
+    if row == 0 { 512 } else { 3 << (row + 9) }
 }
 
 /// The row of an old column that a duration falls into.
@@ -183,10 +188,11 @@ impl Xlog {
             if self.old.len() >= OLD_COLUMNS {
                 self.old.pop_front();
             }
-            self.old.push_back(OldColumn { second, cells: Box::new([[0; 4]; OLD_ROWS]) });
+            self.old.push_back(OldColumn { second, cells: Box::new([[[0; 4]; OLD_ROWS]; 2]) });
         }
         if let Some(column) = self.old.back_mut() {
-            let count = &mut column.cells[old_row(dot.duration_ns())][dot.class() as usize];
+            let client = usize::from(dot.role() == Role::Client);
+            let count = &mut column.cells[client][old_row(dot.duration_ns())][dot.class() as usize];
             *count = count.saturating_add(1);
         }
     }
@@ -305,8 +311,11 @@ mod tests {
         }
         let xlog = shared.lock();
         let held = xlog.dots(WallTime(0), WallTime(u64::MAX)).count() as u64;
-        let old: u64 =
-            xlog.old().flat_map(|column| column.cells.iter().flatten()).map(|&n| u64::from(n)).sum();
+        let old: u64 = xlog
+            .old()
+            .flat_map(|column| column.cells.iter().flatten().flatten())
+            .map(|&n| u64::from(n))
+            .sum();
         assert_eq!((held, old), (100, 500));
         assert_eq!(metrics.get(Counter::XlogEvicted), 500);
         assert_eq!(xlog.numbers(), 500..600);
@@ -336,6 +345,7 @@ mod tests {
         assert_eq!(old_row(1_023), 0);
         assert_eq!(old_row(2_048), 1);
         assert_eq!(old_row(u64::MAX), OLD_ROWS - 1);
+        assert!((0..OLD_ROWS).all(|row| old_row(old_row_duration(row)) == row));
         assert!((1..60).all(|bits| old_row(1 << bits) >= old_row((1 << bits) - 1)));
     }
 

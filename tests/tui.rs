@@ -1,0 +1,418 @@
+//! The live screen, drawn into memory: golden screens, and figures read back from the cells.
+
+use bytes::Bytes;
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::{Color, Modifier},
+};
+use tracer_user::{
+    event::{ConnId, Counters, Role},
+    metrics::Metrics,
+    pipeline::{InFlight, LostRequests, Snapshot},
+    sink::{
+        Sink as _,
+        histogram::{HistogramSink, SharedHistograms},
+        xlog::{SharedXlog, XlogSink},
+    },
+    time::{BootTime, WallTime},
+    transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch},
+    tui::{App, Colours, Density, Feed, Heading, Key, Model, SharedStatus, Symbols, Theme, chart_size, draw},
+};
+
+const SECOND: u64 = 1_000_000_000;
+/// 2023-11-14 22:13:20 UTC.
+const START: u64 = 1_700_000_000 * SECOND;
+const MANY: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode };
+
+fn transaction(i: u64) -> Transaction {
+    Transaction {
+        start_time: WallTime(START),
+        request_end: None,
+        response_start: None,
+        end_time: WallTime(START + i * SECOND),
+        duration_ns: 1_000_000,
+        ttfb_ns: None,
+        queue_ns: None,
+        time_basis: TimeBasis::Exit,
+        kind: Kind::Request,
+        role: Role::Server,
+        protocol: "http1",
+        operation: "GET /item/{id}".into(),
+        target: Some(Bytes::from_static(b"/item/1")),
+        status_code: Some(200),
+        error: false,
+        error_type: None,
+        pid: 1,
+        tid: 1,
+        comm: "shop".into(),
+        service: "shop".into(),
+        client_addr: "127.0.0.1".into(),
+        client_port: Some(40_000),
+        server_addr: "127.0.0.1".into(),
+        server_port: Some(80),
+        request_bytes: 80,
+        response_bytes: 400,
+        end: End::Answered,
+        confidence: Confidence::Complete,
+        conn: ConnId(1),
+        ordinal: i,
+        seq: i,
+    }
+}
+
+/// Almost five minutes of three operations: one steady, one slow with errors, one of a client; some beyond the top.
+fn busy() -> Vec<Transaction> {
+    let mut transactions: Vec<Transaction> = (0..1_200_u64)
+        .map(|i| {
+            // A cheap spread over three decades.
+            let spread = 1.0 + ((i * 7_919) % 1_000) as f64;
+            let base = Transaction {
+                end_time: WallTime(START + 12 * SECOND + i * SECOND * 6 / 25),
+                duration_ns: (spread * 300_000.0) as i64,
+                seq: i,
+                ..transaction(0)
+            };
+            match i % 12 {
+                0 => Transaction {
+                    operation: "POST /주문/{id}".into(),
+                    service: "주문서비스".into(),
+                    error: i % 24 == 0,
+                    status_code: Some(503),
+                    duration_ns: base.duration_ns * 20,
+                    ..base
+                },
+                1 => Transaction {
+                    role: Role::Client,
+                    operation: "GET /stock/{id}".into(),
+                    duration_ns: base.duration_ns / 3,
+                    ..base
+                },
+                _ => base,
+            }
+        })
+        .collect();
+    for i in [100, 700] {
+        transactions[i].duration_ns = 12_000_000_000;
+    }
+    transactions
+}
+
+fn snapshot() -> Snapshot {
+    let flight = |service: &str, by_age| InFlight { service: service.into(), by_age };
+    Snapshot {
+        wall: WallTime(START + 300 * SECOND),
+        watermark: WallTime(START + 300 * SECOND),
+        n_open: 31,
+        n_long_lived: 2,
+        in_flight: vec![
+            flight("cart", [1, 0, 0]),
+            flight("shop", [20, 4, 1]),
+            flight("stock", [3, 0, 0]),
+            flight("주문서비스", [1, 1, 0]),
+        ],
+        ..Snapshot::default()
+    }
+}
+
+fn lossy(at: u64, refused: u64) -> Snapshot {
+    let values = vec![("kernel.refused_data".into(), refused), ("kernel.payload_fault".into(), 7)];
+    Snapshot {
+        wall: WallTime(START + at * SECOND),
+        lost_requests: LostRequests { low: refused / 2, high: refused },
+        counters: Some(Counters { time: BootTime(1), values }.into()),
+        ..snapshot()
+    }
+}
+
+fn feed(transactions: Vec<Transaction>, snapshots: &[Snapshot]) -> Feed {
+    let feed = Feed {
+        histograms: SharedHistograms::default(),
+        xlog: SharedXlog::new(1 << 16),
+        status: SharedStatus::default(),
+    };
+    let metrics = Metrics::default();
+    let watermark =
+        transactions.last().map_or(WallTime(0), |transaction| WallTime(transaction.end_time.0 + SECOND / 4));
+    let batch = TransactionBatch { transactions, watermark };
+    let mut histograms = HistogramSink::new(feed.histograms.clone());
+    let mut xlog = XlogSink::new(feed.xlog.clone(), metrics.clone());
+    histograms.write(&batch).unwrap();
+    histograms.advance(watermark).unwrap();
+    xlog.write(&batch).unwrap();
+    xlog.advance(watermark).unwrap();
+    for snapshot in snapshots {
+        feed.status.lock().observe(snapshot, &metrics);
+    }
+    feed
+}
+
+struct Screen {
+    buffer: Buffer,
+    model: Model,
+    app: App,
+}
+
+fn screen(feed: &Feed, width: u16, height: u16, theme: Theme, mut app: App) -> Screen {
+    let heading = Heading { title: "live  whole host".to_owned(), filter: None, replay: false };
+    screen_with(feed, width, height, theme, &mut app, &heading)
+}
+
+fn screen_with(
+    feed: &Feed,
+    width: u16,
+    height: u16,
+    theme: Theme,
+    app: &mut App,
+    heading: &Heading,
+) -> Screen {
+    let area = Rect::new(0, 0, width, height);
+    let (chart_width, chart_height) = chart_size(area);
+    let model = Model::read(feed, heading, app, chart_width, chart_height);
+    app.n_rows = model.rows.len();
+    app.density = app.shown_density(model.chart.density(app.density));
+    let mut buffer = Buffer::empty(area);
+    draw(&mut buffer, &model, app, theme);
+    Screen { buffer, model, app: app.clone() }
+}
+
+impl Screen {
+    /// The lines as a terminal shows them.
+    fn lines(&self) -> Vec<String> {
+        use unicode_width::UnicodeWidthStr as _;
+        let area = self.buffer.area;
+        (0..area.height)
+            .map(|y| {
+                let (mut line, mut x) = (String::new(), 0);
+                while x < area.width {
+                    let symbol = self.buffer[(x, y)].symbol();
+                    line.push_str(symbol);
+                    x += symbol.width().max(1) as u16;
+                }
+                line.trim_end().to_owned()
+            })
+            .collect()
+    }
+
+    fn text(&self) -> String {
+        self.lines().join("\n")
+    }
+
+    /// The whole number before `word`.
+    fn number_before(&self, line: &str, word: &str) -> u64 {
+        let before = line.split(word).next().unwrap().trim_end();
+        let digits = before.rsplit([' ', '+']).next().unwrap();
+        digits.replace(',', "").parse().unwrap_or_else(|_| panic!("no number before {word:?} in {line:?}"))
+    }
+}
+
+#[test]
+fn screens_of_a_busy_host() {
+    let feed = feed(busy(), &[snapshot()]);
+    for (width, height) in [(80, 24), (120, 40), (200, 60), (60, 15)] {
+        insta::assert_snapshot!(
+            format!("busy_{width}x{height}"),
+            screen(&feed, width, height, MANY, App::default()).text()
+        );
+    }
+}
+
+#[test]
+fn a_terminal_that_is_too_small_is_told_so() {
+    let feed = feed(busy(), &[snapshot()]);
+    insta::assert_snapshot!("too_small_40x10", screen(&feed, 40, 10, MANY, App::default()).text());
+    for (width, height) in [(0, 0), (1, 1), (59, 15), (60, 14), (300, 3)] {
+        screen(&feed, width, height, MANY, App::default());
+    }
+}
+
+#[test]
+fn no_size_panics() {
+    let feed = feed(busy(), &[snapshot(), lossy(299, 5)]);
+    for width in (1..220).step_by(13) {
+        for height in 1..70 {
+            let app = App { help: height % 2 == 0, ..App::default() };
+            screen(&feed, width, height, MANY, app);
+        }
+    }
+}
+
+#[test]
+fn a_screen_without_data() {
+    let feed = feed(Vec::new(), &[]);
+    insta::assert_snapshot!("empty_80x24", screen(&feed, 80, 24, MANY, App::default()).text());
+}
+
+#[test]
+fn a_filter_that_matches_nothing_says_what_was_seen() {
+    let feed = feed(Vec::new(), &[]);
+    feed.status.lock().filtered = 1_204;
+    let heading =
+        Heading { title: "live".to_owned(), filter: Some("duration > 1h".to_owned()), replay: false };
+    let screen = screen_with(&feed, 80, 24, MANY, &mut App::default(), &heading);
+    assert!(screen.text().contains("no transaction matched duration > 1h; 1,204 seen"), "{}", screen.text());
+    assert!(screen.lines()[2].contains("filter duration > 1h  0/1,204"), "{}", screen.text());
+}
+
+#[test]
+fn losses_are_named_in_red_and_mark_their_columns() {
+    let feed = feed(busy(), &[lossy(150, 0), lossy(160, 12), lossy(299, 12)]);
+    let screen = screen(&feed, 80, 24, MANY, App::default());
+    insta::assert_snapshot!("lossy_80x24", screen.text());
+    assert_eq!(screen.buffer[(0, 1)].style().fg, Some(Color::Red));
+    let marked = (0..80).filter(|&x| (3..12).any(|y| screen.buffer[(x, y)].symbol() == "▒")).count();
+    let lost = screen.model.chart.lost.iter().filter(|lost| **lost).count();
+    assert!(lost != 0 && marked == lost, "{marked} columns marked, {lost} with losses");
+}
+
+#[test]
+fn hostile_bytes_and_wide_characters_stay_inside_their_cells() {
+    let hostile = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}31m\u{202e}txt\u{200b}\u{feff}\r\n\0";
+    let transactions: Vec<Transaction> = (0..20)
+        .map(|i| Transaction {
+            operation: format!("GET /{hostile}").into(),
+            service: if i % 2 == 0 { hostile.into() } else { "결제서비스-운영".into() },
+            ..transaction(i)
+        })
+        .collect();
+    let mut snapshot = snapshot();
+    snapshot.in_flight[0].service = hostile.into();
+    let feed = feed(transactions, &[snapshot]);
+    let heading = Heading { title: hostile.to_owned(), filter: Some(hostile.to_owned()), replay: true };
+    let screen = screen_with(&feed, 120, 40, MANY, &mut App::default(), &heading);
+    insta::assert_snapshot!("hostile_120x40", screen.text());
+    for cell in &screen.buffer.content {
+        let bad = |c: char| c.is_control() || "\u{202e}\u{200b}\u{feff}".contains(c);
+        assert!(!cell.symbol().chars().any(bad), "{:?}", cell.symbol());
+    }
+}
+
+#[test]
+fn an_error_that_shares_its_cell_is_painted_as_one() {
+    let error = Transaction { error: true, status_code: Some(500), ..transaction(290) };
+    for transactions in [vec![error.clone(), transaction(290)], vec![transaction(290), error]] {
+        let feed = feed(transactions, &[snapshot()]);
+        let many = screen(&feed, 80, 24, MANY, App::default());
+        let red = Some(Color::Rgb(0xff, 0x54, 0x54));
+        let painted: Vec<_> = many
+            .buffer
+            .content
+            .iter()
+            .filter(|cell| cell.symbol().starts_with(|c| ('\u{2801}'..='\u{28ff}').contains(&c)))
+            .map(|cell| cell.style().fg)
+            .collect();
+        assert_eq!(painted, [red]);
+        let none = Theme { colours: Colours::None, symbols: Symbols::Unicode };
+        let plain = screen(&feed, 80, 24, none, App::default());
+        let letters: Vec<_> = (3..13)
+            .flat_map(|y| (7..80).map(move |x| (x, y)))
+            .filter(|&at| plain.buffer[at].symbol() == "E")
+            .collect();
+        assert_eq!(letters.len(), 1, "{}", plain.text());
+        assert!(plain.buffer[letters[0]].modifier.contains(Modifier::REVERSED));
+    }
+}
+
+#[test]
+fn ascii_terminals_get_ascii() {
+    let theme = Theme { colours: Colours::Sixteen, symbols: Symbols::Ascii };
+    let transactions =
+        busy().into_iter().filter(|t| t.service.is_ascii() && t.operation.is_ascii()).collect();
+    let mut snapshot = lossy(160, 12);
+    snapshot.in_flight.truncate(3);
+    let screen = screen(&feed(transactions, &[lossy(100, 0), snapshot]), 80, 24, theme, App::default());
+    let lines = screen.lines();
+    for (y, line) in lines.iter().enumerate() {
+        // The clamp's sign and the cut mark are all that is left.
+        let odd: String = line.chars().filter(|c| !c.is_ascii() && !matches!(c, '≥' | '…')).collect();
+        assert!(odd.is_empty(), "line {y}: {odd:?} in {line:?}");
+    }
+}
+
+#[test]
+fn the_figures_on_the_screen_are_the_models() {
+    let feed = feed(busy(), &[lossy(150, 0), lossy(160, 1_234)]);
+    for (width, height) in [(120, 40), (200, 60)] {
+        let screen = screen(&feed, width, height, MANY, App::default());
+        let lines = screen.lines();
+        assert_eq!(screen.number_before(&lines[0], " transactions"), 1_200);
+        assert_eq!(screen.number_before(&lines[0], " errors"), screen.model.errors);
+        assert_eq!(lines[1], screen.model.losses.line());
+        assert!(lines[1].contains("refused_data 1,234"));
+        assert!(lines[2].contains("served 1,100 "), "{}", lines[2]);
+        assert_eq!(screen.number_before(&lines[2], " ≥ 10.0s"), screen.model.chart.n_clamped);
+        assert_eq!(screen.number_before(&lines[2], " made hidden"), 100);
+        // The dots themselves: every cell of the model that holds some is on the screen, and no other.
+        let dots = (0..screen.model.chart.cells.len())
+            .filter(|&i| {
+                let (x, y) =
+                    (i as u16 % screen.model.chart.area.width, i as u16 / screen.model.chart.area.width);
+                let symbol = screen.buffer[(7 + x, 3 + y)].symbol().chars().next().unwrap();
+                ('\u{2801}'..='\u{28ff}').contains(&symbol)
+            })
+            .count();
+        assert_eq!(screen.app.density, Density::Scatter);
+        assert_eq!(dots, screen.model.chart.cells.iter().filter(|cell| cell.count != 0).count());
+        // The table: the counts of its rows add up to the header's.
+        let counts: u64 = screen.model.rows.iter().map(|row| row.count).sum();
+        assert_eq!(counts, 1_200);
+        for row in &screen.model.rows {
+            let line = lines
+                .iter()
+                .find(|line| line.starts_with(&row.service) && line.contains(&row.operation))
+                .unwrap_or_else(|| panic!("{} {} is not on the screen", row.service, row.operation));
+            let shown = line.split_whitespace().any(|word| word.replace(',', "") == row.count.to_string());
+            assert!(shown, "{} in {line:?}", row.count);
+        }
+        let flights: Vec<&String> = lines.iter().filter(|line| line.contains("(1 / 4 / 20)")).collect();
+        assert_eq!(flights.len(), 1, "{}", screen.text());
+        assert!(flights[0].contains("25 (1 / 4 / 20)"));
+    }
+}
+
+#[test]
+fn keys_change_what_is_drawn() {
+    let feed = feed(busy(), &[snapshot()]);
+    let now = WallTime(START + 300 * SECOND);
+    let after = |keys: &[Key]| {
+        let mut app = App { n_rows: 3, ..App::default() };
+        for key in keys {
+            app.key(*key, now);
+        }
+        screen(&feed, 80, 24, MANY, app)
+    };
+    let title = |screen: &Screen| screen.lines()[2].clone();
+    assert!(title(&after(&[])).contains("5 min  log  served 1,100"));
+    assert!(title(&after(&[Key::Char('l')])).contains("linear"));
+    assert!(title(&after(&[Key::Char('H')])).contains("heat (kept)"));
+    assert!(title(&after(&[Key::Char('c')])).contains("made 100"));
+    assert!(title(&after(&[Key::Char('+')])).contains("4 min"));
+    let top: Vec<Key> = "y9s".chars().map(Key::Char).chain([Key::Enter]).collect();
+    assert!(title(&after(&top)).contains("≥ 9.00s"));
+    assert!(after(&[Key::Char(' ')]).lines()[0].contains("PAUSED +0"));
+    assert!(after(&[Key::Char('?')]).text().contains("type the top of the elapsed axis"));
+    assert!(after(&[Key::Char('y'), Key::Char('9')]).lines()[23].contains("axis: 9_"));
+    let by_p99 = after(&[Key::Char('s'), Key::Char('s')]);
+    assert_eq!(by_p99.model.rows[0].service, "주문서비스");
+    assert!(by_p99.text().contains("▾p99"));
+    let second = after(&[Key::Down]);
+    let selected: Vec<u16> =
+        (0..24).filter(|&y| second.buffer[(0, y)].modifier.contains(Modifier::REVERSED)).collect();
+    let heading = second.lines().iter().position(|line| line.starts_with("service")).unwrap() as u16;
+    assert_eq!(selected, [heading + 2]);
+}
+
+#[test]
+fn a_crowd_turns_into_a_heat_map_by_itself() {
+    let crowd: Vec<Transaction> = (0..60_000_u64)
+        .map(|i| Transaction {
+            end_time: WallTime(START + i * SECOND / 200),
+            duration_ns: 1_000_000 + (i as i64 % 40) * 10_000,
+            error: i % 9_999 == 0,
+            ..transaction(0)
+        })
+        .collect();
+    let screen = screen(&feed(crowd, &[snapshot()]), 80, 24, MANY, App::default());
+    assert_eq!(screen.app.density, Density::Heat);
+    insta::assert_snapshot!("heat_80x24", screen.text());
+}

@@ -1,0 +1,377 @@
+//! The XLog as cells: which dots of a window fall where, what a cell is painted as. Pure.
+
+use crate::{
+    event::Role,
+    sink::xlog::{Class, Xlog, old_row_duration},
+    time::WallTime,
+};
+
+use super::app::Roles;
+
+/// Decades that a logarithmic axis shows.
+const DECADES: i32 = 5;
+/// Dots per occupied position from which a scatter hides more than it shows…
+const DENSE: u64 = 4;
+/// …and below which it is shown again.
+const SPARSE: u64 = 2;
+
+/// The elapsed axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Five decades below the top.
+    Log,
+    /// From 0.
+    Linear,
+}
+
+/// Dots or counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Density {
+    /// One braille dot each.
+    Scatter,
+    /// Counts per cell.
+    Heat,
+}
+
+/// What is shown where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChartArea {
+    /// Cells across.
+    pub width: u16,
+    /// Cells down.
+    pub height: u16,
+    /// Time at the right edge.
+    pub end: WallTime,
+    /// Time from edge to edge, ns.
+    pub window_ns: u64,
+    /// Elapsed at the top, ns.
+    pub y_max_ns: u64,
+    /// Elapsed axis.
+    pub scale: Scale,
+    /// Whose dots.
+    pub roles: Roles,
+}
+
+/// One character cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Braille bits (U+2800 + bits).
+    pub bits: u8,
+    /// Dots.
+    pub count: u64,
+    /// The most important class among them.
+    pub class: Option<Class>,
+}
+
+/// The dots of a window, in cells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chart {
+    /// What it shows.
+    pub area: ChartArea,
+    /// Time at the left edge.
+    pub start: WallTime,
+    /// Time behind the right edge: `end` rounded up to a whole column, so that dots do not jitter.
+    pub end: WallTime,
+    /// Cells, row by row from the top.
+    pub cells: Vec<Cell>,
+    /// Columns in which something was lost.
+    pub lost: Vec<bool>,
+    /// Dots shown.
+    pub n: u64,
+    /// Errors among them.
+    pub n_errors: u64,
+    /// Dots above the top: drawn in the first row.
+    pub n_clamped: u64,
+    /// Dots of the other role.
+    pub n_hidden: u64,
+    /// Greatest count of a cell.
+    pub max_count: u64,
+    /// Dot positions in use, for [`Chart::density`].
+    occupied: u64,
+}
+
+impl Chart {
+    /// Puts the dots of the ring (and the counts of what fell out of it) into cells.
+    pub fn build(area: ChartArea, xlog: &Xlog, marks: impl Iterator<Item = (WallTime, WallTime)>) -> Chart {
+        let width = u64::from(area.width.max(1));
+        // Two dots across per cell.
+        let dot_ns = (area.window_ns / (width * 2)).max(1);
+        let end = WallTime(area.end.0.div_ceil(dot_ns * 2).max(width) * dot_ns * 2);
+        let start = WallTime(end.0 - dot_ns * 2 * width);
+        let n_cells = usize::from(area.width) * usize::from(area.height);
+        let mut chart = Chart {
+            area,
+            start,
+            end,
+            cells: vec![Cell::default(); n_cells],
+            lost: vec![false; usize::from(area.width)],
+            n: 0,
+            n_errors: 0,
+            n_clamped: 0,
+            n_hidden: 0,
+            max_count: 0,
+            occupied: 0,
+        };
+        let (from, to) = (start.0 / 1_000_000_000, end.0 / 1_000_000_000);
+        for column in xlog.old().rev().skip_while(|c| c.second > to).take_while(|c| c.second >= from) {
+            // What left the ring has no time of its own any more: the middle of its second.
+            let at = WallTime(column.second * 1_000_000_000 + 500_000_000);
+            for (client, rows) in column.cells.iter().enumerate() {
+                let role = if client == 1 { Role::Client } else { Role::Server };
+                for (row, counts) in rows.iter().enumerate() {
+                    for (class, n) in Class::ALL.into_iter().zip(counts) {
+                        chart.add(at, old_row_duration(row), class, role, u64::from(*n), dot_ns);
+                    }
+                }
+            }
+        }
+        for dot in xlog.dots(start, end) {
+            chart.add(dot.end(), dot.duration_ns(), dot.class(), dot.role(), 1, dot_ns);
+        }
+        for (from, to) in marks {
+            if to < start || from >= end {
+                continue;
+            }
+            let column = |at: WallTime| (at.0.clamp(start.0, end.0 - 1) - start.0) / (dot_ns * 2);
+            for column in column(from)..=column(to) {
+                if let Some(lost) = chart.lost.get_mut(column as usize) {
+                    *lost = true;
+                }
+            }
+        }
+        chart
+    }
+
+    fn add(&mut self, at: WallTime, duration_ns: u64, class: Class, role: Role, n: u64, dot_ns: u64) {
+        if n == 0 || at < self.start || at >= self.end {
+            return;
+        }
+        if !self.area.roles.shows(role) {
+            self.n_hidden += n;
+            return;
+        }
+        self.n += n;
+        if class == Class::Error {
+            self.n_errors += n;
+        }
+        if duration_ns >= self.area.y_max_ns {
+            self.n_clamped += n;
+        }
+        let x = (at.0 - self.start.0) / dot_ns;
+        let y = self.area.dot_row(duration_ns);
+        let index = usize::from(y / 4) * usize::from(self.area.width) + (x / 2) as usize;
+        let Some(cell) = self.cells.get_mut(index) else { return };
+        // The braille block's dots are numbered down the left column, down the right, and then the last row.
+        const BITS: [[u8; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
+        let bit = BITS[(x % 2) as usize][usize::from(y % 4)];
+        self.occupied += u64::from(cell.bits & bit == 0);
+        cell.bits |= bit;
+        cell.count += n;
+        cell.class = cell.class.max(Some(class));
+        self.max_count = self.max_count.max(cell.count);
+    }
+
+    /// Scatter or heat map, given what was shown before (so that it does not flicker between the two).
+    pub fn density(&self, before: Density) -> Density {
+        let limit = match before {
+            Density::Scatter => DENSE,
+            Density::Heat => SPARSE,
+        };
+        if self.occupied != 0 && self.n >= limit * self.occupied { Density::Heat } else { Density::Scatter }
+    }
+
+    /// How full a cell of the heat map is, 0 (empty) to 8, on a logarithmic scale up to the fullest cell.
+    pub fn level(&self, cell: Cell) -> usize {
+        if cell.count == 0 {
+            return 0;
+        }
+        let full = (self.max_count as f64).ln_1p();
+        (((cell.count as f64).ln_1p() / full * 8.0).round() as usize).clamp(1, 8)
+    }
+}
+
+impl ChartArea {
+    /// Row of dots (four a cell) from the top for an elapsed time. At the top or above it: the first.
+    fn dot_row(&self, duration_ns: u64) -> u16 {
+        let rows = self.height.max(1).saturating_mul(4);
+        let share = self.share(duration_ns);
+        // The addend keeps a value that lies on a line from slipping above it by the last bit of a logarithm.
+        ((f64::from(rows) * (1.0 - share) + 1e-6) as u16).min(rows - 1)
+    }
+
+    /// Height above the bottom, 0 to 1.
+    fn share(&self, duration_ns: u64) -> f64 {
+        let (value, top) = (duration_ns as f64, self.y_max_ns.max(1) as f64);
+        if value >= top {
+            return 1.0;
+        }
+        match self.scale {
+            Scale::Linear => value / top,
+            Scale::Log => ((value.max(1.0) / top).log10() / f64::from(DECADES) + 1.0).clamp(0.0, 1.0),
+        }
+    }
+
+    /// Elapsed times to label, with the cell row each belongs to; from the top, no two in one row.
+    pub fn labels(&self) -> Vec<(u16, u64)> {
+        let values: Vec<u64> = match self.scale {
+            Scale::Log => (0..DECADES).map(|decade| self.y_max_ns / 10_u64.pow(decade as u32)).collect(),
+            Scale::Linear => (0..4).map(|quarter| self.y_max_ns / 4 * (4 - quarter)).collect(),
+        };
+        let mut labels: Vec<(u16, u64)> = Vec::new();
+        for value in values {
+            let row = self.dot_row(value) / 4;
+            if labels.last().is_none_or(|(last, _)| *last < row) {
+                labels.push((row, value));
+            }
+        }
+        labels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{sink::compliance::transaction, transaction::Transaction};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn area(scale: Scale) -> ChartArea {
+        ChartArea {
+            width: 10,
+            height: 5,
+            end: WallTime(1_000 * SECOND),
+            window_ns: 100 * SECOND,
+            y_max_ns: 10 * SECOND,
+            scale,
+            roles: Roles::Servers,
+        }
+    }
+
+    fn at(second: u64, duration_ns: u64) -> Transaction {
+        Transaction {
+            end_time: WallTime(second * SECOND),
+            duration_ns: duration_ns as i64,
+            ..transaction(second)
+        }
+    }
+
+    fn chart(area: ChartArea, transactions: &[Transaction]) -> Chart {
+        let mut xlog = Xlog::new(1 << 16);
+        for transaction in transactions {
+            xlog.push(transaction);
+        }
+        Chart::build(area, &xlog, std::iter::empty())
+    }
+
+    fn cell(chart: &Chart, row: usize, column: usize) -> Cell {
+        chart.cells[row * usize::from(chart.area.width) + column]
+    }
+
+    #[test]
+    fn a_dot_goes_where_its_end_and_duration_say() {
+        let chart = chart(area(Scale::Linear), &[at(905, 9_900_000_000), at(999, 100_000_000)]);
+        // 900..905 is the first dot column of the first cell, 905..910 the second.
+        assert_eq!(cell(&chart, 0, 0).bits, 0x08);
+        assert_eq!(cell(&chart, 4, 9).bits, 0x80);
+        assert_eq!((chart.n, chart.n_clamped), (2, 0));
+    }
+
+    #[test]
+    fn dots_above_the_top_are_in_the_first_row_and_counted() {
+        let chart = chart(area(Scale::Log), &[at(950, 10 * SECOND), at(950, 3_000 * SECOND)]);
+        assert_eq!(cell(&chart, 0, 5).count, 2);
+        assert_eq!((chart.n, chart.n_clamped), (2, 2));
+    }
+
+    #[test]
+    fn an_error_wins_its_cell_whichever_came_first() {
+        let error = Transaction { error: true, ..at(950, SECOND) };
+        for transactions in [[error.clone(), at(950, SECOND)], [at(950, SECOND), error]] {
+            let chart = chart(area(Scale::Log), &transactions);
+            let painted: Vec<_> = chart.cells.iter().filter_map(|cell| cell.class).collect();
+            assert_eq!(painted, [Class::Error]);
+            assert_eq!((chart.n, chart.n_errors), (2, 1));
+        }
+    }
+
+    #[test]
+    fn every_dot_of_the_window_is_in_some_cell_and_the_count_says_so() {
+        let transactions: Vec<_> = (800..1_100).map(|s| at(s, (s * 7_919_000) % (20 * SECOND))).collect();
+        for scale in [Scale::Log, Scale::Linear] {
+            let chart = chart(area(scale), &transactions);
+            assert_eq!(chart.cells.iter().map(|cell| cell.count).sum::<u64>(), chart.n);
+            assert_eq!(chart.n, 100, "one a second from {:?} to {:?}", chart.start, chart.end);
+        }
+    }
+
+    #[test]
+    fn decades_are_equally_high_on_the_log_axis() {
+        let area = ChartArea { height: 50, ..area(Scale::Log) };
+        let rows: Vec<u16> = [10 * SECOND, SECOND, SECOND / 10, SECOND / 100, SECOND / 1_000]
+            .map(|ns| area.dot_row(ns))
+            .to_vec();
+        assert_eq!(rows, [0, 40, 80, 120, 160]);
+        assert_eq!(area.dot_row(0), 199);
+        assert_eq!(area.labels()[1], (10, SECOND));
+    }
+
+    #[test]
+    fn density_switches_with_hysteresis() {
+        let crowd = |n: usize| chart(area(Scale::Log), &vec![at(950, SECOND); n]);
+        assert_eq!(crowd(3).density(Density::Scatter), Density::Scatter);
+        assert_eq!(crowd(4).density(Density::Scatter), Density::Heat);
+        assert_eq!(crowd(3).density(Density::Heat), Density::Heat);
+        assert_eq!(crowd(1).density(Density::Heat), Density::Scatter);
+        assert_eq!(crowd(0).density(Density::Heat), Density::Scatter);
+    }
+
+    #[test]
+    fn levels_go_from_the_emptiest_to_the_fullest() {
+        let mut transactions = vec![at(950, SECOND); 1_000];
+        transactions.insert(0, at(910, SECOND));
+        let chart = chart(area(Scale::Log), &transactions);
+        let levels: Vec<usize> =
+            chart.cells.iter().map(|&cell| chart.level(cell)).filter(|&level| level != 0).collect();
+        assert_eq!(levels, [1, 8]);
+    }
+
+    #[test]
+    fn what_fell_out_of_the_ring_is_still_counted_on_the_chart() {
+        let mut xlog = Xlog::new(10);
+        for second in 900..1_000 {
+            xlog.push(&at(second, SECOND));
+        }
+        let chart = Chart::build(area(Scale::Log), &xlog, std::iter::empty());
+        assert_eq!(chart.n, 100);
+        assert!(chart.cells.iter().filter(|cell| cell.count != 0).count() >= 10);
+    }
+
+    #[test]
+    fn columns_with_losses_are_marked() {
+        let marks = [(WallTime(910 * SECOND), WallTime(925 * SECOND)), (WallTime(1), WallTime(2))];
+        let chart = Chart::build(area(Scale::Log), &Xlog::new(1), marks.into_iter());
+        let lost: Vec<usize> = (0..10).filter(|&column| chart.lost[column]).collect();
+        assert_eq!(lost, [1, 2]);
+    }
+
+    #[test]
+    fn the_other_roles_dots_are_hidden_and_counted() {
+        let client = Transaction { role: Role::Client, ..at(950, SECOND) };
+        let both = [client, at(950, SECOND)];
+        let servers = chart(area(Scale::Log), &both);
+        assert_eq!((servers.n, servers.n_hidden), (1, 1));
+        let all = chart(ChartArea { roles: Roles::Both, ..area(Scale::Log) }, &both);
+        assert_eq!((all.n, all.n_hidden), (2, 0));
+    }
+
+    #[test]
+    fn odd_sizes_and_times_do_no_harm() {
+        for (width, height, end, window_ns) in
+            [(0, 0, 0, 0), (1, 1, 0, 1), (300, 1, u64::MAX / 2, u64::MAX / 4), (1, 200, 5, SECOND)]
+        {
+            let area = ChartArea { width, height, end: WallTime(end), window_ns, ..area(Scale::Log) };
+            let _ = chart(area, &[at(0, 1), at(1, SECOND)]);
+            let _ = area.labels();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What the screen reads: histograms, dots, and what the pipeline holds.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    metrics::{Counter, Metrics},
+    pipeline::Snapshot,
+    report::loss::Losses,
+    sink::{Sink, SinkError, histogram::SharedHistograms, xlog::SharedXlog},
+    time::WallTime,
+    transaction::TransactionBatch,
+};
+
+/// Stretches of event time with losses that are remembered; beyond it the oldest is forgotten on the chart (its counts
+/// stay in the loss line). More than an hour of losses in every other second.
+const MAX_MARKS: usize = 2_000;
+
+/// Where a screen's data come from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// Tables.
+    pub histograms: SharedHistograms,
+    /// Dots.
+    pub xlog: SharedXlog,
+    /// In flight, lost.
+    pub status: SharedStatus,
+}
+
+/// What the screen is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heading {
+    /// What runs.
+    pub title: String,
+    /// The filter's expression.
+    pub filter: Option<String>,
+    /// A recording is shown, not the present.
+    pub replay: bool,
+}
+
+/// What the pipeline holds, as the screen shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// In flight and lost.
+    pub snapshot: Snapshot,
+    /// Losses by name.
+    pub losses: Losses,
+    /// Stretches of event time, `from..to`, in which something was lost, oldest first.
+    pub marks: VecDeque<(WallTime, WallTime)>,
+    /// Transactions that the filter left out.
+    pub filtered: u64,
+    /// Dots that fell out of the ring.
+    pub evicted: u64,
+    /// Nothing more will come.
+    pub finished: bool,
+}
+
+impl Status {
+    /// Takes a newer snapshot: where more was lost than before, the time between the two is marked.
+    pub fn observe(&mut self, snapshot: &Snapshot, metrics: &Metrics) {
+        let losses = Losses::collect(snapshot, metrics);
+        let worse = losses.total() > self.losses.total() || losses.requests.high > self.losses.requests.high;
+        if worse {
+            // Counters come once a second, so a loss may be as old as that.
+            let before = snapshot.wall.0.saturating_sub(1_000_000_000);
+            let from = WallTime(self.snapshot.wall.0.min(before).max(before.saturating_sub(1_000_000_000)));
+            match self.marks.back_mut() {
+                Some((_, to)) if *to >= from => *to = snapshot.wall,
+                _ => {
+                    if self.marks.len() >= MAX_MARKS {
+                        self.marks.pop_front();
+                    }
+                    self.marks.push_back((from, snapshot.wall));
+                }
+            }
+        }
+        self.losses = losses;
+        self.snapshot.clone_from(snapshot);
+        self.filtered = metrics.get(Counter::Filtered);
+        self.evicted = metrics.get(Counter::XlogEvicted);
+    }
+}
+
+/// A [`Status`] that a sink fills and the screen reads.
+#[derive(Clone, Debug, Default)]
+pub struct SharedStatus(Arc<Mutex<Status>>);
+
+impl SharedStatus {
+    /// Reads.
+    pub fn lock(&self) -> MutexGuard<'_, Status> {
+        // What is in there is shown, not computed with: a poisoned lock is as good as any.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more will come.
+    pub fn finished(&self) {
+        self.lock().finished = true;
+    }
+}
+
+/// Fills a [`SharedStatus`].
+#[derive(Debug)]
+pub struct StatusSink {
+    status: SharedStatus,
+    metrics: Metrics,
+}
+
+impl StatusSink {
+    /// Fills `status`; `metrics` are this run's own counters.
+    pub fn new(status: SharedStatus, metrics: Metrics) -> StatusSink {
+        StatusSink { status, metrics }
+    }
+}
+
+impl Sink for StatusSink {
+    fn name(&self) -> &'static str {
+        "screen"
+    }
+
+    fn write(&mut self, _: &TransactionBatch) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn observe(&mut self, snapshot: &Snapshot) -> Result<(), SinkError> {
+        self.status.lock().observe(snapshot, &self.metrics);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::LostRequests;
+
+    #[test]
+    fn time_in_which_more_was_lost_is_marked_and_quiet_time_is_not() {
+        let metrics = Metrics::default();
+        let mut status = Status::default();
+        let second = 1_000_000_000;
+        let mut at = |s: u64, high: u64| {
+            let requests = LostRequests { low: 0, high };
+            let snapshot =
+                Snapshot { wall: WallTime(s * second), lost_requests: requests, ..Snapshot::default() };
+            status.observe(&snapshot, &metrics);
+        };
+        at(100, 0);
+        at(101, 0);
+        at(102, 5);
+        at(103, 5);
+        at(104, 5);
+        at(110, 6);
+        let marks: Vec<_> = status.marks.iter().map(|(from, to)| (from.0 / second, to.0 / second)).collect();
+        assert_eq!(marks, [(101, 102), (108, 110)]);
+        assert!(status.losses.any());
+    }
+}
