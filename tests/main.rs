@@ -1,5 +1,7 @@
 //! Integration tests.
 
+/// What this host can do, as root and as others.
+mod doctor;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 mod tidy;

@@ -1,0 +1,100 @@
+//! `txray doctor` on this host: as root, as nobody, and with three capabilities.
+
+use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// Capabilities that tracing needs where the kernel has them apart from root's.
+const CAPABILITIES: &str = "+bpf,+perfmon,+sys_ptrace";
+/// Debian's `nobody`.
+const NOBODY: &str = "65534";
+
+/// The program where every user may execute it.
+fn public_copy(dir: &Path) -> PathBuf {
+    let path = dir.join("txray");
+    std::fs::copy(env!("CARGO_BIN_EXE_txray"), &path).unwrap();
+    for path in [dir, &path] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+    path
+}
+
+/// Runs as nobody, with capabilities for setpriv(1) or none.
+fn as_nobody(program: &Path, capabilities: Option<&str>, args: &[&str]) -> Output {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--no-new-privs"]);
+    if let Some(capabilities) = capabilities {
+        command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]);
+        command.args(["--bounding-set", &format!("-all,{capabilities}")]);
+    }
+    command.arg(program).args(args).output().unwrap()
+}
+
+fn report(output: &Output) -> serde_json::Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "one object and nothing else: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn severities(report: &serde_json::Value, area: &str) -> Vec<String> {
+    let checks = report["checks"].as_array().unwrap().iter().filter(|check| check["area"] == area);
+    checks.map(|check| check["severity"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn root_can_trace_this_host() {
+    let output = Command::new(env!("CARGO_BIN_EXE_txray")).args(["doctor", "--json"]).output().unwrap();
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(output.stderr, b"");
+    assert_eq!(report["type"], "doctor");
+    assert_eq!(report["can_trace"], true);
+    assert_eq!(report["hooks"]["syscall"], true);
+    assert!(report["features"]["btf"]["n_types"].as_u64().unwrap() > 10_000);
+    assert!(report["features"]["tls"]["n_processes"].as_u64().unwrap() > 0);
+
+    let text = Command::new(env!("CARGO_BIN_EXE_txray")).arg("doctor").output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.lines().nth(1).unwrap().starts_with("This host can be traced"), "{text}");
+}
+
+#[test]
+fn nobody_is_told_what_is_missing_and_what_was_not_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = public_copy(dir.path());
+    let output = as_nobody(&program, None, &["doctor"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(output.stderr, b"");
+    assert!(
+        text.contains("\nThis user cannot trace: user 65534 without CAP_BPF and CAP_PERFMON.\n"),
+        "{text}"
+    );
+    assert!(text.contains("what loads was not checked"), "{text}");
+    assert!(text.contains("setcap cap_bpf,cap_perfmon"), "{text}");
+}
+
+#[test]
+fn three_capabilities_are_enough_without_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = public_copy(dir.path());
+    let output = as_nobody(&program, Some(CAPABILITIES), &["doctor", "--json"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(report["features"]["uid"], 65534);
+    assert!(severities(&report, "hooks").iter().all(|severity| severity != "fatal"), "{report:#}");
+    // Containers' names are in root's files.
+    assert_eq!(severities(&report, "privileges"), ["ok", "limit"]);
+}
+
+#[test]
+fn a_reader_that_leaves_early_ends_it_quietly() {
+    let command = format!("{} doctor | head -n 1", env!("CARGO_BIN_EXE_txray"));
+    let output = Command::new("bash").args(["-o", "pipefail", "-c", &command]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stderr, b"");
+    assert!(output.stdout.starts_with(b"txray "));
+}
