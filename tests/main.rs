@@ -4,6 +4,8 @@
 mod doctor;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
+/// What is recorded comes back, whatever kills, fills, damages or trims it.
+mod recording;
 mod tidy;
 /// The live screen, drawn into memory.
 mod tui;

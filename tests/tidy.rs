@@ -14,7 +14,7 @@ const OWNED_CRATES: &[(&[&str], &[&str])] = &[
     (&["ratatui", "crossterm"], &["tui/"]),
     (
         &["arrow_array", "arrow_buffer", "arrow_ipc", "arrow_schema", "parquet"],
-        &["schema", "sink/parquet", "source/replay", "source/recording", "recorder"],
+        &["schema", "sink/parquet", "sink/recording", "source/replay", "source/recording"],
     ),
 ];
 

@@ -129,7 +129,7 @@ impl Write for Checked {
 }
 
 impl SealedWriter {
-    /// Begins. `file` is empty, readable and writable.
+    /// Begins. `file` is empty, to read and write (`File::options().read(true)`, not `File::create`).
     pub fn new(file: File, dataset: Dataset) -> Result<Self, Fault> {
         let checked =
             Checked { file: io::BufWriter::with_capacity(1 << 18, file), crc: crc32fast::Hasher::new() };
@@ -274,7 +274,23 @@ impl SealedFile {
         self.rows_at(batch_rows).map_err(|fault| fault.at(path))
     }
 
+    /// Reads and verifies the whole file, without looking at its rows.
+    pub fn verify(mut self) -> Result<PartMeta, FormatError> {
+        match self.verified() {
+            Ok(_) => Ok(self.meta),
+            Err(fault) => Err(fault.at(self.path)),
+        }
+    }
+
     fn rows_at(mut self, batch_rows: usize) -> Result<Rows, Fault> {
+        let bytes = self.verified()?;
+        let reader = guarded(|| {
+            Ok(ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(batch_rows).build()?)
+        })?;
+        Ok(Rows { path: self.path, meta: self.meta, reader })
+    }
+
+    fn verified(&mut self) -> Result<Bytes, Fault> {
         if self.n_bytes > MAX_FILE {
             return Err(Fault::Damaged("larger than any file of a recording".to_owned()));
         }
@@ -290,11 +306,7 @@ impl SealedFile {
         if digits(crc.finalize()) != self.file_digits {
             return Err(Fault::Damaged("the checksum does not match".to_owned()));
         }
-        let bytes = Bytes::from(bytes);
-        let reader = guarded(|| {
-            Ok(ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(batch_rows).build()?)
-        })?;
-        Ok(Rows { path: self.path, meta: self.meta, reader })
+        Ok(Bytes::from(bytes))
     }
 }
 

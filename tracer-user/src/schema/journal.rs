@@ -3,7 +3,7 @@
 //! A journal is a file header followed by frames. Numbers are little-endian.
 //!
 //! ```text
-//! file header   "TXRAYJ01"  length u32  crc u32  JSON of `length` bytes (the part's facts)
+//! file header   "TXRAYJ01"  length u32  JSON crc u32  header crc u32  JSON of `length` bytes (the part's facts)
 //! frame         "TXF1"  length u32  body crc u32  rows u32  first u64  next u64  last_time u64  lost u64  header crc u32
 //!               body: an Arrow IPC stream of `length` bytes with one record batch
 //! ```
@@ -11,7 +11,7 @@
 //! A process that is killed leaves whole frames and at most one torn one at the end. A frame whose checksum does not match is left out, and
 //! reading goes on behind it; where a frame's header itself is bad, reading goes on at the next good one.
 
-use std::{io::Cursor, path::Path};
+use std::{fs::File, io::Cursor, os::unix::fs::FileExt as _, path::Path};
 
 use arrow_array::RecordBatch;
 use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
@@ -24,7 +24,7 @@ use super::{
 
 const FILE_MAGIC: &[u8; 8] = b"TXRAYJ01";
 const FRAME_MAGIC: &[u8; 4] = b"TXF1";
-const FILE_HEADER: usize = 16;
+const FILE_HEADER: usize = 20;
 /// Bytes of a frame before its body.
 pub const FRAME_HEADER: usize = 52;
 /// The largest body: a batch of rows, or a checkpoint ([`super::event_rows::MAX_ROW_BYTES`]).
@@ -58,6 +58,8 @@ pub fn encode_file_header(meta: &PartMeta) -> Result<Vec<u8>, Fault> {
     let mut out = FILE_MAGIC.to_vec();
     out.put_u32_le(json.len() as u32);
     out.put_u32_le(crc32fast::hash(&json));
+    let crc = crc32fast::hash(&out);
+    out.put_u32_le(crc);
     out.extend_from_slice(&json);
     Ok(out)
 }
@@ -85,119 +87,151 @@ pub fn encode_frame(meta: FrameMeta, batch: &RecordBatch, out: &mut Vec<u8>) -> 
     Ok(())
 }
 
-/// A journal, read. Only the frames' headers are looked at until rows are asked for.
+/// A journal, read. Frames are found by their headers; a body is read when its rows are asked for.
 #[derive(Debug)]
 pub struct Journal {
-    bytes: Vec<u8>,
-    frames: Vec<(FrameMeta, std::ops::Range<usize>, u32)>,
+    file: File,
+    frames: Vec<Frame>,
     /// Facts about the part, brought up to its last whole frame.
     pub meta: PartMeta,
+    /// Bytes of the file.
+    pub n_bytes: u64,
     /// Bytes that belong to no whole frame: torn by a kill (at the end), or damaged.
     pub n_skipped_bytes: u64,
 }
 
+/// A frame: facts, place of its body, checksum of it.
+#[derive(Clone, Debug)]
+struct Frame {
+    meta: FrameMeta,
+    body: std::ops::Range<u64>,
+    crc: u32,
+}
+
 impl Journal {
-    /// Reads a journal. A part is cut long before it is too large for memory.
+    /// Reads the headers of a journal.
     pub fn open(path: &Path) -> Result<Journal, FormatError> {
-        let read = || -> Result<Journal, Fault> { Self::parse(std::fs::read(path)?) };
+        let read = || -> Result<Journal, Fault> { Self::read(File::open(path)?) };
         read().map_err(|fault| fault.at(path))
     }
 
-    /// Takes the bytes of a journal apart.
-    pub fn parse(bytes: Vec<u8>) -> Result<Journal, Fault> {
-        if !bytes.starts_with(FILE_MAGIC) {
-            return Err(if FILE_MAGIC.starts_with(&bytes) {
-                Fault::Damaged("cut off before its first row".to_owned())
+    /// Reads the headers of a journal that is open.
+    pub fn read(file: File) -> Result<Journal, Fault> {
+        let n_bytes = file.metadata()?.len();
+        let start = read_at(&file, 0, FILE_HEADER, n_bytes)?;
+        if !start.starts_with(FILE_MAGIC) {
+            return Err(if FILE_MAGIC.starts_with(&start) {
+                Fault::Unbegun
             } else {
                 Fault::Foreign("no journal")
             });
         }
-        let cut = || Fault::Damaged("cut off before its first row".to_owned());
-        let mut header = bytes.get(8..FILE_HEADER).ok_or_else(cut)?;
+        let mut header = start.get(8..FILE_HEADER).ok_or(Fault::Unbegun)?;
         let (length, crc) = (header.get_u32_le() as usize, header.get_u32_le());
-        let json = bytes.get(FILE_HEADER..FILE_HEADER.saturating_add(length)).ok_or_else(cut)?;
-        if crc32fast::hash(json) != crc {
+        if header.get_u32_le() != crc32fast::hash(&start[..FILE_HEADER - 4]) {
             return Err(Fault::Damaged("the header's checksum does not match".to_owned()));
         }
-        let mut meta = header_meta(json)?;
-        let body_start = FILE_HEADER + length;
-        let (mut frames, mut skipped, mut at) = (Vec::new(), 0, body_start);
-        while at < bytes.len() {
-            match frame_at(&bytes, at) {
-                Some((frame, body, crc)) => {
-                    at = body.end;
-                    frames.push((frame, body, crc));
-                }
-                None => {
-                    // Torn or damaged: on to the next place that may be a frame.
-                    let next = bytes[at + 1..]
-                        .windows(4)
-                        .position(|window| window == FRAME_MAGIC)
-                        .map_or(bytes.len(), |distance| at + 1 + distance);
-                    skipped += (next - at) as u64;
-                    at = next;
-                }
+        let json = read_at(&file, FILE_HEADER as u64, length, n_bytes)?;
+        if json.len() < length {
+            return Err(Fault::Unbegun);
+        }
+        if crc32fast::hash(&json) != crc {
+            return Err(Fault::Damaged("the header's checksum does not match".to_owned()));
+        }
+        let mut meta = header_meta(&json)?;
+        let (mut frames, mut skipped, mut at) = (Vec::new(), 0, (FILE_HEADER + length) as u64);
+        while at < n_bytes {
+            if let Some(frame) = frame_at(&read_at(&file, at, FRAME_HEADER, n_bytes)?, at, n_bytes) {
+                at = frame.body.end;
+                frames.push(frame);
+            } else {
+                // Torn or damaged: on to the next place that may be a frame.
+                let next = next_magic(&file, at + 1, n_bytes)?;
+                skipped += next - at;
+                at = next;
             }
         }
-        for (frame, ..) in &frames {
+        for Frame { meta: frame, .. } in &frames {
             meta.next = meta.next.max(frame.next);
             meta.last_time_ns = meta.last_time_ns.max(frame.last_time_ns);
             meta.lost += frame.lost;
         }
-        Ok(Journal { bytes, frames, meta, n_skipped_bytes: skipped })
+        Ok(Journal { file, frames, meta, n_bytes, n_skipped_bytes: skipped })
     }
 
     /// Rows, by the frames' headers.
     pub fn n_rows(&self) -> u64 {
-        self.frames.iter().map(|(frame, ..)| u64::from(frame.rows)).sum()
+        self.frames.iter().map(|frame| u64::from(frame.meta.rows)).sum()
     }
 
-    /// Bytes of the file.
-    pub fn n_bytes(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    /// Number of frames.
-    pub fn n_frames(&self) -> usize {
-        self.frames.len()
+    /// Facts about each frame, in order.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = FrameMeta> + '_ {
+        self.frames.iter().map(|frame| frame.meta)
     }
 
     /// The rows of frame `i`, verified. `None` when the frame is damaged.
-    pub fn batch(&self, i: usize) -> Option<RecordBatch> {
-        let (frame, body, crc) = self.frames.get(i)?;
-        let body = &self.bytes[body.clone()];
-        if crc32fast::hash(body) != *crc {
-            return None;
+    pub fn batch(&self, i: usize) -> Result<Option<RecordBatch>, Fault> {
+        let Some(Frame { meta, body, crc }) = self.frames.get(i) else { return Ok(None) };
+        let body = read_at(&self.file, body.start, (body.end - body.start) as usize, self.n_bytes)?;
+        if crc32fast::hash(&body) != *crc {
+            return Ok(None);
         }
         let batch = guarded(|| {
             StreamReader::try_new(Cursor::new(body), None)?
                 .next()
                 .ok_or_else(|| Fault::Damaged("a frame without rows".to_owned()))?
                 .map_err(Fault::from)
-        })
-        .ok()?;
-        (batch.num_rows() == frame.rows as usize).then_some(batch)
+        });
+        Ok(batch.ok().filter(|batch| batch.num_rows() == meta.rows as usize))
     }
 }
 
-fn frame_at(bytes: &[u8], at: usize) -> Option<(FrameMeta, std::ops::Range<usize>, u32)> {
-    let mut header = bytes.get(at..at + FRAME_HEADER)?;
-    let header_crc = crc32fast::hash(&header[..FRAME_HEADER - 4]);
-    if !header.starts_with(FRAME_MAGIC) {
+/// Up to `length` bytes at `at`; fewer where the file ends.
+fn read_at(file: &File, at: u64, length: usize, n_bytes: u64) -> Result<Vec<u8>, Fault> {
+    let mut bytes = vec![0; length.min(n_bytes.saturating_sub(at).try_into().unwrap_or(usize::MAX))];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
+}
+
+/// Where the next frame may begin; the end of the file if nowhere.
+fn next_magic(file: &File, mut at: u64, n_bytes: u64) -> Result<u64, Fault> {
+    const CHUNK: usize = 1 << 16;
+    while at < n_bytes {
+        let chunk = read_at(file, at, CHUNK, n_bytes)?;
+        if let Some(distance) = chunk.windows(4).position(|window| window == FRAME_MAGIC) {
+            return Ok(at + distance as u64);
+        }
+        if chunk.len() < CHUNK {
+            break;
+        }
+        // A magic that lies across the border begins in the last three bytes.
+        at += (CHUNK - 3) as u64;
+    }
+    Ok(n_bytes)
+}
+
+fn frame_at(header: &[u8], at: u64, n_bytes: u64) -> Option<Frame> {
+    let mut rest = header.get(..FRAME_HEADER)?;
+    if !rest.starts_with(FRAME_MAGIC) {
         return None;
     }
-    header.advance(4);
-    let (length, crc) = (header.get_u32_le() as usize, header.get_u32_le());
-    let frame = FrameMeta {
-        rows: header.get_u32_le(),
-        first: header.get_u64_le(),
-        next: header.get_u64_le(),
-        last_time_ns: header.get_u64_le(),
-        lost: header.get_u64_le(),
+    rest.advance(4);
+    let (length, crc) = (rest.get_u32_le(), rest.get_u32_le());
+    let meta = FrameMeta {
+        rows: rest.get_u32_le(),
+        first: rest.get_u64_le(),
+        next: rest.get_u64_le(),
+        last_time_ns: rest.get_u64_le(),
+        lost: rest.get_u64_le(),
     };
-    let body = at + FRAME_HEADER..(at + FRAME_HEADER).checked_add(length)?;
-    (header.get_u32_le() == header_crc && length <= MAX_BODY && body.end <= bytes.len())
-        .then_some((frame, body, crc))
+    let start = at + FRAME_HEADER as u64;
+    let body = start..start + u64::from(length);
+    let header_crc = crc32fast::hash(&header[..FRAME_HEADER - 4]);
+    (rest.get_u32_le() == header_crc && length as usize <= MAX_BODY && body.end <= n_bytes).then_some(Frame {
+        meta,
+        body,
+        crc,
+    })
 }
 
 fn header_meta(json: &[u8]) -> Result<PartMeta, Fault> {

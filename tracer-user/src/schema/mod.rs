@@ -202,6 +202,9 @@ pub enum Fault {
     /// Not a recording's file at all.
     #[error("not a file of a txray recording ({0})")]
     Foreign(&'static str),
+    /// A journal that was killed before its first row: it holds nothing.
+    #[error("cut off before its first row")]
+    Unbegun,
     /// A part of the file is missing or changed.
     #[error("damaged: {0}")]
     Damaged(String),

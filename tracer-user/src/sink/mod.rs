@@ -7,6 +7,8 @@ pub(crate) mod compliance;
 pub mod fanout;
 pub mod histogram;
 pub mod jsonl;
+pub mod parquet;
+pub mod recording;
 pub mod xlog;
 
 /// A sink. Takes time only from the data: the same batches in give the same bytes out.

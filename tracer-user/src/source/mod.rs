@@ -5,6 +5,8 @@ use bytes::Bytes;
 use crate::event::EventBatch;
 
 pub mod live;
+pub mod recording;
+pub mod replay;
 pub mod targets;
 
 /// A source of events. Pulled by the pipeline's thread.
@@ -21,7 +23,7 @@ pub trait Source {
 }
 
 /// State from which a pipeline continues.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restart {
     /// A checkpoint of the pipeline; empty = a new pipeline.
     pub checkpoint: Bytes,

@@ -1,0 +1,358 @@
+//! A recording as it lies on disk: its runs, their parts in order, and what is wrong with it.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use arrow_array::RecordBatch;
+
+use crate::{
+    schema::{
+        Dataset, Fault, FormatError, PartMeta, PayloadMode, RunId,
+        file::{Rows, SealedFile},
+        journal::{Journal, is_journal},
+        transaction_rows::{self, Names},
+    },
+    transaction::{Transaction, WallRange},
+};
+
+/// Rows that a reader takes at once: bounds its memory, beside the file itself.
+const BATCH_ROWS: usize = 8_192;
+
+/// A recording.
+#[derive(Debug, Default)]
+pub struct Recording {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The runs that wrote it, in the order of time.
+    pub runs: Vec<Run>,
+    /// Files that cannot be read, each named. What they held shows as holes.
+    pub faults: Vec<FormatError>,
+}
+
+/// What one run of txray wrote.
+#[derive(Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Wall time of its first event, ns.
+    pub start_ns: u64,
+    /// Payload it kept.
+    pub payload: PayloadMode,
+    /// Parts of `events`, in the order of ordinals.
+    pub events: Vec<Part>,
+    /// Parts of `transactions`, in the order of `seq`.
+    pub transactions: Vec<Part>,
+}
+
+/// A part: a sealed file, a journal, or (after a kill between two steps) both with the same rows.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Facts about it.
+    pub meta: PartMeta,
+    /// Rows; of a damaged journal: those known.
+    pub n_rows: u64,
+    /// Bytes on disk.
+    pub n_bytes: u64,
+    /// The sealed file.
+    pub sealed: Option<PathBuf>,
+    /// The journal.
+    pub journal: Option<PathBuf>,
+}
+
+/// The sums of a recording.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordingSummary {
+    /// Runs.
+    pub n_runs: usize,
+    /// Parts.
+    pub n_parts: usize,
+    /// Parts that no one sealed: being written, or left behind by a kill.
+    pub n_journals: usize,
+    /// Bytes on disk.
+    pub n_bytes: u64,
+    /// Events that can be read.
+    pub n_events: u64,
+    /// Transactions that can be read.
+    pub n_transactions: u64,
+    /// Events that the recorder lost.
+    pub n_lost: u64,
+    /// Events before the first that is left: deleted by the budget.
+    pub n_deleted: u64,
+    /// Files that cannot be read.
+    pub n_faults: usize,
+    /// From the first to the last row, wall time.
+    pub range: Option<WallRange>,
+}
+
+impl Recording {
+    /// Looks through a folder. Damaged files are listed in [`Recording::faults`]; an error means that there is nothing to read.
+    pub fn open(dir: &Path) -> io::Result<Recording> {
+        let mut recording = Recording { dir: dir.to_owned(), ..Recording::default() };
+        let mut parts = BTreeMap::<(RunId, Dataset, u64), Part>::new();
+        fs::read_dir(dir)?;
+        for dataset in Dataset::ALL {
+            for path in part_files(&dir.join(dataset.as_str()))? {
+                match look(&path, dataset) {
+                    Ok(Some(part)) => {
+                        let key = (part.meta.run, dataset, part.meta.first);
+                        match parts.get_mut(&key) {
+                            None => {
+                                parts.insert(key, part);
+                            }
+                            Some(known) => known.join(part),
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(fault) => recording.faults.push(fault),
+                }
+            }
+        }
+        let mut runs = BTreeMap::<RunId, Run>::new();
+        for ((id, dataset, _), part) in parts {
+            let run = runs.entry(id).or_insert_with(|| Run {
+                id,
+                start_ns: part.meta.run_start_ns,
+                payload: part.meta.payload,
+                events: Vec::new(),
+                transactions: Vec::new(),
+            });
+            match dataset {
+                Dataset::Events => run.events.push(part),
+                Dataset::Transactions => run.transactions.push(part),
+            }
+        }
+        recording.runs = runs.into_values().collect();
+        recording.runs.sort_by_key(|run| (run.start_ns, run.id));
+        if recording.runs.is_empty() && recording.faults.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "no recording here: no events, no transactions",
+            ));
+        }
+        Ok(recording)
+    }
+
+    /// The sums.
+    pub fn summary(&self) -> RecordingSummary {
+        let mut summary =
+            RecordingSummary { n_runs: self.runs.len(), n_faults: self.faults.len(), ..Default::default() };
+        for run in &self.runs {
+            summary.n_deleted += run.events.first().map_or(0, |part| part.meta.first);
+            summary.n_events += run.events.iter().map(|part| part.n_rows).sum::<u64>();
+            summary.n_transactions += run.transactions.iter().map(|part| part.n_rows).sum::<u64>();
+            for part in run.events.iter().chain(&run.transactions) {
+                summary.n_parts += 1;
+                summary.n_journals += usize::from(part.sealed.is_none());
+                summary.n_bytes += part.n_bytes;
+                summary.n_lost += part.meta.lost;
+                let range = summary.range.get_or_insert(WallRange {
+                    from: crate::time::WallTime(part.meta.first_time_ns),
+                    to: crate::time::WallTime(part.meta.last_time_ns),
+                });
+                range.from.0 = range.from.0.min(part.meta.first_time_ns);
+                range.to.0 = range.to.0.max(part.meta.last_time_ns);
+            }
+        }
+        summary
+    }
+
+    /// Payload of the recording: the least of its runs.
+    pub fn payload(&self) -> PayloadMode {
+        let has = |mode| self.runs.iter().any(|run| run.payload == mode);
+        if has(PayloadMode::None) {
+            PayloadMode::None
+        } else if has(PayloadMode::Heads) || self.runs.is_empty() {
+            PayloadMode::Heads
+        } else {
+            PayloadMode::Full
+        }
+    }
+
+    /// The recorded transactions that end within `range`, in order: batch by batch.
+    pub fn transactions(&self, range: WallRange) -> TransactionRows {
+        let reaches =
+            |part: &&Part| part.meta.last_time_ns >= range.from.0 && part.meta.first_time_ns < range.to.0;
+        let parts: Vec<Part> =
+            self.runs.iter().flat_map(|run| run.transactions.iter().filter(reaches).cloned()).collect();
+        TransactionRows { range, parts: parts.into_iter(), rows: None, names: Names::default() }
+    }
+}
+
+/// Files that may be parts, sorted by path: by hour, then by name.
+fn part_files(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let list = |path: &Path| -> io::Result<Vec<PathBuf>> {
+        match fs::read_dir(path) {
+            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+            // Deleted by the budget of a recording that goes on, or never begun.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    };
+    let named = |path: &Path, prefix: &str| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+    };
+    let mut files = Vec::new();
+    for date in list(root)?.iter().filter(|path| named(path, "date=")) {
+        for hour in list(date)?.iter().filter(|path| named(path, "hour=")) {
+            files.extend(list(hour)?);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What a file is. `None`: not a part (a temporary file, another program's).
+fn look(path: &Path, dataset: Dataset) -> Result<Option<Part>, FormatError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = if is_journal(&name) {
+        let journal = match Journal::open(path) {
+            Ok(journal) => journal,
+            // Sealed and removed since the folder was listed: the next look finds the sealed file.
+            Err(FormatError { what: Fault::Io(error), .. }) if error.kind() == io::ErrorKind::NotFound => {
+                let sealed = path.with_file_name(format!(
+                    "{}.parquet",
+                    name.trim_start_matches('_').trim_end_matches(".journal")
+                ));
+                return if sealed.exists() { look(&sealed, dataset) } else { Ok(None) };
+            }
+            Err(FormatError { what: Fault::Unbegun, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Part {
+            n_rows: journal.n_rows(),
+            n_bytes: journal.n_bytes,
+            meta: journal.meta,
+            sealed: None,
+            journal: Some(path.to_owned()),
+        }
+    } else if name.ends_with(".parquet") {
+        let file = SealedFile::open(path)?;
+        Part {
+            n_rows: file.n_rows,
+            n_bytes: file.n_bytes,
+            meta: file.meta,
+            sealed: Some(path.to_owned()),
+            journal: None,
+        }
+    } else {
+        return Ok(None);
+    };
+    if part.meta.dataset != dataset {
+        return Err(Fault::Damaged(format!(
+            "holds {}, found among {}",
+            part.meta.dataset.as_str(),
+            dataset.as_str()
+        ))
+        .at(path));
+    }
+    Ok(Some(part))
+}
+
+impl Part {
+    /// Takes in the other form of the same part.
+    fn join(&mut self, other: Part) {
+        let (sealed, journal) =
+            (self.sealed.clone().or(other.sealed.clone()), self.journal.clone().or(other.journal.clone()));
+        if other.sealed.is_some() {
+            *self = other;
+        }
+        (self.sealed, self.journal) = (sealed, journal);
+    }
+
+    /// Its rows. A sealed file that turns out damaged is replaced by its journal where there is one.
+    pub(super) fn rows(&self) -> Result<PartRows, FormatError> {
+        let journal = |path: &Path| {
+            Journal::open(path).map(|journal| PartRows::Journal { journal, path: path.to_owned(), next: 0 })
+        };
+        match (&self.sealed, &self.journal) {
+            (Some(sealed), backup) => {
+                let opened = SealedFile::open(sealed).and_then(|file| file.rows(BATCH_ROWS));
+                match (opened, backup) {
+                    (Ok(rows), _) => Ok(PartRows::Sealed(Box::new(rows))),
+                    (Err(_), Some(path)) => journal(path),
+                    (Err(error), None) => Err(error),
+                }
+            }
+            (None, Some(path)) => journal(path),
+            (None, None) => Ok(PartRows::None),
+        }
+    }
+}
+
+/// Rows of a part, batch by batch.
+pub(super) enum PartRows {
+    Sealed(Box<Rows>),
+    Journal { journal: Journal, path: PathBuf, next: usize },
+    None,
+}
+
+impl Iterator for PartRows {
+    type Item = Result<RecordBatch, FormatError>;
+
+    /// Damaged frames of a journal are left out; their ordinals are missing.
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            PartRows::Sealed(rows) => rows.next(),
+            PartRows::Journal { journal, path, next } => loop {
+                if *next >= journal.frames().len() {
+                    return None;
+                }
+                *next += 1;
+                match journal.batch(*next - 1) {
+                    Ok(Some(batch)) => return Some(Ok(batch)),
+                    Ok(None) => {}
+                    Err(fault) => return Some(Err(fault.at(path.as_path()))),
+                }
+            },
+            PartRows::None => None,
+        }
+    }
+}
+
+/// Recorded transactions, batch by batch.
+pub struct TransactionRows {
+    range: WallRange,
+    parts: std::vec::IntoIter<Part>,
+    rows: Option<PartRows>,
+    names: Names,
+}
+
+impl Iterator for TransactionRows {
+    type Item = Result<Vec<Transaction>, FormatError>;
+
+    /// After an error it goes on behind the file that is at fault.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some(rows) = &mut self.rows else {
+                match self.parts.next()?.rows() {
+                    Ok(rows) => self.rows = Some(rows),
+                    Err(error) => return Some(Err(error)),
+                }
+                continue;
+            };
+            match rows.next() {
+                None => self.rows = None,
+                Some(Err(error)) => {
+                    self.rows = None;
+                    return Some(Err(error));
+                }
+                Some(Ok(batch)) => match transaction_rows::decode(&batch, &mut self.names) {
+                    Err(fault) => {
+                        self.rows = None;
+                        return Some(Err(fault.at("transactions")));
+                    }
+                    Ok(mut transactions) => {
+                        let WallRange { from, to } = self.range;
+                        transactions.retain(|transaction| (from..to).contains(&transaction.end_time));
+                        if !transactions.is_empty() {
+                            return Some(Ok(transactions));
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
