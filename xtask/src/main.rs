@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything around the build.
 
+mod bench;
 mod demo;
 mod dist;
 mod fuzz;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::TestArgs),
     /// Formatting, clippy, documentation, licences.
     Lint,
+    /// Measure what tracing costs (as root).
+    Bench(bench::BenchArgs),
     /// Trace the bundled demo (set-up and build first).
     Demo(demo::DemoArgs),
     /// Fuzz the parsers for a bounded time.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build(&args),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::demo(&args),
         Task::Fuzz(args) => fuzz::fuzz(&args),
         Task::Dist => dist::dist().map(drop),
