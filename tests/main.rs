@@ -2,6 +2,10 @@
 
 /// What this host can do, as root and as others.
 mod doctor;
+/// Conversations with the messages that must be found in them.
+mod conversation;
+/// Properties of all parsers.
+mod properties;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.

@@ -6,10 +6,11 @@
 //! # comment; the first ones say where the capture comes from
 //! > GET / HTTP/1.1\r\n\r\n      bytes, escaped as in Rust (without the newline of the line itself)
 //! <+ 5000                       so many bytes went by uncaptured
+//! <! 5000                       so many bytes are lost, which shows when the next ones come
 //! <x                            this end closes
 //! ```
 //!
-//! A turn begins where the side changes; if it begins with uncaptured bytes, its start is not known.
+//! A turn begins where the side changes; if it begins with such bytes, its start is not known.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -22,6 +23,7 @@ use crate::wire::{End, Wire};
 pub enum Line {
     Bytes(Flow, Vec<u8>),
     Uncaptured(Flow, u64),
+    Lost(Flow, u64),
     Close(Flow),
 }
 
@@ -39,8 +41,9 @@ pub fn parse(capture: &str) -> Vec<Line> {
             match rest.split_at_checked(1) {
                 Some((" ", text)) => Line::Bytes(flow, unescape(text)),
                 Some(("+", n_bytes)) => Line::Uncaptured(flow, n_bytes.trim().parse().expect("a number")),
+                Some(("!", n_bytes)) => Line::Lost(flow, n_bytes.trim().parse().expect("a number")),
                 Some(("x", "")) => Line::Close(flow),
-                _ => panic!("neither bytes, + nor x: {line}"),
+                _ => panic!("neither bytes, +, ! nor x: {line}"),
             }
         })
         .collect()
@@ -79,6 +82,10 @@ pub fn play(protocol: &dyn Protocol, wire: &mut Wire, lines: &[Line]) {
             Line::Uncaptured(flow, n_bytes) => {
                 side = Some(*flow);
                 wire.missing(*flow, *n_bytes);
+            }
+            Line::Lost(flow, n_bytes) => {
+                side = Some(*flow);
+                wire.lost(*flow, *n_bytes);
             }
             Line::Close(flow) => wire.close(*flow),
         }
@@ -213,7 +220,7 @@ fn inference_knows_the_first_bytes_of_captures() {
                 for line in parse(&capture) {
                     match line {
                         Line::Bytes(side, bytes) if side == flow => head.extend(bytes),
-                        Line::Uncaptured(side, _) if side == flow => break,
+                        Line::Uncaptured(side, _) | Line::Lost(side, _) if side == flow => break,
                         _ => {}
                     }
                 }

@@ -51,6 +51,8 @@ struct Pipe {
     turn_starts: Vec<u64>,
     /// Index of the message in progress.
     open: Option<usize>,
+    /// Bytes lost, noticed when the next ones come.
+    unnoticed: u64,
     closed: bool,
 }
 
@@ -74,10 +76,11 @@ impl Wire {
 
     /// `bytes` arrive, the first of a turn or not.
     pub fn bytes(&mut self, flow: Flow, bytes: &[u8], turn_start: bool) {
-        let pipe = &mut self.pipes[flow.index()];
-        if pipe.closed || bytes.is_empty() {
+        if self.pipes[flow.index()].closed || bytes.is_empty() {
             return;
         }
+        self.notice(flow);
+        let pipe = &mut self.pipes[flow.index()];
         if turn_start {
             let at = pipe.position + pipe.held.len() as u64;
             pipe.turn_starts.push(at);
@@ -107,8 +110,21 @@ impl Wire {
         }
     }
 
+    /// `len` bytes are lost: nobody knows until the next ones come.
+    pub fn lost(&mut self, flow: Flow, len: u64) {
+        self.pipes[flow.index()].unnoticed += len;
+    }
+
+    fn notice(&mut self, flow: Flow) {
+        let n_lost = std::mem::take(&mut self.pipes[flow.index()].unnoticed);
+        if n_lost > 0 {
+            self.missing(flow, n_lost);
+        }
+    }
+
     /// The flow ends.
     pub fn close(&mut self, flow: Flow) {
+        self.notice(flow);
         let pipe = &mut self.pipes[flow.index()];
         if std::mem::replace(&mut pipe.closed, true) {
             return;
@@ -117,6 +133,10 @@ impl Wire {
         let cut = pipe.announced > 0;
         let mut marks = Vec::new();
         self.parser.close(flow, &mut marks);
+        if self.pipes[flow.index()].lost.is_some() {
+            // The parser was not told yet that the message in progress was cut.
+            marks.clear();
+        }
         self.mark(flow, marks, None);
         if cut {
             self.cut_last(flow);
@@ -129,6 +149,11 @@ impl Wire {
         assert!(fresh.load(&state), "a saved state is not read again");
         assert_eq!(fresh.save(), state, "a state changes by being saved and loaded");
         self.parser = fresh;
+    }
+
+    /// The parser's state.
+    pub fn state(&self) -> Vec<u8> {
+        self.parser.save()
     }
 
     /// Messages in the order of flow and position.

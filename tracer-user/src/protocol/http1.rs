@@ -8,17 +8,19 @@
 //! does not end in chunked): the message begins, is cut, and the bytes behind its head are invalid.
 //!
 //! **A response whose request was not seen** (attached in the middle, request lost) may answer a HEAD request: its head
-//! says how long the body would be, and none follows. It ends behind its head only if the next thing that is seen is a
-//! new request and then a status line; otherwise the bytes behind the head are its body. On a connection that pipelines,
-//! all responses behind a loss are read like that.
+//! says how long the body would be, and none follows. If the bytes behind its head are no status line, they are its body.
+//! If they are one, and a new request came in between, the response had no body; if none came (or the connection
+//! pipelines), that cannot be told, and they are invalid. On a connection that pipelines, all responses behind a loss of
+//! requests are read like that.
 //!
 //! **Resync.** Bodies may hold text that looks like a head, so that only a turn's start is taken for a boundary, and
-//! only when the bytes there are a whole valid start line (and then, in `step`, a strictly valid head, a request of
-//! HTTP/1.1 with a `Host`). A turn's start is not taken while the last thing the server said was an interim
-//! response (the turn is then a request's body), while a chunked request is in progress (the two sides stream at the
-//! same time), or in the response flow while nothing is unanswered. What remains possible: the head of a request is
-//! lost, the server answers early, the client goes on with the body all the same, and the body holds a whole valid
-//! head exactly where the turn starts. What lies before the boundary is lost and counted by the stream.
+//! only when the bytes there are a whole valid start line with a registered method (and then, in `step`, a strictly valid
+//! head, of HTTP/1.1 with a `Host`). It is not taken in the request flow while the last thing the server said was an
+//! interim response, or may have been (the turn is then a request's body), nor in the response flow while nothing is
+//! unanswered. What remains possible: a message's head is lost, its body goes on in a new turn (the server answered
+//! early and the client sends on all the same; the client pipelines; both sides stream at once; the loss of an interim
+//! response has not shown yet), and the body holds a whole valid head exactly where that turn starts. What lies
+//! before the boundary is lost and counted by the stream.
 //!
 //! **Bounds.** Heads up to [`head::MAX_HEAD`], chunk lines 16 KiB, trailers 64 KiB; longer ones are invalid. Cost: each
 //! byte of a head is looked at 4 times at most, of a chunk line twice, of a body never, however small the pieces.
@@ -82,7 +84,7 @@ impl Protocol for Http1 {
 fn starts_request(buf: &[u8]) -> bool {
     let Some(n_method) = buf.iter().position(|&byte| byte == b' ') else { return false };
     let rest = &buf[n_method + 1..];
-    known_method(&buf[..n_method]).is_some()
+    is_registered(&buf[..n_method])
         && rest.first() == Some(&b'/')
         && rest.len() > LONG_TARGET
         && rest[..LONG_TARGET].iter().all(|&byte| byte > b' ' && byte != 0x7f)
@@ -105,13 +107,15 @@ struct Http1Parser {
     flows: [Side; 2],
     /// Requests that have no final response yet, oldest first.
     asked: VecDeque<Asked>,
+    /// How much was said in the response flow, to tell which requests were sent without waiting.
+    n_said: u64,
     /// Requests begun, to tell whether one came between two looks at the response flow.
     n_requests: u64,
     /// Requests may be in flight that are not in `asked`.
     unknown_asked: bool,
     /// A response came while a later request was in flight too.
     pipelined: bool,
-    /// The last thing in the response flow was an interim response.
+    /// The last thing in the response flow was an interim response, or may have been.
     interim_open: bool,
 }
 
@@ -124,6 +128,8 @@ struct Side {
     tried: usize,
     /// Found by a resync: the next head must be beyond doubt.
     strict: bool,
+    /// The bytes shown last were invalid: what begins there is no boundary.
+    refused: bool,
 }
 
 /// What comes next in a flow.
@@ -149,9 +155,17 @@ enum Reading {
     Unknown,
 }
 
-/// What a response needs to know about its request.
+/// A request in flight.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum Asked {
+struct Asked {
+    kind: AskedKind,
+    /// [`Http1Parser::n_said`] when it was sent.
+    n_said: u64,
+}
+
+/// What a response needs to know about its request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum AskedKind {
     Head,
     Connect,
     Upgrade(Bytes),
@@ -172,22 +186,21 @@ impl Parser for Http1Parser {
                         Step::Consume { len }
                     }
                     Progress::NeedMore => Step::NeedMore,
-                    Progress::Bad(why) => Step::Invalid(why),
+                    Progress::Bad(why) => self.give_up(flow, why),
                 };
             }
             &mut Reading::BodyOrHead { length, n_requests } => {
-                // Nothing of a body has been seen: a head that begins here follows a response without one.
-                let next_asked = n_requests != self.n_requests;
-                if next_asked {
-                    match head::status_line(buf) {
-                        Parse::Done(..) => {
-                            side.reading = Reading::Head;
-                            marks.push(Mark::End { stream: 0 });
-                            return Step::Consume { len: 0 };
-                        }
-                        Parse::Partial if buf.len() < MAX_RESYNC_LINE => return Step::NeedMore,
-                        Parse::Partial | Parse::Bad => {}
+                // Nothing of a body has been seen. A head that begins here follows a response without a body, if a
+                // request came in between; or it is text in a body.
+                match head::status_line(buf) {
+                    Parse::Done(..) if n_requests != self.n_requests && !self.pipelined => {
+                        side.reading = Reading::Head;
+                        marks.push(Mark::End { stream: 0 });
+                        return Step::Consume { len: 0 };
                     }
+                    Parse::Done(..) => return self.give_up(flow, "a body or a response"),
+                    Parse::Partial if buf.len() < MAX_RESYNC_LINE => return Step::NeedMore,
+                    Parse::Partial | Parse::Bad => {}
                 }
                 if let Length::Fixed(len) = length {
                     side.reading = Reading::Head;
@@ -201,9 +214,9 @@ impl Parser for Http1Parser {
                 return self.step(flow, buf, marks);
             }
             Reading::UntilClose | Reading::Tunnel => return Step::UntilClose,
-            Reading::Unknown => return Step::Invalid("framing not known"),
+            Reading::Unknown => return self.give_up(flow, "framing not known"),
         }
-        if flow == Flow::Request && self.asked.iter().any(|asked| matches!(asked, Asked::Connect)) {
+        if flow == Flow::Request && self.asked.iter().any(|asked| asked.kind == AskedKind::Connect) {
             // A tunnel or the next request: the answer to CONNECT decides.
             return Step::NeedMore;
         }
@@ -214,7 +227,7 @@ impl Parser for Http1Parser {
         if side.scanned > 0 && head::find_end(buf, side.scanned).is_none() {
             side.scanned = buf.len();
             if buf.len() > head::MAX_HEAD {
-                return Step::Invalid("head too long");
+                return self.give_up(flow, "head too long");
             }
             // So that bytes that are no head are noticed early, and all of them are read twice at most.
             if buf.len() < 2 * side.tried {
@@ -228,58 +241,28 @@ impl Parser for Http1Parser {
         };
         let side = &mut self.flows[flow.index()];
         match step {
-            Step::NeedMore if buf.len() > head::MAX_HEAD => return Step::Invalid("head too long"),
-            Step::NeedMore => side.scanned = buf.len(),
-            _ => (side.scanned, side.tried, side.strict) = (0, 0, false),
+            Step::NeedMore if buf.len() > head::MAX_HEAD => self.give_up(flow, "head too long"),
+            Step::NeedMore => {
+                side.scanned = buf.len();
+                step
+            }
+            Step::Invalid(why) => self.give_up(flow, why),
+            Step::Consume { .. } | Step::UntilClose => {
+                (side.scanned, side.tried, side.strict) = (0, 0, false);
+                step
+            }
         }
-        step
     }
 
     fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync {
-        let side = &mut self.flows[flow.index()];
-        if matches!(side.reading, Reading::Tunnel | Reading::UntilClose) {
-            return Resync::At(0);
+        let resync = self.find_turn(flow, missing, buf, turn_starts);
+        if flow == Flow::Response {
+            // An interim response may have been among what is lost.
+            let (Resync::At(dropped) | Resync::NotYet { dropped }) = resync;
+            let is_interim = |line: &[u8]| line.starts_with(b"HTTP/1.") && line[8..] == *b" 1";
+            self.interim_open |= missing > 0 || buf[..dropped].windows(10).any(is_interim);
         }
-        let first = !side.strict || missing > 0;
-        *side = Side { strict: true, ..Side::default() };
-        if first {
-            self.lose(flow);
-        }
-        let streaming = matches!(self.flows[Flow::Request.index()].reading, Reading::Chunked(_));
-        let refused = match flow {
-            Flow::Request => self.interim_open,
-            Flow::Response => streaming || (self.asked.is_empty() && !self.unknown_asked),
-        };
-        if refused {
-            return Resync::NotYet { dropped: buf.len() };
-        }
-        for (idx, &start) in turn_starts.iter().enumerate() {
-            let end = turn_starts.get(idx + 1).copied();
-            let Some(turn) = buf.get(start..end.unwrap_or(buf.len())) else { continue };
-            let n_empty = leading_lines(turn);
-            let line = &turn[n_empty..];
-            let begins = match flow {
-                Flow::Request => match head::request_line(line) {
-                    Parse::Done(line, _) => Parse::Done((), usize::from(line.target.contains(&b' '))),
-                    Parse::Partial => Parse::Partial,
-                    Parse::Bad => Parse::Bad,
-                },
-                Flow::Response => match head::status_line(line) {
-                    Parse::Done(..) => Parse::Done((), 0),
-                    Parse::Partial => Parse::Partial,
-                    Parse::Bad => Parse::Bad,
-                },
-            };
-            match begins {
-                Parse::Done((), 0) => return Resync::At(start + n_empty),
-                // A line goes on into no other turn.
-                Parse::Partial if end.is_none() && line.len() <= MAX_RESYNC_LINE => {
-                    return Resync::NotYet { dropped: start };
-                }
-                _ => {}
-            }
-        }
-        Resync::NotYet { dropped: buf.len() }
+        resync
     }
 
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>) {
@@ -317,6 +300,72 @@ impl Parser for Http1Parser {
 }
 
 impl Http1Parser {
+    fn give_up(&mut self, flow: Flow, why: &'static str) -> Step {
+        let side = &mut self.flows[flow.index()];
+        *side = Side { reading: side.reading, strict: side.strict, refused: true, ..Side::default() };
+        Step::Invalid(why)
+    }
+
+    /// Looks for a turn's start that is a boundary.
+    fn find_turn(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync {
+        let side = &mut self.flows[flow.index()];
+        if matches!(side.reading, Reading::Tunnel | Reading::UntilClose) {
+            return Resync::At(0);
+        }
+        let at_refused = std::mem::take(&mut side.refused) && missing == 0;
+        *side = Side { strict: true, ..Side::default() };
+        match flow {
+            // Requests that are known stand before the lost ones.
+            Flow::Request => self.unknown_asked = true,
+            Flow::Response => self.n_said += 1,
+        }
+        let refused = match flow {
+            Flow::Request => self.interim_open,
+            Flow::Response => self.asked.is_empty() && !self.unknown_asked,
+        };
+        if refused {
+            return Resync::NotYet { dropped: buf.len() };
+        }
+        for (idx, &start) in turn_starts.iter().enumerate() {
+            let end = turn_starts.get(idx + 1).copied();
+            let Some(turn) = buf.get(start..end.unwrap_or(buf.len())) else { continue };
+            if start == 0 && at_refused {
+                continue;
+            }
+            let n_empty = leading_lines(turn);
+            let line = &turn[n_empty..];
+            let begins = match flow {
+                Flow::Request => match head::request_line(line) {
+                    Parse::Done(line, _) if line.target.contains(&b' ') || !is_registered(line.method) => {
+                        Parse::Bad
+                    }
+                    Parse::Done(_, len) => Parse::Done((), len),
+                    Parse::Partial => Parse::Partial,
+                    Parse::Bad => Parse::Bad,
+                },
+                Flow::Response => match head::status_line(line) {
+                    Parse::Done(_, len) => Parse::Done((), len),
+                    Parse::Partial => Parse::Partial,
+                    Parse::Bad => Parse::Bad,
+                },
+            };
+            match begins {
+                Parse::Done(..) => {
+                    if flow == Flow::Response {
+                        self.forget_answered();
+                    }
+                    return Resync::At(start + n_empty);
+                }
+                // A line goes on into no other turn.
+                Parse::Partial if end.is_none() && line.len() <= MAX_RESYNC_LINE => {
+                    return Resync::NotYet { dropped: start };
+                }
+                Parse::Partial | Parse::Bad => {}
+            }
+        }
+        Resync::NotYet { dropped: buf.len() }
+    }
+
     /// A request's head at the start of `buf`.
     fn request(&mut self, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
         let strict = self.flows[Flow::Request.index()].strict;
@@ -376,6 +425,7 @@ impl Http1Parser {
         if n_line + n_fields > head::MAX_HEAD {
             return Step::Invalid("head too long");
         }
+        self.n_said += 1;
         let n_head = (n_line + n_fields) as u64;
         let response = response(status, &fields);
         if matches!(status, 100 | 102..=199) {
@@ -385,13 +435,13 @@ impl Http1Parser {
             return Step::Consume { len: n_head };
         }
         self.interim_open = false;
-        let asked = self.asked.pop_front();
+        let asked = self.asked.pop_front().map(|asked| asked.kind);
         self.pipelined |= !self.asked.is_empty();
         marks.push(Mark::Begin(Message { stream: 0, body: Body::Response(response) }));
         let tunnel = match (status, &asked) {
-            (101, Some(Asked::Upgrade(to))) => Some(Some(to.clone())),
+            (101, Some(AskedKind::Upgrade(to))) => Some(Some(to.clone())),
             (101, _) => Some(fields.upgrade.map(Bytes::copy_from_slice)),
-            (200..=299, Some(Asked::Connect)) => Some(None),
+            (200..=299, Some(AskedKind::Connect)) => Some(None),
             _ => None,
         };
         if let Some(to) = tunnel {
@@ -404,7 +454,7 @@ impl Http1Parser {
         }
         let n_requests = self.n_requests;
         let side = &mut self.flows[Flow::Response.index()];
-        let is_head = matches!(asked, Some(Asked::Head));
+        let is_head = matches!(asked, Some(AskedKind::Head));
         match fields.length {
             _ if is_head || matches!(status, 204 | 304) => marks.push(Mark::End { stream: 0 }),
             Length::Fixed(0) => marks.push(Mark::End { stream: 0 }),
@@ -430,40 +480,35 @@ impl Http1Parser {
             // Which response answers which request is not known any more.
             return;
         }
-        // Without pipelining a request means that all before it were answered.
-        self.unknown_asked = false;
+        if self.unknown_asked {
+            // Without pipelining a request means that all before it were answered.
+            self.asked.clear();
+            self.unknown_asked = false;
+        }
         if self.asked.len() >= MAX_ASKED {
             self.asked.clear();
             self.unknown_asked = true;
             self.pipelined = true;
             return;
         }
-        self.asked.push_back(match (line.method, fields.upgrade) {
-            (b"HEAD", _) => Asked::Head,
-            (b"CONNECT", _) => Asked::Connect,
-            (_, Some(to)) => Asked::Upgrade(Bytes::copy_from_slice(to)),
-            _ => Asked::Other,
-        });
+        let kind = match (line.method, fields.upgrade) {
+            (b"HEAD", _) => AskedKind::Head,
+            (b"CONNECT", _) => AskedKind::Connect,
+            (_, Some(to)) => AskedKind::Upgrade(Bytes::copy_from_slice(to)),
+            _ => AskedKind::Other,
+        };
+        self.asked.push_back(Asked { kind, n_said: self.n_said });
     }
 
-    /// Bytes of a flow were lost: what is in flight is no longer known exactly.
-    fn lose(&mut self, flow: Flow) {
-        match flow {
-            Flow::Request => {
-                self.asked.clear();
-                self.unknown_asked = true;
-            }
-            // Without pipelining the next response answers the newest request.
-            Flow::Response if self.pipelined => {
-                self.unknown_asked = !self.asked.is_empty();
-                self.asked.clear();
-            }
-            Flow::Response => {
-                let newest = self.asked.pop_back();
-                self.asked.clear();
-                self.asked.extend(newest);
-            }
-        }
+    /// A response begins a turn behind lost ones: it answers what was sent last, if that is one request.
+    fn forget_answered(&mut self) {
+        let newest = self.asked.pop_back();
+        let is_alone = newest.as_ref().is_some_and(|newest| {
+            !self.pipelined && self.asked.back().is_none_or(|before| before.n_said != newest.n_said)
+        });
+        self.unknown_asked |= newest.is_some() && !is_alone;
+        self.asked.clear();
+        self.asked.extend(newest.filter(|_| is_alone));
     }
 }
 
@@ -487,6 +532,42 @@ fn known_method(method: &[u8]) -> Option<&'static str> {
         b"QUERY" => "QUERY",
         _ => return None,
     })
+}
+
+/// Methods of the IANA registry (2026), apart from `PRI`, which is HTTP/2's.
+fn is_registered(method: &[u8]) -> bool {
+    const OTHERS: &[&[u8]] = &[
+        b"ACL",
+        b"BASELINE-CONTROL",
+        b"BIND",
+        b"CHECKIN",
+        b"CHECKOUT",
+        b"COPY",
+        b"LABEL",
+        b"LINK",
+        b"LOCK",
+        b"MERGE",
+        b"MKACTIVITY",
+        b"MKCALENDAR",
+        b"MKCOL",
+        b"MKREDIRECTREF",
+        b"MKWORKSPACE",
+        b"MOVE",
+        b"ORDERPATCH",
+        b"PROPFIND",
+        b"PROPPATCH",
+        b"REBIND",
+        b"REPORT",
+        b"SEARCH",
+        b"UNBIND",
+        b"UNCHECKOUT",
+        b"UNLINK",
+        b"UNLOCK",
+        b"UPDATE",
+        b"UPDATEREDIRECTREF",
+        b"VERSION-CONTROL",
+    ];
+    known_method(method).is_some() || OTHERS.contains(&method)
 }
 
 fn request(line: &RequestLine<'_>, fields: &Fields<'_>) -> Request {
