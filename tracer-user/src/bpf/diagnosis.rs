@@ -311,30 +311,30 @@ fn hooks(features: &Features, may_trace: bool, checks: &mut Checks) -> Families 
         let fix = "a kernel built with CONFIG_FTRACE_SYSCALLS=y";
         checks.add(area, severity, "no system call tracepoint (sys_exit)", cost, fix);
     }
-    optional_hooks(features, checks);
+    life(features, checks);
     if may_trace {
         other_programs(features, checks);
     }
     Families { socket, syscall }
 }
 
-fn optional_hooks(features: &Features, checks: &mut Checks) {
+/// Tracepoints that the connections' life comes from, and those that each carry one feature.
+fn life(features: &Features, checks: &mut Checks) {
     if !features.btf.present {
         return;
     }
+    for (name, does) in
+        [("inet_sock_set_state", "life of TCP connections"), ("tcp_destroy_sock", "end of TCP connections")]
+    {
+        if features.has_tracepoint(name) {
+            checks.ok(Area::Hooks, format!("{does} ({name})"));
+        } else {
+            let cost = "nothing can be traced: connections would never begin or end";
+            let fix = "a kernel with this tracepoint (4.16 or later)";
+            checks.add(Area::Hooks, Severity::Fatal, format!("no tracepoint {name}: {does}"), cost, fix);
+        }
+    }
     for (name, does, cost, fix) in [
-        (
-            "inet_sock_set_state",
-            "life of TCP connections",
-            "connections are first seen at their first byte, and their role is guessed",
-            "a kernel with this tracepoint (4.16 or later)",
-        ),
-        (
-            "tcp_destroy_sock",
-            "end of TCP connections",
-            "the end of a connection is seen only when its memory is used again",
-            "a kernel with this tracepoint (4.16 or later)",
-        ),
         (
             "sk_data_ready",
             "arrival of requests",
@@ -556,6 +556,11 @@ mod tests {
             assert_eq!(diagnosis.families, Families::default(), "{what}");
             assert!(!diagnosis.is_privilege_only());
         }
+        for name in ["inet_sock_set_state", "tcp_destroy_sock"] {
+            let mut host = test_hosts::good();
+            host.tracepoints.iter_mut().find(|tracepoint| tracepoint.name == name).unwrap().arguments = None;
+            assert_eq!(fatal(&host).len(), 1, "{name}");
+        }
         for what in [map::RING, map::HASH, map::ARRAY] {
             let mut host = test_hosts::good();
             set(&mut host, what, refused());
@@ -585,7 +590,7 @@ mod tests {
     #[test]
     fn what_costs_only_a_feature_is_not_fatal() {
         for name in
-            ["sk_data_ready", "sched_process_exec", "task_rename", "inet_sock_set_state", "tcp_destroy_sock"]
+            ["sk_data_ready", "sched_process_exec", "sched_process_fork", "sched_process_exit", "task_rename"]
         {
             let mut host = test_hosts::good();
             host.tracepoints.iter_mut().find(|tracepoint| tracepoint.name == name).unwrap().arguments = None;
@@ -606,7 +611,11 @@ mod tests {
     #[test]
     fn a_host_without_any_data_hook_is_fatal() {
         let mut host = test_hosts::old();
-        host.tracepoints.iter_mut().for_each(|tracepoint| tracepoint.arguments = None);
+        for tracepoint in &mut host.tracepoints {
+            if tracepoint.name.starts_with("sock_") || tracepoint.name == "sys_exit" {
+                tracepoint.arguments = None;
+            }
+        }
         assert_eq!(fatal(&host), ["no system call tracepoint (sys_exit)"]);
     }
 

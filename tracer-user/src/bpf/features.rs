@@ -263,12 +263,9 @@ impl Features {
             Some(text) => lockdown(&text),
             None => lockdown_of_cmdline(&text(&proc_root.join("cmdline")).unwrap_or_default()),
         };
-        let kernel = kernel_release();
-        if version_of(&kernel) < NO_MEMLOCK {
-            raise_memlock();
-        }
+        raise_memlock();
         Features {
-            kernel,
+            kernel: kernel_release(),
             machine: std::env::consts::ARCH.to_owned(),
             uid: status_field(&status, "Uid", 10).get(1).copied().unwrap_or(0) as u32,
             capabilities: Capabilities {
@@ -397,9 +394,12 @@ fn version_of(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Lifts this process's limit on locked memory, as a traced run does before it makes maps. Without CAP_SYS_RESOURCE
-/// the limit stays, and the trials show what that means.
-fn raise_memlock() {
+/// Lifts this process's limit on locked memory where maps count towards it (before 5.11); called before maps are made.
+/// Without CAP_SYS_RESOURCE the limit stays, and the kernel's refusals show what that means.
+pub fn raise_memlock() {
+    if version_of(&kernel_release()) >= NO_MEMLOCK {
+        return;
+    }
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` is a valid limit; a failure changes nothing.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };

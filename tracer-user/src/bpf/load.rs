@@ -13,6 +13,7 @@ use tracer_ebpf as abi;
 use crate::{
     bpf::{
         btf::{BtfError, KernelBtf},
+        features,
         offsets::{MissingMember, Offsets},
     },
     config::{Hooks, Targets},
@@ -172,6 +173,7 @@ const SYSCALL: &[Probe] = &[Probe { program: "syscall_exit", tracepoint: "sys_ex
 
 /// Loads and attaches everything; the data hooks last, so that no byte is seen before its connection can be.
 pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
+    features::raise_memlock();
     let kernel = KernelBtf::running()?;
     let offsets = Offsets::resolve(&kernel)?;
     let has_socket_hooks = ["sock_send_length", "sock_recv_length"]

@@ -209,11 +209,13 @@ impl LiveSource {
         let (pid, time) = match event {
             Event::Data(data) => (data.pid, data.time),
             Event::ConnOpen(open) => (open.pid, open.time),
+            // What was known stays true of the late events of a process that has ended.
+            Event::Process(process) if process.change == ProcessChange::Exit => return,
             Event::Process(process) => {
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
                 self.known.remove(&process.pid);
-                if process.change != ProcessChange::Exec {
+                if process.change == ProcessChange::Start {
                     return;
                 }
                 (process.pid, process.time)
@@ -227,7 +229,8 @@ impl LiveSource {
             self.known.clear();
         }
         self.known.insert(pid);
-        if let Some(facts) = self.facts.news(pid, time) {
+        // Of a process that is gone nothing is known: the names in its events have to do.
+        if let Some(facts) = self.facts.news(pid, time).filter(|facts| facts.start_ticks != 0) {
             events.push(Event::ProcessFacts((*facts).clone()));
         }
     }
