@@ -151,14 +151,17 @@ fn recorded_transactions_come_back_over_hours() {
     assert_eq!(cut, want);
 }
 
-/// An interpreter with pyarrow, pandas, DuckDB and Polars: `TXRAY_PYTHON`, or one of the tests' own below `target/`, made
-/// with pip the first time.
+/// An interpreter with pyarrow, pandas, DuckDB and Polars: `TXRAY_PYTHON`, or one of the tests' own below the user's cache
+/// folder, made with pip the first time.
 fn python() -> PathBuf {
     if let Some(python) = std::env::var_os("TXRAY_PYTHON") {
         return python.into();
     }
-    let target =
-        Path::new(env!("CARGO_BIN_EXE_txray")).ancestors().find(|dir| dir.ends_with("target")).unwrap();
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    let target = cache.unwrap_or_else(std::env::temp_dir).join("txray-tests");
+    std::fs::create_dir_all(&target).unwrap();
     let (made, making) = (target.join("python"), target.join(format!("python-{}", std::process::id())));
     let run = |program: &Path, args: &[&str]| {
         let status = Command::new(program).args(args).status();
