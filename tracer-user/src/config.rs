@@ -324,9 +324,10 @@ pub struct Config {
 /// Bounds between the kernel and the sinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capture {
-    /// Bytes of the kernel's ring, rounded up to a power of two. 64 MiB: a second of 100,000 events of 600 bytes.
-    pub ring_bytes: u64,
-    /// Batches between the ring reader and the pipeline; beyond it events are lost (`lost.batch_queue_full`).
+    /// Bytes of the kernel's ring, rounded up to a power of two; 64 KiB to 1 GiB. 16 MiB: half a second of 100,000 events
+    /// a second with 256 bytes each.
+    pub ring_bytes: u32,
+    /// Batches (256 KiB at most) between the ring reader and the pipeline; beyond it events are lost (`lost.batch_queue_full`).
     pub batch_queue: usize,
     /// Batches in front of each sink; beyond it the sink loses them (`lost.sink_queue_full`).
     pub sink_queue: usize,
@@ -365,8 +366,8 @@ impl Default for Config {
             hooks: Hooks::Auto,
             protocols: Vec::new(),
             capture: Capture {
-                ring_bytes: 64 << 20,
-                batch_queue: 1_024,
+                ring_bytes: 16 << 20,
+                batch_queue: 256,
                 sink_queue: 256,
                 recorder_queue: 1_024,
             },
@@ -399,7 +400,7 @@ impl Config {
             hooks: settings.hooks.unwrap_or(default.hooks),
             protocols: settings.protocol,
             capture: Capture {
-                ring_bytes: settings.ring_size.map_or(default.capture.ring_bytes, |size| size.0),
+                ring_bytes: settings.ring_size.map_or(Ok(default.capture.ring_bytes), ring_bytes)?,
                 batch_queue: queue(settings.queue_batches, default.capture.batch_queue)?,
                 sink_queue: queue(settings.queue_sink, default.capture.sink_queue)?,
                 recorder_queue: queue(settings.queue_recorder, default.capture.recorder_queue)?,
@@ -419,6 +420,13 @@ impl Config {
             },
         })
     }
+}
+
+fn ring_bytes(size: Size) -> Result<u32, ParseError> {
+    u32::try_from(size.0)
+        .ok()
+        .filter(|bytes| (64 << 10..=1 << 30).contains(bytes))
+        .ok_or_else(|| ParseError::new(&size.to_string(), "a ring size (64K to 1G)"))
 }
 
 #[cfg(test)]
@@ -481,5 +489,13 @@ mod tests {
     fn a_queue_of_length_zero_is_refused() {
         let settings = Settings { queue_sink: Some(0), ..Settings::default() };
         assert!(Config::resolve([settings]).is_err());
+    }
+
+    #[test]
+    fn a_ring_that_the_kernel_would_refuse_is_refused_first() {
+        for (size, ok) in [(4096, false), (64 << 10, true), (1 << 30, true), (1 << 40, false)] {
+            let settings = Settings { ring_size: Some(Size(size)), ..Settings::default() };
+            assert_eq!(Config::resolve([settings]).is_ok(), ok, "{size}");
+        }
     }
 }

@@ -32,10 +32,10 @@ pub struct CaptureArgs {
     /// Family of data hooks [default: auto]
     #[arg(long, value_enum, env = "TXRAY_HOOKS", help_heading = "Capture")]
     pub hooks: Option<Hooks>,
-    /// Bytes of the kernel's ring, a power of two [default: 64M]
+    /// Bytes of the kernel's ring, a power of two [default: 16M]
     #[arg(long, value_name = "SIZE", env = "TXRAY_RING_SIZE", help_heading = "Capture")]
     pub ring_size: Option<Size>,
-    /// Batches between the ring reader and the pipeline [default: 1024]
+    /// Batches between the ring reader and the pipeline [default: 256]
     #[arg(long, value_name = "N", env = "TXRAY_QUEUE_BATCHES", help_heading = "Capture")]
     pub queue_batches: Option<usize>,
 }

@@ -3,6 +3,8 @@
 pub mod args;
 pub mod completions;
 pub mod doctor;
+pub mod live;
+pub mod log;
 pub mod man;
 pub mod run;
 pub mod stop;
@@ -41,6 +43,8 @@ pub struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Trace, and show every transaction as it happens
+    Live(Box<live::LiveArgs>),
     /// Say what this host can and cannot do
     Doctor(doctor::DoctorArgs),
     /// Print the shell's completion script
@@ -52,6 +56,7 @@ pub enum Command {
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
+        Command::Live(args) => live::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

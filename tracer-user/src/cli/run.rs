@@ -55,14 +55,6 @@ pub enum Mode {
     },
 }
 
-/// What sees the events before the pipeline does: the recorder.
-pub trait Tap: Send {
-    /// Takes a batch; `pipeline` is what it will be pushed into.
-    fn take(&mut self, batch: &EventBatch, pipeline: &Pipeline);
-    /// The end of the input.
-    fn finish(&mut self) -> anyhow::Result<()>;
-}
-
 /// What a run is made of.
 pub struct Run {
     /// Settings.
@@ -75,8 +67,6 @@ pub struct Run {
     pub source: Box<dyn Source + Send>,
     /// Where verdicts go.
     pub verdicts: Box<dyn VerdictSink + Send>,
-    /// The recorder.
-    pub tap: Option<Box<dyn Tap>>,
     /// Sinks besides those that this module makes.
     pub sinks: Vec<Box<dyn Sink>>,
     /// Counters.
@@ -102,12 +92,13 @@ pub fn filter(config: &Config) -> anyhow::Result<Option<Filter>> {
 
 /// Runs to the end and prints the summary.
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
-    let Run { config, pipeline, mode, source, verdicts, tap, mut sinks, metrics, stop, title } = run;
+    let Run { config, pipeline, mode, source, verdicts, mut sinks, metrics, stop, title } = run;
     let filter = filter(&config)?;
     let histograms = SharedHistograms::default();
     sinks.push(Box::new(HistogramSink::new(histograms.clone())));
     let out_is_terminal = io::stdout().is_terminal();
-    let has_screen = out_is_terminal && io::stdin().is_terminal() && !config.terminal.json;
+    let has_screen = out_is_terminal && io::stdin().is_terminal() && tui::usable() && !config.terminal.json;
+    super::log::start(has_screen);
     let closed = {
         let stop = stop.clone();
         move || stop.stop(Reason::ClosedPipe)
@@ -163,13 +154,13 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     stop.watch(timer, tui::restore).context("watch for signals")?;
 
     let done = match screen {
-        None => pump.run(source, verdicts, tap),
+        None => pump.run(source, verdicts),
         Some((feed, heading)) => {
             let status = feed.status.clone();
             let worker = thread::Builder::new()
                 .name("pipeline".to_owned())
                 .spawn(move || {
-                    let done = pump.run(source, verdicts, tap);
+                    let done = pump.run(source, verdicts);
                     status.finished();
                     done
                 })
@@ -288,15 +279,10 @@ struct Done {
 }
 
 impl Pump {
-    fn run(
-        mut self,
-        mut source: Box<dyn Source + Send>,
-        verdicts: Box<dyn VerdictSink + Send>,
-        mut tap: Option<Box<dyn Tap>>,
-    ) -> Done {
-        let (snapshot, mut failure) = match (self.make)(&[], verdicts) {
+    fn run(mut self, mut source: Box<dyn Source + Send>, verdicts: Box<dyn VerdictSink + Send>) -> Done {
+        let (snapshot, failure) = match (self.make)(&[], verdicts) {
             Ok(mut pipeline) => {
-                let failure = self.pump(source.as_mut(), &mut pipeline, &mut tap).err();
+                let failure = self.pump(source.as_mut(), &mut pipeline).err();
                 // What is in flight becomes `tracer_stopped`; the sinks get it in either case.
                 let rest = pipeline.finish();
                 let snapshot = pipeline.snapshot();
@@ -307,20 +293,10 @@ impl Pump {
         };
         // The probes go before the sinks finish: nothing is read any more.
         drop(source);
-        if let Some(tap) = &mut tap
-            && let Err(error) = tap.finish()
-        {
-            failure.get_or_insert(error);
-        }
         Done { totals: self.totals, snapshot, reports: self.fan_out.finish(), failure }
     }
 
-    fn pump(
-        &mut self,
-        source: &mut dyn Source,
-        pipeline: &mut Pipeline,
-        tap: &mut Option<Box<dyn Tap>>,
-    ) -> anyhow::Result<()> {
+    fn pump(&mut self, source: &mut dyn Source, pipeline: &mut Pipeline) -> anyhow::Result<()> {
         loop {
             // A live source ends by itself once it is told to, and is drained first.
             if self.is_replay && self.stop.reason().is_some() {
@@ -332,9 +308,6 @@ impl Pump {
                 let mut rest = std::mem::replace(pipeline, next).finish();
                 rest.transactions.retain(|transaction| transaction.is_finished());
                 self.deliver(rest, None);
-            }
-            if let Some(tap) = tap {
-                tap.take(&batch, pipeline);
             }
             if self.push(&batch, pipeline) {
                 return Ok(());

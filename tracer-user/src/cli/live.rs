@@ -1,0 +1,109 @@
+//! `txray live`: trace and show.
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::{
+    ExitCode, Expected,
+    args::{CaptureArgs, RunArgs},
+    run::{self, Mode, Run},
+    stop::Stop,
+};
+use crate::{
+    config::{Config, Settings, Targets},
+    metrics::Metrics,
+    pipeline::PipelineConfig,
+    source::live::{LiveConfig, LiveSource},
+};
+
+/// Trace, and show every transaction as it happens: the XLog and the operations table on a terminal, one line a second
+/// without one, one JSON object a line with --json.
+///
+/// Needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE. Ctrl-C ends it with a summary.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "EXAMPLES\n  txray live\n  txray live --pid 4711 --filter 'duration >= 100ms or err'\n  \
+    txray live --comm nginx --duration 20s --json > rows.jsonl"
+)]
+pub struct LiveArgs {
+    #[command(flatten)]
+    capture: CaptureArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Runs it.
+pub fn run(args: &LiveArgs) -> anyhow::Result<ExitCode> {
+    let config = args.run.resolve(args.capture.settings(args.run.settings(Settings::default())))?;
+    trace(config, "live", Stop::default())
+}
+
+/// Traces as `config` says; `record` and `demo` come here too.
+pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<ExitCode> {
+    // Everything that can be wrong with what was typed is found before anything is attached.
+    run::filter(&config)?;
+    let metrics = Metrics::default();
+    let live = LiveConfig {
+        targets: config.targets.clone(),
+        hooks: config.hooks,
+        ring_bytes: config.capture.ring_bytes,
+        batch_queue: config.capture.batch_queue,
+        ..LiveConfig::default()
+    };
+    let mut source = LiveSource::start(&live, metrics.clone())
+        .map_err(|error| Expected::new(error.to_string(), error.hint()))?;
+    let handle = source.stop_handle();
+    stop.on_stop(move || handle.stop());
+    let verdicts = source.verdicts();
+    let targets = targets_text(&config.targets);
+    let missing: Vec<&str> = source.missing().iter().map(|missing| missing.feature).collect();
+    let mut title = format!("{name}  {targets}");
+    if !missing.is_empty() {
+        title.push_str(&format!("  without {}", missing.join(", ")));
+    }
+    // For people and scripts alike: from this line on traffic is seen. A closed standard error is nobody's loss.
+    let mut notes = format!("txray: tracing {targets} through {}\n", source.family());
+    for missing in source.missing() {
+        notes.push_str(&format!("txray: without {}: {}\n", missing.feature, missing.reason));
+    }
+    let _ = std::io::stderr().write_all(notes.as_bytes());
+    run::run(Run {
+        pipeline: PipelineConfig::default(),
+        mode: Mode::Live,
+        source: Box::new(source),
+        verdicts,
+        sinks: Vec::new(),
+        metrics,
+        stop,
+        title,
+        config,
+    })
+}
+
+/// Targets in a few words.
+fn targets_text(targets: &Targets) -> String {
+    if targets.is_whole_host() {
+        return "the whole host".to_owned();
+    }
+    let Targets { pids, comms, exes, cgroups, ports } = targets;
+    let mut words = Vec::new();
+    words.extend(pids.iter().map(|pid| format!("pid {pid}")));
+    words.extend(comms.iter().map(|comm| format!("comm {comm}")));
+    words.extend(exes.iter().map(|exe| format!("exe {}", exe.display())));
+    words.extend(cgroups.iter().map(|cgroup| format!("cgroup {}", cgroup.display())));
+    words.extend(ports.iter().map(|port| format!("port {port}")));
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_named_in_a_few_words() {
+        assert_eq!(targets_text(&Targets::default()), "the whole host");
+        let targets = Targets { pids: vec![1, 2], ports: vec![80], ..Targets::default() };
+        assert_eq!(targets_text(&targets), "pid 1, pid 2, port 80");
+    }
+}
