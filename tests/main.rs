@@ -1,9 +1,9 @@
 //! Integration tests.
 
-/// What this host can do, as root and as others.
-mod doctor;
 /// Conversations with the messages that must be found in them.
 mod conversation;
+/// What this host can do, as root and as others.
+mod doctor;
 /// Properties of all parsers.
 mod properties;
 /// Golden captures, inference, and the registry against the folders.

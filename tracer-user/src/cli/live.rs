@@ -3,17 +3,20 @@
 use std::io::Write as _;
 
 use clap::Args;
+use tracer_ebpf::{VERDICT_EVERYTHING, VERDICT_HEADS, Verdict};
 
 use super::{
     ExitCode, Expected,
     args::{CaptureArgs, RunArgs},
-    run::{self, Mode, Run},
+    record,
+    run::{self, Input, Mode, Run},
     stop::Stop,
 };
 use crate::{
-    config::{Config, Settings, Targets},
+    config::{Config, Payload, Settings, Targets},
+    event::ConnId,
     metrics::Metrics,
-    pipeline::PipelineConfig,
+    pipeline::{PipelineConfig, VerdictSink},
     source::live::{LiveConfig, LiveSource},
 };
 
@@ -44,18 +47,24 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
     // Everything that can be wrong with what was typed is found before anything is attached.
     run::filter(&config)?;
     let metrics = Metrics::default();
+    let recorder = record::recorder(&config, &metrics)?;
+    let everything = recorder.is_some() && config.record.payload == Payload::Full;
     let live = LiveConfig {
         targets: config.targets.clone(),
         hooks: config.hooks,
         ring_bytes: config.capture.ring_bytes,
         batch_queue: config.capture.batch_queue,
+        budget: if everything { u32::MAX } else { LiveConfig::default().budget },
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone())
         .map_err(|error| Expected::new(error.to_string(), error.hint()))?;
     let handle = source.stop_handle();
     stop.on_stop(move || handle.stop());
-    let verdicts = source.verdicts();
+    let mut verdicts = source.verdicts();
+    if everything {
+        verdicts = Box::new(Everything(verdicts));
+    }
     let targets = targets_text(&config.targets);
     let missing: Vec<&str> = source.missing().iter().map(|missing| missing.feature).collect();
     let mut title = format!("{name}  {targets}");
@@ -71,14 +80,30 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
     run::run(Run {
         pipeline: PipelineConfig::default(),
         mode: Mode::Live,
-        source: Box::new(source),
+        input: Input::Events(Box::new(source)),
         verdicts,
-        sinks: Vec::new(),
+        recorder,
         metrics,
         stop,
         title,
         config,
     })
+}
+
+/// Asks the kernel for all bytes of every connection that the pipeline wants bytes of. What the pipeline computes does
+/// not depend on it.
+struct Everything(Box<dyn VerdictSink + Send>);
+
+impl VerdictSink for Everything {
+    fn set(&mut self, conn: ConnId, verdict: Verdict) {
+        let verdict = match verdict.mode {
+            VERDICT_HEADS | VERDICT_EVERYTHING => {
+                Verdict { mode: VERDICT_EVERYTHING, resume: [0, 0], ..verdict }
+            }
+            _ => verdict,
+        };
+        self.0.set(conn, verdict);
+    }
 }
 
 /// Targets in a few words.

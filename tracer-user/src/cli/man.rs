@@ -16,7 +16,10 @@ pub fn run(_: &ManArgs) -> anyhow::Result<ExitCode> {
     command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+    for subcommand in command
+        .get_subcommands()
+        .filter(|subcommand| subcommand.get_name() != "help" && !subcommand.is_hide_set())
+    {
         clap_mangen::Man::new(subcommand.clone()).render(&mut page)?;
     }
     std::io::stdout().write_all(&page)?;

@@ -2,10 +2,14 @@
 
 pub mod args;
 pub mod completions;
+pub mod demo;
 pub mod doctor;
 pub mod live;
 pub mod log;
 pub mod man;
+pub mod record;
+pub mod recover;
+pub mod replay;
 pub mod run;
 pub mod stop;
 
@@ -45,8 +49,19 @@ pub struct Cli {
 pub enum Command {
     /// Trace, and show every transaction as it happens
     Live(Box<live::LiveArgs>),
+    /// Trace, show and store
+    Record(Box<record::RecordArgs>),
+    /// Show a recording as if it happened now
+    Replay(Box<replay::ReplayArgs>),
+    /// Seal what a killed run left open and verify a recording
+    Recover(recover::RecoverArgs),
     /// Say what this host can and cannot do
     Doctor(doctor::DoctorArgs),
+    /// Trace a bundled workload
+    Demo(demo::DemoArgs),
+    /// The demo's own processes
+    #[command(hide = true)]
+    DemoPart(demo::DemoPartArgs),
     /// Print the shell's completion script
     Completions(completions::CompletionsArgs),
     /// Print the manual page
@@ -57,7 +72,12 @@ pub enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Live(args) => live::run(&args),
+        Command::Record(args) => record::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoPart(args) => demo::run_part(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -30,11 +30,12 @@ use crate::{
         fanout::{FanOut, SinkReport, WhenFull},
         histogram::{HistogramSink, SharedHistograms},
         jsonl::JsonLines,
+        recording::Recorder,
         xlog::{SharedXlog, XlogSink},
     },
     source::Source,
     time::{BootTime, WallTime},
-    transaction::TransactionBatch,
+    transaction::{Transaction, TransactionBatch, WallRange},
     tui,
 };
 
@@ -52,7 +53,17 @@ pub enum Mode {
     Replay {
         /// Event time per wall time.
         pace: Option<f64>,
+        /// Only what ends in it.
+        range: WallRange,
     },
+}
+
+/// What comes in.
+pub enum Input {
+    /// Events, to be run through the pipeline.
+    Events(Box<dyn Source + Send>),
+    /// Transactions as they were recorded, of a recording that holds no payload.
+    Rows(Box<dyn Iterator<Item = anyhow::Result<Vec<Transaction>>> + Send>),
 }
 
 /// What a run is made of.
@@ -64,11 +75,11 @@ pub struct Run {
     /// Live or replay.
     pub mode: Mode,
     /// Where events come from.
-    pub source: Box<dyn Source + Send>,
+    pub input: Input,
     /// Where verdicts go.
     pub verdicts: Box<dyn VerdictSink + Send>,
-    /// Sinks besides those that this module makes.
-    pub sinks: Vec<Box<dyn Sink>>,
+    /// Stores the events, and the transactions that the filter lets through.
+    pub recorder: Option<Recorder>,
     /// Counters.
     pub metrics: Metrics,
     /// Ends the run.
@@ -92,9 +103,13 @@ pub fn filter(config: &Config) -> anyhow::Result<Option<Filter>> {
 
 /// Runs to the end and prints the summary.
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
-    let Run { config, pipeline, mode, source, verdicts, mut sinks, metrics, stop, title } = run;
+    let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title } = run;
     let filter = filter(&config)?;
     let histograms = SharedHistograms::default();
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    if let Some(recorder) = &recorder {
+        sinks.push(Box::new(recorder.transactions()));
+    }
     sinks.push(Box::new(HistogramSink::new(histograms.clone())));
     let out_is_terminal = io::stdout().is_terminal();
     let has_screen = out_is_terminal && io::stdin().is_terminal() && tui::usable() && !config.terminal.json;
@@ -140,7 +155,11 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         stop: stop.clone(),
         pace: match mode {
             Mode::Live => None,
-            Mode::Replay { pace } => pace.map(Pace::new),
+            Mode::Replay { pace, .. } => pace.map(Pace::new),
+        },
+        range: match mode {
+            Mode::Live => None,
+            Mode::Replay { range, .. } => Some(range),
         },
         until: match mode {
             Mode::Live => None,
@@ -154,13 +173,13 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     stop.watch(timer, tui::restore).context("watch for signals")?;
 
     let done = match screen {
-        None => pump.run(source, verdicts),
+        None => pump.run(input, verdicts, recorder),
         Some((feed, heading)) => {
             let status = feed.status.clone();
             let worker = thread::Builder::new()
                 .name("pipeline".to_owned())
                 .spawn(move || {
-                    let done = pump.run(source, verdicts);
+                    let done = pump.run(input, verdicts, recorder);
                     status.finished();
                     done
                 })
@@ -250,6 +269,8 @@ struct Pump {
     /// Event time after which a replay ends.
     until: Option<Duration>,
     is_replay: bool,
+    /// What is outside is no part of the run.
+    range: Option<WallRange>,
     totals: Totals,
     /// Event time of the last snapshot handed to the sinks.
     observed: u64,
@@ -279,38 +300,105 @@ struct Done {
 }
 
 impl Pump {
-    fn run(mut self, mut source: Box<dyn Source + Send>, verdicts: Box<dyn VerdictSink + Send>) -> Done {
-        let (snapshot, failure) = match (self.make)(&[], verdicts) {
-            Ok(mut pipeline) => {
-                let failure = self.pump(source.as_mut(), &mut pipeline).err();
-                // What is in flight becomes `tracer_stopped`; the sinks get it in either case.
-                let rest = pipeline.finish();
-                let snapshot = pipeline.snapshot();
-                self.deliver(rest, Some(&snapshot));
-                (snapshot, failure)
-            }
-            Err(error) => (Snapshot::default(), Some(error)),
+    fn run(
+        mut self,
+        input: Input,
+        verdicts: Box<dyn VerdictSink + Send>,
+        mut recorder: Option<Recorder>,
+    ) -> Done {
+        let (snapshot, mut failure) = match input {
+            Input::Events(source) => self.events(source, verdicts, &mut recorder),
+            Input::Rows(rows) => (Snapshot::default(), self.rows(rows).err()),
         };
-        // The probes go before the sinks finish: nothing is read any more.
-        drop(source);
-        Done { totals: self.totals, snapshot, reports: self.fan_out.finish(), failure }
+        let reports = self.fan_out.finish();
+        // The sink of its transactions has finished: now the recorder may.
+        if let Some(recorder) = recorder
+            && let Err(error) = recorder.finish()
+        {
+            failure.get_or_insert(error.into());
+        }
+        Done { totals: self.totals, snapshot, reports, failure }
     }
 
-    fn pump(&mut self, source: &mut dyn Source, pipeline: &mut Pipeline) -> anyhow::Result<()> {
+    fn events(
+        &mut self,
+        mut source: Box<dyn Source + Send>,
+        verdicts: Box<dyn VerdictSink + Send>,
+        recorder: &mut Option<Recorder>,
+    ) -> (Snapshot, Option<anyhow::Error>) {
+        let mut pipeline = match (self.make)(&[], verdicts) {
+            Ok(pipeline) => pipeline,
+            Err(error) => return (Snapshot::default(), Some(error)),
+        };
+        let failure = self.pump(source.as_mut(), &mut pipeline, recorder).err();
+        // The probes go first: nothing is read any more.
+        drop(source);
+        // What is in flight becomes `tracer_stopped`.
+        let rest = pipeline.finish();
+        let snapshot = pipeline.snapshot();
+        self.deliver(rest, Some(&snapshot));
+        (snapshot, failure)
+    }
+
+    fn rows(&mut self, rows: impl Iterator<Item = anyhow::Result<Vec<Transaction>>>) -> anyhow::Result<()> {
+        let mut failure = Ok(());
+        for rows in rows {
+            if self.stop.reason().is_some() {
+                break;
+            }
+            match rows {
+                Ok(transactions) => {
+                    for transaction in &transactions {
+                        // Wall time stands for boot time: only differences of it are shown.
+                        let start = BootTime(transaction.start_time.0);
+                        let first = self.totals.first.get_or_insert(start);
+                        *first = (*first).min(start);
+                        self.totals.last = self.totals.last.max(BootTime(transaction.end_time.0));
+                    }
+                    let watermark = transactions.last().map_or(WallTime(0), |last| last.end_time);
+                    self.deliver(TransactionBatch { transactions, watermark }, None);
+                }
+                // It goes on behind the file that is at fault; the first fault is told at the end.
+                Err(error) => failure = failure.and(Err(error)),
+            }
+        }
+        failure
+    }
+
+    fn pump(
+        &mut self,
+        source: &mut dyn Source,
+        pipeline: &mut Pipeline,
+        recorder: &mut Option<Recorder>,
+    ) -> anyhow::Result<()> {
+        let mut is_first = true;
         loop {
             // A live source ends by itself once it is told to, and is drained first.
             if self.is_replay && self.stop.reason().is_some() {
                 return Ok(());
             }
             let Some(batch) = source.next_batch()? else { return Ok(()) };
+            let batch = Arc::new(batch);
             if let Some(restart) = source.restart() {
                 let next = (self.make)(&restart.checkpoint, Box::new(NullVerdicts))?;
                 let mut rest = std::mem::replace(pipeline, next).finish();
                 rest.transactions.retain(|transaction| transaction.is_finished());
                 self.deliver(rest, None);
             }
+            if let Some(recorder) = recorder {
+                if is_first {
+                    recorder.checkpoint(pipeline.checkpoint(), batch.first_ordinal);
+                }
+                recorder.tap(&batch);
+            }
+            is_first = false;
             if self.push(&batch, pipeline) {
                 return Ok(());
+            }
+            if let Some(recorder) = recorder
+                && recorder.wants_checkpoint()
+            {
+                recorder.checkpoint(pipeline.checkpoint(), batch.first_ordinal + batch.events.len() as u64);
             }
         }
     }
@@ -371,6 +459,13 @@ impl Pump {
     }
 
     fn deliver(&mut self, mut batch: TransactionBatch, snapshot: Option<&Snapshot>) {
+        if let Some(range) = self.range {
+            batch.transactions.retain(|transaction| {
+                // A request that was in flight when a cut replay ended is in the whole one a finished one behind the cut.
+                let is_inside = (range.from..range.to).contains(&transaction.end_time);
+                is_inside && (transaction.is_finished() || range.to == WallTime(u64::MAX))
+            });
+        }
         let n_all = batch.transactions.len();
         let n_open = batch.transactions.iter().filter(|transaction| !transaction.is_finished()).count();
         self.totals.open += n_open as u64;
