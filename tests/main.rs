@@ -1,5 +1,7 @@
 //! Integration tests.
 
+/// The command line as a user meets it.
+mod cli;
 /// Conversations with the messages that must be found in them.
 mod conversation;
 /// What this host can do, as root and as others.

@@ -60,7 +60,16 @@ impl Home {
     fn build_kernel_side(&self) {
         let target = self.0.path().join("target");
         let mut cargo = self.command("rustup");
-        cargo.args(["run", "txray-bpf", "cargo", "build", "--locked", "--release", "--package", "tracer-ebpf"]);
+        cargo.args([
+            "run",
+            "txray-bpf",
+            "cargo",
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "tracer-ebpf",
+        ]);
         cargo.args(["--bins", "--no-default-features", "--features", "bpf"]);
         cargo.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"]).arg(&target);
         cargo.env("RUSTC_BOOTSTRAP", "1");
