@@ -236,3 +236,49 @@ fn inference_knows_the_first_bytes_of_captures() {
         }
     }
 }
+
+/// A capture as input of the fuzz target (see there).
+fn seed(choice: usize, lines: &[Line]) -> Vec<u8> {
+    let mut seed = vec![u8::try_from(choice).expect("fewer than 256 protocols")];
+    let mut side = None;
+    let bit = |flow: Flow| if flow == Flow::Request { 0 } else { 8 };
+    for line in lines {
+        match line {
+            Line::Bytes(flow, bytes) => {
+                for piece in bytes.chunks(255) {
+                    let turn_start = side.replace(*flow) != Some(*flow);
+                    seed.extend([bit(*flow) | if turn_start { 16 } else { 0 }, piece.len() as u8]);
+                    seed.extend_from_slice(piece);
+                }
+            }
+            Line::Uncaptured(flow, len) | Line::Lost(flow, len) => {
+                side = Some(*flow);
+                let what = if matches!(line, Line::Lost(..)) { 5 } else { 4 };
+                seed.extend([bit(*flow) | what, (len / 16).min(255) as u8]);
+            }
+            Line::Close(flow) => seed.extend([bit(*flow) | 7, 0]),
+        }
+    }
+    seed
+}
+
+/// `TXRAY_BLESS=1` writes them.
+#[test]
+fn every_capture_is_a_seed_of_the_fuzz_target() {
+    let folder = fixtures().join("../tests/fuzz/corpus/protocol");
+    for (choice, protocol) in REGISTRY.iter().enumerate() {
+        for (name, capture) in captures(protocol.name()) {
+            let path = folder.join(format!("{}-{name}", protocol.name()));
+            let seed = seed(choice, &parse(&capture));
+            if std::env::var_os("TXRAY_BLESS").is_some() {
+                fs::create_dir_all(&folder).expect("a folder for seeds");
+                fs::write(&path, &seed).expect("a seed");
+            }
+            assert!(
+                fs::read(&path).is_ok_and(|kept| kept == seed),
+                "{} is not what the capture gives",
+                path.display()
+            );
+        }
+    }
+}

@@ -207,11 +207,7 @@ impl Wire {
                 }
                 Step::UntilClose => {
                     let begin = pipe.position;
-                    pipe.until_close = true;
-                    let n_held = pipe.held.len() as u64;
-                    pipe.held.clear();
-                    pipe.position += n_held;
-                    pipe.passed = pipe.position;
+                    pipe.flow_out();
                     self.mark(flow, marks, Some(begin));
                 }
                 Step::NeedMore => {
@@ -248,6 +244,7 @@ impl Wire {
                     let open = pipe.open.expect("an upgrade without a response");
                     let to = to.map_or("a tunnel".into(), |to| to.escape_ascii().to_string());
                     self.seen[open].text += &format!(", then {to}");
+                    self.pipes.iter_mut().for_each(Pipe::flow_out);
                 }
             }
         }
@@ -268,6 +265,15 @@ impl Wire {
 }
 
 impl Pipe {
+    /// Nothing is shown to the parser any more.
+    fn flow_out(&mut self) {
+        self.until_close = true;
+        self.lost = None;
+        self.position += self.held.len() as u64;
+        self.passed = self.passed.max(self.position);
+        self.held.clear();
+    }
+
     /// Passes the part of `len` new bytes that was announced; they do not reach the parser. Returns how many.
     fn pass(&mut self, len: u64) -> u64 {
         let n_passed = if self.until_close {

@@ -44,6 +44,8 @@ use super::{
 
 /// Requests in flight whose method is remembered; beyond it all are forgotten and responses are framed as unknown.
 pub const MAX_ASKED: usize = 1024;
+/// Bytes kept of the protocol's name in an upgrade.
+const MAX_UPGRADE: usize = 64;
 /// Start lines searched for in a resync; a request line may be as long as servers accept.
 const MAX_RESYNC_LINE: usize = 16 << 10;
 /// A target so long with a known method and a path is a request's, without its end.
@@ -440,7 +442,9 @@ impl Http1Parser {
         marks.push(Mark::Begin(Message { stream: 0, body: Body::Response(response) }));
         let tunnel = match (status, &asked) {
             (101, Some(AskedKind::Upgrade(to))) => Some(Some(to.clone())),
-            (101, _) => Some(fields.upgrade.map(Bytes::copy_from_slice)),
+            (101, _) => {
+                Some(fields.upgrade.map(|to| Bytes::copy_from_slice(&to[..to.len().min(MAX_UPGRADE)])))
+            }
             (200..=299, Some(AskedKind::Connect)) => Some(None),
             _ => None,
         };
@@ -450,7 +454,7 @@ impl Http1Parser {
             for side in &mut self.flows {
                 *side = Side { reading: Reading::Tunnel, ..Side::default() };
             }
-            return Step::Consume { len: n_head };
+            return Step::UntilClose;
         }
         let n_requests = self.n_requests;
         let side = &mut self.flows[Flow::Response.index()];
@@ -468,7 +472,11 @@ impl Http1Parser {
                 return Step::Consume { len: n_head + length };
             }
             Length::Chunked => side.reading = Reading::Chunked(Chunked::default()),
-            Length::Absent | Length::OtherCoding => side.reading = Reading::UntilClose,
+            Length::Absent | Length::OtherCoding => {
+                // Said with the head, so that a body of which nothing is captured is no gap.
+                side.reading = Reading::UntilClose;
+                return Step::UntilClose;
+            }
         }
         Step::Consume { len: n_head }
     }
@@ -494,7 +502,7 @@ impl Http1Parser {
         let kind = match (line.method, fields.upgrade) {
             (b"HEAD", _) => AskedKind::Head,
             (b"CONNECT", _) => AskedKind::Connect,
-            (_, Some(to)) => AskedKind::Upgrade(Bytes::copy_from_slice(to)),
+            (_, Some(to)) => AskedKind::Upgrade(Bytes::copy_from_slice(&to[..to.len().min(MAX_UPGRADE)])),
             _ => AskedKind::Other,
         };
         self.asked.push_back(Asked { kind, n_said: self.n_said });

@@ -115,7 +115,8 @@ pub enum Step {
         /// Bytes.
         len: u64,
     },
-    /// All bytes until the flow closes belong to the message in progress (or to a tunnel).
+    /// All bytes until the flow closes, those shown included, belong to the message that begins with them or is in
+    /// progress (or to a tunnel).
     UntilClose,
     /// Show me more.
     NeedMore,
@@ -151,7 +152,8 @@ pub enum Mark {
         stream: u64,
     },
     /// The connection is a tunnel or another protocol from here on (CONNECT, Upgrade): one long-lived transaction. Comes
-    /// right behind the `Begin` of the response that agreed; the `End` of that response comes with the close.
+    /// right behind the `Begin` of the response that agreed; the `End` of that response comes with the close. From here
+    /// on neither flow is read, whatever its last step said.
     Upgraded {
         /// The protocol named, if any.
         to: Option<Bytes>,

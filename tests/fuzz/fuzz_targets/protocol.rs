@@ -1,0 +1,63 @@
+//! Any happenings on a connection, for each protocol: bytes in pieces, lengths without bytes, losses, turns, closes,
+//! saved and loaded states. The wire checks the parser's half of the contract: progress, marks in order, bounded
+//! memory. The same bytes in other pieces must give the same messages.
+//!
+//! Input: a byte that chooses the protocol; then happenings, each a byte (the low 3 bits say what, bit 3 the flow, bit 4
+//! whether a turn starts) and a byte for its length (0 to 255; ×16 for bytes that go by), and for bytes, those.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tracer_user::protocol::{Flow, Protocol, REGISTRY};
+
+#[path = "../../wire.rs"]
+mod wire;
+
+use wire::{Seen, Wire};
+
+/// A parser's own state, in bytes as saved: 1,024 requests in flight and a name each.
+const MAX_STATE: usize = 1024 * 80 + 1024;
+/// What a parser may leave in the stream: a head of the longest sort and one piece.
+const MAX_HELD: usize = (256 << 10) + 4096;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&choice, input)) = input.split_first() else { return };
+    let protocol = REGISTRY[usize::from(choice) % REGISTRY.len()];
+    let (seen, n_invalid) = play(protocol, input, usize::MAX);
+    let (in_pieces, n_invalid_in_pieces) = play(protocol, input, 1 + usize::from(choice) % 7);
+    // Where bytes are no protocol's, what is skipped with them may depend on how many came at once.
+    if n_invalid == 0 && n_invalid_in_pieces == 0 {
+        assert_eq!(seen, in_pieces);
+    }
+    for cut in [1, input.len() / 2, input.len()] {
+        let _ = protocol.infer(&input[..cut.min(input.len())]);
+    }
+});
+
+fn play(protocol: &dyn Protocol, mut input: &[u8], n_at_once: usize) -> (Vec<Seen>, u64) {
+    let mut wire = Wire::new(protocol.parser());
+    while let [what, length, rest @ ..] = input {
+        let flow = if what & 8 == 0 { Flow::Request } else { Flow::Response };
+        let turn_start = what & 16 != 0;
+        let length = usize::from(*length);
+        input = rest;
+        match what & 7 {
+            0..=3 => {
+                let (bytes, rest) = input.split_at(length.min(input.len()));
+                input = rest;
+                for (idx, piece) in bytes.chunks(n_at_once.min(bytes.len().max(1))).enumerate() {
+                    wire.bytes(flow, piece, turn_start && idx == 0);
+                }
+            }
+            4 => wire.missing(flow, 16 * length as u64),
+            5 => wire.lost(flow, 16 * length as u64),
+            6 => wire.reload(protocol.parser()),
+            _ => wire.close(flow),
+        }
+    }
+    wire.close(Flow::Response);
+    wire.close(Flow::Request);
+    assert!(wire.state().len() <= MAX_STATE && wire.max_held <= MAX_HELD, "the parser keeps too much");
+    let n_invalid = wire.n_invalid;
+    (wire.finish(), n_invalid)
+}

@@ -1,0 +1,5 @@
+//! The parsers alone, under their usual name: they are pure and need nothing else of txray, and without its other
+//! crates the fuzz target builds in seconds.
+
+#[path = "../../../tracer-user/src/protocol/mod.rs"]
+pub mod protocol;
