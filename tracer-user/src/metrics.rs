@@ -40,6 +40,8 @@ user_counters! {
     DecodeUnknownKind = "lost.decode_unknown_kind",
     /// Records that the ring reader dropped because the batch queue was full.
     BatchQueueFull = "lost.batch_queue_full",
+    /// Events that the ring reader made itself (clocks, counters) and for which the batch queue had no room.
+    OwnEventsFull = "lost.own_events_full",
     /// Events that the recorder dropped because its queue was full.
     RecorderQueueFull = "lost.recorder_queue_full",
     /// Events that the recorder could not write.

@@ -12,7 +12,8 @@ use std::{
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use bytes::{Bytes, BytesMut};
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 use zerocopy::FromBytes as _;
 
@@ -28,6 +29,17 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// How long the reader sleeps when the ring is empty and nobody wakes it. Probes wake it only from an eighth of the ring
 /// on: a wake-up costs the traced process far more than a record (1.4 µs against 25 ns in a published measurement).
 const POLL: Duration = Duration::from_millis(5);
+/// Pause after a round that found little: records gather meanwhile, and fewer batches and wake-ups are paid for. Not taken
+/// with rings so small that it would matter ([`PAUSE_RING_BYTES`]): 1 ms of 100,000 events a second is 35 KiB.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Rings from this size on have room for a [`PAUSE`] at any rate that a host can make.
+const PAUSE_RING_BYTES: u64 = 4 << 20;
+/// Bytes that are little.
+const LITTLE: usize = 64 * 1024;
+/// Events of the reader's own that wait for room in the queue. At most two a second, and sums, which come again.
+const MAX_WAITING: usize = 4096;
+/// How long the last batches wait for a slow pipeline, once nothing is traced any more.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 /// Age at which a sum is read out of the kernel.
 const SUM_PERIOD: Duration = Duration::from_millis(250);
 /// Counters become an event this often.
@@ -36,6 +48,9 @@ const COUNTER_PERIOD: Duration = Duration::from_secs(1);
 const ANCHOR_PERIOD: Duration = Duration::from_secs(60);
 /// Difference between two readings that is a step of the wall clock, not its slewing (500 ppm of a second is 0.5 ms).
 const STEP_NS: u64 = 1_000_000;
+
+/// Connections looked at for sums in one round.
+const MAX_SUMS_READ: usize = 262_144;
 
 /// What the reader hands on.
 pub enum RawBatch {
@@ -70,6 +85,12 @@ pub struct Reader {
     batch: BytesMut,
     n_records: u64,
     ring_bytes: u64,
+    /// Events of the reader's own for which the queue had no room yet. At most [`MAX_WAITING`].
+    waiting: Vec<Event>,
+    /// Sums handed on and not grown since: (connection, direction) → end. At most two per connection in the kernel's map.
+    told: FxHashMap<(u64, usize), u64>,
+    /// Until when a full queue is waited for; set when the probes are detached.
+    last_wait: Option<Instant>,
 }
 
 /// A map of the object could not be taken.
@@ -115,26 +136,34 @@ impl Reader {
             batch: BytesMut::with_capacity(BATCH_BYTES * 2),
             n_records: 0,
             ring_bytes: u64::from(ring_bytes),
+            waiting: Vec::new(),
+            told: FxHashMap::default(),
+            last_wait: None,
         })
     }
 
     /// Runs until `stop`.
     pub fn run(mut self) {
         let mut anchor = read_anchor();
-        self.hand_on(RawBatch::Events(vec![Event::Anchor(anchor)]), 0);
+        self.hand_on_own(Event::Anchor(anchor));
         let mut last_sums = Instant::now();
         let mut last_counters = Instant::now();
         let mut last_anchor = Instant::now();
-        let mut stopping = false;
+        // Rounds that found nothing since the probes were detached.
+        let mut n_empty = 0;
         loop {
-            if self.stop.load(Ordering::Relaxed) && !stopping {
-                stopping = true;
+            if self.stop.load(Ordering::Relaxed) && self.last_wait.is_none() {
                 // Detaches every program; what they wrote is still in the ring.
                 self.loaded = None;
+                self.last_wait = Some(Instant::now() + LAST_PATIENCE);
             }
             let drained = self.drain();
-            if stopping && drained == 0 {
-                break;
+            if self.last_wait.is_some() {
+                n_empty = if drained == 0 { n_empty + 1 } else { 0 };
+                // A program that was running when it was detached may still be writing: one more look after a pause.
+                if n_empty == 2 {
+                    break;
+                }
             }
             if last_sums.elapsed() >= SUM_PERIOD {
                 last_sums = Instant::now();
@@ -148,21 +177,22 @@ impl Reader {
                 if stepped || last_anchor.elapsed() >= ANCHOR_PERIOD {
                     last_anchor = Instant::now();
                     anchor = now;
-                    self.hand_on(RawBatch::Events(vec![Event::Anchor(anchor)]), 0);
+                    self.hand_on_own(Event::Anchor(anchor));
                 }
             }
             if drained == 0 {
                 self.wait();
+            } else if drained < LITTLE && self.ring_bytes >= PAUSE_RING_BYTES {
+                std::thread::sleep(PAUSE);
             }
         }
         self.read_sums();
         self.read_counters();
-        self.hand_on(RawBatch::Events(vec![Event::Tick(boot_now())]), 0);
+        self.hand_on_own(Event::Tick(boot_now()));
     }
 
-    /// Copies what is in the ring; returns how many records.
-    fn drain(&mut self) -> u64 {
-        let mut n = 0;
+    /// Copies what is in the ring; returns how many bytes.
+    fn drain(&mut self) -> usize {
         // Bounded, so that the clocks and counters are served however fast the ring fills.
         let limit = self.ring_bytes as usize;
         let mut copied = 0;
@@ -177,14 +207,13 @@ impl Reader {
             let padded = self.batch.len().next_multiple_of(8);
             self.batch.resize(padded, 0);
             self.n_records += 1;
-            n += 1;
             copied += length;
             if self.batch.len() >= BATCH_BYTES {
                 self.flush();
             }
         }
         self.flush();
-        n
+        copied
     }
 
     fn flush(&mut self) {
@@ -198,14 +227,52 @@ impl Reader {
         self.hand_on(RawBatch::Records(batch), n_records);
     }
 
-    /// Hands on without waiting; a full queue costs the batch, counted.
+    /// Hands on without waiting; a full queue costs the batch, counted. Once the probes are detached, waiting costs nobody
+    /// anything.
     fn hand_on(&mut self, batch: RawBatch, n_records: u64) {
-        match self.queue.try_send(batch) {
+        match self.offer(batch) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.metrics.add(Counter::BatchQueueFull, n_records),
+            Err(Some(_)) => self.metrics.add(Counter::BatchQueueFull, n_records),
             // The pipeline is gone: the run is over.
-            Err(TrySendError::Disconnected(_)) => self.stop.store(true, Ordering::Relaxed),
+            Err(None) => self.stop.store(true, Ordering::Relaxed),
         }
+    }
+
+    /// Hands on an event of the reader's own, with those that wait. They are never dropped for a full queue while there are
+    /// fewer than [`MAX_WAITING`]: clocks and counters are what losses are told by.
+    fn hand_on_own(&mut self, event: Event) {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push(event);
+        } else {
+            self.metrics.add(Counter::OwnEventsFull, 1);
+        }
+        self.hand_on_waiting();
+    }
+
+    fn hand_on_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut self.waiting);
+        match self.offer(RawBatch::Events(events)) {
+            Ok(()) | Err(Some(RawBatch::Records(_))) => {}
+            Err(Some(RawBatch::Events(events))) => self.waiting = events,
+            Err(None) => self.stop.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Gives back what the queue has no room for, `None` if nobody reads it any more.
+    fn offer(&self, batch: RawBatch) -> Result<(), Option<RawBatch>> {
+        let Some(last_wait) = self.last_wait else {
+            return self.queue.try_send(batch).map_err(|error| match error {
+                TrySendError::Full(batch) => Some(batch),
+                TrySendError::Disconnected(_) => None,
+            });
+        };
+        self.queue.send_deadline(batch, last_wait).map_err(|error| match error {
+            SendTimeoutError::Timeout(batch) => Some(batch),
+            SendTimeoutError::Disconnected(_) => None,
+        })
     }
 
     fn wait(&self) {
@@ -224,13 +291,29 @@ impl Reader {
         let begun = self.stat(abi::Stat::SumsBegun as u32);
         let sent = self.stat(abi::Stat::SumsSent as u32);
         if begun <= sent {
+            self.told.clear();
             return;
         }
+        // Half of the room is kept for clocks and counters; sums that find none come again.
+        let room = (MAX_WAITING / 2).saturating_sub(self.waiting.len());
+        // Sums of before that are still there; the others are forgotten with the old map.
+        let mut told = FxHashMap::default();
         let mut events = Vec::new();
-        for entry in self.conns.iter() {
+        // The map changes while it is read: a key that vanishes sends the iteration back to the start.
+        for entry in self.conns.iter().take(MAX_SUMS_READ) {
             let Ok((_, conn)) = entry else { break };
             for (direction, sum) in conn.sum.iter().enumerate() {
                 if sum.bytes == 0 || conn.opened == 0 {
+                    continue;
+                }
+                // An idle connection's sum stays where it is, for hours perhaps: once is enough.
+                let end = sum.position.wrapping_add(sum.bytes);
+                let is_told = self.told.get(&(conn.id, direction)) == Some(&end);
+                if !is_told && events.len() == room {
+                    continue;
+                }
+                let is_repeated = told.insert((conn.id, direction), end) == Some(end);
+                if is_told || is_repeated {
                     continue;
                 }
                 let egress = if direction == usize::from(abi::EGRESS) { abi::FLAG_EGRESS } else { 0 };
@@ -252,9 +335,9 @@ impl Reader {
                 }));
             }
         }
-        if !events.is_empty() {
-            self.hand_on(RawBatch::Events(events), 0);
-        }
+        self.told = told;
+        self.waiting.append(&mut events);
+        self.hand_on_waiting();
     }
 
     /// All counters of this instant as one event.
@@ -263,7 +346,7 @@ impl Reader {
             self.names.iter().zip(0u32..).map(|(name, index)| (name.clone(), self.stat(index))).collect();
         values.extend(self.metrics.all().map(|(counter, value)| (counter.name().into(), value)));
         let counters = Counters { time: boot_now(), values };
-        self.hand_on(RawBatch::Events(vec![Event::Counters(counters)]), 0);
+        self.hand_on_own(Event::Counters(counters));
     }
 }
 

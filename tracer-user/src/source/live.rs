@@ -266,13 +266,13 @@ impl Source for LiveSource {
             Ok(RawBatch::Events(made)) => events.extend(made),
             Err(RecvTimeoutError::Timeout) => events.push(Event::Tick(boot_now())),
             Err(RecvTimeoutError::Disconnected) => {
-                if let Some(reader) = self.reader.take() {
-                    if reader.join().is_err() {
-                        return Err(SourceError {
-                            doing: "read the ring".to_owned(),
-                            source: "the ring reader's thread panicked".into(),
-                        });
-                    }
+                if let Some(reader) = self.reader.take()
+                    && reader.join().is_err()
+                {
+                    return Err(SourceError {
+                        doing: "read the ring".to_owned(),
+                        source: "the ring reader's thread panicked".into(),
+                    });
                 }
                 if events.is_empty() {
                     return Ok(None);
@@ -286,9 +286,124 @@ impl Source for LiveSource {
 impl Drop for LiveSource {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        // Nobody reads any more: the reader must not wait for room for its last batches.
+        drop(std::mem::replace(&mut self.queue, crossbeam_channel::never()));
         if let Some(reader) = self.reader.take() {
-            // The reader may be waiting for nothing: it never does. Its own panic was already reported, or does not matter now.
+            // Its own panic was already reported, or does not matter now.
             let _ = reader.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    /// A process that connects to `listener`, waits for a line and sends 4,096 bytes, then 1,904, and then nothing.
+    fn sender(listener: &TcpListener) -> Child {
+        let port = listener.local_addr().unwrap().port();
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; read line; printf %4096s x >&3; printf %1904s y >&3; read line"
+        );
+        Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn start(child: &Child, batch_queue: usize) -> LiveSource {
+        let targets = Targets { pids: vec![child.id()], ..Targets::default() };
+        let config = LiveConfig { targets, batch_queue, ..LiveConfig::default() };
+        LiveSource::start(&config, Metrics::default()).unwrap()
+    }
+
+    #[test]
+    fn a_sum_on_an_idle_connection_is_told_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut child = sender(&listener);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut source = start(&child, 64);
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        stream.read_exact(&mut [0; 6000]).unwrap();
+        let mut data = Vec::new();
+        // Sums are looked at four times between two readings of the counters.
+        let mut n_counters = 0;
+        while n_counters < 3 {
+            for event in source.next_batch().unwrap().unwrap().events {
+                match event {
+                    Event::Data(moved) => {
+                        data.push((moved.has(abi::FLAG_SUMMED), moved.bytes, moved.payload.len()))
+                    }
+                    Event::Counters(_) => n_counters += 1,
+                    _ => {}
+                }
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(data, [(false, 4096, 4096), (true, 1904, 0)]);
+    }
+
+    #[test]
+    fn clocks_and_counters_survive_a_full_queue_and_the_end_waits_for_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut child = sender(&listener);
+        let _stream = listener.accept().unwrap();
+        // Room for one batch: the anchor takes it, and nobody looks for a while.
+        let mut source = start(&child, 1);
+        let metrics = source.metrics.clone();
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        std::thread::sleep(Duration::from_millis(2500));
+        source.stop_handle().stop();
+        let (mut n_anchors, mut n_counters, mut n_data) = (0, 0, 0u64);
+        let mut last = None;
+        while let Some(batch) = source.next_batch().unwrap() {
+            for event in batch.events {
+                match event {
+                    Event::Anchor(_) => n_anchors += 1,
+                    Event::Counters(counters) => {
+                        n_counters += 1;
+                        last = Some(counters);
+                    }
+                    Event::Data(moved) => n_data += u64::from(!moved.has(abi::FLAG_SUMMED)),
+                    _ => {}
+                }
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(n_anchors, 1);
+        assert!(n_counters >= 3, "two while nobody looked, one at the end: {n_counters}");
+        let last = last.unwrap().values;
+        let value =
+            |name: &str| last.iter().find(|(other, _)| &**other == name).map_or(0, |(_, value)| *value);
+        let n_read = metrics.get(Counter::RingRead);
+        assert!(n_read > 0);
+        assert_eq!(value("kernel.events_reserved"), n_read, "{last:?}");
+        assert_eq!(n_read, metrics.get(Counter::Decoded) + metrics.get(Counter::BatchQueueFull));
+        assert!(n_data <= 1);
+    }
+
+    #[test]
+    fn a_source_that_is_dropped_with_a_full_queue_ends_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut child = sender(&listener);
+        let _stream = listener.accept().unwrap();
+        let source = start(&child, 1);
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        std::thread::sleep(Duration::from_millis(1200));
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(source);
+            send.send(()).unwrap();
+        });
+        // Well below the patience with which a source that is still read ends.
+        let ended = receive.recv_timeout(Duration::from_secs(8));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        ended.unwrap();
     }
 }
