@@ -68,7 +68,7 @@ impl Role {
 }
 
 /// One record in the pipeline's order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// Bytes moved.
     Data(Data),
@@ -95,7 +95,7 @@ pub enum Event {
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data {
     /// Exit of the (last) call.
     pub time: BootTime,
@@ -145,7 +145,7 @@ impl Data {
 }
 
 /// First sight of a connection. See [`tracer_ebpf::ConnOpen`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnOpen {
     /// When the record was made.
     pub time: BootTime,
@@ -156,6 +156,7 @@ pub struct ConnOpen {
     /// Socket inode.
     pub inode: u64,
     /// The ends.
+    #[serde(with = "tuple_bytes")]
     pub tuple: abi::Tuple,
     /// Process.
     pub pid: u32,
@@ -169,8 +170,24 @@ pub struct ConnOpen {
     pub unix_path: Bytes,
 }
 
+/// A [`abi::Tuple`] in serde's terms: its 40 bytes, as they cross the boundary.
+pub(crate) mod tuple_bytes {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use tracer_ebpf::Tuple;
+    use zerocopy::{FromBytes as _, IntoBytes as _};
+
+    pub(crate) fn serialize<S: Serializer>(tuple: &Tuple, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(tuple.as_bytes())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tuple, D::Error> {
+        let bytes = bytes::Bytes::deserialize(deserializer)?;
+        Tuple::read_from_bytes(&bytes).map_err(|_| D::Error::custom("a tuple has 40 bytes"))
+    }
+}
+
 /// One direction ended. See [`tracer_ebpf::ConnShut`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnShut {
     /// When.
     pub time: BootTime,
@@ -181,7 +198,7 @@ pub struct ConnShut {
 }
 
 /// End of a connection. See [`tracer_ebpf::ConnClose`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnClose {
     /// When.
     pub time: BootTime,
@@ -211,7 +228,7 @@ pub enum ProcessChange {
 }
 
 /// A target process started, executed or ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// When.
     pub time: BootTime,

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub mod codec;
 pub mod http1;
@@ -61,7 +62,7 @@ pub enum Pairing {
 }
 
 /// Which way a message goes, as the protocol sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Flow {
     /// From the client to the server.
     Request,
@@ -194,7 +195,7 @@ pub struct Request {
 }
 
 /// Name of an operation, before the learned templates are applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Known as it is.
     Fixed(Cow<'static, str>),
@@ -208,7 +209,7 @@ pub enum Operation {
 }
 
 /// A response.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Response {
     /// Integer status, if the protocol has one.
     pub status_code: Option<i32>,
@@ -221,7 +222,7 @@ pub struct Response {
 }
 
 /// For whom a response is an error (an HTTP server errs from 500 on, a client's call from 400 on).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorFor {
     /// No one.
     #[default]
