@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+pub use crate::conn::turns::LostRequests;
 use crate::{
     event::{ConnId, Counters, Event, EventBatch},
     metrics::{Counter, Metrics},
@@ -69,15 +70,6 @@ pub struct NullVerdicts;
 
 impl VerdictSink for NullVerdicts {
     fn set(&mut self, _: ConnId, _: tracer_ebpf::Verdict) {}
-}
-
-/// Requests lost, as an interval: exact (`low == high`) for half-duplex protocols.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LostRequests {
-    /// At least so many.
-    pub low: u64,
-    /// At most so many.
-    pub high: u64,
 }
 
 /// Requests in flight of one service, by age.

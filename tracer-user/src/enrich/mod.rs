@@ -5,4 +5,5 @@ pub mod container;
 pub mod listening;
 pub mod process;
 pub mod service;
+pub mod table;
 pub mod target;

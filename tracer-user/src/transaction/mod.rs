@@ -1,7 +1,10 @@
 //! Transactions: the record, pairing and operation templates.
 
+pub mod exchange;
+pub mod pairing;
 mod record;
 mod segment;
 pub mod template;
+pub mod watermark;
 
 pub use record::*;

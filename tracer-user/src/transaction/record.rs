@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{ConnId, Role},
+    protocol::REGISTRY,
     time::WallTime,
 };
 
+/// The registry's own text. An alias, so that serde does not take it for text borrowed from its input.
+pub type ProtocolName = &'static str;
+
 /// A request, and its response if there was one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transaction {
     /// First request byte read (server) or written (client).
     pub start_time: WallTime,
@@ -34,7 +38,8 @@ pub struct Transaction {
     /// Client or server.
     pub role: Role,
     /// Registry name of the protocol.
-    pub protocol: &'static str,
+    #[serde(deserialize_with = "registered")]
+    pub protocol: ProtocolName,
     /// Template name, bounded cardinality.
     pub operation: Arc<str>,
     /// Raw target as sent.
@@ -75,6 +80,16 @@ pub struct Transaction {
     pub ordinal: u64,
     /// Position in the run's order, given behind the watermark. Contiguous from 0 for everything that leaves it.
     pub seq: u64,
+}
+
+/// The registry's own text of a protocol's name.
+fn registered<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ProtocolName, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    REGISTRY
+        .iter()
+        .map(|protocol| protocol.name())
+        .find(|registered| *registered == name)
+        .ok_or_else(|| serde::de::Error::custom(format!("no protocol {name:?}")))
 }
 
 impl Transaction {

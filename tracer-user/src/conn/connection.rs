@@ -1,0 +1,193 @@
+//! One connection: what is known of it, the order of its two directions, and what is held back for it.
+//!
+//! Events come in time order. That is not enough in two cases, and in both the connection holds back what came until
+//! the event that it waits for is there or the window has passed:
+//!
+//! * bytes ahead of the next position of their direction (two threads write or read one socket);
+//! * an answer before its question: a send is stamped when it returns, and the peer may have answered by then.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
+
+use super::{
+    stream::{Place, Stream},
+    turns::Turns,
+};
+use crate::{
+    event::{ConnId, ConnOpen, Data, Direction, Role, tuple_bytes},
+    time::BootTime,
+};
+
+/// Events that one connection may hold back; beyond it the first goes on as if the window had passed.
+pub const MAX_HELD_EVENTS: usize = 256;
+
+/// A connection.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its name.
+    pub id: ConnId,
+    /// Its [`ConnOpen`] was seen.
+    pub opened: bool,
+    /// It is older than the tracer, or its beginning was not seen.
+    pub mid_join: bool,
+    /// The tracker may have forgotten it before (then lost turns are an interval).
+    pub forgotten: bool,
+    /// The ends.
+    #[serde(with = "tuple_bytes")]
+    pub tuple: abi::Tuple,
+    /// Path of a Unix socket.
+    pub unix_path: Bytes,
+    /// Network namespace.
+    pub netns: u32,
+    /// Role, as far as the kernel or the listening set know.
+    pub role: Role,
+    /// The kernel itself knew the role: its turns are in the counters `turns_request` and `turns_response`.
+    pub role_by_kernel: bool,
+    /// Both directions.
+    pub streams: [Stream; 2],
+    /// The account of turns.
+    pub turns: Turns,
+    /// Time of the newest event.
+    pub last: BootTime,
+    held: VecDeque<Data>,
+    held_until: BootTime,
+}
+
+/// Why an event has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Bytes of this direction are missing before it.
+    Hole(Direction),
+    /// It is an answer; the question, in this direction, was not seen.
+    Question(Direction),
+}
+
+impl Connection {
+    /// First sight of a connection.
+    pub fn new(id: ConnId) -> Connection {
+        Connection { id, mid_join: true, ..Connection::default() }
+    }
+
+    /// Takes over what the kernel says of it.
+    pub fn open(&mut self, open: &ConnOpen) {
+        self.opened = true;
+        self.mid_join = open.flags & abi::FLAG_MID_JOIN != 0;
+        self.tuple = open.tuple;
+        self.unix_path = open.unix_path.clone();
+        self.netns = open.netns;
+        if open.role != Role::Unknown {
+            self.role = open.role;
+            self.role_by_kernel = true;
+        }
+        self.last = self.last.max(open.time);
+    }
+
+    /// Why an event cannot be applied yet; `question` = the direction that must speak before this event's does.
+    pub fn wait(&self, data: &Data, question: Option<Direction>) -> Option<Wait> {
+        let direction = data.direction();
+        match self.streams[direction.index()].place(data.position) {
+            Place::Ahead { .. } => Some(Wait::Hole(direction)),
+            Place::Next | Place::Behind { .. } => match question {
+                Some(asking) if asking != direction && data.bytes > 0 => Some(Wait::Question(asking)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Whether events are held back.
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// When the first held event goes on in any case.
+    pub fn held_until(&self) -> BootTime {
+        self.held_until
+    }
+
+    /// Holds an event back.
+    pub fn hold(&mut self, data: Data, window_ns: u64) {
+        if self.held.is_empty() {
+            self.held_until = BootTime(data.time.0.saturating_add(window_ns));
+        }
+        self.held.push_back(data);
+    }
+
+    /// Number of events held back.
+    pub fn n_held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The first held event, whatever it waits for; the window restarts for the one behind it.
+    pub fn release_first(&mut self, window_ns: u64) -> Option<Data> {
+        let first = self.held.pop_front();
+        self.rearm(window_ns);
+        first
+    }
+
+    /// The held event that can be applied now, if any: the first one, or one behind it that it waits for. `question`
+    /// tells, for the state at this moment, which direction must speak first (see [`Connection::wait`]).
+    pub fn release(&mut self, question: Option<Direction>, window_ns: u64) -> Option<Data> {
+        let first = self.held.front()?;
+        let needed = match self.wait(first, question) {
+            None => {
+                let data = self.held.pop_front();
+                self.rearm(window_ns);
+                return data;
+            }
+            Some(Wait::Hole(direction) | Wait::Question(direction)) => direction,
+        };
+        let at = self
+            .held
+            .iter()
+            .position(|data| data.direction() == needed && self.wait(data, question).is_none())?;
+        self.held.remove(at)
+    }
+
+    fn rearm(&mut self, window_ns: u64) {
+        if let Some(first) = self.held.front() {
+            self.held_until = BootTime(first.time.0.saturating_add(window_ns));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(direction: Direction, position: u64, bytes: u64, time: u64) -> Data {
+        let flags = if direction == Direction::Egress { abi::FLAG_EGRESS } else { 0 };
+        Data { time: BootTime(time), position, bytes, flags, ..Data::default() }
+    }
+
+    #[test]
+    fn bytes_ahead_wait_for_the_ones_before_them() {
+        let mut conn = Connection::new(ConnId(1));
+        conn.streams[0].advance(100);
+        let ahead = data(Direction::Ingress, 110, 5, 1);
+        assert_eq!(conn.wait(&ahead, None), Some(Wait::Hole(Direction::Ingress)));
+        conn.hold(ahead, 20);
+        conn.hold(data(Direction::Egress, 7, 5, 2), 20);
+        assert_eq!(conn.release(None, 20), None, "the other direction waits behind it");
+        conn.hold(data(Direction::Ingress, 100, 10, 3), 20);
+        assert_eq!(conn.release(None, 20).map(|data| data.position), Some(100));
+        conn.streams[0].advance(110);
+        assert_eq!(conn.release(None, 20).map(|data| data.position), Some(110));
+        conn.streams[0].advance(115);
+        assert_eq!(conn.release(None, 20).map(|data| data.position), Some(7));
+        assert!(!conn.is_holding());
+    }
+
+    #[test]
+    fn an_answer_waits_for_its_question() {
+        let mut conn = Connection::new(ConnId(1));
+        let answer = data(Direction::Ingress, 0, 5, 1);
+        assert_eq!(conn.wait(&answer, Some(Direction::Egress)), Some(Wait::Question(Direction::Egress)));
+        conn.hold(answer, 20);
+        conn.hold(data(Direction::Egress, 0, 9, 4), 20);
+        assert_eq!(conn.release(Some(Direction::Egress), 20).map(|data| data.bytes), Some(9));
+        assert_eq!(conn.release(None, 20).map(|data| data.bytes), Some(5));
+    }
+}

@@ -1,0 +1,311 @@
+//! How many requests were lost on one connection, without asking the load generator.
+//!
+//! The kernel numbers the turns of a connection (changes of direction), whether or not the ring had room, and gives
+//! the last number with the close. A turn's direction follows from its number's parity. So, for each direction, three
+//! kinds of turns exist: *seen* from the first byte, *unseen* (no record, or its first bytes are missing), and
+//! *continued* (its first byte lies inside a message whose length was announced, so that no request begins there).
+//!
+//! 1. **Half-duplex** (never two requests in one turn, never a message over several turns; what HTTP/1 without
+//!    pipelining is): one request per turn of the request direction, so `lost = unseen turns` exactly.
+//! 2. **Continued turns** (`Expect: 100-continue`, responses before the request's end): an unseen turn may have been such a
+//!    continuation. `high` = unseen turns; `low` = the stretches of missing bytes that began where a request had to begin.
+//! 3. **Pipelined** (two requests in one turn): an unseen turn may have held any number. `low` as in 2; `high` = missing
+//!    bytes divided by the shortest request there is, or the unseen turns, whichever is more.
+//!
+//! A connection that was joined in the middle may begin with the rest of a request that started before: its first turn,
+//! when unseen, counts in `high` only. Which class a connection is in is known from what was seen of it; a connection of
+//! which nothing was seen is accounted for by the kernel's global counters (`pipeline::residual`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Direction;
+
+/// The shortest request that a parser accepts: `GET / HTTP/1.1`, two line feeds.
+pub const SHORTEST_REQUEST: u64 = 16;
+/// More missing bytes at once than a connection can move between two records are a broken position, not a number of
+/// requests.
+const MOST_MISSING: u64 = 1 << 40;
+
+/// Requests lost, as an interval: exact (`low == high`) for half-duplex protocols.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRequests {
+    /// At least so many.
+    pub low: u64,
+    /// At most so many.
+    pub high: u64,
+}
+
+impl LostRequests {
+    /// Adds another interval.
+    pub fn add(&mut self, other: LostRequests) {
+        self.low = self.low.saturating_add(other.low);
+        self.high = self.high.saturating_add(other.high);
+    }
+}
+
+/// Bytes of a direction that were not seen, between two stretches that were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// None.
+    Nothing,
+    /// All of them belong to a message of announced length (or to one that runs until the close).
+    Inside,
+    /// More than that; or nothing was seen of the direction before.
+    Outside,
+}
+
+/// The account of one connection's turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turns {
+    /// Last turn of each direction of which anything was seen.
+    seen: [u32; 2],
+    /// Turns known to have happened.
+    last: u32,
+    /// Turns whose beginning was not seen and was no continuation.
+    unseen: [u64; 2],
+    /// Of those, ones that may have begun before the tracer looked.
+    maybe: [u64; 2],
+    /// Last turn counted in `unseen`, so that it counts once.
+    blind: [u32; 2],
+    /// Turn in which the newest request began, and how many did.
+    begun: (u32, u32),
+    /// Most requests that began in one turn.
+    most: u32,
+    /// A message went over several turns of its direction.
+    continued: bool,
+    /// Stretches of missing bytes that began where a request had to begin.
+    blind_low: u64,
+    /// Requests for which the missing bytes have room.
+    blind_high: u64,
+}
+
+impl Turns {
+    /// Bytes of turn `turn` were seen. `from_start`: its first byte is among them; `missing`: what was not seen between
+    /// them and the bytes of this direction seen before; `continues`: their first byte belongs to a message that began
+    /// earlier.
+    pub fn observe(
+        &mut self,
+        direction: Direction,
+        turn: u32,
+        from_start: bool,
+        missing: Missing,
+        continues: bool,
+        mid_join: bool,
+    ) {
+        let at = direction.index();
+        self.last = self.last.max(turn);
+        let before = self.seen[at];
+        if turn <= before {
+            return;
+        }
+        self.seen[at] = turn;
+        self.continued |= before != 0 && (continues || missing == Missing::Inside);
+        match missing {
+            Missing::Nothing | Missing::Inside => {}
+            Missing::Outside => {
+                self.unsee(at, before, turn, mid_join);
+                if !from_start {
+                    self.unseen[at] += 1;
+                    self.blind[at] = turn;
+                    self.maybe[at] += u64::from(mid_join && turn <= 2);
+                }
+            }
+        }
+    }
+
+    /// Counts the turns of a direction strictly between two of its turns.
+    fn unsee(&mut self, at: usize, before: u32, turn: u32, mid_join: bool) {
+        let between = match before {
+            0 => turn.saturating_sub(1) / 2,
+            _ => (turn.saturating_sub(before) / 2).saturating_sub(1),
+        };
+        self.unseen[at] += u64::from(between);
+        if before == 0 && between > 0 && mid_join {
+            self.maybe[at] += 1;
+        }
+    }
+
+    /// The last turn's number is known: the connection ended. `inside` = by direction, what is missing at its end
+    /// belongs to a message of announced length.
+    pub fn close(&mut self, turn: u32, inside: [bool; 2], mid_join: bool) {
+        for direction in Direction::BOTH {
+            let (at, other) = (direction.index(), direction.flip().index());
+            // Turns of this direction have this parity; unknown when nothing was seen of either.
+            let parity = match (self.seen[at], self.seen[other]) {
+                (0, 0) => continue,
+                (0, theirs) => (theirs ^ 1) % 2,
+                (ours, _) => ours % 2,
+            };
+            let end = if turn % 2 == parity { turn } else { turn.saturating_sub(1) };
+            if end > self.seen[at] && !inside[at] {
+                self.unsee(at, self.seen[at], end, mid_join);
+                self.unseen[at] += 1;
+                if self.seen[at] == 0 && end <= 2 && mid_join {
+                    self.maybe[at] += 1;
+                }
+            }
+        }
+        self.last = self.last.max(turn);
+    }
+
+    /// The first bytes of a message in `turn` were there but not captured.
+    pub fn head_not_captured(&mut self, direction: Direction, turn: u32) {
+        let at = direction.index();
+        if self.blind[at] != turn && !(self.begun.0 == turn && self.begun.1 > 0) {
+            self.blind[at] = turn;
+            self.unseen[at] += 1;
+        }
+    }
+
+    /// `missing` bytes of the request direction could not be looked at; `head` = a request had to begin there (or had
+    /// begun and was not complete).
+    pub fn requests_not_seen(&mut self, missing: u64, head: bool) {
+        self.blind_low += u64::from(head);
+        if missing < MOST_MISSING {
+            self.blind_high = self.blind_high.saturating_add(missing / SHORTEST_REQUEST + u64::from(head));
+        }
+    }
+
+    /// A request began in `turn`.
+    pub fn request_begun(&mut self, direction: Direction, turn: u32) {
+        if self.begun.0 == turn {
+            self.begun.1 += 1;
+        } else {
+            self.begun = (turn, 1);
+        }
+        if self.blind[direction.index()] == turn {
+            // Something before it in the same turn was not seen: that was one more.
+            self.most = self.most.max(2);
+        }
+        self.most = self.most.max(self.begun.1);
+    }
+
+    /// A message went on in a later turn of its direction.
+    pub fn continued(&mut self) {
+        self.continued = true;
+    }
+
+    /// Two requests shared a turn.
+    pub fn is_pipelined(&self) -> bool {
+        self.most > 1
+    }
+
+    /// Most requests seen in one turn.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
+    /// What was lost, given which direction carries the requests.
+    pub fn lost(&self, requests: Direction) -> LostRequests {
+        let at = requests.index();
+        let unseen = self.unseen[at];
+        if self.is_pipelined() {
+            let high = self.blind_high.max(unseen);
+            LostRequests { low: self.blind_low.min(high), high }
+        } else if self.continued {
+            LostRequests { low: self.blind_low.min(unseen), high: unseen }
+        } else {
+            LostRequests { low: unseen - self.maybe[at].min(unseen), high: unseen }
+        }
+    }
+
+    /// Turns of a direction known to have happened; `None` when nothing was seen that tells the parity.
+    pub fn known(&self, direction: Direction) -> Option<u64> {
+        let (at, other) = (direction.index(), direction.flip().index());
+        let parity = match (self.seen[at], self.seen[other]) {
+            (0, 0) => return None,
+            (0, theirs) => (theirs ^ 1) % 2,
+            (ours, _) => ours % 2,
+        };
+        Some((u64::from(self.last) + u64::from(parity)) / 2)
+    }
+
+    /// Turns known to have happened, in both directions.
+    pub fn last(&self) -> u32 {
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IN: Direction = Direction::Ingress;
+    const OUT: Direction = Direction::Egress;
+
+    /// Turns seen (number; requests are the odd ones) and the last one; the interval of lost requests.
+    #[track_caller]
+    fn check(seen: &[u32], last: u32, mid_join: bool, expect: (u64, u64)) {
+        let mut turns = Turns::default();
+        for &turn in seen {
+            let direction = if turn % 2 == 1 { IN } else { OUT };
+            turns.observe(direction, turn, true, Missing::Outside, false, mid_join);
+            if direction == IN {
+                turns.request_begun(IN, turn);
+            }
+        }
+        turns.close(last, [false; 2], mid_join);
+        assert_eq!(turns.lost(IN), LostRequests { low: expect.0, high: expect.1 });
+    }
+
+    #[test]
+    fn a_missing_turn_is_a_lost_request() {
+        check(&[1, 2, 3, 4], 4, false, (0, 0));
+        check(&[1, 2, 5, 6], 6, false, (1, 1));
+        check(&[1, 2, 4, 6, 8, 9, 10], 10, false, (3, 3));
+        check(&[2, 4], 4, false, (2, 2));
+        check(&[7], 7, false, (3, 3));
+    }
+
+    #[test]
+    fn turns_missing_at_the_end_are_known_from_the_close() {
+        check(&[1, 2], 9, false, (4, 4));
+        check(&[1, 2], 8, false, (3, 3));
+        check(&[2], 4, false, (2, 2));
+        check(&[], 8, false, (0, 0));
+    }
+
+    #[test]
+    fn the_first_turn_of_a_connection_joined_in_the_middle_may_be_the_rest_of_an_old_request() {
+        check(&[2, 3], 4, true, (0, 1));
+        check(&[2, 3], 4, false, (1, 1));
+        check(&[2, 7, 8], 8, true, (2, 3));
+        check(&[2], 2, true, (0, 1));
+    }
+
+    #[test]
+    fn a_pipelined_connection_has_an_interval() {
+        let mut turns = Turns::default();
+        turns.observe(IN, 1, true, Missing::Outside, false, false);
+        turns.request_begun(IN, 1);
+        turns.request_begun(IN, 1);
+        turns.observe(OUT, 2, true, Missing::Outside, false, false);
+        turns.requests_not_seen(100, true);
+        turns.observe(IN, 5, true, Missing::Outside, false, false);
+        assert_eq!(turns.lost(IN), LostRequests { low: 1, high: 7 });
+    }
+
+    #[test]
+    fn a_turn_that_continues_a_message_is_no_lost_request() {
+        let mut turns = Turns::default();
+        turns.observe(IN, 1, true, Missing::Outside, false, false);
+        turns.request_begun(IN, 1);
+        turns.observe(OUT, 2, true, Missing::Outside, false, false);
+        turns.observe(IN, 3, true, Missing::Nothing, true, false);
+        turns.observe(IN, 5, true, Missing::Outside, false, false);
+        turns.close(6, [false; 2], false);
+        assert_eq!(turns.lost(IN), LostRequests { low: 0, high: 0 });
+        turns.observe(IN, 9, true, Missing::Outside, false, false);
+        assert_eq!(turns.lost(IN), LostRequests { low: 0, high: 1 });
+    }
+
+    #[test]
+    fn known_turns_follow_from_parity() {
+        let mut turns = Turns::default();
+        assert_eq!(turns.known(IN), None);
+        turns.observe(OUT, 2, true, Missing::Outside, false, false);
+        assert_eq!((turns.known(IN), turns.known(OUT)), (Some(1), Some(1)));
+        turns.close(5, [false; 2], false);
+        assert_eq!((turns.known(IN), turns.known(OUT)), (Some(3), Some(2)));
+    }
+}

@@ -1,0 +1,628 @@
+//! Pairing: which response answers which request, and how each request ended.
+//!
+//! In order ([`Pairing::Fifo`](crate::protocol::Pairing)) the n-th response answers the n-th request, as long as nothing
+//! was lost. After a loss the numbers no longer agree, and a response paired by number alone would be a lie. What helps
+//! is that nearly all connections are *synchronous*: when a turn of requests begins, all earlier ones are answered.
+//! Then the first response of turn `m` answers the first request of turn `m − 1`. So:
+//!
+//! * requests lost: everything behind the loss is unpairable until a response begins a turn whose request turn was
+//!   seen from its start;
+//! * responses lost: requests of older turns than the one that is being answered leave as `tracer_stopped` with
+//!   confidence `gap`: that they were answered is likely, when is not known;
+//! * a connection that was seen not to be synchronous is never aligned again after a loss.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Confidence, End, Kind, Unpaired};
+use crate::{
+    conn::stream::Stamp,
+    protocol::{self, Operation, Request, Response},
+    time::BootTime,
+};
+
+/// A request whose end is not known yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Open {
+    /// Number on its connection.
+    pub ordinal: u64,
+    /// [`crate::protocol::Message::stream`].
+    pub stream: u64,
+    /// Turn of its first byte.
+    pub turn: u32,
+    /// Turn of its last byte; of the first until that is known.
+    pub turn_last: u32,
+    /// Time of its first byte.
+    pub start: BootTime,
+    /// Time of its last byte.
+    pub request_end: Option<BootTime>,
+    /// Time of the first byte of an interim response.
+    pub interim: Option<BootTime>,
+    /// Time of the first byte of the response.
+    pub response_start: Option<BootTime>,
+    /// Position of the first request byte.
+    pub request_from: u64,
+    /// Length of the request, as far as known.
+    pub request_bytes: u64,
+    /// Position of the first response byte.
+    pub response_from: u64,
+    /// Length of the response, as far as known.
+    pub response_bytes: u64,
+    /// Process, thread and thread name that moved the first request byte.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Thread name.
+    pub comm: [u8; 16],
+    /// Arrival to start.
+    pub queue_ns: Option<u64>,
+    /// The send (of the request by a client, of the response by a server) is stamped at its entry.
+    pub entry: bool,
+    /// What it was answered.
+    pub response: Option<Response>,
+    /// What sort of transaction.
+    pub kind: Kind,
+    /// Bytes of it were lost or not captured.
+    pub gap: bool,
+    /// Its beginning may not have been seen.
+    pub mid_join: bool,
+    /// Its name, before templates.
+    pub operation: Operation,
+    /// Raw target.
+    pub target: Option<Bytes>,
+    /// Never answered by the protocol's rules.
+    pub one_way: bool,
+}
+
+impl Open {
+    /// How sure the record is; `guessed`: the role is.
+    pub fn confidence(&self, guessed: bool) -> Confidence {
+        match (self.gap, self.mid_join, guessed) {
+            (true, _, _) => Confidence::Gap,
+            (_, true, _) => Confidence::MidJoin,
+            (_, _, true) => Confidence::Guessed,
+            _ => Confidence::Complete,
+        }
+    }
+}
+
+/// A request that ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The request and what is known of its response.
+    pub open: Open,
+    /// How.
+    pub end: End,
+    /// When.
+    pub at: BootTime,
+}
+
+/// What one event brought about, for the pipeline to count and pass on.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Requests that ended.
+    pub ended: Vec<Ended>,
+    /// Messages without a pair, by [`Unpaired`].
+    pub unpaired: [u64; Unpaired::ALL.len()],
+    /// Requests that began.
+    pub requests_seen: u64,
+    /// Requests given up because too many were in flight.
+    pub in_flight_full: u64,
+    /// Stretches that a parser had to jump over.
+    pub gaps: u64,
+    /// Bytes that were not the protocol's.
+    pub invalid: u64,
+    /// Anything but `ended` is set.
+    pub counted: bool,
+}
+
+/// What the response flow is in the middle of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Answering {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// An interim response.
+    Interim,
+    /// The response to the request with this ordinal.
+    Final(u64),
+    /// A response without a request.
+    Unpaired,
+}
+
+/// What the connection knows when a response comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Around {
+    /// The connection was joined in the middle.
+    pub mid_join: bool,
+    /// Last turn of the request direction of which anything was seen.
+    pub request_turn: u32,
+    /// Bytes of the request direction are known to be missing.
+    pub requests_missing: bool,
+}
+
+/// The requests in flight on one connection.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Pairs {
+    open: VecDeque<Open>,
+    next_ordinal: u64,
+    /// Ordinal of the request whose end was not seen yet, and whether that end is the end of its turn.
+    request: Option<u64>,
+    request_by_turn: bool,
+    response: Answering,
+    response_by_turn: bool,
+    /// Requests from this ordinal on are not aligned.
+    barrier: Option<u64>,
+    /// Last turn in which requests were lost.
+    blind_turn: u32,
+    /// Last turn in which responses were lost.
+    lost_turn: u32,
+    /// Responses still owed to requests that were given up.
+    given_up: u32,
+    /// A request was seen to begin before an earlier one of another turn was answered.
+    overlapped: bool,
+    tunnel: bool,
+    first_ordinal: u64,
+}
+
+impl Pairs {
+    /// Numbers the requests from `ordinal` on (a connection that may have been forgotten before must not reuse ids).
+    pub fn start_at(&mut self, ordinal: u64) {
+        self.next_ordinal = ordinal;
+        self.first_ordinal = ordinal;
+    }
+
+    /// Requests in flight.
+    pub fn open(&self) -> impl Iterator<Item = &Open> {
+        self.open.iter()
+    }
+
+    /// Number of requests in flight.
+    pub fn n_open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether a request is in the middle of its bytes.
+    pub fn in_request(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Whether a response is in the middle of its bytes.
+    pub fn in_response(&self) -> bool {
+        self.response != Answering::Nothing
+    }
+
+    /// Whether a response ends with its turn, and nobody knows yet whether the turn has ended.
+    pub fn awaits_turn(&self) -> bool {
+        self.response_by_turn
+    }
+
+    /// Whether the connection is a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
+    /// Whether nothing was ever asked, or everything answered, and nothing was lost: a response now would be early.
+    pub fn owes_nothing(&self) -> bool {
+        self.open.is_empty() && self.given_up == 0 && self.barrier.is_none() && !self.tunnel
+    }
+
+    fn find(&self, ordinal: u64) -> Option<usize> {
+        self.open.binary_search_by_key(&ordinal, |open| open.ordinal).ok()
+    }
+
+    /// A request begins at `position`.
+    #[expect(clippy::too_many_arguments, reason = "one call, from the exchange")]
+    pub fn request_begin(
+        &mut self,
+        stamp: &Stamp,
+        position: u64,
+        stream: u64,
+        request: Request,
+        server: bool,
+        mid_join: bool,
+        max_open: usize,
+        fx: &mut Effects,
+    ) {
+        if self.request.is_some() {
+            // The parser went on without an end: the one before was cut.
+            self.request_cut();
+        }
+        if self.open.len() >= max_open.max(1) {
+            fx.in_flight_full += 1;
+            self.give_up_front(stamp.last, End::TracerStopped, fx);
+        }
+        let arrival = stamp.arrival.known().filter(|at| server && position == stamp.position && *at <= stamp.first);
+        let ordinal = self.next_ordinal;
+        self.next_ordinal += 1;
+        fx.requests_seen += 1;
+        fx.counted = true;
+        self.open.push_back(Open {
+            ordinal,
+            stream,
+            turn: stamp.turn,
+            turn_last: stamp.turn,
+            start: stamp.first,
+            request_end: None,
+            interim: None,
+            response_start: None,
+            request_from: position,
+            request_bytes: 0,
+            response_from: 0,
+            response_bytes: 0,
+            pid: stamp.pid,
+            tid: stamp.tid,
+            comm: stamp.comm,
+            queue_ns: arrival.map(|at| stamp.first.0 - at.0),
+            entry: !server && stamp.entry,
+            response: None,
+            kind: if request.one_way { Kind::Message } else { Kind::Request },
+            gap: false,
+            mid_join: mid_join && ordinal == self.first_ordinal && !stamp.turn_start,
+            operation: request.operation,
+            target: request.target,
+            one_way: request.one_way,
+        });
+        self.request = Some(ordinal);
+        self.request_by_turn = false;
+    }
+
+    /// The request in progress ends before `position`; `stamp`: of its last byte, if that was seen.
+    pub fn request_end(&mut self, position: u64, stamp: Option<&Stamp>, fx: &mut Effects) {
+        let Some(at) = self.request.take().and_then(|ordinal| self.find(ordinal)) else { return };
+        self.request_by_turn = false;
+        let open = &mut self.open[at];
+        open.request_bytes = position.wrapping_sub(open.request_from);
+        match stamp {
+            Some(stamp) => {
+                open.request_end = Some(stamp.last.max(open.start));
+                open.turn_last = open.turn_last.max(stamp.turn);
+            }
+            None => open.gap = true,
+        }
+        let (one_way, ordinal, end) = (open.one_way, open.ordinal, open.request_end.unwrap_or(open.start));
+        if one_way {
+            self.end(at, End::Answered, end, fx);
+        } else if self.overlapped && self.barrier.is_some_and(|barrier| ordinal >= barrier) {
+            self.unended(at, end, fx);
+        }
+    }
+
+    fn request_cut(&mut self) {
+        if let Some(at) = self.request.take().and_then(|ordinal| self.find(ordinal)) {
+            self.open[at].gap = true;
+        }
+        self.request_by_turn = false;
+    }
+
+    /// Which request the response that begins now answers.
+    fn answers(&mut self, mode: protocol::Pairing, stream: u64, stamp: &Stamp, at_start: bool, fx: &mut Effects) -> Option<usize> {
+        if mode == protocol::Pairing::ByStreamId {
+            return self.open.iter().position(|open| open.stream == stream && open.response.is_none());
+        }
+        // Where nothing was lost, the numbers of turns prove nothing: a send is numbered when it returns.
+        let intact = self.blind_turn == 0 && self.lost_turn == 0;
+        let in_step = self.given_up == 0
+            && self.open.front().is_some_and(|front| {
+                self.barrier.is_none_or(|barrier| front.ordinal < barrier) && (intact || front.turn < stamp.turn)
+            });
+        if in_step {
+            return Some(0);
+        }
+        // Out of step: only the beginning of a turn tells where we are.
+        let asked = stamp.turn.wrapping_sub(1);
+        if self.overlapped || !at_start || asked <= self.blind_turn {
+            return None;
+        }
+        let at = self.open.iter().position(|open| open.turn_last == asked)?;
+        for _ in 0..at {
+            self.unended(0, stamp.first, fx);
+        }
+        self.barrier = None;
+        self.given_up = 0;
+        Some(0)
+    }
+
+    /// A response (or an interim one) begins at `position`; `at_start`: with the first byte of a turn.
+    #[expect(clippy::too_many_arguments, reason = "one call, from the exchange")]
+    pub fn response_begin(
+        &mut self,
+        mode: protocol::Pairing,
+        stamp: &Stamp,
+        position: u64,
+        at_start: bool,
+        stream: u64,
+        response: Response,
+        interim: bool,
+        around: Around,
+        fx: &mut Effects,
+    ) {
+        self.response_left(stamp.first, fx);
+        let Some(at) = self.answers(mode, stream, stamp, at_start, fx) else {
+            self.response = Answering::Unpaired;
+            if !interim {
+                fx.unpaired[self.why_unpaired(stamp, around) as usize] += 1;
+                fx.counted = true;
+            }
+            return;
+        };
+        let (turn, asked) = (stamp.turn, self.open[at].turn_last);
+        if self.open.iter().skip(at + 1).any(|open| open.turn > asked && open.turn < turn) {
+            self.overlapped = true;
+        }
+        let open = &mut self.open[at];
+        if open.interim.is_none() {
+            open.response_from = position;
+        }
+        if open.interim.is_none() && !open.entry {
+            open.entry = stamp.entry;
+        }
+        if interim {
+            open.interim.get_or_insert(stamp.first);
+            self.response = Answering::Interim;
+            return;
+        }
+        open.response_start = Some(stamp.first);
+        if response.long_lived {
+            open.kind = Kind::LongLived;
+        }
+        open.response = Some(response);
+        self.response = Answering::Final(open.ordinal);
+    }
+
+    fn why_unpaired(&mut self, stamp: &Stamp, around: Around) -> Unpaired {
+        if self.given_up > 0 {
+            self.given_up -= 1;
+            Unpaired::Late
+        } else if around.mid_join && self.next_ordinal == self.first_ordinal {
+            Unpaired::MidJoin
+        } else if self.barrier.is_some() || around.requests_missing
+            || stamp.turn <= self.lost_turn
+            || around.request_turn.saturating_add(1) < stamp.turn
+        {
+            Unpaired::Gap
+        } else {
+            Unpaired::Unsolicited
+        }
+    }
+
+    /// The response in progress ends before `position`; `stamp`: of its last byte, if that was seen; `at`: now.
+    pub fn response_end(&mut self, position: u64, stamp: Option<&Stamp>, at: BootTime, fx: &mut Effects) {
+        self.response_by_turn = false;
+        let Answering::Final(ordinal) = std::mem::take(&mut self.response) else { return };
+        let Some(index) = self.find(ordinal) else { return };
+        let open = &mut self.open[index];
+        open.response_bytes = position.wrapping_sub(open.response_from);
+        match stamp {
+            _ if self.tunnel => self.response = Answering::Final(ordinal),
+            Some(stamp) => self.end(index, End::Answered, stamp.last, fx),
+            None => self.unended(index, at, fx),
+        }
+    }
+
+    /// The response in progress will not be seen to end: something else begins.
+    fn response_left(&mut self, now: BootTime, fx: &mut Effects) {
+        if let Answering::Final(ordinal) = std::mem::take(&mut self.response)
+            && let Some(at) = self.find(ordinal)
+        {
+            self.unended(at, now, fx);
+        }
+        self.response_by_turn = false;
+    }
+
+    /// The response in progress was cut off.
+    pub fn response_cut(&mut self, now: BootTime, fx: &mut Effects) {
+        self.response_left(now, fx);
+    }
+
+    /// The request in progress was cut off.
+    pub fn request_cut_off(&mut self) {
+        self.request_cut();
+    }
+
+    /// The connection is a tunnel from here on: one long-lived transaction.
+    pub fn upgrade(&mut self) {
+        let at = match self.response {
+            Answering::Final(ordinal) => self.find(ordinal),
+            _ => (!self.open.is_empty()).then_some(0),
+        };
+        if let Some(at) = at {
+            self.open[at].kind = Kind::LongLived;
+            self.tunnel = true;
+        }
+    }
+
+    /// Bytes inside the announced length of the message in progress were lost.
+    pub fn inner_gap(&mut self, of_request: bool) {
+        let ordinal = match (of_request, self.response) {
+            (true, _) => self.request,
+            (false, Answering::Final(ordinal)) => Some(ordinal),
+            (false, _) => None,
+        };
+        if let Some(at) = ordinal.and_then(|ordinal| self.find(ordinal)) {
+            self.open[at].gap = true;
+        }
+    }
+
+    /// Bytes of the request flow could not be looked at; `turn`: of what comes behind them, `None` if it is all of the
+    /// same event; `at_start`: that begins a turn. `lost`: they are missing; otherwise only their contents.
+    pub fn requests_missing(&mut self, turn: u32, at_start: bool, lost: bool) {
+        if self.request.is_some() && !lost {
+            self.request_by_turn = true;
+            self.inner_gap(true);
+        } else {
+            self.request_cut();
+        }
+        self.barrier = Some(self.barrier.map_or(self.next_ordinal, |barrier| barrier.min(self.next_ordinal)));
+        let blind = if at_start { turn.saturating_sub(2) } else { turn };
+        self.blind_turn = self.blind_turn.max(blind);
+    }
+
+    /// Bytes of the response flow are missing before an event of `turn`.
+    pub fn responses_lost(&mut self, turn: u32, at_start: bool, now: BootTime, fx: &mut Effects) {
+        self.response_left(now, fx);
+        let asked = turn.wrapping_sub(1);
+        let intact = |open: &Open| !self.overlapped && at_start && open.turn_last >= asked;
+        let mut at = 0;
+        let doomed: Vec<bool> = self.open.iter().map(|open| !intact(open)).collect();
+        for doomed in doomed {
+            if doomed {
+                self.unended(at, now, fx);
+            } else {
+                at += 1;
+            }
+        }
+        self.given_up = 0;
+        self.lost_turn = self.lost_turn.max(if at_start { turn.saturating_sub(2) } else { turn });
+        if self.overlapped {
+            self.barrier = Some(0);
+        }
+    }
+
+    /// Contents of the response flow, from an event with `stamp`, were there but not captured where a head had to begin
+    /// (`head`) or in the middle of a message.
+    pub fn response_not_captured(&mut self, stamp: &Stamp, position: u64, head: bool, fx: &mut Effects) {
+        if !head {
+            if let Answering::Final(ordinal) = self.response {
+                self.response_by_turn = true;
+                if let Some(at) = self.find(ordinal) {
+                    self.open[at].gap = true;
+                }
+            }
+            return;
+        }
+        let asked = stamp.turn.wrapping_sub(1);
+        let alone = !self.overlapped
+            && self.barrier.is_none()
+            && self.given_up == 0
+            && self.open.len() == 1
+            && self.open[0].turn_last == asked;
+        if alone && position == stamp.position && stamp.turn_start {
+            // The answer to the only request there is; what it says was not captured, when it began and ends was.
+            let open = &mut self.open[0];
+            open.response_start = Some(stamp.first);
+            open.response_from = position;
+            open.gap = true;
+            self.response = Answering::Final(open.ordinal);
+            self.response_by_turn = true;
+        } else {
+            // How many responses began there is not known.
+            self.responses_lost(stamp.turn.saturating_add(2), true, stamp.last, fx);
+        }
+    }
+
+    /// The other side speaks in a later turn: what ended with its turn has ended, before `position`, with `last`.
+    pub fn turn_over(&mut self, response: bool, position: u64, last: &Stamp, fx: &mut Effects) {
+        if response && self.response_by_turn {
+            self.response_end(position, Some(last), last.last, fx);
+        } else if !response && self.request_by_turn {
+            self.request_end(position, Some(last), fx);
+        }
+    }
+
+    /// The response that ends with its turn has been quiet for so long that its end can no longer be given in order.
+    pub fn give_up_turn(&mut self, now: BootTime, fx: &mut Effects) {
+        if self.response_by_turn {
+            self.response_left(now, fx);
+            self.response = Answering::Unpaired;
+        }
+    }
+
+    /// Nothing more can be answered.
+    pub fn end_all(&mut self, end: End, now: BootTime, fx: &mut Effects) {
+        while let Some(open) = self.open.front() {
+            let end = match (end, open.kind, self.tunnel) {
+                (End::TracerStopped, _, _) => End::TracerStopped,
+                (_, Kind::LongLived, true) => End::Upgraded,
+                (end, _, _) => end,
+            };
+            self.end(0, end, now, fx);
+        }
+        self.response = Answering::Nothing;
+        self.request = None;
+    }
+
+    /// What is left was answered or not: nobody saw it.
+    pub fn lose_all(&mut self, now: BootTime, fx: &mut Effects) {
+        while !self.open.is_empty() {
+            if self.tunnel && self.open[0].kind == Kind::LongLived {
+                self.end(0, End::Upgraded, now, fx);
+            } else {
+                self.unended(0, now, fx);
+            }
+        }
+        self.response = Answering::Nothing;
+        self.request = None;
+    }
+
+    /// Requests of a process that ended.
+    pub fn end_process(&mut self, pid: u32, now: BootTime, fx: &mut Effects) {
+        let mut at = 0;
+        while at < self.open.len() {
+            if self.open[at].pid == pid && self.open[at].kind != Kind::LongLived {
+                self.owe(at);
+                self.end(at, End::Exited, now, fx);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// When the oldest request that waits for its response began.
+    pub fn waiting_since(&self) -> Option<BootTime> {
+        self.open.iter().find(|open| Self::can_be_stuck(open)).map(|open| open.start)
+    }
+
+    fn can_be_stuck(open: &Open) -> bool {
+        open.kind == Kind::Request && open.response_start.is_none()
+    }
+
+    /// Gives up what waits for longer than `after_ns`.
+    pub fn end_stuck(&mut self, now: BootTime, after_ns: u64, fx: &mut Effects) {
+        let mut at = 0;
+        while let Some(open) = self.open.get(at) {
+            let due = open.start.0.saturating_add(after_ns);
+            if due > now.0 {
+                break;
+            }
+            if Self::can_be_stuck(open) {
+                self.owe(at);
+                self.end(at, End::Stuck, BootTime(due), fx);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// The response to a request that is given up may still come.
+    fn owe(&mut self, at: usize) {
+        if self.open[at].response_start.is_none() && self.barrier.is_none_or(|barrier| self.open[at].ordinal < barrier) {
+            self.given_up = self.given_up.saturating_add(1);
+        }
+    }
+
+    fn give_up_front(&mut self, now: BootTime, end: End, fx: &mut Effects) {
+        if !self.open.is_empty() {
+            self.owe(0);
+            self.open[0].gap = true;
+            self.end(0, end, now, fx);
+        }
+    }
+
+    /// A request whose end was lost: it leaves as open.
+    fn unended(&mut self, at: usize, now: BootTime, fx: &mut Effects) {
+        self.open[at].gap = true;
+        self.end(at, End::TracerStopped, now, fx);
+    }
+
+    fn end(&mut self, at: usize, end: End, now: BootTime, fx: &mut Effects) {
+        let Some(open) = self.open.remove(at) else { return };
+        if self.response == Answering::Final(open.ordinal) {
+            self.response = if end == End::Answered { Answering::Nothing } else { Answering::Unpaired };
+            self.response_by_turn = false;
+        }
+        fx.ended.push(Ended { at: now.max(open.start), open, end });
+    }
+}
