@@ -8,6 +8,8 @@ mod conversation;
 mod doctor;
 /// Properties of all parsers.
 mod properties;
+/// The pipeline against the synthetic source and its truth.
+mod pipeline;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.

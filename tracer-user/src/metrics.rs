@@ -64,8 +64,14 @@ user_counters! {
     ParserGap = "lost.parser_gap",
     /// Requests seen by the parsers. `requests seen = transactions + open`.
     RequestsSeen = "requests.seen",
-    /// Transactions behind the watermark.
+    /// Transactions that left behind the watermark, with an end.
     Transactions = "transactions.out",
+    /// Requests whose end was not seen: they left as `tracer_stopped`. `requests seen = transactions + unended + open`.
+    Unended = "transactions.unended",
+    /// Transactions whose end became known when the watermark had passed it: they left out of order.
+    OutOfOrder = "transactions.out_of_order",
+    /// Data records that came after their connection's end: their bytes were accounted for by the close.
+    AfterClose = "lost.after_close",
     /// Transactions that a `--filter` left out of a sink's rows. Not lost.
     Filtered = "transactions.filtered",
     /// Zero or negative durations: counted, never recorded.

@@ -3,14 +3,40 @@
 //! Live capture, replay and the synthetic generator push events into the same [`Pipeline`]; transactions leave it
 //! behind the watermark. It asks the machine nothing and reads no clock: what it computes is a function of the events.
 
-use std::sync::Arc;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    sync::Arc,
+};
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
 
 pub use crate::conn::turns::LostRequests;
 use crate::{
-    event::{ConnId, Counters, Event, EventBatch},
+    conn::{
+        connection::{Connection, MAX_HELD_EVENTS},
+        order::{self, Order},
+        role::ListeningSet,
+        stream::Place,
+        tracker::Tracker,
+    },
+    enrich::table::ProcessTable,
+    event::{
+        ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange,
+    },
     metrics::{Counter, Metrics},
-    time::{BootTime, WallTime},
-    transaction::{TransactionBatch, Unpaired},
+    protocol::Mark,
+    time::{Anchor, BootTime, WallTime},
+    transaction::{
+        End, Kind, Transaction, TransactionBatch, Unpaired,
+        exchange::{Exchange, Limits, Turnover},
+        finish::{Ends, finish},
+        pairing::Effects,
+        template::Templates,
+        watermark::{self, WallLine, Watermark},
+    },
 };
 
 /// Bounds and delays. The same configuration and the same events give the same transactions.
@@ -96,6 +122,10 @@ pub struct Snapshot {
     pub n_open: u64,
     /// Tunnels, upgraded connections and streams that are open.
     pub n_long_lived: u64,
+    /// Requests that left as `tracer_stopped`: their end was not seen, and never will be.
+    pub n_unended: u64,
+    /// Transactions that wait behind the watermark, or have not been drained.
+    pub n_waiting: u64,
     /// Requests in flight by service, in the order of the names.
     pub in_flight: Vec<InFlight>,
     /// Messages without a pair, by reason; all reasons, in their order.
@@ -125,68 +155,731 @@ pub enum CheckpointError {
 /// Version of the checkpoint's layout.
 pub const CHECKPOINT_VERSION: u32 = 1;
 
+/// Bytes of a turn must follow each other this fast for the turn's end to be known in order; 250 ms, see
+/// [`PipelineConfig::watermark_lag_ns`].
+const QUIET_NS: u64 = 250_000_000;
+/// How long after a process's end its requests wait for the close of their connections.
+const EXIT_GRACE_NS: u64 = 200_000_000;
+/// Requests that are stuck are looked for at most this often.
+const STUCK_EVERY_NS: u64 = 200_000_000;
+
 /// From events to transactions.
 pub struct Pipeline {
-    #[expect(dead_code, reason = "read by the stages that follow")]
+    order: Order,
+    tracker: Tracker<Entry>,
+    rest: Rest,
+}
+
+/// One connection: its bytes, and what they mean.
+struct Entry {
+    conn: Connection,
+    exchange: Exchange,
+    ends: Option<Ends>,
+    /// A timer is set that will look at what is held back.
+    hold_armed: bool,
+    /// A timer is set that will look at a turn that must end.
+    quiet_armed: bool,
+}
+
+/// A connection in a checkpoint, with its parser's name and state.
+type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
+
+/// What a checkpoint holds behind its version.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    waiting: Vec<Event>,
+    frontier: BootTime,
+    conns: Vec<SavedEntry>,
+    ended: Vec<(BootTime, ConnId)>,
+    state: State,
+    processes: ProcessTable,
+    listening: ListeningSet,
+    templates: Vec<u8>,
+    watermark: watermark::Saved,
+    timers: Vec<(BootTime, ConnId)>,
+}
+
+/// Everything but the connections.
+struct Rest {
     config: PipelineConfig,
     metrics: Metrics,
-    #[expect(dead_code, reason = "written by the stages that follow")]
     verdicts: Box<dyn VerdictSink + Send>,
+    state: State,
+    processes: ProcessTable,
+    listening: ListeningSet,
+    templates: Templates,
+    watermark: Watermark,
+    timers: BinaryHeap<Reverse<(BootTime, ConnId)>>,
+    marks: Vec<Mark>,
+    fx: Effects,
+}
+
+/// The plain part of the state, saved as it is.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    line: WallLine,
+    /// Event time up to which events were applied.
+    now: BootTime,
+    /// When the oldest waiting request is stuck.
+    next_stuck: Option<BootTime>,
+    last_stuck: BootTime,
+    /// Processes that ended: when to look, pid, when.
+    exits: VecDeque<(BootTime, u32, BootTime)>,
+    counters: Option<Arc<Counters>>,
+    unpaired: [u64; Unpaired::ALL.len()],
+    n_unended: u64,
+    overflowed: u64,
+    n_late: u64,
+    /// Of connections that are no longer tracked.
+    lost: LostRequests,
+    /// Turns that the kernel counted for requests, on connections that are no longer tracked.
+    known_turns: u64,
+    /// Turns on such connections whose role the kernel did not know.
+    known_unknown: u64,
+    /// Most requests seen in one turn.
+    most: u32,
+    /// A message went over several turns.
+    continued: bool,
+    /// Connections were forgotten: one that comes without its beginning may be one of them.
+    forgotten: bool,
+    /// What may have been lost on connections of which nothing was seen.
+    residual: u64,
 }
 
 impl Pipeline {
     /// An empty pipeline.
     pub fn new(config: PipelineConfig, metrics: Metrics, verdicts: Box<dyn VerdictSink + Send>) -> Self {
-        Pipeline { config, metrics, verdicts }
+        Pipeline {
+            order: Order::default(),
+            tracker: Tracker::new(config.max_conns),
+            rest: Rest {
+                templates: Templates::new(config.max_operations),
+                config,
+                metrics,
+                verdicts,
+                state: State::default(),
+                processes: ProcessTable::default(),
+                listening: ListeningSet::default(),
+                watermark: Watermark::default(),
+                timers: BinaryHeap::new(),
+                marks: Vec::new(),
+                fx: Effects::default(),
+            },
+        }
     }
 
     /// Takes one event.
     pub fn push(&mut self, event: &Event) {
-        let _ = event;
-        self.metrics.add(Counter::EventsIn, 1);
+        self.rest.metrics.add(Counter::EventsIn, 1);
+        self.take(event);
     }
 
     /// Takes a batch, in its order.
     pub fn push_batch(&mut self, batch: &EventBatch) {
+        self.rest.metrics.add(Counter::EventsIn, batch.events.len() as u64);
         for event in &batch.events {
-            self.push(event);
+            self.take(event);
         }
+    }
+
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Tick(time) => self.order.advance(*time),
+            // What the source found out comes before the events that need it, and its time is later than theirs.
+            Event::ProcessFacts(facts) if !self.rest.processes.knows(facts.pid) => {
+                self.rest.processes.learn(facts.clone());
+            }
+            Event::Listening(listening) => self.rest.listening.add(listening.netns, listening.port),
+            Event::Anchor(anchor) if self.rest.state.line.is_empty() => self.rest.state.line.add(*anchor),
+            Event::Loss(loss) => self.rest.metrics.add(Counter::RecordingMissing, loss.n.unwrap_or(0)),
+            event => self.order.push(event.clone()),
+        }
+        let window = self.rest.config.reorder_window_ns;
+        while let Some(event) = self.order.pop(window) {
+            self.apply(event);
+        }
+        self.pass(BootTime(self.order.frontier().0.saturating_sub(window)));
+    }
+
+    /// Applies an event, in time order.
+    fn apply(&mut self, event: Event) {
+        let time = order::time(&event);
+        self.pass(time);
+        match event {
+            Event::Data(data) => self.data(data),
+            Event::ConnOpen(open) => self.open(&open),
+            Event::ConnShut(shut) => {
+                if let Some(entry) = self.tracker.touch(shut.conn) {
+                    self.rest.flush_held(entry);
+                    self.rest.with(entry, |exchange, conn, turnover| {
+                        exchange.shut(conn, shut.direction, shut.time, turnover);
+                    });
+                }
+            }
+            Event::ConnClose(close) => self.close(&close),
+            Event::Process(process) => self.process(&process),
+            Event::ProcessFacts(facts) => self.rest.processes.learn(facts),
+            Event::Anchor(anchor) => self.rest.state.line.add(anchor),
+            Event::Counters(counters) => self.counters(counters),
+            Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
+        }
+    }
+
+    /// Event time passes: what is due happens, in the order in which it is.
+    fn pass(&mut self, time: BootTime) {
+        while let Some(&Reverse((due, id))) = self.rest.timers.peek()
+            && due <= time
+        {
+            self.rest.timers.pop();
+            self.rest.state.now = self.rest.state.now.max(due);
+            if let Some(entry) = self.tracker.get_mut(id) {
+                self.rest.timer(entry, due);
+            }
+        }
+        let now = self.rest.state.now.max(time);
+        if now == self.rest.state.now {
+            return;
+        }
+        self.rest.state.now = now;
+        self.end_exited(now);
+        self.end_stuck(now);
+        self.forget_idle(now);
+        let lag = self.rest.config.watermark_lag_ns;
+        let Rest { watermark, state, templates, .. } = &mut self.rest;
+        watermark.advance(BootTime(now.0.saturating_sub(lag)), &state.line, templates);
+    }
+
+    /// The entry of a connection; makes room and a new one if need be. `None`: it has ended.
+    fn entry(&mut self, id: ConnId) -> Option<(&mut Entry, &mut Rest)> {
+        if self.tracker.has_ended(id) {
+            self.rest.metrics.add(Counter::AfterClose, 1);
+            return None;
+        }
+        if self.tracker.touch(id).is_none() {
+            while self.tracker.is_full() {
+                let Some(idlest) = self.tracker.idlest().map(|entry| entry.conn.id) else { break };
+                self.rest.metrics.add(Counter::TrackerFull, 1);
+                self.forget(idlest);
+            }
+            let mut conn = Connection::new(id);
+            conn.forgotten = self.rest.state.forgotten;
+            self.tracker.insert(
+                id,
+                Entry {
+                    conn,
+                    exchange: Exchange::default(),
+                    ends: None,
+                    hold_armed: false,
+                    quiet_armed: false,
+                },
+            );
+        }
+        self.tracker.touch(id).map(|entry| (entry, &mut self.rest))
+    }
+
+    fn open(&mut self, open: &ConnOpen) {
+        let Some((entry, rest)) = self.entry(open.conn) else { return };
+        entry.conn.open(open);
+        entry.conn.forgotten = false;
+        if entry.conn.role == crate::event::Role::Unknown {
+            entry.conn.role = rest.listening.role(open.netns, &open.tuple);
+        }
+        entry.ends = None;
+    }
+
+    fn data(&mut self, data: Data) {
+        let Some((entry, rest)) = self.entry(data.conn) else { return };
+        if entry.conn.forgotten && !entry.conn.opened && data.turn > 1 {
+            let first = !entry.conn.streams.iter().any(|stream| stream.started);
+            if first {
+                // Its earlier requests may have left under the numbers from 0 on.
+                entry.exchange.pairs_mut().start_at(u64::from(data.turn) << 16);
+            }
+        }
+        entry.conn.last = entry.conn.last.max(data.time);
+        let window = rest.config.reorder_window_ns;
+        if entry.conn.is_holding()
+            || entry.conn.wait(&data, entry.exchange.question(&entry.conn, &data)).is_some()
+        {
+            entry.conn.hold(data, window);
+            if entry.conn.n_held() > MAX_HELD_EVENTS {
+                rest.metrics.add(Counter::ReorderFull, 1);
+                if let Some(first) = entry.conn.release_first(window) {
+                    rest.apply_data(entry, &first);
+                }
+            }
+            rest.settle(entry);
+        } else {
+            rest.apply_data(entry, &data);
+        }
+    }
+
+    fn close(&mut self, close: &ConnClose) {
+        let Some((entry, rest)) = self.entry(close.conn) else { return };
+        rest.flush_held(entry);
+        rest.with(entry, |exchange, conn, turnover| exchange.close(conn, close, turnover));
+        if close.turn > entry.conn.turns.last() {
+            // Nothing was seen that would tell which direction they had.
+            entry.conn.turns.close(close.turn, [false; 2], false);
+        }
+        self.remove(close.conn);
+        self.tracker.end(close.conn, close.time);
+    }
+
+    /// The tracker lets go of a connection that has not ended.
+    fn forget(&mut self, id: ConnId) {
+        let now = self.rest.state.now;
+        if let Some(entry) = self.tracker.get_mut(id) {
+            self.rest.flush_held(entry);
+            self.rest.with(entry, |exchange, _, turnover| exchange.pairs_mut().lose_all(now, turnover.fx));
+        }
+        self.rest.state.forgotten = true;
+        self.remove(id);
+    }
+
+    fn remove(&mut self, id: ConnId) {
+        if let Some(entry) = self.tracker.remove(id) {
+            let state = &mut self.rest.state;
+            state.lost.add(entry.lost(state.most, state.continued));
+            let (requests, unknown) = entry.known_turns();
+            state.known_turns += requests;
+            state.known_unknown += unknown;
+        }
+    }
+
+    fn forget_idle(&mut self, now: BootTime) {
+        let after = self.rest.config.idle_after_ns;
+        let Some(idlest) = self.tracker.idlest() else { return };
+        if idlest.conn.last.0.saturating_add(after) > now.0 {
+            return;
+        }
+        let id = idlest.conn.id;
+        if idlest.exchange.pairs().n_open() == 0 {
+            self.forget(id);
+        } else {
+            self.tracker.touch(id);
+        }
+    }
+
+    fn process(&mut self, process: &Process) {
+        if process.change == ProcessChange::Exit {
+            self.rest.processes.end(process.pid, process.time);
+            let due = BootTime(process.time.0.saturating_add(EXIT_GRACE_NS));
+            self.rest.state.exits.push_back((due, process.pid, process.time));
+        }
+    }
+
+    /// Requests of processes that ended and whose connections did not tell.
+    fn end_exited(&mut self, now: BootTime) {
+        if self.rest.state.exits.front().is_none_or(|front| front.0 > now) {
+            return;
+        }
+        let mut due = FxHashMap::default();
+        while let Some(&(at, pid, time)) = self.rest.state.exits.front()
+            && at <= now
+        {
+            self.rest.state.exits.pop_front();
+            due.insert(pid, time);
+        }
+        for entry in self.tracker.iter_mut().filter(|entry| entry.exchange.pairs().n_open() > 0) {
+            let mut ended: Vec<(u32, BootTime)> = entry
+                .exchange
+                .open()
+                .filter_map(|open| due.get(&open.pid).map(|time| (open.pid, *time)))
+                .collect();
+            ended.dedup();
+            for (pid, time) in ended {
+                self.rest.with(entry, |exchange, _, turnover| {
+                    exchange.pairs_mut().end_process(pid, time, turnover.fx);
+                });
+            }
+        }
+    }
+
+    fn end_stuck(&mut self, now: BootTime) {
+        let state = &mut self.rest.state;
+        let due = state.next_stuck.is_some_and(|due| due <= now);
+        if !due || now.0.saturating_sub(state.last_stuck.0) < STUCK_EVERY_NS {
+            return;
+        }
+        state.last_stuck = now;
+        let after = self.rest.config.stuck_after_ns;
+        let mut next: Option<BootTime> = None;
+        for entry in self.tracker.iter_mut() {
+            let Some(since) = entry.exchange.pairs().waiting_since() else { continue };
+            if since.0.saturating_add(after) <= now.0 {
+                self.rest.with(entry, |exchange, _, turnover| {
+                    exchange.pairs_mut().end_stuck(now, after, turnover.fx);
+                });
+            }
+            if let Some(since) = entry.exchange.pairs().waiting_since() {
+                let due = BootTime(since.0.saturating_add(after));
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        self.rest.state.next_stuck = next;
     }
 
     /// What is behind the watermark now, in order.
     pub fn drain(&mut self) -> TransactionBatch {
-        TransactionBatch::default()
+        let batch = self.rest.watermark.take();
+        let finished =
+            batch.transactions.iter().filter(|transaction| transaction.is_finished()).count() as u64;
+        self.rest.metrics.add(Counter::Transactions, finished);
+        let late = self.rest.watermark.n_late();
+        self.rest.metrics.add(Counter::OutOfOrder, late - self.rest.state.n_late);
+        self.rest.state.n_late = late;
+        let unended = batch.transactions.len() as u64 - finished;
+        self.rest.metrics.add(Counter::Unended, unended);
+        self.rest.state.n_unended += unended;
+        let overflowed = self.rest.templates.overflowed();
+        self.rest.metrics.add(Counter::OperationOverflow, overflowed - self.rest.state.overflowed);
+        self.rest.state.overflowed = overflowed;
+        batch
     }
 
     /// End of the input: requests in flight become `tracer_stopped`, everything leaves.
     pub fn finish(&mut self) -> TransactionBatch {
+        while let Some(event) = self.order.pop_any() {
+            self.apply(event);
+        }
+        let frontier = self.order.frontier();
+        self.pass(frontier);
+        for entry in self.tracker.iter_mut() {
+            self.rest.flush_held(entry);
+            self.rest.with(entry, |exchange, _, turnover| {
+                exchange.pairs_mut().end_all(End::TracerStopped, frontier, turnover.fx);
+            });
+        }
+        let Rest { watermark, templates, .. } = &mut self.rest;
+        watermark.flush(templates);
         self.drain()
     }
 
     /// What is in flight and lost at this instant of event time.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::default()
+        let state = &self.rest.state;
+        let frontier = self.order.frontier();
+        let mut lost = state.lost;
+        let (mut n_open, mut n_long_lived) = (0, 0);
+        let mut by_service: BTreeMap<Arc<str>, [u64; 3]> = BTreeMap::new();
+        for entry in self.tracker.iter() {
+            lost.add(entry.lost(state.most, state.continued));
+            for open in entry.exchange.open() {
+                if open.kind == Kind::LongLived {
+                    n_long_lived += 1;
+                    continue;
+                }
+                n_open += 1;
+                let step = match frontier.0.saturating_sub(open.start.0) {
+                    0..3_000_000_000 => 0,
+                    3_000_000_000..8_000_000_000 => 1,
+                    _ => 2,
+                };
+                by_service.entry(self.rest.processes.service_of(open.pid, &open.comm)).or_default()[step] +=
+                    1;
+            }
+        }
+        lost.high = lost.high.saturating_add(state.residual);
+        Snapshot {
+            time: frontier,
+            wall: state.line.at(frontier).1.wall(frontier),
+            watermark: self.rest.watermark.reached(),
+            n_conns: self.tracker.len(),
+            n_open,
+            n_long_lived,
+            n_unended: state.n_unended,
+            n_waiting: self.rest.watermark.n_waiting() as u64,
+            in_flight: by_service.into_iter().map(|(service, by_age)| InFlight { service, by_age }).collect(),
+            unpaired: Unpaired::ALL.iter().map(|&reason| (reason, state.unpaired[reason as usize])).collect(),
+            lost_requests: lost,
+            counters: state.counters.clone(),
+        }
     }
 
     /// The whole state, for the start of a file of events.
     pub fn checkpoint(&self) -> Vec<u8> {
-        CHECKPOINT_VERSION.to_le_bytes().to_vec()
+        let rest = &self.rest;
+        // Borrowed parts, in the order of [`Saved`]: postcard writes a tuple as it writes a struct.
+        let conns: Vec<_> = self
+            .tracker
+            .iter()
+            .map(|entry| {
+                let parser = entry.exchange.protocol().map(str::to_owned).zip(entry.exchange.parser_state());
+                (&entry.conn, &entry.exchange, parser, entry.hold_armed, entry.quiet_armed)
+            })
+            .collect();
+        let mut timers: Vec<_> = rest.timers.iter().map(|Reverse(timer)| *timer).collect();
+        timers.sort_unstable();
+        let waiting: Vec<_> = self.order.waiting().collect();
+        let ended: Vec<_> = self.tracker.ended().collect();
+        let saved = (
+            (waiting, self.order.frontier(), conns, ended),
+            (
+                &rest.state,
+                &rest.processes,
+                &rest.listening,
+                rest.templates.save(),
+                rest.watermark.save(),
+                timers,
+            ),
+        );
+        let mut bytes = CHECKPOINT_VERSION.to_le_bytes().to_vec();
+        // Plain data into memory: there is no way to fail; and `restore` refuses a checkpoint without a state.
+        bytes.extend(postcard::to_allocvec(&saved).unwrap_or_default());
+        bytes
     }
 
-    /// Continues from a checkpoint.
+    /// Continues from a checkpoint, with the same configuration as before.
     pub fn restore(
         bytes: &[u8],
         config: PipelineConfig,
         metrics: Metrics,
         verdicts: Box<dyn VerdictSink + Send>,
     ) -> Result<Pipeline, CheckpointError> {
-        let found = bytes
-            .first_chunk::<4>()
-            .map(|version| u32::from_le_bytes(*version))
-            .ok_or_else(|| CheckpointError::Corrupt("no version".to_owned()))?;
+        let corrupt = |why: &str| CheckpointError::Corrupt(why.to_owned());
+        let (version, bytes) = bytes.split_first_chunk::<4>().ok_or_else(|| corrupt("no version"))?;
+        let found = u32::from_le_bytes(*version);
         if found != CHECKPOINT_VERSION {
             return Err(CheckpointError::Version { found, readable: CHECKPOINT_VERSION });
         }
-        Ok(Pipeline::new(config, metrics, verdicts))
+        let saved: Saved =
+            postcard::from_bytes(bytes).map_err(|error| CheckpointError::Corrupt(error.to_string()))?;
+        let mut pipeline = Pipeline::new(config, metrics, verdicts);
+        pipeline.order = Order::restore(saved.waiting, saved.frontier);
+        for (conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
+            if let Some((protocol, state)) = parser
+                && !exchange.restore_parser(&protocol, &state)
+            {
+                return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
+            }
+            pipeline.tracker.insert(conn.id, Entry { conn, exchange, ends: None, hold_armed, quiet_armed });
+        }
+        pipeline.tracker.restore_ended(saved.ended);
+        let rest = &mut pipeline.rest;
+        rest.state = saved.state;
+        rest.processes = saved.processes;
+        rest.listening = saved.listening;
+        rest.templates = Templates::load(&saved.templates).ok_or_else(|| corrupt("operation names"))?;
+        rest.watermark = Watermark::load(saved.watermark);
+        rest.timers = saved.timers.into_iter().map(Reverse).collect();
+        Ok(pipeline)
+    }
+
+    /// The kernel's own count of turns tells what happened on connections of which nothing was seen, or whose last
+    /// records were refused. It bounds `lost_requests` from above only: the turns need not have been requests. And no
+    /// more turns can be unseen than records were refused.
+    fn counters(&mut self, counters: Counters) {
+        let get = |name: &str| counters.values.iter().find(|(key, _)| **key == *name).map_or(0, |(_, n)| *n);
+        let refused = get("kernel.refused_data")
+            .saturating_add(get("kernel.refused_conn"))
+            .saturating_add(get("lost.batch_queue_full"))
+            .saturating_add(get("lost.decode_short"))
+            .saturating_add(get("lost.recorder_queue_full"));
+        let (mut requests, mut unknown) = (self.rest.state.known_turns, self.rest.state.known_unknown);
+        if refused > 0 {
+            for entry in self.tracker.iter() {
+                let (more_requests, more_unknown) = entry.known_turns();
+                requests += more_requests;
+                unknown += more_unknown;
+            }
+        }
+        let unseen = get("kernel.turns_request")
+            .saturating_sub(requests)
+            .saturating_add(get("kernel.turns_unknown").saturating_sub(unknown).div_ceil(2));
+        let most = u64::from(self.rest.state.most.max(1));
+        self.rest.state.residual =
+            (unseen.min(refused).saturating_add(get("kernel.conn_map_full"))).saturating_mul(most);
+        self.rest.state.counters = Some(Arc::new(counters));
+    }
+}
+
+impl Entry {
+    /// Requests lost on this connection.
+    fn lost(&self, most: u32, continued: bool) -> LostRequests {
+        match self.exchange.requests() {
+            Some(requests) => self.conn.turns.lost(requests, most, continued),
+            None if self.exchange.is_opaque() => LostRequests::default(),
+            None => {
+                let turns = self.conn.turns.unseen_of_unknown();
+                LostRequests { low: 0, high: turns.saturating_mul(u64::from(most.max(1))) }
+            }
+        }
+    }
+
+    /// Turns of this connection that the kernel counted as requests, and as unknown.
+    fn known_turns(&self) -> (u64, u64) {
+        let turns = &self.conn.turns;
+        if !self.conn.role_by_kernel {
+            return (0, u64::from(turns.last()));
+        }
+        let requests = match self.conn.role {
+            crate::event::Role::Client => Direction::Egress,
+            _ => Direction::Ingress,
+        };
+        (turns.known(requests).unwrap_or_else(|| u64::from(turns.last()).div_ceil(2)), 0)
+    }
+}
+
+impl Rest {
+    /// Lets the exchange do something, and takes in what came of it.
+    fn with(
+        &mut self,
+        entry: &mut Entry,
+        act: impl FnOnce(&mut Exchange, &mut Connection, &mut Turnover<'_>),
+    ) {
+        let limits = Limits {
+            max_in_flight: self.config.max_in_flight_per_conn,
+            max_held_bytes: self.config.max_held_bytes,
+            keep_target: self.config.keep_target,
+        };
+        let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
+        act(&mut entry.exchange, &mut entry.conn, &mut turnover);
+        self.collect(entry);
+    }
+
+    fn collect(&mut self, entry: &mut Entry) {
+        if self.fx.counted {
+            self.fx.counted = false;
+            for (sum, n) in self.state.unpaired.iter_mut().zip(&mut self.fx.unpaired) {
+                *sum += std::mem::take(n);
+            }
+            for (counter, n) in [
+                (Counter::RequestsSeen, &mut self.fx.requests_seen),
+                (Counter::InFlightFull, &mut self.fx.in_flight_full),
+                (Counter::ParserGap, &mut self.fx.gaps),
+                (Counter::ParserInvalid, &mut self.fx.invalid),
+            ] {
+                self.metrics.add(counter, std::mem::take(n));
+            }
+            self.state.most = self.state.most.max(entry.conn.turns.most());
+            self.state.continued |= entry.conn.turns.is_continued();
+            if let Some(since) = entry.exchange.pairs().waiting_since() {
+                let due = BootTime(since.0.saturating_add(self.config.stuck_after_ns));
+                self.state.next_stuck = Some(self.state.next_stuck.map_or(due, |next| next.min(due)));
+            }
+        }
+        if self.fx.ended.is_empty() {
+            return;
+        }
+        let mut ended = std::mem::take(&mut self.fx.ended);
+        let role = entry.exchange.role();
+        let ends = entry.ends.get_or_insert_with(|| Ends::of(&entry.conn, role));
+        let protocol = entry.exchange.protocol().unwrap_or_default();
+        let guessed = entry.exchange.is_guessed();
+        for ended in ended.drain(..) {
+            let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
+            let service = self.processes.service(ended.open.pid, &ended.open.comm);
+            let comm = self.processes.name(&ended.open.comm);
+            let (transaction, operation) =
+                finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
+            self.count(&transaction);
+            self.watermark.push(epoch, transaction, operation);
+        }
+        self.fx.ended = ended;
+    }
+
+    fn count(&self, transaction: &Transaction) {
+        if transaction.duration_ns <= 0 {
+            self.metrics.add(Counter::DurationNotPositive, 1);
+        }
+        if transaction
+            .response_start
+            .is_some_and(|start| transaction.request_end.is_none_or(|end| start < end))
+            && transaction.end == End::Answered
+        {
+            self.metrics.add(Counter::EarlyResponse, 1);
+        }
+    }
+
+    /// Applies bytes whatever comes before them.
+    fn apply_data(&mut self, entry: &mut Entry, data: &Data) {
+        if data.has(abi::FLAG_ERROR) {
+            let client = entry.exchange.requests() == Some(Direction::Egress);
+            if client && data.direction() == Direction::Egress {
+                // The answer to what was sent before may still come.
+                return;
+            }
+            return self.with(entry, |exchange, _, turnover| exchange.fail(data.time, turnover));
+        }
+        if data.bytes == 0 {
+            if data.has(abi::FLAG_EOF) {
+                self.with(entry, |exchange, conn, turnover| {
+                    exchange.shut(conn, data.direction(), data.time, turnover);
+                });
+            }
+            return;
+        }
+        let (missing, seen) = match entry.conn.streams[data.direction().index()].place(data.position) {
+            Place::Next => (0, 0),
+            Place::Ahead { missing } => (missing, 0),
+            Place::Behind { seen } if seen >= data.bytes => return,
+            Place::Behind { seen } => (0, seen),
+        };
+        self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
+        if let Some(verdict) = entry.exchange.verdict(&entry.conn) {
+            self.verdicts.set(entry.conn.id, verdict);
+        }
+        if !entry.quiet_armed
+            && let Some(since) = entry.exchange.quiet_since()
+        {
+            entry.quiet_armed = true;
+            self.timers.push(Reverse((BootTime(since.0.saturating_add(QUIET_NS)), entry.conn.id)));
+        }
+    }
+
+    /// Applies what no longer has to wait.
+    fn settle(&mut self, entry: &mut Entry) {
+        let window = self.config.reorder_window_ns;
+        while let Some(data) = {
+            let question =
+                entry.conn.first_held().and_then(|first| entry.exchange.question(&entry.conn, first));
+            entry.conn.release(question, window)
+        } {
+            self.apply_data(entry, &data);
+        }
+        if entry.conn.is_holding() && !entry.hold_armed {
+            entry.hold_armed = true;
+            self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));
+        }
+    }
+
+    /// Applies all that waits.
+    fn flush_held(&mut self, entry: &mut Entry) {
+        while entry.conn.is_holding() {
+            self.settle(entry);
+            if let Some(first) = entry.conn.release_first(self.config.reorder_window_ns) {
+                self.apply_data(entry, &first);
+            }
+        }
+    }
+
+    /// Something about a connection is due.
+    fn timer(&mut self, entry: &mut Entry, now: BootTime) {
+        if entry.hold_armed && entry.conn.held_until() <= now {
+            entry.hold_armed = false;
+            while entry.conn.is_holding() && entry.conn.held_until() <= now {
+                if let Some(first) = entry.conn.release_first(self.config.reorder_window_ns) {
+                    self.apply_data(entry, &first);
+                }
+                self.settle(entry);
+            }
+        } else if entry.hold_armed {
+            // Rearmed since.
+            self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));
+        }
+        if entry.quiet_armed {
+            let due = entry.exchange.quiet_since().map(|since| BootTime(since.0.saturating_add(QUIET_NS)));
+            match due {
+                Some(due) if due > now => self.timers.push(Reverse((due, entry.conn.id))),
+                Some(due) => {
+                    entry.quiet_armed = false;
+                    self.with(entry, |exchange, _, turnover| {
+                        exchange.pairs_mut().give_up_turn(due, turnover.fx);
+                    });
+                }
+                None => entry.quiet_armed = false,
+            }
+        }
     }
 }

@@ -115,6 +115,11 @@ impl Connection {
         self.held.push_back(data);
     }
 
+    /// The first event held back.
+    pub fn first_held(&self) -> Option<&Data> {
+        self.held.front()
+    }
+
     /// Number of events held back.
     pub fn n_held(&self) -> usize {
         self.held.len()

@@ -24,8 +24,7 @@ impl ListeningSet {
     }
 
     fn contains(&self, netns: u32, port: u16) -> bool {
-        port != 0
-            && (self.ports.contains(&(netns, port)) || (netns != 0 && self.ports.contains(&(0, port))))
+        port != 0 && (self.ports.contains(&(netns, port)) || (netns != 0 && self.ports.contains(&(0, port))))
     }
 
     /// The role on a connection with these ends, if exactly one end is a listening port.

@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_send_begins_at_its_entry_and_a_receive_at_its_exit() {
-        let mut data = Data { time: BootTime(20), first: BootTime(10), flags: abi::FLAG_EGRESS, ..Data::default() };
+        let mut data =
+            Data { time: BootTime(20), first: BootTime(10), flags: abi::FLAG_EGRESS, ..Data::default() };
         assert_eq!((Stamp::of(&data).first.0, Stamp::of(&data).entry), (10, true));
         data.flags = 0;
         assert_eq!((Stamp::of(&data).first.0, Stamp::of(&data).entry), (20, false));

@@ -152,6 +152,12 @@ impl<C> Tracker<C> {
         self.ended_at.iter().copied()
     }
 
+    /// Remembers what [`Tracker::ended`] told.
+    pub fn restore_ended(&mut self, ended: Vec<(BootTime, ConnId)>) {
+        self.ended = ended.iter().map(|(_, id)| *id).collect();
+        self.ended_at = ended.into();
+    }
+
     fn link(&mut self, at: u32) {
         let before = self.newest;
         let slot = &mut self.slots[at as usize];

@@ -10,7 +10,12 @@
 //! 2. **Continued turns** (`Expect: 100-continue`, responses before the request's end): an unseen turn may have been such a
 //!    continuation. `high` = unseen turns; `low` = the stretches of missing bytes that began where a request had to begin.
 //! 3. **Pipelined** (two requests in one turn): an unseen turn may have held any number. `low` as in 2; `high` = missing
-//!    bytes divided by the shortest request there is, or the unseen turns, whichever is more.
+//!    bytes divided by the shortest request there is, or the unseen
+//!    turns times the most requests seen in one, whichever is more.
+//!
+//! A connection that shows no request at all may be in any class: as many requests as were seen in one turn anywhere may
+//! have been in each of its unseen turns. And once messages went over several turns anywhere, an unseen turn may have
+//! been such a one on every connection.
 //!
 //! A connection that was joined in the middle may begin with the rest of a request that started before: its first turn,
 //! when unseen, counts in `high` only. Which class a connection is in is known from what was seen of it; a connection of
@@ -69,7 +74,11 @@ pub struct Turns {
     blind: [u32; 2],
     /// Turn in which the newest request began, and how many did.
     begun: (u32, u32),
-    /// Most requests that began in one turn.
+    /// The same of responses.
+    answered: (u32, u32),
+    /// A request was seen to begin.
+    any: bool,
+    /// Most requests or responses that began in one turn.
     most: u32,
     /// A message went over several turns of its direction.
     continued: bool,
@@ -148,12 +157,13 @@ impl Turns {
         self.last = self.last.max(turn);
     }
 
-    /// The first bytes of a message in `turn` were there but not captured.
-    pub fn head_not_captured(&mut self, direction: Direction, turn: u32) {
+    /// The first bytes of a message in `turn` were not seen, or not to their end.
+    pub fn head_not_seen(&mut self, direction: Direction, turn: u32, mid_join: bool) {
         let at = direction.index();
         if self.blind[at] != turn && !(self.begun.0 == turn && self.begun.1 > 0) {
             self.blind[at] = turn;
             self.unseen[at] += 1;
+            self.maybe[at] += u64::from(mid_join && turn <= 2);
         }
     }
 
@@ -166,8 +176,19 @@ impl Turns {
         }
     }
 
+    /// A final response began in `turn`. Two in one turn answer two requests of one turn.
+    pub fn response_begun(&mut self, turn: u32) {
+        if self.answered.0 == turn {
+            self.answered.1 += 1;
+        } else {
+            self.answered = (turn, 1);
+        }
+        self.most = self.most.max(self.answered.1);
+    }
+
     /// A request began in `turn`.
     pub fn request_begun(&mut self, direction: Direction, turn: u32) {
+        self.any = true;
         if self.begun.0 == turn {
             self.begun.1 += 1;
         } else {
@@ -185,9 +206,19 @@ impl Turns {
         self.continued = true;
     }
 
+    /// Nothing is known to be missing.
+    pub fn is_intact(&self) -> bool {
+        self.unseen == [0; 2] && self.blind_low == 0 && self.blind_high == 0
+    }
+
     /// Two requests shared a turn.
     pub fn is_pipelined(&self) -> bool {
         self.most > 1
+    }
+
+    /// A message went over several turns.
+    pub fn is_continued(&self) -> bool {
+        self.continued
     }
 
     /// Most requests seen in one turn.
@@ -195,14 +226,18 @@ impl Turns {
         self.most
     }
 
-    /// What was lost, given which direction carries the requests.
-    pub fn lost(&self, requests: Direction) -> LostRequests {
+    /// What was lost, given which direction carries the requests. `most`: requests seen in one turn anywhere, for
+    /// connections that show no request of their own; `continued`: messages went over several turns anywhere.
+    pub fn lost(&self, requests: Direction, most: u32, continued: bool) -> LostRequests {
         let at = requests.index();
         let unseen = self.unseen[at];
-        if self.is_pipelined() {
-            let high = self.blind_high.max(unseen);
-            LostRequests { low: self.blind_low.min(high), high }
-        } else if self.continued {
+        let most = if self.any { self.most } else { self.most.max(most) };
+        if most > 1 {
+            let high = self.blind_high.max(unseen.saturating_mul(u64::from(most)));
+            let certain =
+                if self.is_pipelined() { self.blind_low } else { unseen - self.maybe[at].min(unseen) };
+            LostRequests { low: certain.min(high), high }
+        } else if self.continued || continued {
             LostRequests { low: self.blind_low.min(unseen), high: unseen }
         } else {
             LostRequests { low: unseen - self.maybe[at].min(unseen), high: unseen }
@@ -218,6 +253,14 @@ impl Turns {
             (ours, _) => ours % 2,
         };
         Some((u64::from(self.last) + u64::from(parity)) / 2)
+    }
+
+    /// Unseen turns of a connection on which no requests were recognised: at most so many of them were requests.
+    pub fn unseen_of_unknown(&self) -> u64 {
+        match self.seen {
+            [0, 0] => u64::from(self.last).div_ceil(2),
+            _ => self.unseen[0].max(self.unseen[1]),
+        }
     }
 
     /// Turns known to have happened, in both directions.
@@ -245,7 +288,7 @@ mod tests {
             }
         }
         turns.close(last, [false; 2], mid_join);
-        assert_eq!(turns.lost(IN), LostRequests { low: expect.0, high: expect.1 });
+        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: expect.0, high: expect.1 });
     }
 
     #[test]
@@ -282,7 +325,7 @@ mod tests {
         turns.observe(OUT, 2, true, Missing::Outside, false, false);
         turns.requests_not_seen(100, true);
         turns.observe(IN, 5, true, Missing::Outside, false, false);
-        assert_eq!(turns.lost(IN), LostRequests { low: 1, high: 7 });
+        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: 1, high: 7 });
     }
 
     #[test]
@@ -294,9 +337,9 @@ mod tests {
         turns.observe(IN, 3, true, Missing::Nothing, true, false);
         turns.observe(IN, 5, true, Missing::Outside, false, false);
         turns.close(6, [false; 2], false);
-        assert_eq!(turns.lost(IN), LostRequests { low: 0, high: 0 });
+        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: 0, high: 0 });
         turns.observe(IN, 9, true, Missing::Outside, false, false);
-        assert_eq!(turns.lost(IN), LostRequests { low: 0, high: 1 });
+        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: 0, high: 1 });
     }
 
     #[test]

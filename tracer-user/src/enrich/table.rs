@@ -73,6 +73,14 @@ impl ProcessTable {
         }
     }
 
+    /// The same without remembering the text.
+    pub fn service_of(&self, pid: u32, comm: &[u8; 16]) -> Arc<str> {
+        match self.by_pid.get(&pid) {
+            Some(facts) if !facts.service.is_empty() => facts.service.clone(),
+            _ => text(comm).into(),
+        }
+    }
+
     /// A thread's name as text.
     pub fn name(&mut self, comm: &[u8; 16]) -> Arc<str> {
         if let Some(name) = self.names.get(comm) {
@@ -81,11 +89,15 @@ impl ProcessTable {
         if self.names.len() >= MAX_NAMES {
             self.names.clear();
         }
-        let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-        let name: Arc<str> = escape(&comm[..end]).into();
+        let name: Arc<str> = text(comm).into();
         self.names.insert(*comm, name.clone());
         name
     }
+}
+
+fn text(comm: &[u8; 16]) -> String {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    escape(&comm[..end])
 }
 
 /// Bytes as text; what is not UTF-8 as `\xNN`.

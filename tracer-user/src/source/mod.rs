@@ -7,6 +7,7 @@ use crate::event::EventBatch;
 pub mod live;
 pub mod recording;
 pub mod replay;
+pub mod synthetic;
 pub mod targets;
 
 /// A source of events. Pulled by the pipeline's thread.

@@ -15,7 +15,7 @@ use crate::{
         turns::Missing,
     },
     event::{ConnClose, Data, Direction, Role},
-    protocol::{Body, Flow, Inference, Mark, Pairing, Parser, REGISTRY, Step},
+    protocol::{Body, Flow, Inference, Mark, Pairing, Parser, REGISTRY, Resync, Step},
     time::BootTime,
     transaction::End,
 };
@@ -28,8 +28,9 @@ const INFER_BYTES: usize = 4096;
 const INFER_TURNS: u32 = 3;
 /// The same on a connection that was joined in the middle: its first turns may be the rest of long bodies.
 const INFER_TURNS_MID_JOIN: u32 = 16;
-/// Bytes kept while a parser looks for a boundary.
-const RESYNC_BYTES: usize = 8192;
+/// A held buffer keeps at most this capacity once it is empty: 65,536 connections × 2 directions × 2 KiB = 256 MiB at the
+/// very worst, nothing for connections whose heads come whole.
+const KEEP_CAPACITY: usize = 2048;
 /// An announced length from which on copying pauses until its end (a verdict costs a map update).
 const RESUME_ABOVE: u64 = 16 * 1024;
 
@@ -97,6 +98,9 @@ enum Known {
 enum Blind {
     /// Their events were lost.
     Lost,
+    /// The same, before the first bytes seen of a direction on a connection that is older than the tracer: they may have
+    /// been the rest of a message that began before.
+    LostOld,
     /// They were not captured.
     NotCaptured,
 }
@@ -141,7 +145,9 @@ impl Default for Exchange {
 impl Exchange {
     /// Registry name of the protocol, once it is known.
     pub fn protocol(&self) -> Option<&'static str> {
-        (self.known == Known::Yes).then(|| REGISTRY.get(self.protocol).map(|protocol| protocol.name())).flatten()
+        (self.known == Known::Yes)
+            .then(|| REGISTRY.get(self.protocol).map(|protocol| protocol.name()))
+            .flatten()
     }
 
     /// The direction that carries requests, once it is known.
@@ -190,7 +196,9 @@ impl Exchange {
 
     /// Takes over a parser's state. `false`: no such protocol, or no such state.
     pub fn restore_parser(&mut self, protocol: &str, state: &[u8]) -> bool {
-        let Some(at) = REGISTRY.iter().position(|candidate| candidate.name() == protocol) else { return false };
+        let Some(at) = REGISTRY.iter().position(|candidate| candidate.name() == protocol) else {
+            return false;
+        };
         let mut parser = REGISTRY[at].parser();
         let good = parser.load(state);
         self.protocol = at;
@@ -203,21 +211,33 @@ impl Exchange {
         self.pairs.awaits_turn().then(|| self.flows[self.requests.flip().index()].last.last)
     }
 
-    /// The direction that has to speak before the other one does: an answer now would be one that nobody asked for.
-    pub fn question(&self, conn: &Connection) -> Option<Direction> {
-        match (self.known, conn.role) {
-            (Known::Opaque, _) | (Known::No { .. }, Role::Unknown) => None,
+    /// The direction that has to speak before `data` can be applied: an answer now would be one that nobody asked for.
+    ///
+    /// Only where the question can still come: the kernel numbers turns in the order of its hooks, so that a question
+    /// that is stamped after its answer has the later number. Where something was lost, an answer waits for nothing: its
+    /// question may be what was lost, and the next question is not its own.
+    pub fn question(&self, conn: &Connection, data: &Data) -> Option<Direction> {
+        if !conn.turns.is_intact() || (conn.mid_join && !self.pairs.has_begun()) {
+            return None;
+        }
+        let (requests, waits) = match (self.known, conn.role) {
+            (Known::Opaque, _) | (Known::No { .. }, Role::Unknown) => return None,
             (Known::Yes, _) => {
                 let flow = &self.flows[self.requests.flip().index()];
-                let quiet =
-                    flow.skip == 0 && flow.held.is_empty() && !flow.until_close && !flow.resyncing;
-                (quiet && self.pairs.owes_nothing() && !self.pairs.in_response()).then_some(self.requests)
+                let quiet = flow.skip == 0
+                    && flow.held.is_empty()
+                    && !flow.until_close
+                    && !flow.resyncing
+                    && !self.flows[self.requests.index()].resyncing;
+                (self.requests, quiet && self.pairs.owes_nothing() && !self.pairs.in_response())
             }
             (Known::No { .. }, role) => {
                 let requests = if role == Role::Client { Direction::Egress } else { Direction::Ingress };
-                (!conn.streams[requests.index()].started).then_some(requests)
+                (requests, !conn.streams[requests.index()].started)
             }
-        }
+        };
+        let asked = self.flows[requests.index()].last.turn;
+        (waits && data.direction() != requests && data.turn <= asked.saturating_add(1)).then_some(requests)
     }
 
     fn flow(&self, direction: Direction) -> Flow {
@@ -238,12 +258,20 @@ impl Exchange {
     }
 
     /// Applies one event, in order: `missing` bytes before it were not seen, its first `seen` bytes were seen before.
-    pub fn data(&mut self, conn: &mut Connection, data: &Data, missing: u64, seen: u64, turnover: &mut Turnover<'_>) {
+    pub fn data(
+        &mut self,
+        conn: &mut Connection,
+        data: &Data,
+        missing: u64,
+        seen: u64,
+        turnover: &mut Turnover<'_>,
+    ) {
         let direction = data.direction();
         let at = direction.index();
         let stamp = Stamp::of(data).skip(seen);
         let have = data.payload.len().min(usize::try_from(data.bytes).unwrap_or(usize::MAX));
-        let payload = data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);
+        let payload =
+            data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);
         let hole = (data.bytes - seen) - payload.len() as u64;
 
         let stream: Stream = conn.streams[at];
@@ -271,12 +299,15 @@ impl Exchange {
                 let response = self.flow(other) == Flow::Response;
                 self.pairs.turn_over(response, conn.streams[other.index()].next, &last, turnover.fx);
             }
+            // The first bytes seen of a direction tell no position before them, but their turn does.
+            let begins_late = !stream.started && (data.turn > 2 || !stamp.turn_start);
+            let missing = if begins_late { 1 } else { missing };
             if missing > 0 {
-                self.blind(conn, direction, stream.next, missing, Blind::Lost, &stamp, turnover);
+                let why = if begins_late && old { Blind::LostOld } else { Blind::Lost };
+                self.blind(conn, direction, stream.next, missing, why, &stamp, turnover);
             }
         } else if missing > 0 {
-            self.flows[at].held.clear();
-            self.flows[at].spans.clear();
+            self.drop_unrecognised(conn, direction);
         }
         conn.streams[at].advance(data.end());
         self.flows[at].last = stamp;
@@ -303,6 +334,10 @@ impl Exchange {
             flow.held.clear();
             flow.spans.clear();
             flow.skip_turn = false;
+        }
+        if !stamp.turn_start && flow.held.is_empty() {
+            // The middle of something.
+            flow.skip_turn = true;
         }
         if flow.skip_turn || payload.is_empty() {
             return;
@@ -335,6 +370,8 @@ impl Exchange {
             self.protocol = at;
             self.parser = Some(protocol.parser());
             self.requests = requests;
+            // What the other direction said before told nothing: the rest of something older.
+            self.drop_unrecognised(conn, direction.flip());
             self.parse(conn, direction, payload, hole, stamp, turnover);
             return;
         }
@@ -349,6 +386,16 @@ impl Exchange {
         flow.skip_turn = true;
         let most = if conn.mid_join { INFER_TURNS_MID_JOIN } else { INFER_TURNS };
         self.known = if turns + 1 >= most { Known::Opaque } else { Known::No { turns: turns + 1 } };
+    }
+
+    /// The beginning of something whose rest was not seen.
+    fn drop_unrecognised(&mut self, conn: &mut Connection, direction: Direction) {
+        let flow = &mut self.flows[direction.index()];
+        if let Some((_, stamp)) = flow.spans.first() {
+            conn.turns.head_not_seen(direction, stamp.turn, conn.mid_join || conn.forgotten);
+        }
+        flow.held.clear();
+        flow.spans.clear();
     }
 
     /// Bytes of a direction: `payload`, then `hole` bytes that were not captured.
@@ -451,7 +498,7 @@ impl Exchange {
         let at = direction.index();
         let kind = self.flow(direction);
         if self.pairs.is_tunnel() || self.flows[at].until_close {
-            if why == Blind::Lost {
+            if why != Blind::NotCaptured {
                 self.pairs.inner_gap(kind == Flow::Request);
             }
             return;
@@ -472,7 +519,9 @@ impl Exchange {
         }
         let in_message = self.in_progress(kind);
         let flow = &mut self.flows[at];
-        let in_head = !flow.held.is_empty() && !flow.resyncing;
+        // While it looks for a boundary a parser keeps what may be a head: the beginning of a turn.
+        let in_head = !flow.held.is_empty()
+            && (!flow.resyncing || flow.spans.first().is_some_and(|(_, stamp)| stamp.turn_start));
         let head = in_head || (!in_message && !flow.resyncing);
         if !flow.resyncing {
             turnover.fx.gaps += 1;
@@ -480,23 +529,26 @@ impl Exchange {
         }
         flow.resyncing = true;
         flow.missing = flow.missing.saturating_add(missing);
-        let position = flow.spans.first().map_or(from, |span| span.0);
+        let (position, turn) = flow.spans.first().map_or((from, stamp.turn), |span| (span.0, span.1.turn));
         flow.held.clear();
         flow.spans.clear();
         match (kind, why) {
-            (Flow::Request, Blind::Lost) => {
-                conn.turns.requests_not_seen(missing, head);
+            (Flow::Request, Blind::Lost | Blind::LostOld) => {
+                conn.turns.requests_not_seen(missing, head && why == Blind::Lost);
+                if in_head {
+                    conn.turns.head_not_seen(direction, turn, false);
+                }
                 self.pairs.requests_missing(stamp.turn, stamp.turn_start, true);
             }
             (Flow::Request, Blind::NotCaptured) => {
                 conn.turns.requests_not_seen(missing, head);
                 if head {
-                    conn.turns.head_not_captured(direction, stamp.turn);
+                    conn.turns.head_not_seen(direction, turn, false);
                 }
                 self.everything = true;
                 self.pairs.requests_missing(stamp.turn, false, false);
             }
-            (Flow::Response, Blind::Lost) => {
+            (Flow::Response, Blind::Lost | Blind::LostOld) => {
                 self.pairs.responses_lost(stamp.turn, stamp.turn_start, stamp.first, turnover.fx);
             }
             (Flow::Response, Blind::NotCaptured) => {
@@ -552,16 +604,18 @@ impl Exchange {
                     .collect();
                 let missing = std::mem::take(&mut self.flows[at].missing);
                 match parser.resync(kind, missing, &buf[off..], &starts) {
-                    Some(n) => {
-                        off += n.min(buf.len() - off);
+                    Resync::At(n) => {
+                        let n = n.min(buf.len() - off);
+                        off += n;
+                        self.passed_over(conn, kind, n);
                         self.flows[at].resyncing = false;
                         idle += 1;
                         continue;
                     }
-                    None => {
-                        // Bytes before the last turn start are of no use; nor is a tail without one.
-                        let keep = starts.last().map_or(buf.len(), |start| off + start);
-                        off = keep.max(buf.len().saturating_sub(RESYNC_BYTES));
+                    Resync::NotYet { dropped } => {
+                        let dropped = dropped.min(buf.len() - off);
+                        off += dropped;
+                        self.passed_over(conn, kind, dropped);
                         break;
                     }
                 }
@@ -602,7 +656,7 @@ impl Exchange {
         if off >= n_buf {
             // Keeps a small buffer: the next incomplete head needs no allocation.
             held.clear();
-            if held.capacity() > RESYNC_BYTES {
+            if held.capacity() > KEEP_CAPACITY {
                 held = Vec::new();
             }
             spans.clear();
@@ -613,7 +667,8 @@ impl Exchange {
                 held.extend_from_slice(&bytes[off..]);
             }
             let first = base.wrapping_add(off as u64);
-            let n_over = spans.iter().skip(1).take_while(|span| span.0.wrapping_sub(first) as i64 <= 0).count();
+            let n_over =
+                spans.iter().skip(1).take_while(|span| span.0.wrapping_sub(first) as i64 <= 0).count();
             spans.drain(..n_over);
         }
         self.flows[at].held = held;
@@ -621,8 +676,21 @@ impl Exchange {
         self.parser = Some(parser);
     }
 
+    /// Bytes that were there and told nothing: they may have held requests as well as the missing ones.
+    fn passed_over(&self, conn: &mut Connection, kind: Flow, n: usize) {
+        if kind == Flow::Request {
+            conn.turns.requests_not_seen(n as u64, false);
+        }
+    }
+
     /// The parser cannot read on: what is in progress is cut, alignment behind it unknown.
-    fn invalid(&mut self, conn: &mut Connection, direction: Direction, stamp: &Stamp, turnover: &mut Turnover<'_>) {
+    fn invalid(
+        &mut self,
+        conn: &mut Connection,
+        direction: Direction,
+        stamp: &Stamp,
+        turnover: &mut Turnover<'_>,
+    ) {
         if !self.flows[direction.index()].resyncing {
             self.flows[direction.index()].resyncing = true;
             match self.flow(direction) {
@@ -695,10 +763,22 @@ impl Exchange {
                 conn.turns.request_begun(self.requests, stamp.turn);
                 let server = self.requests == Direction::Ingress;
                 let (max, mid_join) = (turnover.limits.max_in_flight, conn.mid_join);
-                self.pairs.request_begin(stamp, position, message.stream, request, server, mid_join, max, turnover.fx);
+                self.pairs.request_begin(
+                    stamp,
+                    position,
+                    message.stream,
+                    request,
+                    server,
+                    mid_join,
+                    max,
+                    turnover.fx,
+                );
                 return;
             }
-            Body::Response(response) => (response, false),
+            Body::Response(response) => {
+                conn.turns.response_begun(stamp.turn);
+                (response, false)
+            }
             Body::Interim(response) => (response, true),
         };
         let around = Around {
@@ -721,7 +801,13 @@ impl Exchange {
     }
 
     /// One direction ended at `now`.
-    pub fn shut(&mut self, conn: &mut Connection, direction: Direction, now: BootTime, turnover: &mut Turnover<'_>) {
+    pub fn shut(
+        &mut self,
+        conn: &mut Connection,
+        direction: Direction,
+        now: BootTime,
+        turnover: &mut Turnover<'_>,
+    ) {
         let at = direction.index();
         if std::mem::replace(&mut conn.streams[at].closed, true) || self.known != Known::Yes {
             return;
@@ -762,7 +848,8 @@ impl Exchange {
             inside[at] = missing > 0 && self.is_inside(direction, missing);
             if missing > 0 && self.known == Known::Yes {
                 responses_missing |= self.flow(direction) == Flow::Response;
-                let last = Stamp { turn: close.turn, first: close.time, last: close.time, ..Stamp::default() };
+                let last =
+                    Stamp { turn: close.turn, first: close.time, last: close.time, ..Stamp::default() };
                 self.blind(conn, direction, stream.next, missing, Blind::Lost, &last, turnover);
                 conn.streams[at].advance(close.position[at]);
             }

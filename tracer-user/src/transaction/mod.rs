@@ -1,6 +1,7 @@
 //! Transactions: the record, pairing and operation templates.
 
 pub mod exchange;
+pub mod finish;
 pub mod pairing;
 mod record;
 mod segment;

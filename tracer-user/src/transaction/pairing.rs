@@ -159,6 +159,8 @@ pub struct Pairs {
     blind_turn: u32,
     /// Last turn in which responses were lost.
     lost_turn: u32,
+    /// Turn of responses that is in step since its first byte.
+    aligned_turn: u32,
     /// Responses still owed to requests that were given up.
     given_up: u32,
     /// A request was seen to begin before an earlier one of another turn was answered.
@@ -199,6 +201,11 @@ impl Pairs {
         self.response_by_turn
     }
 
+    /// Whether a request was ever seen.
+    pub fn has_begun(&self) -> bool {
+        self.next_ordinal != self.first_ordinal
+    }
+
     /// Whether the connection is a tunnel.
     pub fn is_tunnel(&self) -> bool {
         self.tunnel
@@ -234,7 +241,8 @@ impl Pairs {
             fx.in_flight_full += 1;
             self.give_up_front(stamp.last, End::TracerStopped, fx);
         }
-        let arrival = stamp.arrival.known().filter(|at| server && position == stamp.position && *at <= stamp.first);
+        let arrival =
+            stamp.arrival.known().filter(|at| server && position == stamp.position && *at <= stamp.first);
         let ordinal = self.next_ordinal;
         self.next_ordinal += 1;
         fx.requests_seen += 1;
@@ -298,30 +306,41 @@ impl Pairs {
     }
 
     /// Which request the response that begins now answers.
-    fn answers(&mut self, mode: protocol::Pairing, stream: u64, stamp: &Stamp, at_start: bool, fx: &mut Effects) -> Option<usize> {
+    fn answers(
+        &mut self,
+        mode: protocol::Pairing,
+        stream: u64,
+        stamp: &Stamp,
+        at_start: bool,
+        fx: &mut Effects,
+    ) -> Option<usize> {
         if mode == protocol::Pairing::ByStreamId {
             return self.open.iter().position(|open| open.stream == stream && open.response.is_none());
         }
         // Where nothing was lost, the numbers of turns prove nothing: a send is numbered when it returns.
         let intact = self.blind_turn == 0 && self.lost_turn == 0;
-        let in_step = self.given_up == 0
-            && self.open.front().is_some_and(|front| {
-                self.barrier.is_none_or(|barrier| front.ordinal < barrier) && (intact || front.turn < stamp.turn)
-            });
-        if in_step {
-            return Some(0);
+        let before_barrier = |open: &Open| self.barrier.is_none_or(|barrier| open.ordinal < barrier);
+        if intact || self.overlapped {
+            let next = self.given_up == 0 && self.open.front().is_some_and(before_barrier);
+            return next.then_some(0);
         }
-        // Out of step: only the beginning of a turn tells where we are.
+        // Something was lost: this turn answers the one before it, and it does so from its first byte on.
         let asked = stamp.turn.wrapping_sub(1);
-        if self.overlapped || !at_start || asked <= self.blind_turn {
+        if !at_start && self.aligned_turn != stamp.turn {
             return None;
         }
         let at = self.open.iter().position(|open| open.turn_last == asked)?;
+        if asked <= self.blind_turn && !before_barrier(&self.open[at]) {
+            return None;
+        }
+        if !before_barrier(&self.open[at]) {
+            self.barrier = None;
+        }
         for _ in 0..at {
             self.unended(0, stamp.first, fx);
         }
-        self.barrier = None;
         self.given_up = 0;
+        self.aligned_turn = stamp.turn;
         Some(0)
     }
 
@@ -378,7 +397,8 @@ impl Pairs {
             Unpaired::Late
         } else if around.mid_join && self.next_ordinal == self.first_ordinal {
             Unpaired::MidJoin
-        } else if self.barrier.is_some() || around.requests_missing
+        } else if self.barrier.is_some()
+            || around.requests_missing
             || stamp.turn <= self.lost_turn
             || around.request_turn.saturating_add(1) < stamp.turn
         {
@@ -455,7 +475,12 @@ impl Pairs {
         } else {
             self.request_cut();
         }
-        self.barrier = Some(self.barrier.map_or(self.next_ordinal, |barrier| barrier.min(self.next_ordinal)));
+        // Requests behind an older loss, but in a later turn, are in step again.
+        let again = self.open.back().is_some_and(|open| open.turn > self.blind_turn);
+        self.barrier = match self.barrier {
+            Some(barrier) if !again || self.overlapped => Some(barrier),
+            _ => Some(self.next_ordinal),
+        };
         let blind = if at_start { turn.saturating_sub(2) } else { turn };
         self.blind_turn = self.blind_turn.max(blind);
     }
@@ -475,6 +500,7 @@ impl Pairs {
             }
         }
         self.given_up = 0;
+        self.aligned_turn = 0;
         self.lost_turn = self.lost_turn.max(if at_start { turn.saturating_sub(2) } else { turn });
         if self.overlapped {
             self.barrier = Some(0);
@@ -598,7 +624,9 @@ impl Pairs {
 
     /// The response to a request that is given up may still come.
     fn owe(&mut self, at: usize) {
-        if self.open[at].response_start.is_none() && self.barrier.is_none_or(|barrier| self.open[at].ordinal < barrier) {
+        if self.open[at].response_start.is_none()
+            && self.barrier.is_none_or(|barrier| self.open[at].ordinal < barrier)
+        {
             self.given_up = self.given_up.saturating_add(1);
         }
     }

@@ -112,7 +112,11 @@ impl Watermark {
         let passed = (epoch, anchor.wall(boot));
         self.passed = self.passed.max(passed);
         self.reached = self.reached.max(self.passed.1);
-        while self.waiting.front().is_some_and(|front| (front.epoch, front.transaction.end_time) < self.passed) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|front| (front.epoch, front.transaction.end_time) < self.passed)
+        {
             self.leave(templates);
         }
     }

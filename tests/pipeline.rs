@@ -1,0 +1,290 @@
+//! The pipeline against the synthetic source: what comes out is what happened, or it is counted as lost.
+
+use tracer_user::{
+    conn::order,
+    event::{Data, Event, EventBatch},
+    metrics::{Counter, Metrics},
+    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
+    source::synthetic::{Random, Synthetic, SyntheticConfig, Truth, id_of, status_of},
+    transaction::{Confidence, End, Transaction, Unpaired},
+};
+
+struct Run {
+    transactions: Vec<Transaction>,
+    snapshot: Snapshot,
+    metrics: Metrics,
+}
+
+fn new(metrics: &Metrics) -> Pipeline {
+    Pipeline::new(PipelineConfig::default(), metrics.clone(), Box::new(NullVerdicts))
+}
+
+/// Pushes events in batches of `batch`, draining after each, and checks what must hold of every run.
+#[track_caller]
+fn run(events: &[Event], batch: usize) -> Run {
+    let metrics = Metrics::default();
+    let mut pipeline = new(&metrics);
+    let mut transactions = Vec::new();
+    for events in events.chunks(batch) {
+        pipeline.push_batch(&EventBatch { first_ordinal: 0, events: events.to_vec() });
+        let drained = pipeline.drain();
+        assert!(drained.transactions.iter().all(|transaction| transaction.end_time < drained.watermark));
+        transactions.extend(drained.transactions);
+        let Snapshot { n_open, n_long_lived, n_waiting, n_unended, .. } = pipeline.snapshot();
+        assert_eq!(
+            metrics.get(Counter::RequestsSeen),
+            metrics.get(Counter::Transactions) + n_unended + n_open + n_long_lived + n_waiting,
+            "requests seen = transactions + open, at every instant"
+        );
+    }
+    transactions.extend(pipeline.finish().transactions);
+    let snapshot = pipeline.snapshot();
+    check_run(&transactions, &metrics);
+    Run { transactions, snapshot, metrics }
+}
+
+#[track_caller]
+fn check_run(transactions: &[Transaction], metrics: &Metrics) {
+    assert_eq!(metrics.get(Counter::RequestsSeen), transactions.len() as u64);
+    assert_eq!(metrics.get(Counter::EventsIn) == 0, transactions.is_empty());
+    for (seq, transaction) in transactions.iter().enumerate() {
+        assert_eq!(transaction.seq, seq as u64);
+        let id = transaction.target.as_deref().and_then(id_of).expect("a target with an id");
+        if let Some(status) = transaction.status_code {
+            assert_eq!(status, status_of(id), "a wrong pair: {transaction:?}");
+        }
+        if transaction.end == End::Answered && transaction.confidence != Confidence::Gap {
+            assert!(transaction.status_code.is_some(), "{transaction:?}");
+        }
+    }
+    let key = |transaction: &Transaction| (transaction.end_time, transaction.conn, transaction.ordinal);
+    assert!(transactions.is_sorted_by_key(key), "in the order of their ends");
+}
+
+fn answered(run: &Run) -> u64 {
+    run.transactions.iter().filter(|transaction| transaction.end == End::Answered).count() as u64
+}
+
+fn seeds() -> impl Iterator<Item = u64> {
+    1..=4
+}
+
+/// Everything but loss.
+fn rich(seed: u64) -> SyntheticConfig {
+    SyntheticConfig {
+        seed,
+        n_requests: 1_000,
+        pipelined: 300,
+        expect: 200,
+        broken: 50,
+        mid_join: 200,
+        ..SyntheticConfig::default()
+    }
+}
+
+#[track_caller]
+fn check_lossless(run: &Run, truth: &Truth, seed: u64) {
+    assert_eq!(run.transactions.len() as u64, truth.requests, "seed {seed}");
+    assert_eq!((run.snapshot.lost_requests.low, run.snapshot.lost_requests.high), (0, 0), "seed {seed}");
+    let cut = run.transactions.iter().filter(|transaction| transaction.end == End::TracerStopped).count();
+    // A chunked response beyond the budget that nothing followed in time: its end was not seen.
+    assert!(answered(run) + cut as u64 >= truth.answered && answered(run) <= truth.answered, "seed {seed}");
+    assert_eq!(run.metrics.get(Counter::OutOfOrder), 0);
+}
+
+#[test]
+fn without_loss_every_request_is_a_transaction() {
+    for seed in seeds() {
+        let (events, truth) = Synthetic::new(rich(seed)).all();
+        let run = run(&events, 100);
+        check_lossless(&run, &truth, seed);
+        let unsolicited = run.snapshot.unpaired.iter().find(|(reason, _)| *reason == Unpaired::Unsolicited);
+        assert_eq!(unsolicited, Some(&(Unpaired::Unsolicited, 0)));
+    }
+}
+
+#[test]
+fn with_everything_captured_every_answer_is_complete() {
+    for seed in seeds() {
+        let config = SyntheticConfig { budget: u64::MAX, broken: 0, mid_join: 0, ..rich(seed) };
+        let (events, truth) = Synthetic::new(config).all();
+        let run = run(&events, 1000);
+        assert_eq!((run.transactions.len() as u64, answered(&run)), (truth.requests, truth.answered));
+        assert!(run.transactions.iter().all(|transaction| transaction.confidence == Confidence::Complete));
+        assert!(run.transactions.iter().all(|transaction| transaction.duration_ns > 0));
+    }
+}
+
+#[test]
+fn any_batching_gives_the_same_transactions() {
+    let config = SyntheticConfig { lost: 20, lost_ends: 20, disorder_ns: 3_000_000, ..rich(3) };
+    let (events, _) = Synthetic::new(config).all();
+    let whole = run(&events, usize::MAX);
+    for batch in [1, 7, 4096] {
+        let other = run(&events, batch);
+        assert!(whole.transactions == other.transactions, "batches of {batch}");
+        assert_eq!(whole.snapshot, other.snapshot);
+    }
+}
+
+#[test]
+fn disorder_within_the_window_changes_nothing() {
+    for seed in seeds() {
+        let (events, _) = Synthetic::new(SyntheticConfig { lost: 10, ..rich(seed) }).all();
+        let straight = run(&events, 64);
+        let mut random = Random(seed);
+        let mut late: Vec<(u64, &Event)> =
+            events.iter().map(|event| (order::time(event).0 + random.below(15_000_000), event)).collect();
+        late.sort_by_key(|(time, _)| *time);
+        let late: Vec<Event> = late.into_iter().map(|(_, event)| event.clone()).collect();
+        let shuffled = run(&late, 64);
+        assert!(straight.transactions == shuffled.transactions, "seed {seed}");
+    }
+}
+
+#[test]
+fn captured_and_lost_is_what_happened_on_half_duplex_connections() {
+    let mut n_lost = 0;
+    for seed in seeds() {
+        let config = SyntheticConfig {
+            seed,
+            n_requests: 2_000,
+            lost: 30,
+            broken: 30,
+            long_bodies: 50,
+            pieces: 2,
+            ..SyntheticConfig::default()
+        };
+        let (events, truth) = Synthetic::new(config).all();
+        let run = run(&events, 512);
+        let captured = run.transactions.len() as u64;
+        let lost = run.snapshot.lost_requests;
+        assert!(
+            captured + lost.low <= truth.requests && truth.requests <= captured + lost.high,
+            "seed {seed}: {captured} + {lost:?} is not {}",
+            truth.requests
+        );
+        n_lost += truth.requests - captured;
+    }
+    assert!(n_lost > 50, "{n_lost}");
+}
+
+#[test]
+fn captured_and_lost_is_what_happened_on_all_connections() {
+    for seed in seeds() {
+        let config = SyntheticConfig { lost: 30, lost_ends: 50, ..rich(seed) };
+        let (events, truth) = Synthetic::new(config).all();
+        let run = run(&events, 512);
+        let captured = run.transactions.len() as u64;
+        let lost = run.snapshot.lost_requests;
+        assert!(
+            captured + lost.low <= truth.requests && truth.requests <= captured + lost.high,
+            "seed {seed}: {captured} + {lost:?} is not {}",
+            truth.requests
+        );
+    }
+}
+
+#[test]
+fn a_checkpoint_in_the_middle_changes_nothing() {
+    let config = SyntheticConfig { lost: 10, lost_ends: 10, disorder_ns: 1_000_000, ..rich(5) };
+    let (events, _) = Synthetic::new(config).all();
+    let whole = run(&events, 50);
+    for at in [0, 1, 777, events.len() / 2, events.len() - 3] {
+        let metrics = Metrics::default();
+        let mut first = new(&metrics);
+        for event in &events[..at] {
+            first.push(event);
+        }
+        let mut transactions = first.drain().transactions;
+        let saved = first.checkpoint();
+        let mut second =
+            Pipeline::restore(&saved, PipelineConfig::default(), metrics.clone(), Box::new(NullVerdicts))
+                .expect("a good checkpoint");
+        for event in &events[at..] {
+            second.push(event);
+        }
+        transactions.extend(second.finish().transactions);
+        assert!(whole.transactions == transactions, "at {at}");
+        assert_eq!(whole.snapshot, second.snapshot());
+        assert_eq!(whole.metrics.all().collect::<Vec<_>>(), metrics.all().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_an_error_and_no_panic() {
+    let (events, _) = Synthetic::new(SyntheticConfig { n_requests: 60, ..rich(6) }).all();
+    let mut pipeline = new(&Metrics::default());
+    for event in &events[..events.len() / 2] {
+        pipeline.push(event);
+    }
+    let saved = pipeline.checkpoint();
+    let restore = |bytes: &[u8]| {
+        Pipeline::restore(bytes, PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts))
+    };
+    for len in 0..saved.len() {
+        assert!(restore(&saved[..len]).is_err(), "cut to {len} of {}", saved.len());
+    }
+    let mut random = Random(1);
+    for _ in 0..2_000 {
+        let mut bytes = saved.clone();
+        let at = random.below(bytes.len() as u64) as usize;
+        bytes[at] ^= 1 << random.below(8);
+        if let Ok(mut pipeline) = restore(&bytes) {
+            for event in &events[events.len() / 2..] {
+                pipeline.push(event);
+            }
+            pipeline.finish();
+        }
+    }
+}
+
+#[test]
+fn hostile_events_never_panic() {
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let (events, _) = Synthetic::new(SyntheticConfig { n_requests: 200, ..rich(seed) }).all();
+        let metrics = Metrics::default();
+        let mut pipeline = new(&metrics);
+        for event in &events {
+            let mut event = event.clone();
+            if random.chance(100) {
+                spoil(&mut event, &mut random);
+            }
+            pipeline.push(&event);
+        }
+        pipeline.finish();
+        assert_eq!(metrics.get(Counter::EventsIn), events.len() as u64);
+    }
+}
+
+fn spoil(event: &mut Event, random: &mut Random) {
+    let wild = match random.below(4) {
+        0 => 0,
+        1 => u64::MAX,
+        2 => random.below(100),
+        _ => random.draw(),
+    };
+    match event {
+        Event::Data(Data { time, first, arrival, conn, position, bytes, turn, flags, payload, .. }) => {
+            match random.below(9) {
+                0 => time.0 = wild,
+                1 => first.0 = wild,
+                2 => arrival.0 = wild,
+                3 => conn.0 = wild,
+                4 => *position = wild,
+                5 => *bytes = wild,
+                6 => *turn = wild as u32,
+                7 => *flags = wild as u16,
+                _ => *payload = vec![wild as u8; 300].into(),
+            }
+        }
+        Event::ConnOpen(open) => open.conn.0 = wild,
+        Event::ConnClose(close) => match random.below(3) {
+            0 => close.position = [wild, random.draw()],
+            1 => close.turn = wild as u32,
+            _ => close.reason = wild as u32,
+        },
+        _ => {}
+    }
+}

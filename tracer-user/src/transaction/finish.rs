@@ -1,0 +1,153 @@
+//! The last step: from a request that ended to the record, with names, addresses and wall time.
+
+use std::{
+    borrow::Cow,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use tracer_ebpf as abi;
+
+use super::{End, Kind, ProtocolName, TimeBasis, Transaction, pairing::Ended};
+use crate::{
+    conn::connection::Connection,
+    event::{ConnId, Role},
+    protocol::{ErrorFor, Operation, Response},
+    time::Anchor,
+};
+
+/// The two ends of a connection as text, made once.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    client: (Arc<str>, Option<u16>),
+    server: (Arc<str>, Option<u16>),
+}
+
+impl Ends {
+    /// Of a connection on which the traced process has `role`.
+    pub fn of(conn: &Connection, role: Role) -> Ends {
+        let tuple = &conn.tuple;
+        let address = |bytes: &[u8; 16], port: u16| -> (Arc<str>, Option<u16>) {
+            match tuple.family {
+                abi::FAMILY_INET => {
+                    let [a, b, c, d, ..] = *bytes;
+                    (Ipv4Addr::new(a, b, c, d).to_string().into(), Some(port))
+                }
+                abi::FAMILY_INET6 => (Ipv6Addr::from(*bytes).to_canonical().to_string().into(), Some(port)),
+                abi::FAMILY_UNIX => (unix(&conn.unix_path, bytes).into(), None),
+                _ => ("".into(), None),
+            }
+        };
+        let local = address(&tuple.local, tuple.local_port);
+        let remote = address(&tuple.remote, tuple.remote_port);
+        match role {
+            Role::Client => Ends { client: local, server: remote },
+            Role::Server | Role::Unknown => Ends { client: remote, server: local },
+        }
+    }
+}
+
+/// `unix:PATH`; an abstract name as `unix:@NAME`; bytes that are not UTF-8 as `\xNN`.
+fn unix(path: &[u8], start: &[u8; 16]) -> String {
+    let path = if path.is_empty() { &start[..] } else { path };
+    let (mark, name) = match path.split_first() {
+        Some((0, name)) if name.iter().any(|&byte| byte != 0) => ("@", name),
+        _ => ("", path),
+    };
+    let end = name.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let mut text = format!("unix:{mark}");
+    for chunk in name[..end].utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// The record of a request that ended, and its operation, which gets its name behind the watermark.
+#[expect(clippy::too_many_arguments, reason = "one call; the arguments are what different layers know")]
+pub fn finish(
+    ended: Ended,
+    anchor: Anchor,
+    conn: ConnId,
+    role: Role,
+    protocol: ProtocolName,
+    guessed: bool,
+    ends: &Ends,
+    service: Arc<str>,
+    comm: Arc<str>,
+) -> (Transaction, Operation) {
+    let Ended { open, end, at } = ended;
+    let confidence = open.confidence(guessed);
+    let response_start = open.response_start.or(open.interim);
+    let ttfb_ns = match (open.request_end, response_start) {
+        (Some(asked), Some(answered)) if answered >= asked => Some(answered.0 - asked.0),
+        _ => None,
+    };
+    let (error, error_type) = outcome(open.response.as_ref(), end, open.kind, role);
+    let transaction = Transaction {
+        start_time: anchor.wall(open.start),
+        request_end: open.request_end.map(|at| anchor.wall(at)),
+        response_start: response_start.map(|at| anchor.wall(at)),
+        end_time: anchor.wall(at),
+        duration_ns: at.signed_since(open.start),
+        ttfb_ns,
+        queue_ns: open.queue_ns,
+        time_basis: if open.entry { TimeBasis::EntryExit } else { TimeBasis::Exit },
+        kind: open.kind,
+        role,
+        protocol,
+        operation: Arc::default(),
+        target: open.target,
+        status_code: open.response.as_ref().and_then(|response| response.status_code),
+        error,
+        error_type,
+        pid: open.pid,
+        tid: open.tid,
+        comm,
+        service,
+        client_addr: ends.client.0.clone(),
+        client_port: ends.client.1,
+        server_addr: ends.server.0.clone(),
+        server_port: ends.server.1,
+        request_bytes: open.request_bytes,
+        response_bytes: open.response_bytes,
+        end,
+        confidence,
+        conn,
+        ordinal: open.ordinal,
+        seq: 0,
+    };
+    (transaction, open.operation)
+}
+
+/// Whether it is an error for this role, and which.
+fn outcome(
+    response: Option<&Response>,
+    end: End,
+    kind: Kind,
+    role: Role,
+) -> (bool, Option<Cow<'static, str>>) {
+    if let Some(response) = response {
+        let error = match response.error {
+            ErrorFor::None => false,
+            ErrorFor::Client => role == Role::Client,
+            ErrorFor::Both => true,
+        };
+        if error {
+            let code = || response.status_code.map(|code| Cow::Owned(code.to_string()));
+            return (true, response.error_type.clone().or_else(code));
+        }
+    }
+    // Names as OpenTelemetry's `error.type` has them where it has any.
+    let reason = match end {
+        _ if kind != Kind::Request => None,
+        End::Closed => Some("connection_closed"),
+        End::Reset => Some("connection_reset"),
+        End::Exited => Some("process_exited"),
+        End::Stuck => Some("timeout"),
+        End::Answered | End::Upgraded | End::TracerStopped => None,
+    };
+    (reason.is_some(), reason.map(Cow::Borrowed))
+}
