@@ -91,6 +91,24 @@ fn three_capabilities_are_enough_without_root() {
 }
 
 #[test]
+fn nobody_cannot_record_and_hears_why_and_what_helps() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = public_copy(dir.path());
+    let out = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(out.path(), Permissions::from_mode(0o777)).unwrap();
+    let recording = out.path().join("recording");
+    let output = as_nobody(&program, None, &["record", "--out", recording.to_str().unwrap()]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert_eq!(output.stdout, b"");
+    assert!(
+        errors.contains("txray: nothing can be traced: user 65534 without CAP_BPF and CAP_PERFMON\n"),
+        "{errors}"
+    );
+    assert!(errors.contains("hint: run as root, or: setcap cap_bpf,"), "{errors}");
+}
+
+#[test]
 fn a_reader_that_leaves_early_ends_it_quietly() {
     let command = format!("{} doctor | head -n 1", env!("CARGO_BIN_EXE_txray"));
     let output = Command::new("bash").args(["-o", "pipefail", "-c", &command]).output().unwrap();

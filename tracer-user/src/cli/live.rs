@@ -13,11 +13,12 @@ use super::{
     stop::Stop,
 };
 use crate::{
+    bpf::{diagnosis::diagnose, features::Features},
     config::{Config, Payload, Settings, Targets},
     event::ConnId,
     metrics::Metrics,
     pipeline::{PipelineConfig, VerdictSink},
-    source::live::{LiveConfig, LiveSource},
+    source::live::{LiveConfig, LiveError, LiveSource},
 };
 
 /// Trace, and show every transaction as it happens: the XLog and the operations table on a terminal, one line a second
@@ -57,8 +58,7 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
         budget: if everything { u32::MAX } else { LiveConfig::default().budget },
         ..LiveConfig::default()
     };
-    let mut source = LiveSource::start(&live, metrics.clone())
-        .map_err(|error| Expected::new(error.to_string(), error.hint()))?;
+    let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;
     let handle = source.stop_handle();
     stop.on_stop(move || handle.stop());
     let mut verdicts = source.verdicts();
@@ -88,6 +88,20 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
         title,
         config,
     })
+}
+
+/// A start that failed, in the words of `doctor` where it knows the cause: the kernel's own are about programs and maps.
+fn explain(error: &LiveError) -> Expected {
+    if matches!(error, LiveError::Load(_)) {
+        let diagnosis = diagnose(&Features::detect_kernel());
+        if let Some(check) = diagnosis.fatal().next() {
+            return Expected::new(
+                format!("nothing can be traced: {}", check.what),
+                format!("{}; `txray doctor` says more", check.fix),
+            );
+        }
+    }
+    Expected::new(error.to_string(), error.hint())
 }
 
 /// Asks the kernel for all bytes of every connection that the pipeline wants bytes of. What the pipeline computes does
