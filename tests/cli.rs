@@ -5,6 +5,22 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use bytes::Bytes;
+use tracer_user::{
+    event::{ConnId, Role},
+    metrics::Metrics,
+    schema::PayloadMode,
+    sink::{
+        Sink as _,
+        jsonl::write_transaction,
+        recording::{Recorder, RecordingConfig},
+    },
+    time::WallTime,
+    transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch},
+};
+
+use crate::recording;
+
 fn txray(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_txray"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TXRAY_")) {
@@ -117,4 +133,232 @@ fn a_closed_pipe_ends_quietly() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(text(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Transaction `i`, ten a second; every tenth is an error and slow.
+fn transaction(i: u64) -> Transaction {
+    let end = recording::START_NS + i * SECOND / 10;
+    let bad = i.is_multiple_of(10);
+    let duration = if bad { 2 * SECOND } else { 1_000_000 + i * 1_000 };
+    Transaction {
+        start_time: WallTime(end - duration),
+        request_end: Some(WallTime(end - duration)),
+        response_start: None,
+        end_time: WallTime(end),
+        duration_ns: duration as i64,
+        ttfb_ns: None,
+        queue_ns: None,
+        time_basis: TimeBasis::Exit,
+        kind: Kind::Request,
+        role: Role::Server,
+        protocol: "http1",
+        operation: if bad { "POST /order".into() } else { "GET /item/{id}".into() },
+        target: Some(Bytes::from(format!("/item/{i}?\u{1b}[2J"))),
+        status_code: Some(if bad { 500 } else { 200 }),
+        error: bad,
+        error_type: bad.then_some("500".into()),
+        pid: 7,
+        tid: 8,
+        comm: "shop".into(),
+        service: "shop".into(),
+        client_addr: "127.0.0.1".into(),
+        client_port: Some(40_000),
+        server_addr: "127.0.0.1".into(),
+        server_port: Some(80),
+        request_bytes: 80,
+        response_bytes: 400,
+        end: End::Answered,
+        confidence: Confidence::Complete,
+        conn: ConnId(0xabc),
+        ordinal: i,
+        seq: i,
+    }
+}
+
+/// A recording of `n` transactions without payload: a replay shows the rows as they are.
+fn recorded(n: u64) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RecordingConfig { payload: PayloadMode::None, ..recording::config(dir.path()) };
+    let mut recorder = Recorder::start(config, Metrics::default()).unwrap();
+    let mut rows = recorder.transactions();
+    recorder.checkpoint(recording::state(0), 0);
+    recorder.tap(&recording::batch(0..100, 1_000));
+    for first in (0..n).step_by(100) {
+        let transactions: Vec<_> = (first..n.min(first + 100)).map(transaction).collect();
+        let watermark = transactions[transactions.len() - 1].end_time;
+        rows.write(&TransactionBatch { transactions, watermark }).unwrap();
+    }
+    rows.finish().unwrap();
+    recorder.finish().unwrap();
+    dir
+}
+
+#[test]
+fn a_replay_prints_exactly_the_recorded_rows_and_a_summary_that_agrees() {
+    let dir = recorded(1_000);
+    let output = txray(&["replay", dir.path().to_str().unwrap(), "--json", "--summary", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    let mut expected = Vec::new();
+    for i in 0..1_000 {
+        write_transaction(&mut expected, &transaction(i));
+    }
+    let (rows, summary) = printed.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(format!("{rows}\n"), text(&expected));
+    let summary: serde_json::Value = serde_json::from_str(summary).unwrap();
+    assert_eq!(summary["type"], "summary");
+    assert_eq!(summary["transactions"], 1_000);
+    assert_eq!(summary["operations"][0]["operation"], "GET /item/{id}");
+    assert_eq!(summary["operations"][0]["count"], 900);
+    assert_eq!(summary["operations"][1]["errors"], 100);
+    assert!(!printed.contains('\u{1b}'));
+}
+
+#[test]
+fn a_filter_leaves_rows_out_counts_them_and_matches_nothing_with_one() {
+    let dir = recorded(1_000);
+    let path = dir.path().to_str().unwrap();
+    let output =
+        txray(&["replay", path, "--json", "--summary", "json", "--filter", "err and duration >= 2s"]);
+    let printed = text(&output.stdout);
+    assert_eq!(printed.lines().count(), 101);
+    let summary: serde_json::Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["transactions"], &summary["filtered"]), (&1_000.into(), &900.into()));
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(txray(&["replay", path, "--filter", "status_code = 404"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_replay_is_cut_at_from_and_to() {
+    let dir = recorded(1_000);
+    let (from, to) = (transaction(300).end_time.0.to_string(), transaction(310).end_time.0.to_string());
+    let output = txray(&["replay", dir.path().to_str().unwrap(), "--json", "--from", &from, "--to", &to]);
+    let mut expected = Vec::new();
+    for i in 300..310 {
+        write_transaction(&mut expected, &transaction(i));
+    }
+    assert_eq!(text(&output.stdout), text(&expected));
+}
+
+#[test]
+fn without_a_terminal_there_is_the_strip_and_the_summary() {
+    let dir = recorded(35);
+    let output = txray(&["replay", dir.path().to_str().unwrap()]);
+    insta::assert_snapshot!("strip", text(&output.stdout));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run_quietly() {
+    use std::io::{BufRead as _, BufReader};
+    let dir = recorded(20_000);
+    for flags in [&["--json"][..], &[]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_txray"))
+            .args(["replay", dir.path().to_str().unwrap()])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::with_capacity(64, child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(!line.is_empty());
+        let output = child.wait_with_output().unwrap();
+        let errors: Vec<String> = text(&output.stderr)
+            .lines()
+            .filter(|line| !line.contains("--payload none"))
+            .map(str::to_owned)
+            .collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+/// Runs `txray replay` on a terminal of its own, does `act` once the screen shows the end of the recording, and returns
+/// what it wrote, its exit code, and whether the terminal's mode is what it was.
+fn on_a_terminal(
+    dir: &std::path::Path,
+    act: impl FnOnce(&std::process::Child, &mut fs::File),
+) -> (String, i32, bool) {
+    use std::{
+        io::Read as _,
+        os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    };
+    let (mut main, mut side) = (0, 0);
+    let size = libc::winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointers are to live integers and a live struct; the two others may be null.
+    let opened =
+        unsafe { libc::openpty(&mut main, &mut side, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: openpty has just returned both, and nobody else owns them.
+    let (mut main, side) = unsafe { (fs::File::from_raw_fd(main), OwnedFd::from_raw_fd(side)) };
+    let mode = |fd: &OwnedFd| {
+        // SAFETY: all zeros is a value of this struct of integers, and the call fills it in.
+        let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: `fd` is open and `mode` is live.
+        assert_eq!(unsafe { libc::tcgetattr(fd.as_raw_fd(), &mut mode) }, 0);
+        (mode.c_lflag, mode.c_iflag, mode.c_oflag)
+    };
+    let before = mode(&side);
+    let state = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_txray"))
+        .args(["replay", dir.to_str().unwrap()])
+        .env("TERM", "xterm-256color")
+        .env("XDG_STATE_HOME", state.path())
+        .stdin(side.try_clone().unwrap())
+        .stdout(side.try_clone().unwrap())
+        .stderr(side.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    let mut reader = main.try_clone().unwrap();
+    let (sender, written) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        // Reading fails once both ends of the other side are closed.
+        while let Ok(n @ 1..) = reader.read(&mut buffer) {
+            if sender.send(buffer[..n].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut output = Vec::new();
+    while !String::from_utf8_lossy(&output).contains("END") {
+        output.extend(written.recv_timeout(std::time::Duration::from_secs(60)).expect("the screen appears"));
+    }
+    act(&child, &mut main);
+    let code = child.wait().unwrap().code().unwrap();
+    let same = mode(&side) == before;
+    drop(side);
+    drop(main);
+    output.extend(written.iter().flatten());
+    (String::from_utf8_lossy(&output).into_owned(), code, same)
+}
+
+#[test]
+fn the_screen_gives_the_terminal_back_however_it_is_left() {
+    use std::io::Write as _;
+    let dir = recorded(200);
+    let kill = |child: &std::process::Child, signal| {
+        // SAFETY: the child has not been waited for, so the number is still its own.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+    };
+    type Act<'a> = Box<dyn FnOnce(&std::process::Child, &mut fs::File) + 'a>;
+    let ways: [(&str, i32, Act<'_>); 4] = [
+        ("q", 0, Box::new(|_, keys| keys.write_all(b"q").unwrap())),
+        ("ctrl-c", 130, Box::new(|_, keys| keys.write_all(b"\x03").unwrap())),
+        ("SIGINT", 130, Box::new(|child, _| kill(child, libc::SIGINT))),
+        ("SIGTERM", 130, Box::new(|child, _| kill(child, libc::SIGTERM))),
+    ];
+    for (way, expected, act) in ways {
+        let (output, code, same_mode) = on_a_terminal(dir.path(), act);
+        assert_eq!(code, expected, "{way}");
+        assert!(same_mode, "{way} leaves the terminal in another mode");
+        let (entered, left) = (output.rfind("\x1b[?1049h"), output.rfind("\x1b[?1049l"));
+        assert!(entered.is_some() && entered < left, "{way}: the other screen stays");
+        let after = &output[left.unwrap()..];
+        assert!(after.contains("\x1b[?25h"), "{way}: the cursor stays hidden");
+        // The summary stands on the ordinary screen.
+        assert!(after.contains("200 transactions in"), "{way}: {after:?}");
+    }
 }

@@ -61,7 +61,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     let input = if recording.payload() == PayloadMode::None {
         faults.note(
-            "recorded with --payload none: these are the recorded transactions, nothing is parsed again",
+            "recorded with --payload none: these are the recorded transactions, nothing is parsed again and losses are not known",
         );
         Input::Rows(Box::new(recording.transactions(range).map(|rows| Ok(rows?))))
     } else {

@@ -105,6 +105,7 @@ pub fn filter(config: &Config) -> anyhow::Result<Option<Filter>> {
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title } = run;
     let filter = filter(&config)?;
+    let rows_only = matches!(input, Input::Rows(_));
     let histograms = SharedHistograms::default();
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     if let Some(recorder) = &recorder {
@@ -125,6 +126,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         let xlog = SharedXlog::new(config.terminal.xlog_dots);
         sinks.push(Box::new(XlogSink::new(xlog.clone(), metrics.clone())));
         let status = tui::SharedStatus::default();
+        status.lock().losses.unknown = rows_only;
         sinks.push(Box::new(tui::StatusSink::new(status.clone(), metrics.clone())));
         let heading = tui::Heading {
             title,
@@ -133,7 +135,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         };
         screen = Some((tui::Feed { histograms: histograms.clone(), xlog, status: status.clone() }, heading));
     } else if config.terminal.summary == SummaryForm::Text {
-        sinks.push(Box::new(Strip::new(io::stdout(), closed)));
+        sinks.push(Box::new(Strip::new(io::stdout(), rows_only, closed)));
     }
     let when_full = if mode == Mode::Live { WhenFull::Drop } else { WhenFull::Wait };
     let fan_out = FanOut::start(sinks, config.capture.sink_queue, when_full, metrics.clone())
@@ -198,7 +200,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     };
     let Done { totals, snapshot, reports, failure } = done;
 
-    let losses = Losses::collect(&snapshot, &metrics);
+    let losses = Losses { unknown: rows_only, ..Losses::collect(&snapshot, &metrics) };
     let shown = totals.transactions - totals.filtered;
     let summary = Summary {
         events: totals.events,
@@ -407,7 +409,9 @@ impl Pump {
     fn push(&mut self, batch: &EventBatch, pipeline: &mut Pipeline) -> bool {
         for event in &batch.events {
             let time = time_of(event);
-            if let Some(time) = time.known() {
+            // What the machine said before the first probe was attached is no part of the run's time.
+            let is_fact = matches!(event, Event::Listening(_) | Event::ProcessFacts(_));
+            if let Some(time) = time.known().filter(|_| !is_fact) {
                 let first = *self.totals.first.get_or_insert(time);
                 let elapsed = Duration::from_nanos(time.0.saturating_sub(first.0));
                 if self.until.is_some_and(|until| elapsed > until) {

@@ -26,6 +26,8 @@ pub struct Losses {
     pub not_copied: BTreeMap<String, u64>,
     /// Requests known to be lost.
     pub requests: LostRequests,
+    /// The counters that would tell were not read (rows of a recording without payload).
+    pub unknown: bool,
 }
 
 impl Losses {
@@ -101,7 +103,9 @@ impl Losses {
             let separator = if line.is_empty() { "LOST " } else { "; " };
             let _ = write!(line, "{separator}requests {range}");
         }
-        if line.is_empty() {
+        if self.unknown {
+            line.push_str(if line.is_empty() { "losses are not known" } else { "; others are not known" });
+        } else if line.is_empty() {
             line.push_str("nothing lost");
         }
         for (i, (reason, n)) in self.not_copied.iter().enumerate() {
@@ -150,6 +154,14 @@ mod tests {
         let requests = LostRequests { low: 0, high: 2 };
         let losses = Losses { requests, ..Losses::default() };
         assert_eq!(losses.line(), "LOST requests 0 to 2");
+    }
+
+    #[test]
+    fn losses_that_nobody_read_are_not_called_none() {
+        let mut losses = Losses { unknown: true, ..Losses::default() };
+        assert_eq!(losses.line(), "losses are not known");
+        losses.lost.insert("sink_write".to_owned(), 1);
+        assert_eq!(losses.line(), "LOST sink_write 1; others are not known");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub struct Strip<W> {
     closed: bool,
     second: Option<Second>,
     snapshot: Snapshot,
+    losses_unknown: bool,
     lines: u64,
 }
 
@@ -65,7 +66,7 @@ impl Second {
         }
     }
 
-    fn line(&self, snapshot: &Snapshot) -> String {
+    fn line(&self, snapshot: &Snapshot, losses_unknown: bool) -> String {
         let cells: String = self
             .cells
             .iter()
@@ -90,7 +91,7 @@ impl Second {
             quantile(0.99),
             format::count(self.errors),
             format::count(snapshot.n_open),
-            Losses::of_events(snapshot).line(),
+            Losses { unknown: losses_unknown, ..Losses::of_events(snapshot) }.line(),
         )
     }
 }
@@ -112,14 +113,15 @@ fn axis() -> String {
 }
 
 impl<W: Write + Send> Strip<W> {
-    /// Lines go to `writer`. When its reader closes the pipe `on_closed` is called, once, and the rest goes nowhere.
-    pub fn new(writer: W, on_closed: impl Fn() + Send + 'static) -> Strip<W> {
+    /// Lines go to `writer`. `losses_unknown`: no counters come along, so nothing may be said of losses. When its reader closes the pipe `on_closed` is called, once, and the rest goes nowhere.
+    pub fn new(writer: W, losses_unknown: bool, on_closed: impl Fn() + Send + 'static) -> Strip<W> {
         Strip {
             writer,
             on_closed: Box::new(on_closed),
             closed: false,
             second: None,
             snapshot: Snapshot::default(),
+            losses_unknown,
             lines: 0,
         }
     }
@@ -127,7 +129,7 @@ impl<W: Write + Send> Strip<W> {
     /// Prints every second before `second` that is still open.
     fn close_before(&mut self, second: u64) -> Result<(), SinkError> {
         while let Some(open) = self.second.take_if(|open| open.second < second) {
-            let line = open.line(&self.snapshot);
+            let line = open.line(&self.snapshot, self.losses_unknown);
             self.print(&line)?;
             let next = open.second + 1;
             if second.saturating_sub(next) > MAX_EMPTY {
@@ -201,7 +203,7 @@ impl<W: Write + Send> Sink for Strip<W> {
     fn finish(&mut self) -> Result<(), SinkError> {
         match self.second.take_if(|open| open.count != 0) {
             Some(open) => {
-                let line = open.line(&self.snapshot);
+                let line = open.line(&self.snapshot, self.losses_unknown);
                 self.print(&line)
             }
             None => Ok(()),
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn the_lines_are_exactly_these() {
         let out = SharedVec::default();
-        let mut strip = Strip::new(out.clone(), || ());
+        let mut strip = Strip::new(out.clone(), false, || ());
         let at = |ms: u64| WallTime(1_700_000_000_000_000_000 + ms * 1_000_000);
         let end = |i, ms, duration_ns, error| Transaction {
             end_time: at(ms),
@@ -282,7 +284,7 @@ mod tests {
         compliance::check(|| {
             let out = SharedVec::default();
             let read = out.clone();
-            (Strip::new(out, || ()), move || read.0.lock().unwrap().clone())
+            (Strip::new(out, false, || ()), move || read.0.lock().unwrap().clone())
         });
     }
 }

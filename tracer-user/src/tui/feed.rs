@@ -60,7 +60,7 @@ pub struct Status {
 impl Status {
     /// Takes a newer snapshot: where more was lost than before, the time between the two is marked.
     pub fn observe(&mut self, snapshot: &Snapshot, metrics: &Metrics) {
-        let losses = Losses::collect(snapshot, metrics);
+        let losses = Losses { unknown: self.losses.unknown, ..Losses::collect(snapshot, metrics) };
         let worse = losses.total() > self.losses.total() || losses.requests.high > self.losses.requests.high;
         if worse {
             // Counters come once a second, so a loss may be as old as that.

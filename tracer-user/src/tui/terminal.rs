@@ -68,8 +68,13 @@ impl Taken {
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |panic| {
+                let was_taken = TAKEN.load(Ordering::Acquire);
                 restore();
                 before(panic);
+                if was_taken {
+                    // A screen in front of a run of which a thread is missing would lie.
+                    std::process::exit(2);
+                }
             }));
         });
         TAKEN.store(true, Ordering::Release);
