@@ -101,10 +101,13 @@ fn lib_lists_the_modules_in_the_order_of_the_flow() {
 }
 
 #[test]
-fn the_registry_and_the_files_agree() {
+fn the_registry_the_files_and_the_fixtures_agree() {
     let registered: BTreeSet<String> =
         tracer_user::protocol::REGISTRY.iter().map(|protocol| protocol.name().to_owned()).collect();
     assert_eq!(registered, protocol_files(), "REGISTRY and tracer-user/src/protocol/*.rs");
+    let missing: Vec<_> =
+        registered.iter().filter(|name| !root().join("fixtures").join(name).is_dir()).collect();
+    assert!(missing.is_empty(), "protocols without a folder in fixtures/: {missing:?}");
 }
 
 /// Names of the protocols that have a file or a folder of their own.
@@ -168,6 +171,81 @@ fn nothing_names_the_place_it_was_built_in() {
         .map(|file| format!("{file}: names {here}"))
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_readme_shows_the_help_that_the_program_prints() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_txray"))
+        .arg("--help")
+        .env_remove("COLUMNS")
+        .output()
+        .expect("txray --help");
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    let readme = read("README.md");
+    let shown = help_block(&readme).expect("README.md has a block that begins with `$ txray --help`");
+    if shown.trim_end() == help.trim_end() {
+        return;
+    }
+    assert!(bless(), "README.md shows another help than `txray --help` prints; {BLESS}");
+    let blessed = readme
+        .replace(&format!("{HELP_COMMAND}{shown}\n```"), &format!("{HELP_COMMAND}{}\n```", help.trim_end()));
+    fs::write(root().join("README.md"), blessed).unwrap();
+}
+
+#[test]
+fn the_block_of_the_readme_is_what_stands_between_the_command_and_the_fence() {
+    assert_eq!(help_block("```text\n$ txray --help\nA\nB\n```\nC\n```\n"), Some("A\nB"));
+    assert_eq!(help_block("# txray\n"), None);
+}
+
+#[test]
+fn a_change_of_the_abi_raises_its_version() {
+    let mut code = String::new();
+    for file in text_files().into_iter().filter(|file| file.starts_with("tracer-ebpf/src/abi/")) {
+        // What the compiler sees: no comments, no indentation, no tests.
+        let text = read(&file);
+        code.extend(code_lines(before_tests(&text)).map(|line| line.trim().to_owned() + "\n"));
+    }
+    let now = format!("{} {:016x}\n", tracer_ebpf::ABI_VERSION, fnv1a(code.as_bytes()));
+    let committed = read(ABI_FILE);
+    if now == committed {
+        return;
+    }
+    let version = |text: &str| text.split(' ').next().map(str::to_owned);
+    assert_ne!(version(&now), version(&committed), "the ABI changed: raise ABI_VERSION, then {BLESS}");
+    assert!(bless(), "the ABI has a new version; {BLESS}");
+    fs::write(root().join(ABI_FILE), now).unwrap();
+}
+
+#[test]
+fn the_hash_of_the_abi_tells_one_byte() {
+    assert_ne!(fnv1a(b"pub a: u32,"), fnv1a(b"pub a: u64,"));
+    // The published value for this input.
+    assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+}
+
+/// Version and hash of the ABI, as committed.
+const ABI_FILE: &str = "fixtures/abi.txt";
+const HELP_COMMAND: &str = "$ txray --help\n";
+/// How to accept what is there now.
+const BLESS: &str = "accept it with `TXRAY_BLESS=1 cargo test tidy`";
+
+fn bless() -> bool {
+    std::env::var_os("TXRAY_BLESS").is_some_and(|value| value == "1")
+}
+
+/// The block of the README that shows the help.
+fn help_block(readme: &str) -> Option<&str> {
+    let (_, rest) = readme.split_once(HELP_COMMAND)?;
+    let (block, _) = rest.split_once("\n```")?;
+    Some(block)
+}
+
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Lines that name one of the crates as a crate, comments and paths through our own modules apart.

@@ -41,7 +41,7 @@ trace() {
     wait_for /tmp/serve.out listening || return 90
     /txray record --pid "$server" --hooks "$1" --out /tmp/recording --summary json >/tmp/trace.out 2>/tmp/trace.err &
     tracer=$!
-    wait_for /tmp/trace.err recording || return 91
+    wait_for /tmp/trace.err "txray: tracing" || return 91
     # The target's texts have no spaces, so that the arguments fall apart at them.
     /workload load --to 127.0.0.1:8080 --csv /tmp/load.csv $3
     # What the server has left to do after the client's last byte.

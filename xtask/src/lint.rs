@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    licences,
-    shell::{cargo, run},
+    licences, setup,
+    shell::{cargo, command, run, target_dir, workspace_root},
 };
 
 /// A check and what it is called.
@@ -13,6 +13,7 @@ type Check = (&'static str, fn() -> Result<()>);
 const CHECKS: &[Check] = &[
     ("rustfmt", rustfmt),
     ("clippy", clippy),
+    ("clippy, kernel side", clippy_kernel_side),
     ("documentation", documentation),
     ("licences", licences::check),
 ];
@@ -40,6 +41,22 @@ fn rustfmt() -> Result<()> {
 
 fn clippy() -> Result<()> {
     run(&mut cargo(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn clippy_kernel_side() -> Result<()> {
+    let toolchain = setup::kernel_side_clippy()?;
+    let mut clippy =
+        command("rustup", ["run", &toolchain, "cargo", "clippy", "--locked", "--package", "tracer-ebpf"]);
+    clippy.args(["--bins", "--no-default-features", "--features", "bpf", "--target", "bpfel-unknown-none"]);
+    clippy.args(["-Z", "build-std=core", "--target-dir"]).arg(target_dir().join("xtask/clippy-bpf"));
+    clippy.args(["--", "-D", "warnings"]).current_dir(workspace_root());
+    // As the build script builds it.
+    clippy.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"");
+    // Set by the cargo that started this program, for its own toolchain.
+    for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTC_WORKSPACE_WRAPPER"] {
+        clippy.env_remove(name);
+    }
+    run(&mut clippy)
 }
 
 fn documentation() -> Result<()> {

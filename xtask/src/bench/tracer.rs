@@ -16,8 +16,8 @@ use serde::Deserialize;
 use super::server::{CLIENT_CPU, cpu_ns};
 use crate::shell::command;
 
-/// What the tracer prints on standard error once everything is attached.
-const READY: &str = "recording";
+/// What the tracer prints on standard error once traffic is seen.
+const READY: &str = "txray: tracing";
 /// Longest it may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -11,7 +11,7 @@ use std::env;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::shell::which;
+use crate::shell::{command, output, which};
 
 /// Programs of the tests and the package each comes in.
 const TEST_PROGRAMS: &[(&str, &str)] =
@@ -74,9 +74,18 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
     mounts::ensure()?;
     if args.tests {
         test_programs(TEST_PROGRAMS)?;
+        python_venv()?;
         vm_programs()?;
     }
     println!("setup: done");
+    Ok(())
+}
+
+/// The tests of recordings open them with pyarrow and the like, which they install into a folder of their own.
+fn python_venv() -> Result<()> {
+    if output(&mut command("python3", ["-c", "import venv, ensurepip"])).is_err() {
+        packages::install(&["python3-venv"])?;
+    }
     Ok(())
 }
 
@@ -85,6 +94,13 @@ pub(crate) fn vm_programs() -> Result<()> {
     test_programs(VM_PROGRAMS)?;
     // Not by the program's name: the plain busybox of a host may be a dynamic one.
     packages::install(&["busybox-static"])
+}
+
+/// Name of the kernel side's toolchain, with clippy.
+pub(crate) fn kernel_side_clippy() -> Result<String> {
+    let toolchain = toolchain::ensure(Source::from_env()?)?;
+    toolchain::ensure_clippy(&toolchain)?;
+    Ok(toolchain.name)
 }
 
 /// A C++ compiler: libFuzzer is C++.

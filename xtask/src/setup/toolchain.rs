@@ -18,6 +18,7 @@ use crate::shell::{command, output, run};
 pub(crate) const NAME: &str = "txray-bpf";
 /// Debian's packages: compiler, cargo and library source.
 const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
+const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 /// Where Debian's compiler finds itself.
 const DEBIAN_SYSROOT: &str = "/usr";
 /// Oldest compiler that builds the workspace.
@@ -63,6 +64,26 @@ pub(crate) fn ensure(source: Source) -> Result<Toolchain> {
     println!("setup: linking {} as the rustup toolchain `{NAME}`", sysroot.display());
     run(command("rustup", ["toolchain", "link", NAME]).arg(&sysroot))?;
     inspect(NAME)
+}
+
+/// Sees to it that the toolchain has clippy.
+pub(crate) fn ensure_clippy(toolchain: &Toolchain) -> Result<()> {
+    let has_clippy =
+        || output(&mut command("rustup", ["run", &toolchain.name, "cargo-clippy", "--version"])).is_ok();
+    if has_clippy() {
+        return Ok(());
+    }
+    if toolchain.sysroot == Path::new(DEBIAN_SYSROOT) {
+        packages::install(&[DEBIAN_CLIPPY])?;
+    }
+    if !has_clippy() {
+        bail!(
+            "the toolchain `{}` in {} has no clippy: add the component to the toolchain it is linked to",
+            toolchain.name,
+            toolchain.sysroot.display()
+        );
+    }
+    Ok(())
 }
 
 /// What is there already comes before what must be installed.
