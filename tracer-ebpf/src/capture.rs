@@ -488,14 +488,17 @@ fn send_gathered<const N: usize, const ROOM: usize>(
     // SAFETY: points into the reservation.
     let payload = unsafe { (&raw mut (*record).payload).cast::<u8>() };
     let mask = N as u64 - 1;
-    // SAFETY (all below): `record` is a reservation of the ring.
+    // SAFETY: `record` is a reservation of the ring, and so it is in all blocks below.
     unsafe { put(&raw mut (*record).data, data) };
+    // SAFETY: within the reservation.
     let captured = unsafe { &raw mut (*record).data.captured };
+    // SAFETY: within the reservation.
     unsafe { captured.write_volatile(0) };
     let mut wanted = u64::from(wanted);
     if wanted > mask {
         wanted = mask;
         count(Stat::PayloadCut);
+        // SAFETY: within the reservation.
         unsafe { (*record).data.header.flags |= FLAG_CUT };
     }
     let mut failed = 0u32;
@@ -504,6 +507,7 @@ fn send_gathered<const N: usize, const ROOM: usize>(
         if i >= iovecs.count {
             break;
         }
+        // SAFETY: within the reservation.
         let filled = unsafe { reread(captured) };
         let left = wanted - filled;
         let Some(iovec) = read_user::<Iovec>(iovecs.address + u64::from(i) * size_of::<Iovec>() as u64)
@@ -528,20 +532,25 @@ fn send_gathered<const N: usize, const ROOM: usize>(
             failed = 1;
             break;
         }
+        // SAFETY: within the reservation.
         unsafe { captured.write_volatile((filled + n) as u32) };
         if n == left {
             break;
         }
     }
+    // SAFETY: within the reservation.
     let filled = unsafe { reread(captured) };
     if failed != 0 {
         // What was copied before the fault is good: keep it, and say that the rest is missing.
         count(Stat::PayloadFault);
+        // SAFETY: within the reservation.
         unsafe { (*record).data.header.flags |= FLAG_FAULT };
     } else if filled < wanted {
         count(Stat::IovecsCut);
+        // SAFETY: within the reservation.
         unsafe { (*record).data.header.flags |= FLAG_CUT };
     }
+    // SAFETY: within the reservation.
     unsafe { (*record).data.header.length = size_of::<Data>() as u32 + filled as u32 };
     entry.submit(wake);
     1

@@ -56,6 +56,10 @@ pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut 
     conn.drained = birth.from_start as u8;
     conn.mid_join = !birth.from_start as u8;
     const BPF_NOEXIST: u64 = 1;
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value it would be a copy on the small stack"
+    )]
     let inserted = CONNS.insert(socket, &*conn, BPF_NOEXIST);
     let found = find(socket);
     if inserted.is_err() && found.is_none() {

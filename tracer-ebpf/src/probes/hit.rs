@@ -120,13 +120,13 @@ fn failed(hit: &Hit<'_>) {
         return;
     }
     count(Stat::CallFailed);
-    if errno == ECONNRESET || errno == EPIPE || errno == ETIMEDOUT {
-        if let Some(conn) = conn::find(hit.sock as u64) {
-            conn.error = errno as u32;
-            if conn.opened != 0 && conn.eof == 0 {
-                conn.eof = 1;
-                capture::ended(conn, hit.thread, u32::from(hit.direction), errno as u32);
-            }
+    if (errno == ECONNRESET || errno == EPIPE || errno == ETIMEDOUT)
+        && let Some(conn) = conn::find(hit.sock as u64)
+    {
+        conn.error = errno as u32;
+        if conn.opened != 0 && conn.eof == 0 {
+            conn.eof = 1;
+            capture::ended(conn, hit.thread, u32::from(hit.direction), errno as u32);
         }
     }
 }
