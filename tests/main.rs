@@ -6,10 +6,12 @@ mod cli;
 mod conversation;
 /// What this host can do, as root and as others.
 mod doctor;
-/// Properties of all parsers.
-mod properties;
 /// The pipeline against the synthetic source and its truth.
 mod pipeline;
+/// Tracing without root.
+mod privileges;
+/// Properties of all parsers.
+mod properties;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.

@@ -1,7 +1,5 @@
 //! `txray live`: trace and show.
 
-use std::io::Write as _;
-
 use clap::Args;
 use tracer_ebpf::{VERDICT_EVERYTHING, VERDICT_HEADS, Verdict};
 
@@ -71,12 +69,11 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
     if !missing.is_empty() {
         title.push_str(&format!("  without {}", missing.join(", ")));
     }
-    // For people and scripts alike: from this line on traffic is seen. A closed standard error is nobody's loss.
+    // For people and scripts alike: from this line on traffic is seen.
     let mut notes = format!("txray: tracing {targets} through {}\n", source.family());
     for missing in source.missing() {
         notes.push_str(&format!("txray: without {}: {}\n", missing.feature, missing.reason));
     }
-    let _ = std::io::stderr().write_all(notes.as_bytes());
     run::run(Run {
         pipeline: PipelineConfig::default(),
         mode: Mode::Live,
@@ -86,6 +83,7 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
         metrics,
         stop,
         title,
+        notes,
         config,
     })
 }

@@ -83,6 +83,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         recorder: None,
         metrics,
         stop: Stop::default(),
+        notes: String::new(),
         title: format!("replay  {}", args.dir.display()),
         config,
     })?;

@@ -86,6 +86,8 @@ pub struct Run {
     pub stop: Stop,
     /// Heading of the screen: what runs.
     pub title: String,
+    /// Lines for standard error, written when the run has begun and a signal ends it in order.
+    pub notes: String,
 }
 
 /// Reads the filter of the settings, if there is one.
@@ -103,7 +105,7 @@ pub fn filter(config: &Config) -> anyhow::Result<Option<Filter>> {
 
 /// Runs to the end and prints the summary.
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
-    let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title } = run;
+    let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title, notes } = run;
     let filter = filter(&config)?;
     let rows_only = matches!(input, Input::Rows(_));
     let histograms = SharedHistograms::default();
@@ -173,6 +175,8 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     };
     let timer = if mode == Mode::Live { config.duration } else { None };
     stop.watch(timer, tui::restore).context("watch for signals")?;
+    // A closed standard error is nobody's loss.
+    let _ = io::stderr().write_all(notes.as_bytes());
 
     let done = match screen {
         None => pump.run(input, verdicts, recorder),
