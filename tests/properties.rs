@@ -100,34 +100,37 @@ proptest! {
         prop_assume!(length > 0);
         let lost = { let from = from.index(length); from..from + n_lost };
         let protocol = REGISTRY[idx];
+        // A parser that was saved and loaded goes on as the other.
         let mut wire = Wire::new(protocol.parser());
+        let mut reloaded = Wire::new(protocol.parser());
         let mut position = [0; 2];
-        // The messages that begin a turn behind the loss, in the flow of the loss and in the other one.
+        // The messages that begin a turn behind the loss.
         let mut must_come = Vec::new();
-        let mut is_behind = false;
         for turn in &conversation.turns {
             let position = &mut position[turn.flow.index()];
             let begin = *position;
-            if turn.flow != flow {
-                wire.bytes(turn.flow, &turn.bytes, true);
-                *position += turn.bytes.len();
-            } else {
-                is_behind = begin >= lost.end;
-                for (idx, piece) in in_pieces(&turn.bytes, &cuts).into_iter().enumerate() {
-                    // A piece may lose its start, its end, what lies between, or all of it.
-                    let inside = |at: usize| at.clamp(piece.start, piece.end);
-                    let hole = inside(lost.start.saturating_sub(begin))..inside(lost.end.saturating_sub(begin));
+            *position += turn.bytes.len();
+            // Of the other flow nothing is lost.
+            let lost = if turn.flow == flow { lost.clone() } else { 0..0 };
+            for (idx, piece) in in_pieces(&turn.bytes, &cuts).into_iter().enumerate() {
+                // A piece may lose its start, its end, what lies between, or all of it.
+                let inside = |at: usize| at.saturating_sub(begin).clamp(piece.start, piece.end);
+                let hole = inside(lost.start)..inside(lost.end);
+                let starts_behind = hole.is_empty() && hole.start == piece.start;
+                for wire in [&mut wire, &mut reloaded] {
                     wire.bytes(turn.flow, &turn.bytes[piece.start..hole.start], idx == 0);
                     wire.lost(turn.flow, hole.len() as u64);
-                    wire.bytes(turn.flow, &turn.bytes[hole.end..piece.end], idx == 0 && hole.is_empty() && hole.start == piece.start);
+                    wire.bytes(turn.flow, &turn.bytes[hole.end..piece.end], idx == 0 && starts_behind);
                 }
-                *position += turn.bytes.len();
+                reloaded.reload(protocol.parser());
             }
-            if is_behind && turn.flow == flow && turn.begins_message {
+            if turn.flow == flow && turn.begins_message && begin >= lost.end {
                 must_come.push((turn.flow, begin as u64));
             }
         }
         conversation.close(&mut wire);
+        conversation.close(&mut reloaded);
+        prop_assert_eq!(&wire.seen, &reloaded.seen);
         let is_whole = conversation.is_inside_announced(flow, &(lost.start as u64..lost.end.min(length) as u64));
         let seen = messages(wire);
         for seen in &seen {

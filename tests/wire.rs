@@ -183,6 +183,8 @@ impl Wire {
                 let position = pipe.position;
                 pipe.turn_starts.retain(|&start| start >= position);
                 pipe.lost = (!found).then_some(0);
+                n_idle = if dropped > 0 { 0 } else { n_idle + 1 };
+                assert!(n_idle <= MAX_IDLE_STEPS, "the parser makes no progress");
                 if !found {
                     return;
                 }

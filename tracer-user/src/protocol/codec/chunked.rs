@@ -73,7 +73,6 @@ impl Chunked {
                 self.scanned = rest.len() as u32;
                 return if passed == 0 { Progress::NeedMore } else { Progress::Passed(passed) };
             };
-            self.scanned = 0;
             match self.place {
                 Place::Size => {
                     let Some(size) = size(&rest[..n_line]) else { return Progress::Bad("no chunk size") };
