@@ -154,7 +154,7 @@ struct Screen {
 }
 
 fn screen(feed: &Feed, width: u16, height: u16, theme: Theme, mut app: App) -> Screen {
-    let heading = Heading { title: "live  whole host".to_owned(), filter: None, replay: false };
+    let heading = Heading { title: "live  whole host".to_owned(), ..Heading::default() };
     screen_with(feed, width, height, theme, &mut app, &heading)
 }
 
@@ -248,7 +248,7 @@ fn a_filter_that_matches_nothing_says_what_was_seen() {
     let feed = feed(Vec::new(), &[]);
     feed.status.lock().filtered = 1_204;
     let heading =
-        Heading { title: "live".to_owned(), filter: Some("duration > 1h".to_owned()), replay: false };
+        Heading { title: "live".to_owned(), filter: Some("duration > 1h".to_owned()), ..Heading::default() };
     let screen = screen_with(&feed, 80, 24, MANY, &mut App::default(), &heading);
     assert!(screen.text().contains("no transaction matched duration > 1h; 1,204 seen"), "{}", screen.text());
     assert!(screen.lines()[2].contains("filter duration > 1h  0/1,204"), "{}", screen.text());
@@ -278,7 +278,12 @@ fn hostile_bytes_and_wide_characters_stay_inside_their_cells() {
     let mut snapshot = snapshot();
     snapshot.in_flight[0].service = hostile.into();
     let feed = feed(transactions, &[snapshot]);
-    let heading = Heading { title: hostile.to_owned(), filter: Some(hostile.to_owned()), replay: true };
+    let heading = Heading {
+        title: hostile.to_owned(),
+        filter: Some(hostile.to_owned()),
+        replay: true,
+        window_ns: None,
+    };
     let screen = screen_with(&feed, 120, 40, MANY, &mut App::default(), &heading);
     insta::assert_snapshot!("hostile_120x40", screen.text());
     for cell in &screen.buffer.content {

@@ -54,7 +54,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     };
     let config = Config::resolve([settings])?;
     let quiet = config.terminal.json || config.terminal.summary == SummaryForm::Json;
-    let code = live::trace(config, "demo", Stop::default());
+    let code = live::trace(config, "demo", Some("a shop, its stock and its shoppers"), Stop::default());
     // It ends here, whatever became of the tracing.
     drop(demo);
     let code = code?;

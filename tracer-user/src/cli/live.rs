@@ -38,11 +38,12 @@ pub struct LiveArgs {
 /// Runs it.
 pub fn run(args: &LiveArgs) -> anyhow::Result<ExitCode> {
     let config = args.run.resolve(args.capture.settings(args.run.settings(Settings::default())))?;
-    trace(config, "live", Stop::default())
+    trace(config, "live", None, Stop::default())
 }
 
-/// Traces as `config` says; `record` and `demo` come here too.
-pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<ExitCode> {
+/// Traces as `config` says; `record` and `demo` come here too. `whom`: what the targets are called, where their numbers
+/// say nothing.
+pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong with what was typed is found before anything is attached.
     run::filter(&config)?;
     let metrics = Metrics::default();
@@ -63,7 +64,7 @@ pub(super) fn trace(config: Config, name: &str, stop: Stop) -> anyhow::Result<Ex
     if everything {
         verdicts = Box::new(Everything(verdicts));
     }
-    let targets = targets_text(&config.targets);
+    let targets = whom.map_or_else(|| targets_text(&config.targets), str::to_owned);
     let missing: Vec<&str> = source.missing().iter().map(|missing| missing.feature).collect();
     let mut title = format!("{name}  {targets}");
     if !missing.is_empty() {

@@ -63,7 +63,7 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         return Err(Expected::new("no folder to record into", "name one: --out DIR").into());
     };
     let to_stdout = !config.terminal.json && config.terminal.summary == crate::config::SummaryForm::Text;
-    let code = live::trace(config, "record", Stop::default())?;
+    let code = live::trace(config, "record", None, Stop::default())?;
     let line = replay_line(&out);
     if to_stdout {
         std::io::stdout().write_all(line.as_bytes())?;

@@ -134,6 +134,10 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
             title,
             filter: filter.as_ref().map(|filter| filter.text().to_owned()),
             replay: mode != Mode::Live,
+            window_ns: config
+                .duration
+                .filter(|duration| *duration < Duration::from_secs(300))
+                .map(|duration| duration.as_nanos() as u64),
         };
         screen = Some((tui::Feed { histograms: histograms.clone(), xlog, status: status.clone() }, heading));
     } else if config.terminal.summary == SummaryForm::Text {

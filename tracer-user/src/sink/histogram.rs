@@ -230,6 +230,8 @@ pub struct Histograms {
     n_series: usize,
     max_series: usize,
     overflowed: u64,
+    /// End of the first transaction counted.
+    first: Option<WallTime>,
     watermark: WallTime,
 }
 
@@ -248,6 +250,7 @@ impl Histograms {
             n_series: 0,
             max_series,
             overflowed: 0,
+            first: None,
             watermark: WallTime(0),
         }
     }
@@ -257,6 +260,7 @@ impl Histograms {
         if !transaction.is_finished() {
             return;
         }
+        self.first.get_or_insert(transaction.end_time);
         let services = &mut self.roles[role_index(transaction.role)];
         let mut service_name = &transaction.service;
         let overflow: Arc<str>;
@@ -339,6 +343,13 @@ impl Histograms {
     /// Event time up to which everything is in.
     pub fn watermark(&self) -> WallTime {
         self.watermark
+    }
+
+    /// Completed seconds that [`Series::recent`] covers: fewer than [`RECENT_SECONDS`] while the run is young.
+    pub fn recent_seconds(&self) -> u64 {
+        let second = |time: WallTime| time.0 / 1_000_000_000;
+        let age = self.first.map_or(0, |first| second(self.watermark).saturating_sub(second(first)));
+        age.clamp(1, RECENT_SECONDS)
     }
 }
 
@@ -563,6 +574,19 @@ mod tests {
         assert_eq!(series.recent(WallTime(1_059 * second + second / 2)), 3_000);
         assert_eq!(series.recent(WallTime(1_070 * second)), 2_000);
         assert_eq!(series.recent(WallTime(2_000 * second)), 0);
+    }
+
+    #[test]
+    fn a_young_run_has_a_shorter_recent_time() {
+        let mut sink = HistogramSink::default();
+        let second = 1_000_000_000;
+        let at = |s: u64| WallTime(1_700_000_000 * second + s * second);
+        let transactions = (0..9).map(|i| Transaction { end_time: at(i), ..transaction(i) }).collect();
+        sink.write(&TransactionBatch { transactions, watermark: at(9) }).unwrap();
+        for (now, seconds) in [(0, 1), (9, 9), (30, 30), (300, 30)] {
+            sink.advance(at(now)).unwrap();
+            assert_eq!(sink.0.lock().recent_seconds(), seconds, "after {now} s");
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn put(buffer: &mut Buffer, x: u16, y: u16, width: u16, text: &str, style: Style
 }
 
 fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
-    let mut right = vec![format!("{}/s", Model::rate_of(model.recent))];
+    let mut right = vec![format!("{}/s", model.rate_of(model.recent))];
     right.push(format!("{} transactions", count(model.count)));
     right.push(format!("{} errors", count(model.errors)));
     let state = if app.paused.is_some() {
@@ -285,7 +285,7 @@ fn flights(buffer: &mut Buffer, area: Rect, model: &Model, theme: Theme) {
 /// Columns behind the names: heading, width, and the narrowest screen that shows it (all of them are in the summary).
 const FIGURES: [(&str, usize, u16); 8] = [
     ("rate/s", 7, 0),
-    ("errors", 6, 0),
+    ("errors", 7, 0),
     ("count", 9, 100),
     ("p50", 6, 0),
     ("p90", 6, 70),
@@ -341,7 +341,7 @@ fn table(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme
     let first = (selected + 1).saturating_sub(room);
     for (i, row) in model.rows.iter().enumerate().skip(first).take(room) {
         let y = area.y + 1 + (i - first) as u16;
-        let text = line(&row.service, role_letter(row.role), &row.operation, &cells(row));
+        let text = line(&row.service, role_letter(row.role), &row.operation, &cells(model, row));
         let mut style =
             if row.errors != 0 && row.errors * 2 >= row.count { theme.error() } else { Style::new() };
         if i == selected && app.focus == Focus::Table {
@@ -359,8 +359,8 @@ fn role_letter(role: Role) -> &'static str {
     }
 }
 
-fn cells(row: &Row) -> Vec<String> {
-    let mut cells = vec![Model::rate_of(row.recent), format::count(row.errors), format::count(row.count)];
+fn cells(model: &Model, row: &Row) -> Vec<String> {
+    let mut cells = vec![model.rate_of(row.recent), format::count(row.errors), format::count(row.count)];
     match row.quantiles_ns {
         Some(quantiles) => {
             cells.extend(quantiles.map(duration));
@@ -382,7 +382,7 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
     put(buffer, area.x, area.y, area.width, &text, theme.dim());
 }
 
-const HELP: [(&str, &str); 15] = [
+const HELP: [(&str, &str); 16] = [
     ("q, Ctrl-C", "quit, interrupt"),
     ("space", "pause the screen (tracing goes on)"),
     ("L", "back to now"),
@@ -398,6 +398,7 @@ const HELP: [(&str, &str); 15] = [
     ("Tab", "table or XLog"),
     ("0", "everything as at the start"),
     ("?", "this; any key closes it"),
+    ("", "rates are of the last 30 completed seconds, the rest of all"),
 ];
 
 fn help(buffer: &mut Buffer, area: Rect, theme: Theme) {

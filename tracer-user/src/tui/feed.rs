@@ -38,6 +38,8 @@ pub struct Heading {
     pub filter: Option<String>,
     /// A recording is shown, not the present.
     pub replay: bool,
+    /// Time across the XLog at first, ns; `None` = the screen's own choice.
+    pub window_ns: Option<u64>,
 }
 
 /// What the pipeline holds, as the screen shows it.

@@ -9,7 +9,6 @@ use crate::{
     event::Role,
     pipeline::InFlight,
     report::{loss::Losses, summary::QUANTILES},
-    sink::histogram::RECENT_SECONDS,
     text::screen_text,
     time::WallTime,
 };
@@ -23,7 +22,7 @@ pub struct Row {
     pub role: Role,
     /// Operation, safe to show.
     pub operation: String,
-    /// Transactions of the last [`RECENT_SECONDS`] completed seconds.
+    /// Transactions of the last completed seconds, 30 at most.
     pub recent: u64,
     /// All transactions.
     pub count: u64,
@@ -56,8 +55,10 @@ pub struct Model {
     pub count: u64,
     /// Errors among them.
     pub errors: u64,
-    /// Transactions of the last [`RECENT_SECONDS`] completed seconds.
+    /// Transactions of the last completed seconds, 30 at most.
     pub recent: u64,
+    /// Completed seconds that `recent` covers, here and in the rows.
+    pub recent_seconds: u64,
     /// Transactions that the filter left out.
     pub filtered: u64,
     /// Requests in flight.
@@ -78,7 +79,7 @@ impl Model {
     /// Reads the feed. `width` × `height` are the cells that the XLog has.
     pub fn read(feed: &Feed, heading: &Heading, app: &App, width: u16, height: u16) -> Model {
         let status = feed.status.lock().clone();
-        let (mut rows, watermark) = {
+        let (mut rows, watermark, recent_seconds) = {
             let histograms = feed.histograms.lock();
             let watermark = histograms.watermark();
             let rows: Vec<Row> = histograms
@@ -95,7 +96,7 @@ impl Model {
                     max_ns: row.series.max_ns,
                 })
                 .collect();
-            (rows, watermark)
+            (rows, watermark, histograms.recent_seconds())
         };
         sort(&mut rows, app.sort);
         let now = watermark.max(status.snapshot.watermark);
@@ -132,6 +133,7 @@ impl Model {
             errors: rows.iter().map(|row| row.errors).sum(),
             recent: rows.iter().map(|row| row.recent).sum(),
             rows,
+            recent_seconds,
             filtered: status.filtered,
             n_open: status.snapshot.n_open,
             n_long_lived: status.snapshot.n_long_lived,
@@ -142,9 +144,9 @@ impl Model {
         }
     }
 
-    /// Requests per second over the last [`RECENT_SECONDS`] completed seconds.
-    pub fn rate_of(recent: u64) -> String {
-        crate::report::format::rate(recent, RECENT_SECONDS * 1_000_000_000)
+    /// A rate per second over the recent seconds.
+    pub fn rate_of(&self, recent: u64) -> String {
+        crate::report::format::rate(recent, self.recent_seconds * 1_000_000_000)
     }
 }
 

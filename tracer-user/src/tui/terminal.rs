@@ -96,7 +96,7 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
     let _taken = Taken::take()?;
     let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
     let theme = Theme::detect(|name| std::env::var(name).ok());
-    let mut app = App::default();
+    let mut app = App::with_window(heading.window_ns);
     let mut model: Option<Model> = None;
     let (mut dirty, mut focused) = (true, true);
     let (mut last_frame, mut last_read): (Option<Instant>, Option<Instant>) = (None, None);
