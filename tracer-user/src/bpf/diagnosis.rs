@@ -312,10 +312,46 @@ fn hooks(features: &Features, may_trace: bool, checks: &mut Checks) -> Families 
         checks.add(area, severity, "no system call tracepoint (sys_exit)", cost, fix);
     }
     life(features, checks);
+    let (socket, syscall) = own_probes(features, socket, syscall, checks);
     if may_trace {
         other_programs(features, checks);
     }
     Families { socket, syscall }
+}
+
+/// txray's own probes, loaded for trial. What the kernel refuses is missing although its tracepoint is there.
+fn own_probes(features: &Features, socket: bool, syscall: bool, checks: &mut Checks) -> (bool, bool) {
+    let (mut socket, mut syscall) = (socket, syscall);
+    let area = Area::Hooks;
+    let fix = "report this with the kernel's release: its verifier does not accept the probe";
+    for probe in &features.probes {
+        let Some(refused) = &probe.refused else { continue };
+        let what = format!("probe {} on {} is refused: {refused}", probe.program, probe.tracepoint);
+        let (severity, cost) = match (probe.family.as_deref(), &probe.feature) {
+            (Some("socket"), _) => {
+                socket = false;
+                (Severity::Limit, "socket tracepoints cannot be used: give --hooks syscall".to_owned())
+            }
+            (Some(_), _) => {
+                syscall = false;
+                (Severity::Limit, "system call tracepoints cannot be used".to_owned())
+            }
+            (None, Some(feature)) => (Severity::Limit, format!("not known: {feature}")),
+            (None, None) => (Severity::Fatal, "nothing can be traced".to_owned()),
+        };
+        checks.add(area, severity, what, cost, fix);
+    }
+    let n_loaded = features.probes.iter().filter(|probe| probe.refused.is_none()).count();
+    if n_loaded > 0 {
+        checks.ok(area, format!("{n_loaded} of {} probes load", features.probes.len()));
+        let is_hook_refused =
+            features.probes.iter().any(|probe| probe.family.is_some() && probe.refused.is_some());
+        if !socket && !syscall && is_hook_refused {
+            let what = "neither family of data hooks loads";
+            checks.add(area, Severity::Fatal, what, "nothing can be traced", fix);
+        }
+    }
+    (socket, syscall)
 }
 
 /// Tracepoints that the connections' life comes from, and those that each carry one feature.
@@ -606,6 +642,24 @@ mod tests {
             set(&mut host, what, refused());
             assert!(diagnose(&host).can_trace, "{what}");
         }
+    }
+
+    #[test]
+    fn a_probe_that_the_verifier_refuses_costs_what_it_is_for() {
+        let refuse = |programs: &[&str]| {
+            let mut host = test_hosts::good();
+            for probe in host.probes.iter_mut().filter(|probe| programs.contains(&probe.program.as_str())) {
+                probe.refused = Some("too large".to_owned());
+            }
+            diagnose(&host)
+        };
+        assert!(refuse(&["data_ready"]).can_trace);
+        let diagnosis = refuse(&["socket_send"]);
+        assert!(diagnosis.can_trace);
+        assert_eq!(diagnosis.families, Families { socket: false, syscall: true });
+        assert!(!refuse(&["tcp_state"]).can_trace);
+        let diagnosis = refuse(&["socket_receive", "syscall_exit"]);
+        assert_eq!((diagnosis.can_trace, diagnosis.families), (false, Families::default()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     btf::{BtfError, KERNEL_BTF, KernelBtf},
     diagnosis::NO_MEMLOCK,
+    load::{self, Family},
     offsets::{Offsets, kernel_release},
     tls_libraries::{self, TlsUse},
     trial::{self, Outcome, ProgramType},
@@ -44,6 +45,8 @@ pub struct Features {
     pub programs: Vec<Trial>,
     /// Trial creations of maps.
     pub maps: Vec<Trial>,
+    /// Trial loads of txray's own probes; none where the types or privileges for it are missing.
+    pub probes: Vec<ProbeLoad>,
     /// Libraries for TLS in use; `None` = not looked for.
     pub tls: Option<TlsUse>,
 }
@@ -184,6 +187,21 @@ pub struct Trial {
     pub outcome: Outcome,
 }
 
+/// A trial load of one of txray's own probes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeLoad {
+    /// Function.
+    pub program: String,
+    /// Tracepoint that it sits on.
+    pub tracepoint: String,
+    /// What is not known without it; `None` = it belongs to what nothing works without.
+    pub feature: Option<String>,
+    /// `socket` or `syscall` for data hooks.
+    pub family: Option<String>,
+    /// The kernel's words, if it refuses the probe.
+    pub refused: Option<String>,
+}
+
 /// Names of the trials of programs, in order. `diagnosis` and tests ask by them.
 pub mod program {
     /// A typed tracepoint: what every data hook is.
@@ -277,6 +295,7 @@ impl Features {
             tracepoints: tracepoints(btf.as_ref().ok()),
             programs: programs(btf.as_ref().ok(), sys_root),
             maps: maps(),
+            probes: probes(),
             btf: describe(btf),
             mounts,
             settings: Settings {
@@ -370,6 +389,38 @@ fn programs(btf: Option<&KernelBtf>, sys_root: &Path) -> Vec<Trial> {
         (program::FENTRY, fentry),
     ];
     trials.into_iter().map(|(what, outcome)| Trial { what: what.to_owned(), outcome }).collect()
+}
+
+/// None where the object cannot be loaded at all: the trials of maps and programs say why.
+fn probes() -> Vec<ProbeLoad> {
+    let trials = load::try_all().unwrap_or_default().into_iter();
+    trials
+        .map(|trial| ProbeLoad {
+            program: trial.program.to_owned(),
+            tracepoint: trial.tracepoint.to_owned(),
+            feature: trial.feature.map(str::to_owned),
+            family: trial.family.map(|family| {
+                match family {
+                    Family::Socket => "socket",
+                    Family::Syscall => "syscall",
+                }
+                .to_owned()
+            }),
+            refused: trial.outcome.err().map(|reason| shortened(&reason)),
+        })
+        .collect()
+}
+
+/// The head and the last line of a refusal: between them stands the verifier's log.
+fn shortened(reason: &str) -> String {
+    const HEAD: usize = 120;
+    const TAIL: usize = 200;
+    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
+    let head: String = lines.next().unwrap_or_default().chars().take(HEAD).collect();
+    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
+        Some(last) => format!("{head}: {}", last.chars().take(TAIL).collect::<String>()),
+        None => head,
+    }
 }
 
 fn maps() -> Vec<Trial> {
@@ -585,6 +636,21 @@ pub(crate) mod test_hosts {
         names.iter().map(|name| Trial { what: (*name).to_owned(), outcome: Outcome::Works }).collect()
     }
 
+    /// Probes that load.
+    pub(crate) fn probes(programs: &[&str]) -> Vec<ProbeLoad> {
+        let describe = |program: &&str| ProbeLoad {
+            program: (*program).to_owned(),
+            tracepoint: format!("of_{program}"),
+            feature: (*program == "data_ready").then(|| "queue time".to_owned()),
+            family: program
+                .split_once('_')
+                .map(|(family, _)| family.to_owned())
+                .filter(|f| f.starts_with('s')),
+            refused: None,
+        };
+        programs.iter().map(describe).collect()
+    }
+
     fn refuse(trials: &mut [Trial], what: &[&str], errno: i32, reason: &str) {
         for trial in trials.iter_mut().filter(|trial| what.contains(&trial.what.as_str())) {
             trial.outcome = Outcome::Refused { errno, reason: reason.to_owned() };
@@ -625,6 +691,14 @@ pub(crate) mod test_hosts {
                 program::FENTRY,
             ]),
             maps: trials(&[map::RING, map::RING_DEFAULT, map::HASH, map::ARRAY]),
+            probes: probes(&[
+                "tcp_destroy",
+                "tcp_state",
+                "data_ready",
+                "socket_receive",
+                "socket_send",
+                "syscall_exit",
+            ]),
             tls: Some(TlsUse { n_processes: 120, ..TlsUse::default() }),
         }
     }
@@ -637,6 +711,7 @@ pub(crate) mod test_hosts {
             lockdown: Lockdown::Unknown,
             mounts: Mounts { cgroup2: Some("/sys/fs/cgroup/unified".to_owned()), ..Mounts::default() },
             tracepoints: tracepoints(|name| !name.starts_with("sock_") && name != "sk_data_ready"),
+            probes: probes(&["tcp_destroy", "tcp_state", "syscall_exit"]),
             tls: Some(TlsUse {
                 libraries: vec![TlsLibrary {
                     kind: "OpenSSL".to_owned(),
@@ -662,7 +737,7 @@ pub(crate) mod test_hosts {
 
     /// Lockdown=confidentiality.
     pub(crate) fn locked_down() -> Features {
-        let mut host = Features { lockdown: Lockdown::Confidentiality, ..good() };
+        let mut host = Features { lockdown: Lockdown::Confidentiality, probes: Vec::new(), ..good() };
         let refusal = "Invalid argument: program of this type cannot use helper bpf_probe_read_kernel#113";
         refuse(&mut host.programs, &[program::READ_KERNEL], libc::EINVAL, refusal);
         host
@@ -674,6 +749,7 @@ pub(crate) mod test_hosts {
             uid: 1000,
             capabilities: Capabilities { effective: 0, bounding: ALL_CAPABILITIES },
             lockdown: Lockdown::Unknown,
+            probes: Vec::new(),
             tls: Some(TlsUse { n_processes: 4, n_unreadable: 116, ..TlsUse::default() }),
             ..good()
         };
@@ -690,6 +766,7 @@ pub(crate) mod test_hosts {
         let mut host = Features {
             btf: Btf { problem: Some(format!("there is no {KERNEL_BTF}")), ..Btf::default() },
             tracepoints: tracepoints(|_| false),
+            probes: Vec::new(),
             ..good()
         };
         for trial in host.programs.iter_mut().take(4) {

@@ -185,36 +185,8 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         Hooks::Socket => Family::Socket,
         Hooks::Auto | Hooks::Syscall => Family::Syscall,
     };
-    let targets = &config.targets;
-    let by_process = !(config.pids.is_empty()
-        && targets.pids.is_empty()
-        && targets.comms.is_empty()
-        && targets.exes.is_empty()
-        && targets.cgroups.is_empty());
-    let settings = abi::Settings {
-        abi_version: abi::ABI_VERSION,
-        self_pid: std::process::id(),
-        mode: if by_process { abi::MODE_TARGETS } else { abi::MODE_ALL },
-        by_cgroup: u32::from(!targets.cgroups.is_empty()),
-        n_comms: targets.comms.len().min(abi::MAX_COMMS as usize) as u32,
-        by_exe: u32::from(!targets.exes.is_empty()),
-        by_port: u32::from(!targets.ports.is_empty()),
-        budget: config.budget,
-        ring_bytes: config.ring_bytes,
-        // Measured on nothing yet but reason: an eighth of the ring leaves seven for what arrives while the reader wakes.
-        wake_bytes: config.ring_bytes / 8,
-        capture: 1,
-        reserved: 0,
-        offsets: abi::KernelOffsets::from(&offsets),
-    };
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(&btf))
-        .override_global("SETTINGS", &settings, true)
-        .map_max_entries("EVENTS", config.ring_bytes)
-        .map_max_entries("CONNS", config.max_conns)
-        .load(OBJECT)
-        .map_err(|error| LoadError::Object(chain(&error)))?;
+    let mut ebpf = object(&settings(config, &offsets), config.max_conns, &btf)?;
     fill(&mut ebpf, config)?;
 
     let mut missing = Vec::new();
@@ -237,14 +209,116 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, family, missing })
 }
 
-fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<(), String> {
+/// What the probes are told.
+fn settings(config: &LoadConfig, offsets: &Offsets) -> abi::Settings {
+    let targets = &config.targets;
+    let by_process = !(config.pids.is_empty()
+        && targets.pids.is_empty()
+        && targets.comms.is_empty()
+        && targets.exes.is_empty()
+        && targets.cgroups.is_empty());
+    abi::Settings {
+        abi_version: abi::ABI_VERSION,
+        self_pid: std::process::id(),
+        mode: if by_process { abi::MODE_TARGETS } else { abi::MODE_ALL },
+        by_cgroup: u32::from(!targets.cgroups.is_empty()),
+        n_comms: targets.comms.len().min(abi::MAX_COMMS as usize) as u32,
+        by_exe: u32::from(!targets.exes.is_empty()),
+        by_port: u32::from(!targets.ports.is_empty()),
+        budget: config.budget,
+        ring_bytes: config.ring_bytes,
+        // Measured on nothing yet but reason: an eighth of the ring leaves seven for what arrives while the reader wakes.
+        wake_bytes: config.ring_bytes / 8,
+        capture: 1,
+        reserved: 0,
+        offsets: abi::KernelOffsets::from(offsets),
+    }
+}
+
+/// Makes the maps, and the programs ready to be loaded.
+fn object(settings: &abi::Settings, max_conns: u32, btf: &Btf) -> Result<Ebpf, LoadError> {
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("SETTINGS", settings, true)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .map_max_entries("CONNS", max_conns)
+        .load(OBJECT)
+        .map_err(|error| LoadError::Object(chain(&error)))
+}
+
+/// A probe of the object, and whether this kernel takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeTrial {
+    /// Function in the object.
+    pub program: &'static str,
+    /// Tracepoint.
+    pub tracepoint: &'static str,
+    /// What is not known without it; `None` = nothing works without it, or without its family of data hooks.
+    pub feature: Option<&'static str>,
+    /// Which data hook it is.
+    pub family: Option<Family>,
+    /// Why not.
+    pub outcome: Result<(), String>,
+}
+
+/// Loads every probe whose tracepoint this kernel has, with all settings on, and drops it: nothing is attached.
+pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
+    features::raise_memlock();
+    let kernel = KernelBtf::running()?;
+    let offsets = Offsets::resolve(&kernel)?;
+    let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
+    // Every target is asked for, so that no code is dead to the verifier.
+    let settings = abi::Settings {
+        mode: abi::MODE_TARGETS,
+        by_cgroup: 1,
+        n_comms: abi::MAX_COMMS,
+        by_exe: 1,
+        by_port: 1,
+        budget: abi::DEFAULT_BUDGET,
+        // The smallest: it is never written to.
+        ring_bytes: 64 * 1024,
+        ..settings(&LoadConfig::nothing(), &offsets)
+    };
+    let mut ebpf = object(&settings, 64, &btf)?;
+    let families = [(LIFE, None), (SOCKET, Some(Family::Socket)), (SYSCALL, Some(Family::Syscall))];
+    let probes =
+        families.into_iter().flat_map(|(probes, family)| probes.iter().map(move |probe| (probe, family)));
+    let present = probes.filter(|(probe, _)| kernel.tracepoint(probe.tracepoint).is_some());
+    Ok(present
+        .map(|(probe, family)| {
+            let Probe { program, tracepoint, feature } = *probe;
+            let outcome = load_program(&mut ebpf, probe, &btf).map(|_| ());
+            ProbeTrial { program, tracepoint, feature, family, outcome }
+        })
+        .collect())
+}
+
+impl LoadConfig {
+    fn nothing() -> LoadConfig {
+        LoadConfig {
+            targets: Targets::default(),
+            pids: Vec::new(),
+            listening: Vec::new(),
+            hooks: Hooks::Auto,
+            ring_bytes: 0,
+            max_conns: 0,
+            budget: 0,
+        }
+    }
+}
+
+fn load_program<'a>(ebpf: &'a mut Ebpf, probe: &Probe, btf: &Btf) -> Result<&'a mut BtfTracePoint, String> {
     let program: &mut BtfTracePoint = ebpf
         .program_mut(probe.program)
         .ok_or_else(|| format!("the object has no program {}", probe.program))?
         .try_into()
         .map_err(|error: aya::programs::ProgramError| chain(&error))?;
     program.load(probe.tracepoint, btf).map_err(|error| chain(&error))?;
-    program.attach().map_err(|error| chain(&error))?;
+    Ok(program)
+}
+
+fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<(), String> {
+    load_program(ebpf, probe, btf)?.attach().map_err(|error| chain(&error))?;
     Ok(())
 }
 
