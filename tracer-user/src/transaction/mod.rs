@@ -6,6 +6,7 @@ pub mod pairing;
 mod record;
 mod segment;
 pub mod template;
+mod tree;
 pub mod watermark;
 
 pub use record::*;

@@ -5,8 +5,8 @@
 //! * A segment that looks like an identifier is replaced wherever it stands: `{id}` (numbers, UUIDs, hashes, tokens,
 //!   numbered names such as `order-1042`), `{date}`, `{email}`, and `{text}` (percent-encoded, not ASCII, very long).
 //!   A known file extension stays (`/img/123.png` → `/img/{id}.png`).
-//! * Learned: once one parent has shown [`MAX_LITERALS`] different literal children, those asked for fewer than
-//!   [`KEEP_HITS`] times become `{*}`, and so does every new one. Children in real use keep their names: a scanner
+//! * Learned: once one parent has shown 64 (`MAX_LITERALS`) different literal children, those asked for fewer than
+//!   16 (`KEEP_HITS`) times become `{*}`, and so does every new one. Children in real use keep their names: a scanner
 //!   that asks for thousands of paths does not take `/login` away.
 //! * At most [`MAX_SEGMENTS`] segments; the rest is one `{*}`.
 //! * A service has at most `cap` names, ever, a quarter of them kept for names with a placeholder. What comes later
@@ -23,14 +23,12 @@ use std::{hash::Hasher as _, sync::Arc};
 use rustc_hash::{FxHashMap, FxHasher};
 use serde::{Deserialize, Serialize};
 
-use super::segment::{is_literal, push_label, star_label};
+use super::{
+    segment::{is_literal, push_label, star_label},
+    tree::{MAX_LITERALS, Name, Names, Node},
+};
 use crate::protocol::Operation;
 
-/// Different literal children of one parent before they are folded. Above the number of resources that hand-made APIs
-/// put under one segment, below what a segment with names in it shows within seconds.
-pub const MAX_LITERALS: usize = 64;
-/// A literal child asked for so often keeps its name when its parent is folded.
-pub const KEEP_HITS: u64 = 16;
 /// Segments of a template.
 pub const MAX_SEGMENTS: usize = 10;
 /// Services with a budget of their own.
@@ -70,32 +68,6 @@ struct Service {
     root: Node,
     /// Nodes below the root; at most `cap × NODES_PER_NAME`.
     n_nodes: usize,
-}
-
-/// At most `cap`; never shrinks, so that the bound holds for all names ever given.
-#[derive(Debug, Default)]
-struct Names {
-    list: Vec<Name>,
-    by_text: FxHashMap<Arc<str>, u32>,
-}
-
-#[derive(Debug)]
-struct Name {
-    text: Arc<str>,
-    hits: u64,
-}
-
-/// A path segment in a service's tree.
-#[derive(Debug, Default)]
-struct Node {
-    /// By label, sorted. A label that begins with `{` is a placeholder.
-    children: Vec<(Box<str>, Node)>,
-    /// Names that end here (one per method, and per trailing slash).
-    names: Vec<u32>,
-    /// Hits of names that were folded into this node.
-    folded_hits: u64,
-    /// No new literal children.
-    folded: bool,
 }
 
 /// A cached raw path. Its buffer is reused.
@@ -222,28 +194,6 @@ enum Placed {
     Folded(u32),
 }
 
-impl Names {
-    /// The index of a name, new ones as long as there is room.
-    fn admit(&mut self, text: &str, cap: usize) -> Option<u32> {
-        if let Some(&idx) = self.by_text.get(text) {
-            return Some(idx);
-        }
-        if self.list.len() >= cap {
-            return None;
-        }
-        let idx = self.list.len() as u32;
-        let text: Arc<str> = text.into();
-        self.list.push(Name { text: text.clone(), hits: 0 });
-        self.by_text.insert(text, idx);
-        Some(idx)
-    }
-
-    /// Calls under these names.
-    fn hits(&self, names: &[u32]) -> u64 {
-        names.iter().filter_map(|&name| self.list.get(name as usize)).map(|name| name.hits).sum()
-    }
-}
-
 impl Service {
     fn new(name: Arc<str>) -> Self {
         Service { name, names: Names::default(), others: Vec::new(), root: Node::default(), n_nodes: 0 }
@@ -333,76 +283,6 @@ impl Service {
         }
         let name = name.unwrap_or_else(|| self.other(method));
         if folded { Placed::Folded(name) } else { Placed::Name(name) }
-    }
-}
-
-impl Node {
-    fn find(&self, label: &str) -> Result<usize, usize> {
-        self.children.binary_search_by(|(child, _)| (**child).cmp(label))
-    }
-
-    /// Literals sort on both sides of `{`; children are few.
-    fn n_literals(&self) -> usize {
-        self.children.iter().filter(|(label, _)| is_literal(label)).count()
-    }
-
-    fn n_descendants(&self) -> usize {
-        self.children.iter().map(|(_, child)| 1 + child.n_descendants()).sum()
-    }
-
-    fn hits(&self, names: &Names) -> u64 {
-        names.hits(&self.names)
-            + self.folded_hits
-            + self.children.iter().map(|(_, child)| child.hits(names)).sum::<u64>()
-    }
-
-    /// Rarely used literal children become `{*}`.
-    fn fold(&mut self, names: &Names) {
-        self.folded = true;
-        let mut n_kept = 0;
-        for (label, child) in std::mem::take(&mut self.children) {
-            if !is_literal(&label) {
-                self.absorb(label, child, names);
-            } else if n_kept < MAX_LITERALS && child.hits(names) >= KEEP_HITS {
-                n_kept += 1;
-                self.absorb(label, child, names);
-            } else {
-                self.absorb(star_label(&label).into(), child, names);
-            }
-        }
-    }
-
-    /// Adds a child, or joins it with the one of that label.
-    fn absorb(&mut self, label: Box<str>, child: Node, names: &Names) {
-        match self.find(&label) {
-            Err(idx) => {
-                // A star stands for what was folded: names that ended in its parts are never given again.
-                let child = if label.starts_with("{*}") { child.retired(names) } else { child };
-                self.children.insert(idx, (label, child));
-            }
-            Ok(idx) => {
-                let into = &mut self.children[idx].1;
-                let child = child.retired(names);
-                into.folded |= child.folded;
-                into.folded_hits += child.folded_hits;
-                for (label, grandchild) in child.children {
-                    into.absorb(label, grandchild, names);
-                }
-                if into.n_literals() > MAX_LITERALS {
-                    into.fold(names);
-                }
-            }
-        }
-    }
-
-    /// The node with its names turned into a number of hits.
-    fn retired(mut self, names: &Names) -> Node {
-        self.folded_hits += names.hits(&self.names);
-        self.names.clear();
-        for (_, child) in &mut self.children {
-            *child = std::mem::take(child).retired(names);
-        }
-        self
     }
 }
 
@@ -538,7 +418,7 @@ impl Service {
 mod tests {
     use bytes::Bytes;
 
-    use super::*;
+    use super::{super::tree::KEEP_HITS, *};
 
     fn get(path: &str) -> Operation {
         Operation::Path { method: "GET".into(), path: Bytes::copy_from_slice(path.as_bytes()) }
