@@ -63,7 +63,7 @@ pub struct PipelineConfig {
     pub idle_after_ns: u64,
     /// Keep the raw target of each request. Off: only the template name is kept.
     pub keep_target: bool,
-    /// Operation names per service before `_OTHER` (templates).
+    /// Operation names per service before `GET {other}` (templates).
     pub max_operations: usize,
 }
 

@@ -23,7 +23,9 @@
 //! before the boundary is lost and counted by the stream.
 //!
 //! **Bounds.** Heads up to [`head::MAX_HEAD`], chunk lines 16 KiB, trailers 64 KiB; longer ones are invalid. Cost: each
-//! byte of a head is looked at 4 times at most, of a chunk line twice, of a body never, however small the pieces.
+//! byte of a head is looked at 10 times at most (twice in the usual case), of a chunk line twice, of a body never,
+//! however small the pieces. A request and its response take 0.26 µs (`wrk` and nginx: 40 and 154 bytes) to 0.37 µs (a
+//! browser's, 322 and 248 bytes): best of 3,000 runs of 1,000 pairs on a busy 2-core virtual machine, 2026-11-22.
 //!
 //! Not handled: HTTP/0.9; HTTP/2 after an upgrade (the connection is then a long-lived transaction). A request that
 //! waits for `100 Continue` and never sends its body is followed by nothing: the protocol demands the close.
