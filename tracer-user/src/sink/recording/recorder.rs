@@ -478,9 +478,13 @@ impl TransactionWriter {
     /// Hands the rows to the kernel; gives the number that could not be written.
     pub(in crate::sink) fn flush(&mut self) -> u64 {
         self.since = None;
-        let (Some(first), Some(last), Some(part)) = (self.rows.first(), self.rows.last(), &mut self.part)
-        else {
-            return 0;
+        let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else { return 0 };
+        let n_rows = self.rows.len() as u64;
+        let Some(part) = &mut self.part else {
+            // The recording was finished before its sink.
+            self.shared.metrics.add(Counter::SinkWrite, n_rows);
+            self.rows.clear();
+            return n_rows;
         };
         let frame = FrameMeta {
             rows: self.rows.len() as u32,
@@ -493,7 +497,7 @@ impl TransactionWriter {
         if part.fullness() >= 1 {
             part.end();
         }
-        let n_lost = if written.is_ok() { 0 } else { self.rows.len() as u64 };
+        let n_lost = if written.is_ok() { 0 } else { n_rows };
         self.shared.metrics.add(Counter::SinkWrite, n_lost);
         self.rows.clear();
         n_lost
