@@ -16,6 +16,8 @@ mod properties;
 mod protocols;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.
 mod recording;
+/// A replay gives what the recorded run gave.
+mod replay;
 mod tidy;
 /// The live screen, drawn into memory.
 mod tui;

@@ -1,0 +1,291 @@
+//! Replay: the same transactions, histograms and dots as the run that was recorded, to the byte, on any machine.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tracer_user::{
+    event::EventBatch,
+    metrics::{Counter, Metrics},
+    pipeline::{NullVerdicts, Pipeline, PipelineConfig},
+    sink::{
+        Sink as _,
+        histogram::{Histograms, Outcome},
+        jsonl::write_transaction,
+        recording::{Recorder, RecordingConfig},
+        xlog::Xlog,
+    },
+    source::{
+        Source,
+        recording::Recording,
+        replay::ReplaySource,
+        synthetic::{Synthetic, SyntheticConfig},
+    },
+    time::WallTime,
+    transaction::{TransactionBatch, Unpaired, WallRange},
+};
+
+/// What a run gives out.
+#[derive(Default)]
+struct Output {
+    /// One JSON line per transaction.
+    lines: Vec<String>,
+    ends: Vec<WallTime>,
+    histograms: Histograms,
+    xlog: Option<Xlog>,
+    /// At the end.
+    unpaired: Vec<(Unpaired, u64)>,
+    /// Events that the recording should hold and does not.
+    missing: u64,
+}
+
+impl Output {
+    fn take(&mut self, batch: &TransactionBatch, range: WallRange) {
+        let xlog = self.xlog.get_or_insert_with(|| Xlog::new(1 << 20));
+        for transaction in &batch.transactions {
+            if !(range.from..range.to).contains(&transaction.end_time) {
+                continue;
+            }
+            let mut line = Vec::new();
+            write_transaction(&mut line, transaction);
+            self.lines.push(String::from_utf8(line).unwrap());
+            self.ends.push(transaction.end_time);
+            self.histograms.record(transaction);
+            xlog.push(transaction);
+        }
+    }
+
+    /// Every histogram with its name, serialised.
+    fn histogram_bytes(&self) -> Vec<(String, u64, Vec<u8>, Vec<u8>)> {
+        let row = |row: tracer_user::sink::histogram::Row<'_>| {
+            let name = format!("{} {:?} {:?}", row.service, row.role, row.operation);
+            let bytes = |outcome| row.series.serialize(outcome);
+            (name, row.series.count, bytes(Outcome::Ok), bytes(Outcome::Error))
+        };
+        let mut all: Vec<_> =
+            self.histograms.operations().into_iter().chain(self.histograms.services()).map(row).collect();
+        all.sort();
+        all
+    }
+}
+
+#[track_caller]
+fn assert_same(found: &Output, want: &Output, what: &str) {
+    for (i, (found, want)) in found.lines.iter().zip(&want.lines).enumerate() {
+        assert_eq!(found, want, "{what}: transaction {i}");
+    }
+    assert_eq!(found.lines.len(), want.lines.len(), "{what}");
+    assert!(found.histogram_bytes() == want.histogram_bytes(), "{what}: histograms differ");
+    let dots = |output: &Output| -> Vec<_> {
+        output.xlog.iter().flat_map(|xlog| xlog.dots(WallTime(0), WallTime(u64::MAX))).collect()
+    };
+    assert!(dots(found) == dots(want), "{what}: dots differ");
+}
+
+fn new_pipeline() -> Pipeline {
+    Pipeline::new(PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts))
+}
+
+/// Records what a source gives, as a live run does; returns what the run itself gave out.
+fn run_live(mut source: impl Source, config: RecordingConfig) -> Output {
+    let mut pipeline = new_pipeline();
+    let mut output = Output::default();
+    let metrics = Metrics::default();
+    let mut recorder = Recorder::start(config, metrics.clone()).unwrap();
+    let mut sink = recorder.transactions();
+    let mut next_ordinal = 0;
+    while let Some(mut batch) = source.next_batch().unwrap() {
+        batch.first_ordinal = next_ordinal;
+        next_ordinal += batch.events.len() as u64;
+        let batch: Arc<EventBatch> = Arc::new(batch);
+        if recorder.wants_checkpoint() {
+            recorder.checkpoint(pipeline.checkpoint(), batch.first_ordinal);
+        }
+        recorder.tap(&batch);
+        pipeline.push_batch(&batch);
+        let ready = pipeline.drain();
+        output.take(&ready, WallRange::default());
+        sink.write(&ready).unwrap();
+    }
+    let rest = pipeline.finish();
+    output.take(&rest, WallRange::default());
+    output.unpaired = pipeline.snapshot().unpaired;
+    sink.write(&rest).unwrap();
+    sink.finish().unwrap();
+    let summary = recorder.finish().unwrap();
+    assert_eq!((summary.n_events, summary.n_lost), (next_ordinal, 0));
+    assert_eq!(metrics.get(Counter::RecorderQueueFull), 0);
+    output
+}
+
+/// Replays a range as the command does.
+fn run_replay(dir: &Path, range: WallRange) -> Output {
+    let recording = Recording::open(dir).unwrap();
+    let metrics = Metrics::default();
+    let mut source = ReplaySource::open(&recording, range, metrics.clone()).unwrap();
+    let mut pipeline = new_pipeline();
+    let mut output = Output::default();
+    while let Some(batch) = source.next_batch().unwrap() {
+        if let Some(restart) = source.restart() {
+            let mut rest = pipeline.finish();
+            rest.transactions.retain(|transaction| transaction.is_finished());
+            output.take(&rest, range);
+            pipeline = if restart.checkpoint.is_empty() {
+                new_pipeline()
+            } else {
+                let (config, metrics) = (PipelineConfig::default(), Metrics::default());
+                Pipeline::restore(&restart.checkpoint, config, metrics, Box::new(NullVerdicts)).unwrap()
+            };
+        }
+        pipeline.push_batch(&batch);
+        output.take(&pipeline.drain(), range);
+    }
+    output.take(&pipeline.finish(), range);
+    output.unpaired = pipeline.snapshot().unpaired;
+    output.missing = metrics.get(Counter::RecordingMissing);
+    assert_eq!(source.faults().1, 0);
+    output
+}
+
+/// Losses, mid-joins, resets, pipelining, disorder: everything at once.
+fn traffic(seed: u64, n_requests: u64) -> Synthetic {
+    Synthetic::new(SyntheticConfig {
+        seed,
+        n_requests,
+        n_conns: 100,
+        pipelined: 200,
+        expect: 50,
+        broken: 60,
+        mid_join: 150,
+        lost: 20,
+        lost_ends: 20,
+        disorder_ns: 2_000_000,
+        ..SyntheticConfig::default()
+    })
+}
+
+/// One recording of more than 100,000 transactions in many parts, made once, and what the run gave out.
+fn recorded() -> &'static (tempfile::TempDir, Output) {
+    static RECORDED: OnceLock<(tempfile::TempDir, Output)> = OnceLock::new();
+    RECORDED.get_or_init(|| {
+        let temp = tempfile::tempdir().unwrap();
+        let config = RecordingConfig {
+            rotate_rows: 40_000,
+            flush_after: Duration::from_millis(20),
+            queue_bytes: 1 << 30,
+            queue_batches: 1 << 20,
+            ..RecordingConfig::new(temp.path().join("recording"))
+        };
+        let output = run_live(traffic(1, 110_000), config);
+        assert!(output.lines.len() >= 100_000, "{} transactions", output.lines.len());
+        let n_mid_join = output.unpaired.iter().find(|(reason, _)| *reason == Unpaired::MidJoin).unwrap().1;
+        assert!(n_mid_join > 0, "no connection was joined in the middle");
+        for word in ["\"gap\"", "\"reset\""] {
+            assert!(output.lines.iter().any(|line| line.contains(word)), "no {word} among the transactions");
+        }
+        (temp, output)
+    })
+}
+
+fn dir() -> PathBuf {
+    recorded().0.path().join("recording")
+}
+
+#[test]
+fn a_replay_gives_the_same_transactions_histograms_and_dots() {
+    let replayed = run_replay(&dir(), WallRange::default());
+    assert_same(&replayed, &recorded().1, "whole replay");
+    assert_eq!(replayed.unpaired, recorded().1.unpaired);
+    assert_eq!(replayed.missing, 0);
+}
+
+#[test]
+fn a_replay_from_an_instant_is_the_whole_replay_cut_there() {
+    let whole = &recorded().1;
+    let recording = Recording::open(&dir()).unwrap();
+    let parts = &recording.runs[0].events;
+    let n_starts = parts.iter().filter(|part| part.meta.checkpoint).count();
+    assert!(n_starts >= 3, "{n_starts} parts begin with a checkpoint");
+    let middle = parts.len() / 2;
+    let (first, second) = (parts[middle].meta.first_time_ns, parts[middle].meta.last_time_ns);
+    for from in [first - 1, first, first + 1, (first + second) / 2, second, parts[0].meta.first_time_ns] {
+        for to in [u64::MAX, second + 1_000_000_000] {
+            let range = WallRange { from: WallTime(from), to: WallTime(to) };
+            let mut want = Output::default();
+            let recording = Recording::open(&dir()).unwrap();
+            // What the run gave out, cut: read back from `transactions`, which is tested to be the same below.
+            for transactions in recording.transactions(range) {
+                let batch = TransactionBatch { transactions: transactions.unwrap(), watermark: WallTime(0) };
+                want.take(&batch, range);
+            }
+            let n = whole.ends.iter().filter(|end| (range.from..range.to).contains(end)).count();
+            assert_eq!(want.lines.len(), n);
+            assert_same(&run_replay(&dir(), range), &want, &format!("from {from} to {to}"));
+        }
+    }
+}
+
+#[test]
+fn the_recorded_transactions_are_those_of_the_run() {
+    let recording = Recording::open(&dir()).unwrap();
+    let mut found = Output::default();
+    for transactions in recording.transactions(WallRange::default()) {
+        let batch = TransactionBatch { transactions: transactions.unwrap(), watermark: WallTime(0) };
+        found.take(&batch, WallRange::default());
+    }
+    assert_same(&found, &recorded().1, "transactions");
+}
+
+#[test]
+fn a_replay_needs_the_events_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = RecordingConfig::new(temp.path().to_owned());
+    let output = run_live(traffic(2, 5_000), config);
+    std::fs::remove_dir_all(temp.path().join("transactions")).unwrap();
+    assert_same(&run_replay(temp.path(), WallRange::default()), &output, "without transactions/");
+}
+
+#[test]
+fn behind_a_hole_a_replay_is_right_again_from_the_next_checkpoint_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = RecordingConfig {
+        rotate_rows: 5_000,
+        flush_after: Duration::from_millis(1),
+        queue_bytes: 1 << 30,
+        queue_batches: 1 << 20,
+        ..RecordingConfig::new(temp.path().to_owned())
+    };
+    // A few events in a batch, so that the recorder's wishes are heard often.
+    let whole = run_live(Slowly(traffic(3, 30_000)), config);
+    let recording = Recording::open(temp.path()).unwrap();
+    let parts = &recording.runs[0].events;
+    // The longest of those before a part from which a replay can go on.
+    let before_start = |i: &usize| parts[i + 1].meta.checkpoint;
+    let gone = (1..parts.len() - 1).filter(before_start).max_by_key(|i| parts[*i].n_rows).unwrap();
+    let start = &parts[gone + 1];
+    let gone = &parts[gone];
+    std::fs::remove_file(gone.sealed.as_ref().unwrap()).unwrap();
+
+    let holed = run_replay(temp.path(), WallRange::default());
+    assert_eq!(holed.missing, gone.meta.next - gone.meta.first);
+    // What ends behind the latest event before the checkpoint is the same, to the byte.
+    let behind = |output: &Output| -> Vec<String> {
+        let from = WallTime(start.meta.horizon_ns + 1);
+        let lines = output.lines.iter().zip(&output.ends).filter(|(_, end)| **end >= from);
+        lines.map(|(line, _)| line.clone()).collect()
+    };
+    assert!(behind(&whole).len() > 1_000);
+    assert!(behind(&holed) == behind(&whole));
+}
+
+/// A source that takes its time, as a live one does.
+struct Slowly<S>(S);
+
+impl<S: Source> Source for Slowly<S> {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>, tracer_user::source::SourceError> {
+        std::thread::sleep(Duration::from_micros(500));
+        self.0.next_batch()
+    }
+}
