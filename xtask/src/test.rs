@@ -89,7 +89,7 @@ impl Counts {
 /// Runs the layers asked for.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::run(&setup::SetupArgs { tests: true })?;
-    let all = [Layer::Unit, Layer::Live];
+    let all = [Layer::Unit, Layer::Live, Layer::Vm];
     let layers = if args.layer.is_empty() { &all[..] } else { &args.layer };
     let mut total = Counts::default();
     let mut red = Vec::new();

@@ -25,16 +25,27 @@ pub(crate) struct VmArgs {
     /// Only kernels whose series starts with this (`6.1`, `newest`); repeatable.
     #[arg(long)]
     kernel: Vec<String>,
+    /// Boot the files in target/dist as they are.
+    #[arg(long)]
+    no_build: bool,
 }
 
 const INIT: &str = include_str!("../../../tests/vm/init.sh");
+/// The kernel that is booted locked down as well.
+const LOCKED: Wanted = Wanted::Required("6.12");
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Boots every kernel and checks what the guest said.
 pub(crate) fn run(args: &VmArgs) -> Result<Counts> {
     setup::vm_programs()?;
-    let programs = [dist::dist()?, dist::build("workload", "workload")?];
-    dist::check_static(&programs[1])?;
+    let programs = if args.no_build {
+        ["txray", "workload"].map(|name| target_dir().join("dist").join(name))
+    } else {
+        [dist::dist()?, dist::build("workload", "workload")?]
+    };
+    for program in &programs {
+        dist::check_static(program)?;
+    }
     let archive = Archive::open()?;
     let mut ran = Vec::new();
     let mut n_passed = 0;
@@ -58,6 +69,12 @@ pub(crate) fn run(args: &VmArgs) -> Result<Counts> {
             }
             Err(error) => faults.push(format!("{}: {error:#}", kernel.version)),
         }
+        if wanted == LOCKED {
+            match boot_locked(&kernel, &programs) {
+                Ok(n_checks) => n_passed += n_checks,
+                Err(error) => faults.push(format!("{} locked down: {error:#}", kernel.version)),
+            }
+        }
         ran.push(kernel.version);
     }
     println!("vm: kernels that ran: {}", ran.join(", "));
@@ -67,8 +84,17 @@ pub(crate) fn run(args: &VmArgs) -> Result<Counts> {
     Ok(Counts { passed: n_passed as u64, failed: faults.len() as u64, ignored: 0 })
 }
 
+/// A kernel that lets nobody read its memory.
+fn boot_locked(kernel: &Kernel, programs: &[PathBuf]) -> Result<usize> {
+    println!("vm: booting {} with lockdown=confidentiality", kernel.version);
+    let image = build_image("locked", &scenarios::script_locked(), programs)?;
+    let console = guest::boot(kernel, &image, "lockdown=confidentiality")?;
+    fs::write(image.with_extension("console"), &console.text)?;
+    scenarios::check_locked(&console).with_context(|| guest::tail(&console.text, 5))
+}
+
 fn boot_and_check(kernel: &Kernel, programs: &[PathBuf]) -> Result<usize> {
-    let image = build_image(kernel, programs)?;
+    let image = build_image(&kernel.version, &scenarios::script(kernel), programs)?;
     let console = guest::boot(kernel, &image, "")?;
     let uname = console.step("uname").with_context(|| guest::tail(&console.text, 20))?;
     println!("vm: {}: the guest says {}", kernel.version, uname.output.trim());
@@ -77,21 +103,21 @@ fn boot_and_check(kernel: &Kernel, programs: &[PathBuf]) -> Result<usize> {
     scenarios::check(kernel, &console)
 }
 
-fn build_image(kernel: &Kernel, programs: &[PathBuf]) -> Result<PathBuf> {
+fn build_image(name: &str, script: &str, programs: &[PathBuf]) -> Result<PathBuf> {
     let mut image = Image::default();
     for folder in ["bin", "dev", "proc", "sys", "tmp"] {
         image.directory(folder)?;
     }
     image.copy("bin/busybox", Path::new(BUSYBOX))?;
     image.file("init", 0o755, INIT.as_bytes())?;
-    image.file("steps.sh", 0o755, scenarios::script(kernel).as_bytes())?;
+    image.file("steps.sh", 0o755, script.as_bytes())?;
     for program in programs {
         let name = program.file_name().context("a program's name")?.to_string_lossy();
         image.copy(&name, program)?;
     }
     let dir = target_dir().join("xtask/vm");
     fs::create_dir_all(&dir)?;
-    let file = dir.join(format!("{}.cpio", kernel.version));
+    let file = dir.join(format!("{name}.cpio"));
     fs::write(&file, image.finish()?)?;
     Ok(file)
 }

@@ -86,6 +86,44 @@ pub(super) fn script(kernel: &Kernel) -> String {
     script
 }
 
+/// What a locked-down kernel must still do, or refuse in clear words.
+const LOCKED: Scenario = Scenario {
+    name: "locked-down",
+    serve: "--mode threads",
+    load: "--count 50 --connections 2 --get /user/{n}",
+    n_requests: 50,
+    n_errors: 0,
+};
+
+/// The guest's steps under `lockdown=confidentiality`.
+pub(super) fn script_locked() -> String {
+    let Scenario { name, serve, load, .. } = LOCKED;
+    format!("step doctor /txray doctor\nstep {name} trace auto '{serve}' '{load}'\n")
+}
+
+/// Under lockdown tracing is exact, or it is refused with a reason that `doctor` gives as well.
+pub(super) fn check_locked(console: &Console) -> Result<usize> {
+    let doctor = console.step("doctor")?;
+    ensure!(
+        doctor.output.contains("confidentiality"),
+        "doctor does not name the lockdown:\n{}",
+        tail(&doctor.output, 40)
+    );
+    let can_trace = doctor.code == 0;
+    println!(
+        "vm: under lockdown=confidentiality doctor says that it can{} trace",
+        if can_trace { "" } else { "not" }
+    );
+    if can_trace {
+        check_step(console, LOCKED.name, &LOCKED)?;
+    } else {
+        let step = console.step(LOCKED.name)?;
+        let is_clear = step.output.contains("lockdown") && step.output.contains("hint:");
+        ensure!(is_clear, "it did not say that lockdown is the reason:\n{}", tail(&step.output, 20));
+    }
+    Ok(2)
+}
+
 /// The part of a summary that is checked.
 #[derive(Debug, Deserialize)]
 struct Summary {
