@@ -1,5 +1,7 @@
 //! Integration tests.
 
+/// Single cases through the pipeline.
+mod cases;
 /// The command line as a user meets it.
 mod cli;
 /// Conversations with the messages that must be found in them.

@@ -88,7 +88,12 @@ impl Connection {
     /// Why an event cannot be applied yet; `question` = the direction that must speak before this event's does.
     pub fn wait(&self, data: &Data, question: Option<Direction>) -> Option<Wait> {
         let direction = data.direction();
-        match self.streams[direction.index()].place(data.position) {
+        let stream = &self.streams[direction.index()];
+        if !stream.started && data.bytes > 0 && !data.has(abi::FLAG_TURN_START) {
+            // Every direction begins with a turn.
+            return Some(Wait::Hole(direction));
+        }
+        match stream.place(data.position) {
             Place::Ahead { .. } => Some(Wait::Hole(direction)),
             Place::Next | Place::Behind { .. } => match question {
                 Some(asking) if asking != direction && data.bytes > 0 => Some(Wait::Question(asking)),
@@ -136,18 +141,24 @@ impl Connection {
     /// tells, for the state at this moment, which direction must speak first (see [`Connection::wait`]).
     pub fn release(&mut self, question: Option<Direction>, window_ns: u64) -> Option<Data> {
         let first = self.held.front()?;
-        let needed = match self.wait(first, question) {
+        let wait = self.wait(first, question);
+        let before = first.position;
+        let at = match wait {
             None => {
                 let data = self.held.pop_front();
                 self.rearm(window_ns);
                 return data;
             }
-            Some(Wait::Hole(direction) | Wait::Question(direction)) => direction,
-        };
-        let at = self
-            .held
-            .iter()
-            .position(|data| data.direction() == needed && self.wait(data, question).is_none())?;
+            Some(Wait::Hole(direction)) => self.held.iter().position(|data| {
+                data.direction() == direction
+                    && (data.position.wrapping_sub(before) as i64) < 0
+                    && self.wait(data, question).is_none()
+            }),
+            Some(Wait::Question(direction)) => self
+                .held
+                .iter()
+                .position(|data| data.direction() == direction && self.wait(data, question).is_none()),
+        }?;
         self.held.remove(at)
     }
 
@@ -163,7 +174,7 @@ mod tests {
     use super::*;
 
     fn data(direction: Direction, position: u64, bytes: u64, time: u64) -> Data {
-        let flags = if direction == Direction::Egress { abi::FLAG_EGRESS } else { 0 };
+        let flags = if direction == Direction::Egress { abi::FLAG_EGRESS } else { 0 } | abi::FLAG_TURN_START;
         Data { time: BootTime(time), position, bytes, flags, ..Data::default() }
     }
 

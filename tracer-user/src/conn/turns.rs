@@ -13,6 +13,9 @@
 //!    bytes divided by the shortest request there is, or the unseen
 //!    turns times the most requests seen in one, whichever is more.
 //!
+//! Where a turn was seen but the parser cannot tell whether a message begins there (an interim response may have been lost,
+//! and the turn be a body), it counts in `high` only.
+//!
 //! A connection that shows no request at all may be in any class: as many requests as were seen in one turn anywhere may
 //! have been in each of its unseen turns. And once messages went over several turns anywhere, an unseen turn may have
 //! been such a one on every connection.
@@ -165,6 +168,14 @@ impl Turns {
             self.unseen[at] += 1;
             self.maybe[at] += u64::from(mid_join && turn <= 2);
         }
+    }
+
+    /// A turn was seen from its first byte, but nothing before it tells whether a message begins there.
+    pub fn turn_not_understood(&mut self, direction: Direction, turn: u32) {
+        let at = direction.index();
+        let before = self.unseen[at];
+        self.head_not_seen(direction, turn, false);
+        self.maybe[at] += self.unseen[at] - before;
     }
 
     /// `missing` bytes of the request direction could not be looked at; `head` = a request had to begin there (or had

@@ -606,16 +606,18 @@ impl Exchange {
                 match parser.resync(kind, missing, &buf[off..], &starts) {
                     Resync::At(n) => {
                         let n = n.min(buf.len() - off);
+                        let last =
+                            starts.iter().rev().find(|start| **start <= n).map_or(n, |start| off + start);
+                        self.passed_over(conn, kind, n, base, off..last, &spans);
                         off += n;
-                        self.passed_over(conn, kind, n);
                         self.flows[at].resyncing = false;
                         idle += 1;
                         continue;
                     }
                     Resync::NotYet { dropped } => {
                         let dropped = dropped.min(buf.len() - off);
+                        self.passed_over(conn, kind, dropped, base, off..off + dropped, &spans);
                         off += dropped;
-                        self.passed_over(conn, kind, dropped);
                         break;
                     }
                 }
@@ -676,10 +678,25 @@ impl Exchange {
         self.parser = Some(parser);
     }
 
-    /// Bytes that were there and told nothing: they may have held requests as well as the missing ones.
-    fn passed_over(&self, conn: &mut Connection, kind: Flow, n: usize) {
-        if kind == Flow::Request {
-            conn.turns.requests_not_seen(n as u64, false);
+    /// `n` bytes that were there and told nothing: they may have held requests as well as the missing ones, and so may
+    /// each turn that begins in `range` (of the buffer, which begins at `base`).
+    fn passed_over(
+        &self,
+        conn: &mut Connection,
+        kind: Flow,
+        n: usize,
+        base: u64,
+        range: std::ops::Range<usize>,
+        spans: &[(u64, Stamp)],
+    ) {
+        if kind == Flow::Response {
+            return;
+        }
+        conn.turns.requests_not_seen(n as u64, false);
+        for (_, stamp) in spans.iter().filter(|(_, stamp)| stamp.turn_start) {
+            if range.contains(&(stamp.position.wrapping_sub(base) as usize)) {
+                conn.turns.turn_not_understood(self.requests, stamp.turn);
+            }
         }
     }
 
@@ -840,7 +857,10 @@ impl Exchange {
             let missing = match (stream.started, close.position[at]) {
                 (_, 0) => 0,
                 (false, _) => {
-                    responses_missing |= self.known == Known::Yes && self.flow(direction) == Flow::Response;
+                    // Nothing was seen of it; a turn behind the last request says that there was something.
+                    let answered = close.turn > self.flows[self.requests.index()].last.turn;
+                    let responses = self.known == Known::Yes && self.flow(direction) == Flow::Response;
+                    responses_missing |= responses && answered;
                     continue;
                 }
                 (true, end) => (end.wrapping_sub(stream.next) as i64).max(0) as u64,

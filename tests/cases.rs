@@ -1,0 +1,448 @@
+//! Single cases through the whole pipeline, written as what the kernel would report.
+
+use std::sync::{Arc, Mutex};
+
+use tracer_ebpf as abi;
+use tracer_user::{
+    event::{ConnClose, ConnId, ConnOpen, ConnShut, Data, Direction, Event, Listening, Role},
+    metrics::{Counter, Metrics},
+    pipeline::{LostRequests, Pipeline, PipelineConfig, VerdictSink},
+    time::{Anchor, BootTime, WallTime},
+    transaction::{Confidence, End, Kind, TimeBasis, Transaction, Unpaired},
+};
+
+const MS: u64 = 1_000_000;
+const IN: Direction = Direction::Ingress;
+const OUT: Direction = Direction::Egress;
+
+#[derive(Clone, Default)]
+struct Verdicts(Arc<Mutex<Vec<abi::Verdict>>>);
+
+impl VerdictSink for Verdicts {
+    fn set(&mut self, _: ConnId, verdict: abi::Verdict) {
+        self.0.lock().unwrap().push(verdict);
+    }
+}
+
+/// One connection, as a script.
+struct Script {
+    pipeline: Pipeline,
+    metrics: Metrics,
+    verdicts: Verdicts,
+    conn: ConnId,
+    positions: [u64; 2],
+    turn: u32,
+    speaking: Option<Direction>,
+    now: u64,
+}
+
+impl Script {
+    fn new(config: PipelineConfig) -> Script {
+        let (metrics, verdicts) = (Metrics::default(), Verdicts::default());
+        let mut pipeline = Pipeline::new(config, metrics.clone(), Box::new(verdicts.clone()));
+        pipeline.push(&Event::Anchor(Anchor { boot: BootTime(0), wall: WallTime(0) }));
+        Script {
+            pipeline,
+            metrics,
+            verdicts,
+            conn: ConnId(7),
+            positions: [1 << 33, 1 << 34],
+            turn: 0,
+            speaking: None,
+            now: 1_000 * MS,
+        }
+    }
+
+    fn server() -> Script {
+        Script::new(PipelineConfig::default()).open(Role::Server, 0)
+    }
+
+    fn client() -> Script {
+        Script::new(PipelineConfig::default()).open(Role::Client, 0)
+    }
+
+    fn open(mut self, role: Role, flags: u16) -> Script {
+        let mut tuple = abi::Tuple { family: abi::FAMILY_INET, ..abi::Tuple::default() };
+        tuple.local[..4].copy_from_slice(&[10, 0, 0, 1]);
+        tuple.remote[..4].copy_from_slice(&[10, 0, 0, 2]);
+        (tuple.local_port, tuple.remote_port) = (80, 40_000);
+        let open = ConnOpen {
+            time: BootTime(self.now),
+            conn: self.conn,
+            role,
+            tuple,
+            flags,
+            pid: 5,
+            ..ConnOpen::default()
+        };
+        self.pipeline.push(&Event::ConnOpen(open));
+        self
+    }
+
+    /// The event of a call that moves `bytes`, of which `captured` are copied, 1 ms after the last one.
+    fn data(&mut self, direction: Direction, bytes: &[u8], captured: usize) -> Data {
+        self.now += MS;
+        let turn_start = self.speaking != Some(direction);
+        if turn_start {
+            self.speaking = Some(direction);
+            self.turn += 1;
+        }
+        let position = self.positions[direction.index()];
+        self.positions[direction.index()] += bytes.len() as u64;
+        let mut flags = if direction == OUT { abi::FLAG_EGRESS } else { 0 };
+        flags |= if turn_start { abi::FLAG_TURN_START } else { 0 };
+        Data {
+            time: BootTime(self.now),
+            first: BootTime(self.now - MS / 2),
+            conn: self.conn,
+            position,
+            bytes: bytes.len() as u64,
+            turn: self.turn,
+            flags,
+            pid: 5,
+            tid: 6,
+            n_calls: 1,
+            comm: *b"worker\0\0\0\0\0\0\0\0\0\0",
+            payload: bytes[..captured.min(bytes.len())].to_vec().into(),
+            ..Data::default()
+        }
+    }
+
+    fn push(mut self, data: Data) -> Script {
+        self.pipeline.push(&Event::Data(data));
+        self
+    }
+
+    fn call(mut self, direction: Direction, bytes: &str) -> Script {
+        let data = self.data(direction, bytes.as_bytes(), usize::MAX);
+        self.push(data)
+    }
+
+    fn cut(mut self, direction: Direction, bytes: &str, captured: usize) -> Script {
+        let data = self.data(direction, bytes.as_bytes(), captured);
+        self.push(data)
+    }
+
+    fn lose(mut self, direction: Direction, bytes: &str) -> Script {
+        self.data(direction, bytes.as_bytes(), 0);
+        self
+    }
+
+    fn shut(mut self, direction: Direction) -> Script {
+        self.now += MS;
+        let shut = ConnShut { time: BootTime(self.now), conn: self.conn, direction };
+        self.pipeline.push(&Event::ConnShut(shut));
+        self
+    }
+
+    fn close(mut self, reason: u32) -> Script {
+        self.now += MS;
+        let close = ConnClose {
+            time: BootTime(self.now),
+            conn: self.conn,
+            position: self.positions,
+            turn: self.turn,
+            reason,
+            ..ConnClose::default()
+        };
+        self.pipeline.push(&Event::ConnClose(close));
+        self
+    }
+
+    fn wait(mut self, ms: u64) -> Script {
+        self.now += ms * MS;
+        self.pipeline.push(&Event::Tick(BootTime(self.now)));
+        self
+    }
+
+    fn end(mut self) -> (Vec<Transaction>, Script) {
+        let transactions = self.pipeline.finish().transactions;
+        (transactions, self)
+    }
+
+    #[track_caller]
+    fn one(self) -> Transaction {
+        let (mut transactions, _) = self.end();
+        assert_eq!(transactions.len(), 1, "{transactions:#?}");
+        transactions.remove(0)
+    }
+
+    fn unpaired(&self) -> Vec<(Unpaired, u64)> {
+        self.pipeline.snapshot().unpaired.into_iter().filter(|(_, n)| *n > 0).collect()
+    }
+}
+
+const GET: &str = "GET /user/1 HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+#[test]
+fn the_times_of_a_servers_transaction_are_those_of_its_calls() {
+    let mut script = Script::server();
+    let mut ask = script.data(IN, GET.as_bytes(), usize::MAX);
+    ask.arrival = BootTime(ask.time.0 - 300);
+    let asked = ask.time.0;
+    let transaction = script.push(ask).wait(9).call(OUT, OK).one();
+    assert_eq!(transaction.start_time, WallTime(asked));
+    assert_eq!(transaction.request_end, Some(WallTime(asked)));
+    assert_eq!(transaction.response_start, Some(WallTime(asked + 10 * MS - MS / 2)), "entry of the send");
+    assert_eq!(transaction.end_time, WallTime(asked + 10 * MS));
+    assert_eq!((transaction.duration_ns, transaction.ttfb_ns), (10 * MS as i64, Some(10 * MS - MS / 2)));
+    assert_eq!((transaction.queue_ns, transaction.time_basis), (Some(300), TimeBasis::EntryExit));
+    assert_eq!((&*transaction.client_addr, transaction.client_port), ("10.0.0.2", Some(40_000)));
+    assert_eq!((&*transaction.server_addr, transaction.server_port), ("10.0.0.1", Some(80)));
+    assert_eq!((transaction.request_bytes, transaction.response_bytes), (GET.len() as u64, OK.len() as u64));
+    assert_eq!((transaction.confidence, transaction.end), (Confidence::Complete, End::Answered));
+    assert_eq!((transaction.pid, transaction.tid, &*transaction.comm), (5, 6, "worker"));
+    assert_eq!((&*transaction.operation, transaction.status_code), ("GET /user/{id}", Some(200)));
+}
+
+#[test]
+fn a_clients_transaction_begins_when_the_send_is_entered() {
+    let transaction = Script::client().call(OUT, GET).call(IN, OK).one();
+    assert_eq!(transaction.duration_ns, MS as i64 + MS as i64 / 2);
+    assert_eq!((transaction.role, &*transaction.server_addr), (Role::Client, "10.0.0.2"));
+}
+
+#[test]
+fn an_answer_stamped_before_its_question_waits_for_it() {
+    let mut script = Script::client();
+    // The peer answers before the sending thread comes back from its call: the kernel numbers them in that order.
+    let answer = script.data(IN, OK.as_bytes(), usize::MAX);
+    let ask = script.data(OUT, GET.as_bytes(), usize::MAX);
+    let transaction = script.push(answer).push(ask).one();
+    assert_eq!((transaction.end, transaction.status_code), (End::Answered, Some(200)));
+}
+
+#[test]
+fn a_body_that_was_never_copied_ends_with_its_last_byte() {
+    let body = "x".repeat(100_000);
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n";
+    let transaction = Script::server()
+        .call(IN, GET)
+        .cut(OUT, &format!("{head}{body}"), 4096)
+        .cut(OUT, &body, 0)
+        .wait(50)
+        .cut(OUT, &body, 0)
+        .one();
+    assert_eq!((transaction.end, transaction.confidence), (End::Answered, Confidence::Complete));
+    assert_eq!(transaction.response_bytes, head.len() as u64 + 300_000);
+    assert_eq!(transaction.duration_ns, 53 * MS as i64);
+}
+
+#[test]
+fn a_hole_inside_a_body_costs_no_end_and_a_hole_at_its_end_does() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n";
+    let script = Script::server().call(IN, GET).call(OUT, head).lose(OUT, "0123456789");
+    let transaction = script.call(OUT, "01234567890123456789").close(abi::CLOSE_NORMAL).one();
+    assert_eq!((transaction.end, transaction.confidence), (End::Answered, Confidence::Gap));
+
+    let script = Script::server().call(IN, GET).call(OUT, head).lose(OUT, "012345678901234567890123456789");
+    let transaction = script.close(abi::CLOSE_NORMAL).one();
+    assert_eq!((transaction.end, transaction.confidence), (End::TracerStopped, Confidence::Gap));
+    assert!(!transaction.is_measured() && !transaction.is_finished());
+}
+
+#[test]
+fn a_chunked_answer_beyond_the_budget_ends_with_its_turn() {
+    let body = "x".repeat(9_000);
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n{}\r\n{body}", &body[..4096]);
+    let script = Script::server().call(IN, GET).cut(OUT, &answer, 4096).cut(OUT, &body, 0);
+    let verdicts = script.verdicts.clone();
+    let (transactions, _) = script.call(IN, GET).call(OUT, OK).end();
+    assert_eq!(transactions.len(), 2);
+    assert_eq!((transactions[0].end, transactions[0].confidence), (End::Answered, Confidence::Gap));
+    assert_eq!(transactions[0].duration_ns, 2 * MS as i64);
+    assert_eq!(transactions[0].response_bytes, answer.len() as u64 + 9_000);
+    assert_eq!((transactions[1].end, transactions[1].confidence), (End::Answered, Confidence::Complete));
+    assert_eq!(verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_EVERYTHING);
+}
+
+#[test]
+fn how_a_connection_ends_is_how_its_request_ends() {
+    for (reason, end, error) in [
+        (abi::CLOSE_NORMAL, End::Closed, "connection_closed"),
+        (abi::CLOSE_RESET, End::Reset, "connection_reset"),
+        (abi::CLOSE_EXIT, End::Exited, "process_exited"),
+    ] {
+        let transaction = Script::server().call(IN, GET).close(reason).one();
+        assert_eq!((transaction.end, transaction.error_type.as_deref()), (end, Some(error)));
+        assert_eq!((transaction.status_code, transaction.response_start), (None, None));
+        assert!(transaction.is_finished() && !transaction.is_measured());
+    }
+}
+
+#[test]
+fn a_request_without_an_answer_is_stuck_and_a_late_answer_is_unpaired() {
+    let script = Script::server().call(IN, GET).wait(300_000).wait(600).call(OUT, OK).call(IN, GET);
+    let (transactions, script) = script.call(OUT, OK).end();
+    assert_eq!(transactions[0].end, End::Stuck);
+    assert_eq!(transactions[0].duration_ns, 300_000 * MS as i64);
+    assert_eq!((transactions[1].end, transactions[1].ordinal), (End::Answered, 1));
+    assert_eq!(script.unpaired(), [(Unpaired::Late, 1)]);
+}
+
+#[test]
+fn a_tunnel_is_one_long_lived_transaction() {
+    let ask = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let agree = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let script = Script::server().call(IN, ask).call(OUT, agree).call(IN, "\x01\x02").call(OUT, GET);
+    let verdicts = script.verdicts.clone();
+    assert_eq!(script.wait(30).pipeline.snapshot().n_long_lived, 1);
+    let script = Script::server().call(IN, ask).call(OUT, agree).call(IN, "\x01\x02").call(OUT, GET);
+    let transaction = script.close(abi::CLOSE_NORMAL).one();
+    assert_eq!((transaction.end, transaction.kind), (End::Upgraded, Kind::LongLived));
+    assert_eq!(verdicts.0.lock().unwrap().last().unwrap().mode, abi::VERDICT_LENGTHS);
+}
+
+#[test]
+fn an_early_answer_is_counted_and_has_no_time_to_first_byte() {
+    let head = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    let (transactions, script) = Script::server()
+        .call(IN, head)
+        .call(OUT, "HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
+        .call(IN, "0123456789")
+        .call(IN, GET)
+        .call(OUT, OK)
+        .end();
+    assert_eq!((transactions[0].ttfb_ns, transactions[0].status_code), (None, Some(413)));
+    assert_eq!((transactions[1].status_code, transactions[1].end), (Some(200), End::Answered));
+    assert_eq!(script.metrics.get(Counter::EarlyResponse), 1);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+}
+
+#[test]
+fn a_connection_joined_in_a_body_is_recognised_at_the_next_turn() {
+    let script = Script::new(PipelineConfig::default()).open(Role::Unknown, abi::FLAG_MID_JOIN);
+    let (transactions, script) =
+        script.call(IN, "the rest of a body").call(OUT, OK).call(IN, GET).call(OUT, OK).end();
+    assert_eq!(transactions.len(), 1);
+    assert_eq!((transactions[0].role, transactions[0].confidence), (Role::Server, Confidence::Guessed));
+    assert_eq!(script.unpaired(), [(Unpaired::MidJoin, 1)]);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+}
+
+#[test]
+fn who_listens_tells_the_role_of_an_old_connection() {
+    let mut script = Script::new(PipelineConfig::default());
+    script.pipeline.push(&Event::Listening(Listening { time: BootTime(1), netns: 0, port: 80 }));
+    let script = script.open(Role::Unknown, abi::FLAG_MID_JOIN);
+    let transaction = script.call(IN, GET).call(OUT, OK).one();
+    assert_eq!((transaction.role, transaction.confidence), (Role::Server, Confidence::Complete));
+}
+
+#[test]
+fn data_without_an_open_still_makes_transactions() {
+    let transaction = Script::new(PipelineConfig::default()).call(IN, GET).call(OUT, OK).one();
+    assert_eq!((transaction.end, &*transaction.client_addr), (End::Answered, ""));
+}
+
+#[test]
+fn a_lost_request_is_counted_and_nothing_is_paired_with_its_answer() {
+    let script = Script::server().call(IN, GET).call(OUT, OK).lose(IN, GET).call(OUT, OK).call(IN, GET);
+    let (transactions, script) = script.call(OUT, OK).close(abi::CLOSE_NORMAL).end();
+    assert_eq!(transactions.len(), 2);
+    assert!(transactions.iter().all(|transaction| transaction.duration_ns < 2 * MS as i64));
+    assert_eq!(script.unpaired(), [(Unpaired::Gap, 1)]);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests { low: 1, high: 1 });
+}
+
+#[test]
+fn a_head_that_was_not_captured_is_a_lost_request() {
+    let script = Script::server().call(IN, GET).call(OUT, OK).cut(IN, GET, 0).call(OUT, OK).call(IN, GET);
+    let (transactions, script) = script.call(OUT, OK).close(abi::CLOSE_NORMAL).end();
+    assert_eq!(transactions.len(), 2);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests { low: 1, high: 1 });
+    assert_eq!(script.metrics.get(Counter::ParserGap), 1);
+    assert_eq!(script.verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_EVERYTHING);
+}
+
+#[test]
+fn pipelining_asks_for_everything_but_long_bodies() {
+    let post = format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n{}", "x".repeat(100));
+    let script = Script::server().call(IN, &format!("{GET}{GET}{post}"));
+    let script = script.wait(30);
+    let verdict = *script.verdicts.0.lock().unwrap().last().unwrap();
+    assert_eq!((verdict.mode, verdict.conn_id), (abi::VERDICT_EVERYTHING, 7));
+    assert_eq!(verdict.resume, [script.positions[0] + 49_900, 0]);
+}
+
+#[test]
+fn what_no_parser_knows_is_no_longer_captured() {
+    let script = Script::server().call(IN, "\x16\x03\x01").call(OUT, "\x16\x03\x03");
+    let script = script.call(IN, "\x17\x03").call(OUT, "\x17\x03").call(IN, "\x17").wait(30);
+    assert_eq!(script.verdicts.0.lock().unwrap().len(), 1);
+    assert_eq!(script.verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_NOTHING);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+}
+
+#[test]
+fn a_body_until_the_close_ends_with_it() {
+    let answer = "HTTP/1.0 200 OK\r\n\r\nall of it";
+    let transaction = Script::server().call(IN, GET).call(OUT, answer).shut(OUT).wait(5).one();
+    assert_eq!((transaction.end, transaction.duration_ns), (End::Answered, 2 * MS as i64));
+    assert_eq!(transaction.response_bytes, answer.len() as u64);
+}
+
+#[test]
+fn two_threads_that_write_one_answer_out_of_order_make_one_answer() {
+    let mut script = Script::server().call(IN, GET);
+    let (head, body) = OK.split_at(OK.len() - 5);
+    let first = script.data(OUT, head.as_bytes(), usize::MAX);
+    let second = script.data(OUT, body.as_bytes(), usize::MAX);
+    let (mut late, mut soon) = (first, second);
+    std::mem::swap(&mut late.time, &mut soon.time);
+    let transaction = script.push(soon).push(late).one();
+    assert_eq!((transaction.end, transaction.confidence), (End::Answered, Confidence::Complete));
+}
+
+#[test]
+fn too_many_requests_in_flight_are_given_up_and_counted() {
+    let config = PipelineConfig { max_in_flight_per_conn: 4, ..PipelineConfig::default() };
+    let script = Script::new(config).open(Role::Server, 0).call(IN, &GET.repeat(10));
+    let (transactions, script) = script.call(OUT, &OK.repeat(10)).end();
+    let answered: Vec<u64> = transactions
+        .iter()
+        .filter(|transaction| transaction.end == End::Answered)
+        .map(|t| t.ordinal)
+        .collect();
+    assert_eq!(answered, [6, 7, 8, 9], "the answers to the six before them are not theirs");
+    assert_eq!(script.metrics.get(Counter::InFlightFull), 6);
+    assert_eq!(script.unpaired(), [(Unpaired::Late, 6)]);
+}
+
+#[test]
+fn a_wall_clock_that_steps_back_keeps_the_order_and_one_anchor_per_transaction() {
+    let mut script = Script::server().call(IN, GET);
+    let step = Anchor { boot: BootTime(script.now + MS / 4), wall: WallTime(5) };
+    script.pipeline.push(&Event::Anchor(step));
+    let (transactions, _) = script.call(OUT, OK).call(IN, GET).call(OUT, OK).end();
+    assert_eq!(transactions[0].duration_ns, MS as i64);
+    let wall = transactions[0].end_time.0.wrapping_sub(transactions[0].start_time.0);
+    assert_eq!(wall, MS);
+    assert!(transactions[0].end_time < transactions[1].end_time);
+}
+
+#[test]
+fn a_million_short_connections_leave_nothing_behind() {
+    let config = PipelineConfig { max_conns: 500, ..PipelineConfig::default() };
+    let mut script = Script::new(config);
+    let mut n = 0;
+    for id in 0..100_000 {
+        script.conn = ConnId(1_000 + id);
+        script.turn = 0;
+        script.speaking = None;
+        script = script.open(Role::Server, 0).call(IN, GET).call(OUT, OK);
+        // Every tenth close is lost: the tracker has to forget those by itself.
+        if id % 10 != 0 {
+            script = script.close(abi::CLOSE_NORMAL);
+        }
+        n += script.pipeline.drain().transactions.len();
+        assert!(script.pipeline.snapshot().n_conns <= 500);
+    }
+    let held = script.pipeline.checkpoint().len();
+    assert!(held < 2_000_000, "{held} bytes of state");
+    n += script.pipeline.finish().transactions.len();
+    assert_eq!(n, 100_000);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+}
