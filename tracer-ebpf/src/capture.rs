@@ -17,7 +17,7 @@ use crate::{
     conn,
     filter::Thread,
     maps::EVENTS,
-    memory::{opaque, read_user, zero},
+    memory::{hide, opaque, read_user, zero},
     settings::setting,
     socket,
     stats::count,
@@ -65,18 +65,12 @@ pub struct Moved {
     pub buffer: Buffer,
 }
 
-/// How full the ring is, in eighths of the decision that it takes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Pressure {
-    /// Below 75 %.
-    None,
-    /// From 75 %: payload is left out.
-    NoPayload,
-    /// From 87.5 %: continuations of a turn are summed.
-    HeadsOnly,
-    /// The last 6.25 %: kept for opens and closes.
-    Reserved,
-}
+/// From 75 % fill: payload is left out.
+const NO_PAYLOAD: u64 = 1;
+/// From 87.5 %: continuations of a turn are summed.
+const HEADS_ONLY: u64 = 2;
+/// The last 6.25 %: kept for opens and closes.
+const RESERVED: u64 = 3;
 
 /// `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
 const BPF_RB_AVAIL_DATA: u64 = 0;
@@ -85,20 +79,20 @@ const BPF_RB_NO_WAKEUP: u64 = 1;
 /// Wake the reader now.
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 
-/// Pressure and the flag with which a record is to be submitted.
+/// How full the ring is (0, or one of the steps above), and the flag with which a record is to be submitted.
 #[inline(always)]
-fn pressure() -> (Pressure, u64) {
+fn pressure() -> (u64, u64) {
     let unread = EVENTS.query(BPF_RB_AVAIL_DATA);
     let size = u64::from(setting!(ring_bytes));
     let wake = if unread >= u64::from(setting!(wake_bytes)) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     let pressure = if unread < size / 4 * 3 {
-        Pressure::None
+        0
     } else if unread < size / 8 * 7 {
-        Pressure::NoPayload
+        NO_PAYLOAD
     } else if unread < size / 16 * 15 {
-        Pressure::HeadsOnly
+        HEADS_ONLY
     } else {
-        Pressure::Reserved
+        RESERVED
     };
     (pressure, wake)
 }
@@ -117,11 +111,13 @@ struct Record<const N: usize> {
 pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     let direction = (moved.direction & 1) as usize;
     let start = advance(conn, direction, moved);
+    let time_ns = moved.time_ns;
     let verdict = conn::verdict(conn.id);
     let (mode, budget, resume) = match verdict {
         Some(verdict) => (verdict.mode, verdict.budget, verdict.resume[direction]),
         None => (VERDICT_HEADS, setting!(budget), 0),
     };
+    let mode = hide(u64::from(mode), time_ns) as u32;
     let mut flags = if moved.direction == EGRESS { FLAG_EGRESS } else { 0 };
     if conn.turn == 0 || conn.direction != moved.direction {
         conn.turn = conn.turn.wrapping_add(1);
@@ -148,12 +144,13 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
             skip = 0;
         }
     }
+    let skip = hide(skip, time_ns);
+    let rest = moved.bytes - skip;
     let mut wanted = match mode {
         VERDICT_EVERYTHING => u64::from(MAX_PAYLOAD_PER_CALL),
         VERDICT_HEADS => u64::from(budget.saturating_sub(conn.copied)),
         _ => 0,
     };
-    let rest = moved.bytes - skip;
     if wanted > rest {
         wanted = rest;
     } else if mode == VERDICT_EVERYTHING && wanted < rest {
@@ -164,31 +161,35 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
         wanted = moved.buffer.limit;
         flags |= FLAG_CUT;
     }
+    let mut wanted = hide(wanted, time_ns);
+    let mut flags = hide(u64::from(flags), time_ns) as u16;
+    let (pressure, wake) = pressure();
+    let pressure = hide(pressure, time_ns);
     if wanted != 0 && moved.buffer.kind == BUFFER_NONE {
         flags |= FLAG_NO_BUFFER;
         wanted = 0;
-    }
-    let (pressure, wake) = pressure();
-    if wanted != 0 && pressure >= Pressure::NoPayload {
+    } else if wanted != 0 && pressure >= NO_PAYLOAD {
         count(Stat::OverloadPayload);
         flags |= FLAG_OVERLOAD;
         wanted = 0;
     }
-    let first_of_turn = flags & FLAG_TURN_START != 0;
-    if wanted == 0 && !first_of_turn && flags & FLAG_OVERLOAD == 0 {
-        sum(conn, direction, moved, start, moved.bytes);
-        return 0;
-    }
-    if !first_of_turn && pressure >= Pressure::HeadsOnly {
-        count(Stat::OverloadSummed);
-        sum(conn, direction, moved, start, moved.bytes);
-        return 0;
+    let wanted = hide(wanted, time_ns);
+    let flags = hide(u64::from(flags), time_ns) as u16;
+    if flags & FLAG_TURN_START == 0 {
+        let overloaded = pressure >= HEADS_ONLY;
+        if overloaded || (wanted == 0 && flags & FLAG_OVERLOAD == 0) {
+            if overloaded {
+                count(Stat::OverloadSummed);
+            }
+            sum(conn, direction, moved, start, moved.bytes);
+            return 0;
+        }
     }
     if skip != 0 {
         sum(conn, direction, moved, start, skip);
     }
     flush(conn);
-    if pressure == Pressure::Reserved {
+    if pressure >= RESERVED {
         count(Stat::EventsAttempted);
         refuse(conn, Stat::RefusedData);
         return 0;

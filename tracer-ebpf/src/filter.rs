@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_current_task_un
 use tracer_ebpf::{MAX_CGROUPS, MODE_ALL, MODE_TARGETS, Stat};
 
 use crate::{
-    maps::{TARGET_CGROUPS, TARGET_PORTS, TARGETS},
+    maps::{ARMED, TARGET_CGROUPS, TARGET_PORTS, TARGETS},
     settings::setting,
     stats::count,
 };
@@ -23,11 +23,17 @@ pub struct Thread {
 pub fn current_target() -> Option<Thread> {
     let id = bpf_get_current_pid_tgid();
     let thread = Thread { pid: (id >> 32) as u32, tid: id as u32 };
-    if is_target(thread.pid) {
+    if is_target(thread.pid) && is_armed() {
         return Some(thread);
     }
     count(Stat::NotTarget);
     None
+}
+
+/// Whether every program is attached.
+#[inline(always)]
+fn is_armed() -> bool {
+    ARMED.get(0).is_some_and(|armed| *armed != 0)
 }
 
 /// Whether a process, which must be the running one for cgroups to be asked, is a target.

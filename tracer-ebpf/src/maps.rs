@@ -52,3 +52,8 @@ pub static TARGET_PORTS: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
 /// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.
 #[map]
 pub static LISTENING: HashMap<PortKey, u32> = HashMap::with_max_entries(4096, 0);
+
+/// One flag: not 0 once every program is attached. Written by user space. Until then the data hooks do nothing: with only one
+/// of them attached, a response would go by unseen between two requests and the next one be taken for it.
+#[map]
+pub static ARMED: Array<u32> = Array::with_max_entries(1, 0);

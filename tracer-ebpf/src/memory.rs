@@ -62,8 +62,8 @@ pub fn read_user<T: Copy>(address: u64) -> Option<T> {
 /// Hides where a value came from, so that the compiler keeps the bounds check behind it for the verifier to see.
 #[inline(always)]
 pub fn opaque(mut value: u64) -> u64 {
-    // SAFETY: no instruction at all.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
+    // SAFETY: a move of a register to itself. (A real instruction: two line records for one instruction are refused.)
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
     value
 }
 
@@ -96,4 +96,25 @@ pub unsafe fn forget<T>(value: &mut T) {
     let at = core::ptr::from_mut(value).cast::<c_void>();
     // SAFETY: source and destination are the same `T`.
     unsafe { bpf_probe_read_kernel(at, size_of::<T>() as u32, at) };
+}
+
+/// Makes the verifier forget what it knows of a number, at the price of four instructions: `unknown` is a time, of which it
+/// does not know that its highest bit is 0. A number that is compared must be told apart from every other value that it might have at
+/// that place; one that is not known is one state, and the paths before it meet.
+#[inline(always)]
+pub fn hide(mut value: u64, unknown: u64) -> u64 {
+    // SAFETY: arithmetic on registers. value ^ (sign of `unknown` as a mask & `unknown`): the mask is 0.
+    unsafe {
+        core::arch::asm!(
+            "{mask} = {unknown}",
+            "{mask} s>>= 63",
+            "{mask} &= {unknown}",
+            "{value} ^= {mask}",
+            mask = out(reg) _,
+            unknown = in(reg) unknown,
+            value = inout(reg) value,
+            options(pure, nomem, nostack)
+        );
+    }
+    value
 }

@@ -206,6 +206,10 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
             (Err(reason), None) => return Err(LoadError::Program { program: probe.program, reason }),
         }
     }
+    let mut armed: Array<&mut MapData, u32> = array(&mut ebpf, "ARMED")?;
+    armed
+        .set(0, 1, 0)
+        .map_err(|error| LoadError::Map { doing: "arm the probes".to_owned(), reason: chain(&error) })?;
     Ok(Loaded { ebpf, family, missing })
 }
 
