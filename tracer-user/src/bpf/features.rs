@@ -258,13 +258,15 @@ const HASH_ENTRIES: u32 = 65_536;
 const DEFAULT_RING: u32 = 64 << 20;
 
 impl Features {
-    /// Finds everything: 20 to 50 ms, and the look at all processes' libraries (at most `tls_patience`).
-    pub fn detect(tls_patience: std::time::Duration) -> Features {
+    /// Finds everything: loads txray's own probes too (about a second of verification, far more under emulation) unless
+    /// `is_quick`, and looks at all processes' libraries (at most `tls_patience`).
+    pub fn detect(tls_patience: std::time::Duration, is_quick: bool) -> Features {
         let tls = tls_libraries::in_use(Path::new("/proc"), tls_patience);
-        Features { tls: Some(tls), ..Features::detect_kernel() }
+        let probes = if is_quick { Vec::new() } else { probes() };
+        Features { tls: Some(tls), probes, ..Features::detect_kernel() }
     }
 
-    /// Finds what concerns the kernel and the caller; processes are not looked at.
+    /// Finds in 20 to 50 ms what concerns the kernel and the caller; processes are not looked at, probes not loaded.
     pub fn detect_kernel() -> Features {
         let btf = KernelBtf::running();
         Features::on(btf, Path::new("/proc"), Path::new("/sys"))
@@ -295,7 +297,7 @@ impl Features {
             tracepoints: tracepoints(btf.as_ref().ok()),
             programs: programs(btf.as_ref().ok(), sys_root),
             maps: maps(),
-            probes: probes(),
+            probes: Vec::new(),
             btf: describe(btf),
             mounts,
             settings: Settings {

@@ -76,7 +76,7 @@ fn families(kernel: &Kernel) -> &'static [&'static str] {
 
 /// The guest's steps for a kernel, as a shell script behind `init.sh`.
 pub(super) fn script(kernel: &Kernel) -> String {
-    let mut script = String::from("step doctor /txray doctor\n");
+    let mut script = String::from("step doctor /txray doctor --quick\n");
     for family in families(kernel) {
         for Scenario { name, serve, load, .. } in SCENARIOS {
             script.push_str(&format!("step {family}/{name} trace {family} '{serve}' '{load}'\n"));
@@ -98,7 +98,7 @@ const LOCKED: Scenario = Scenario {
 /// The guest's steps under `lockdown=confidentiality`.
 pub(super) fn script_locked() -> String {
     let Scenario { name, serve, load, .. } = LOCKED;
-    format!("step doctor /txray doctor\nstep {name} trace auto '{serve}' '{load}'\n")
+    format!("step doctor /txray doctor --quick\nstep {name} trace auto '{serve}' '{load}'\n")
 }
 
 /// Under lockdown tracing is exact, or it is refused with a reason that `doctor` gives as well.
