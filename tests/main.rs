@@ -14,6 +14,8 @@ mod pipeline;
 mod privileges;
 /// Properties of all parsers.
 mod properties;
+/// Real programs, traced, against what they logged themselves.
+mod live;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.

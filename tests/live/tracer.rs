@@ -1,0 +1,214 @@
+//! `txray record` as a process: started on targets, stopped by a signal, its output read.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+use workload::clock::boot_ns;
+
+use super::{
+    Hooks,
+    process::{PATIENCE, Process},
+    txray_program,
+};
+
+/// What txray says on standard error once it sees everything that its targets do.
+const READY: &str = "txray: tracing";
+
+/// A transaction as printed: all keys of the contract, and no other.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "the keys are the contract, whether or not a test looks at each")]
+pub(super) struct Transaction {
+    pub(super) start_time_ns: u64,
+    pub(super) request_end_ns: Option<u64>,
+    pub(super) response_start_ns: Option<u64>,
+    pub(super) end_time_ns: u64,
+    pub(super) duration_ns: i64,
+    pub(super) ttfb_ns: Option<u64>,
+    pub(super) queue_ns: Option<u64>,
+    pub(super) time_basis: String,
+    pub(super) kind: String,
+    pub(super) role: String,
+    pub(super) protocol: String,
+    pub(super) operation: String,
+    pub(super) target: Option<String>,
+    pub(super) status_code: Option<i32>,
+    pub(super) error: bool,
+    pub(super) error_type: Option<String>,
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+    pub(super) comm: String,
+    pub(super) service: String,
+    pub(super) client_addr: Option<String>,
+    pub(super) client_port: Option<u16>,
+    pub(super) server_addr: Option<String>,
+    pub(super) server_port: Option<u16>,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) end: String,
+    pub(super) confidence: String,
+    pub(super) conn_id: String,
+    pub(super) id: String,
+    pub(super) seq: u64,
+}
+
+impl Transaction {
+    /// The id that the load generator put into the target (`…?id=ID`).
+    pub(super) fn stamp(&self) -> Option<&str> {
+        let query = self.target.as_deref()?.split_once('?')?.1;
+        query.split('&').find_map(|pair| pair.strip_prefix("id="))
+    }
+}
+
+/// An interval of lost requests.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Lost {
+    pub(super) low: u64,
+    pub(super) high: u64,
+}
+
+/// The last object.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(dead_code, reason = "the keys are the contract, whether or not a test looks at each")]
+pub(super) struct Summary {
+    pub(super) events: u64,
+    pub(super) transactions: u64,
+    pub(super) open: u64,
+    pub(super) unpaired: BTreeMap<String, u64>,
+    pub(super) lost: BTreeMap<String, u64>,
+    pub(super) lost_requests: Lost,
+    pub(super) filtered: u64,
+    pub(super) duration_s: f64,
+    pub(super) operations: Vec<Operation>,
+}
+
+/// A row of the summary.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(dead_code, reason = "the keys are the contract, whether or not a test looks at each")]
+pub(super) struct Operation {
+    pub(super) service: String,
+    pub(super) operation: String,
+    pub(super) count: u64,
+    pub(super) errors: u64,
+}
+
+/// A running tracer.
+pub(super) struct Tracer {
+    process: Process,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+    /// Boot time at which it said that it traces.
+    pub(super) ready_ns: u64,
+    pub(super) folder: TempDir,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(super) struct Capture {
+    pub(super) transactions: Vec<Transaction>,
+    pub(super) summary: Summary,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    /// The recording; gone with this value.
+    pub(super) folder: TempDir,
+}
+
+impl Tracer {
+    /// Traces `pids` (and the children that they start from now on).
+    #[track_caller]
+    pub(super) fn start(hooks: Hooks, pids: &[u32]) -> Tracer {
+        Tracer::start_with(hooks, pids, &[])
+    }
+
+    /// With more flags.
+    #[track_caller]
+    pub(super) fn start_with(hooks: Hooks, pids: &[u32], flags: &[&str]) -> Tracer {
+        assert!(!pids.is_empty(), "a test traces its own processes only");
+        let folder = TempDir::new().unwrap();
+        let mut command = Command::new(txray_program());
+        command.arg("record").arg("--out").arg(recording(&folder));
+        command.args(["--json", "--summary", "json", "--hooks", hooks.flag()]).args(flags);
+        for pid in pids {
+            command.args(["--pid", &pid.to_string()]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
+        let mut out = process.child.stdout.take().expect("stdout is piped");
+        let err = process.child.stderr.take().expect("stderr is piped");
+        let stdout = thread::spawn(move || {
+            let mut text = String::new();
+            out.read_to_string(&mut text).expect("standard output is UTF-8");
+            text
+        });
+        let (sender, receiver) = mpsc::channel();
+        let stderr = thread::spawn(move || {
+            let mut text = String::new();
+            for line in BufReader::new(err).lines() {
+                let line = line.expect("standard error is UTF-8");
+                if line.contains(READY) {
+                    // Nobody may be waiting any more.
+                    let _ = sender.send(boot_ns());
+                }
+                text.push_str(&line);
+                text.push('\n');
+            }
+            text
+        });
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(ready_ns) => Tracer { process, stdout: Some(stdout), stderr: Some(stderr), ready_ns, folder },
+            Err(_) => {
+                process.signal(libc::SIGKILL);
+                let said = stderr.join().unwrap_or_default();
+                panic!("txray did not say {READY:?}; it said:\n{said}\ncommand: {command:?}");
+            }
+        }
+    }
+
+    /// Stops it by SIGINT and reads everything it printed.
+    #[track_caller]
+    pub(super) fn stop(mut self) -> Capture {
+        self.process.signal(libc::SIGINT);
+        let code = self.process.wait("txray");
+        let stdout = self.stdout.take().expect("stopped once").join().expect("the reader of standard output");
+        let stderr = self.stderr.take().expect("stopped once").join().expect("the reader of standard error");
+        assert!(matches!(code, Some(0 | 130)), "txray ended with {code:?}:\n{stderr}");
+        let mut lines: Vec<&str> = stdout.lines().collect();
+        let last = lines.pop().unwrap_or_else(|| panic!("no summary; standard error:\n{stderr}"));
+        let value: serde_json::Value = parse(last);
+        assert_eq!(value["type"], "summary", "the last line: {last}");
+        let summary: Summary = parse(last);
+        let transactions: Vec<Transaction> = lines.into_iter().map(parse).collect();
+        let folder = self.folder;
+        Capture { transactions, summary, stdout, stderr, folder }
+    }
+}
+
+/// Where a tracer records.
+fn recording(folder: &TempDir) -> PathBuf {
+    folder.path().join("recording")
+}
+
+#[track_caller]
+fn parse<T: for<'a> Deserialize<'a>>(line: &str) -> T {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+impl Capture {
+    /// Transactions of one role.
+    pub(super) fn role(&self, role: &str) -> Vec<&Transaction> {
+        self.transactions.iter().filter(|transaction| transaction.role == role).collect()
+    }
+
+    /// Where the recording is.
+    pub(super) fn recording(&self) -> PathBuf {
+        recording(&self.folder)
+    }
+}
