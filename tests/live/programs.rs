@@ -149,11 +149,12 @@ http {{
     /// The master, and the workers that it had before the tracer came.
     fn pids(&self) -> Vec<u32> {
         let master = self.process.pid();
-        let children =
-            fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
         let mut pids = vec![master];
-        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        assert!(pids.len() > 1, "nginx has no workers");
+        pids.extend(wait_for("nginx's workers", || {
+            let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).ok()?;
+            let children: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+            (children.len() == self.n_workers).then_some(children)
+        }));
         pids
     }
 }
