@@ -21,11 +21,14 @@ pub(super) struct Expect {
     pub(super) interim_bytes: u64,
     /// The load is light: nothing may be lost.
     pub(super) nothing_lost: bool,
+    /// Heads may be left out, and known to be (a turn of many messages beyond the budget, a full queue): a request whose
+    /// response was in such a gap stays open, a response that only partly was says so.
+    pub(super) gaps: bool,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Expect { confidence: &["complete"], interim_bytes: 0, nothing_lost: true }
+        Expect { confidence: &["complete"], interim_bytes: 0, nothing_lost: true, gaps: false }
     }
 }
 
@@ -129,9 +132,13 @@ pub(super) fn check_order_and_sums(capture: &Capture) {
             *counts.entry((&transaction.service, &transaction.operation)).or_default() += 1;
         }
     }
+    // The two roles of a local call are two rows of one name: never added there, so added here.
+    let mut told: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for operation in &capture.summary.operations {
-        let printed = counts.get(&(operation.service.as_str(), operation.operation.as_str()));
-        assert_eq!(printed, Some(&operation.count), "{operation:?}; printed: {counts:?}");
+        *told.entry((&operation.service, &operation.operation)).or_default() += operation.count;
+    }
+    for (name, n_told) in &told {
+        assert_eq!(counts.get(name), Some(n_told), "{name:?} in the summary; printed: {counts:?}");
     }
 }
 
@@ -189,6 +196,15 @@ fn check_server_row(transaction: &Transaction, row: &serve::Row, expect: Expect,
     assert_eq!(transaction.target.as_deref(), Some(row.target.as_str()), "target{}", describe());
     assert!(transaction.operation.starts_with(&format!("{} ", row.method)), "operation{}", describe());
     clocks.between(transaction.start_time_ns, row.read_before_ns, row.read_after_ns, what("start_time_ns"));
+    if expect.gaps && transaction.confidence == "gap" {
+        // What was seen of it is right; what was not is not told.
+        assert!(
+            transaction.status_code.is_none_or(|status| status == row.status.into()),
+            "status{}",
+            describe()
+        );
+        return;
+    }
     if transaction.end == "tracer_stopped" {
         assert_ne!(row.outcome, serve::Outcome::Answered, "end{}", describe());
         return;

@@ -28,6 +28,11 @@ use super::{
 /// A target whose answers all have different lengths: an answer given to another request shows.
 const TELLING: &str = "/bytes/{n}?id={id}";
 
+/// The first turns of a pipelined connection may be longer than the budget that they are copied with before user space
+/// knows what they are: the heads beyond it are counted gaps.
+const PIPELINED: Expect =
+    Expect { confidence: &["complete", "gap"], interim_bytes: 0, nothing_lost: false, gaps: true };
+
 /// Traces the server under a load, then checks everything. Returns both for more.
 #[track_caller]
 fn trace(hooks: Hooks, server: &Server, options: &Options, expect: Expect) -> (Capture, Vec<load::Row>) {
@@ -89,7 +94,7 @@ fn sixteen_deep_pipelining(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks
     let _machine = machine();
     let server = Server::start("");
     let options = Options { pipeline: 16, ..load_of(&server, TELLING, 3000) };
-    trace(hooks, &server, &options, Expect::default());
+    trace(hooks, &server, &options, PIPELINED);
 }
 
 #[rstest]
@@ -97,7 +102,7 @@ fn pipelining_with_bodies_beyond_any_budget(#[values(Hooks::Socket, Hooks::Sysca
     let _machine = machine();
     let server = Server::start("");
     let options = Options { pipeline: 16, ..mixed(&server, 650) };
-    trace(hooks, &server, &options, Expect::default());
+    trace(hooks, &server, &options, PIPELINED);
 }
 
 #[rstest]
@@ -251,7 +256,7 @@ fn a_request_that_is_never_answered(#[values(Hooks::Socket, Hooks::Syscall)] hoo
     // This one is still in flight when the tracer stops.
     let options = Options { prefix: "open".into(), ..load_of(&server, "/never/{n}?id={id}", 1) };
     let open = thread::spawn(move || {
-        load::run(&Options { grace: Duration::from_secs(8), duration: Duration::from_millis(1), ..options })
+        load::run(&Options { grace: Duration::from_secs(8), duration: Duration::from_secs(5), ..options })
     });
     let served = server.rows(4);
     let capture = tracer.stop();
@@ -335,7 +340,12 @@ fn both_ends_on_one_host(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) 
 fn habits(#[case] habit: &str, #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
     let _machine = machine();
     let server = Server::start(habit);
-    trace(hooks, &server, &mixed(&server, 390), Expect::default());
+    // Very short reads of 100 kB bodies would be a load of system calls, which is another test's.
+    let mut options = mixed(&server, 390);
+    if habit.contains("--read-size") {
+        options.mix.retain(|template| template.body != Body::Length(100_000));
+    }
+    trace(hooks, &server, &options, Expect::default());
 }
 
 #[rstest]
@@ -343,7 +353,7 @@ fn reader_and_writer_threads_with_pipelining(#[values(Hooks::Socket, Hooks::Sysc
     let _machine = machine();
     let server = Server::start("--split");
     let options = Options { pipeline: 16, ..mixed(&server, 650) };
-    trace(hooks, &server, &options, Expect::default());
+    trace(hooks, &server, &options, PIPELINED);
 }
 
 #[rstest]
@@ -449,7 +459,7 @@ fn saturation(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
         ..load_of(&server, TELLING, 1)
     };
     // As much as the machine gives: what is lost must be known.
-    trace(hooks, &server, &options, Expect { nothing_lost: false, ..Expect::default() });
+    trace(hooks, &server, &options, Expect { nothing_lost: false, gaps: true, ..Expect::default() });
 }
 
 #[rstest]

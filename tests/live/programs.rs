@@ -184,6 +184,11 @@ fn check_nginx(capture: &Capture, rows: &[NginxRow], nothing_lost: bool) {
             row.response_bytes,
             Some(row.target.as_str()),
         );
+        if !nothing_lost && transaction.confidence == "gap" {
+            // Its response was in a gap that is counted: what was seen of it is right.
+            assert_eq!((said.0, said.1, said.3), (logged.0, logged.1, logged.3), "{transaction:?}");
+            continue;
+        }
         assert_eq!(said, logged, "{transaction:?}");
         assert_eq!((transaction.end.as_str(), transaction.confidence.as_str()), ("answered", "complete"));
         assert!(transaction.duration_ns > 0, "{transaction:?}");
