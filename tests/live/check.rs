@@ -199,7 +199,7 @@ fn check_server_row(transaction: &Transaction, row: &serve::Row, expect: Expect,
     if expect.gaps && transaction.confidence == "gap" {
         // What was seen of it is right; what was not is not told.
         assert!(
-            transaction.status_code.is_none_or(|status| status == row.status.into()),
+            transaction.status_code.is_none_or(|status| status == i32::from(row.status)),
             "status{}",
             describe()
         );
