@@ -49,7 +49,7 @@ record! {
 
 record! {
     /// A request as a handler in Python or Node saw it; boot times, ns.
-    pub struct HandlerRow {
+    pub struct AnswerRow {
         /// Its id.
         pub id: String,
         /// Method.
@@ -286,10 +286,10 @@ fn nginx_and_curl_seen_from_both_ends(#[values(Hooks::Socket, Hooks::Syscall)] h
 
 /// Every transaction of a handler's server is what the handler logged and the client got.
 #[track_caller]
-fn check_handlers(capture: &Capture, handled: &[HandlerRow], asked: &[load::Row]) {
+fn check_answers(capture: &Capture, handled: &[AnswerRow], asked: &[load::Row]) {
     check_order_and_sums(capture);
     let captured: HashMap<String, &Transaction> = by_stamp(&capture.role("server"));
-    let handled: HashMap<&str, &HandlerRow> = handled.iter().map(|row| (row.id.as_str(), row)).collect();
+    let handled: HashMap<&str, &AnswerRow> = handled.iter().map(|row| (row.id.as_str(), row)).collect();
     let mut clocks = Clocks::new();
     for client in asked {
         assert_eq!(client.outcome, Outcome::Ok, "the load itself failed: {client:?}");
@@ -313,7 +313,7 @@ fn check_handlers(capture: &Capture, handled: &[HandlerRow], asked: &[load::Row]
     check_conserved(capture, captured.len(), asked.len(), true);
 }
 
-fn handler_load(server: &Server, count: u64) -> Options {
+fn answer_load(server: &Server, count: u64) -> Options {
     let mix = vec![
         Template::get("/user/{n}?id={id}"),
         Template::get("/bytes/{n}?id={id}"),
@@ -327,12 +327,12 @@ fn handler_load(server: &Server, count: u64) -> Options {
 }
 
 #[track_caller]
-fn trace_handlers(hooks: Hooks, server: &Server, keep_alive: bool) {
+fn trace_answers(hooks: Hooks, server: &Server, keep_alive: bool) {
     let tracer = Tracer::start(hooks, &[server.process.pid()]);
-    let asked = load::run(&Options { keep_alive, ..handler_load(server, 700) }).unwrap();
+    let asked = load::run(&Options { keep_alive, ..answer_load(server, 700) }).unwrap();
     let capture = tracer.stop();
-    let handled: Vec<HandlerRow> = server.rows(asked.len());
-    check_handlers(&capture, &handled, &asked);
+    let handled: Vec<AnswerRow> = server.rows(asked.len());
+    check_answers(&capture, &handled, &asked);
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -349,7 +349,7 @@ fn python_threads(
     let log = folder.path().join("python.csv");
     let mut command = Command::new(tool("python3", "python3"));
     command.arg(fixture("threads.py")).arg(&log);
-    trace_handlers(hooks, &Server::announced(&mut command, log, folder), keep_alive);
+    trace_answers(hooks, &Server::announced(&mut command, log, folder), keep_alive);
 }
 
 #[rstest]
@@ -362,7 +362,7 @@ fn node_event_loop(
     let log = folder.path().join("node.csv");
     let mut command = Command::new(tool("node", "nodejs"));
     command.arg(fixture("event-loop.js")).arg(&log).arg(boot_minus_monotonic_ns().to_string());
-    trace_handlers(hooks, &Server::announced(&mut command, log, folder), keep_alive);
+    trace_answers(hooks, &Server::announced(&mut command, log, folder), keep_alive);
 }
 
 /// Time asleep since boot: what the boot clock has and the monotonic clock has not.
