@@ -22,7 +22,7 @@
 //!
 //! A connection that was joined in the middle may begin with the rest of a request that started before: its first turn,
 //! when unseen, counts in `high` only. Which class a connection is in is known from what was seen of it; a connection of
-//! which nothing was seen is accounted for by the kernel's global counters (`pipeline::residual`).
+//! which nothing was seen is accounted for by the kernel's global counters (in `pipeline`).
 
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
-use super::pairing::{Around, Effects, Open, Pairs};
+use super::pairing::{Effects, Open, Pairs};
 use crate::{
     conn::{
         connection::Connection,
@@ -15,7 +15,7 @@ use crate::{
         turns::Missing,
     },
     event::{ConnClose, Data, Direction, Role},
-    protocol::{Body, Flow, Inference, Mark, Pairing, Parser, REGISTRY, Resync, Step},
+    protocol::{Flow, Inference, Mark, Parser, REGISTRY},
     time::BootTime,
     transaction::End,
 };
@@ -33,6 +33,8 @@ const INFER_TURNS_MID_JOIN: u32 = 16;
 const KEEP_CAPACITY: usize = 2048;
 /// An announced length from which on copying pauses until its end (a verdict costs a map update).
 const RESUME_ABOVE: u64 = 16 * 1024;
+
+mod read;
 
 /// Bounds of one exchange.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +59,7 @@ pub struct Turnover<'a> {
 
 /// One flow's place between the bytes and the parser.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct FlowState {
+struct Side {
     /// Bytes of an announced length still to come.
     skip: u64,
     /// Messages that end with the last of them.
@@ -118,7 +120,7 @@ pub struct Exchange {
     requests: Direction,
     /// The role was guessed from who asks.
     guessed: bool,
-    flows: [FlowState; 2],
+    flows: [Side; 2],
     pairs: Pairs,
     /// A message's length was not known in advance, or a head was not captured: everything has to be.
     everything: bool,
@@ -396,425 +398,6 @@ impl Exchange {
         }
         flow.held.clear();
         flow.spans.clear();
-    }
-
-    /// Bytes of a direction: `payload`, then `hole` bytes that were not captured.
-    fn parse(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        mut payload: &[u8],
-        mut hole: u64,
-        stamp: &Stamp,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let at = direction.index();
-        let mut position = stamp.position;
-        if self.flows[at].skip > 0 {
-            let n = self.flows[at].skip.min(payload.len() as u64);
-            payload = &payload[n as usize..];
-            self.skip(conn, direction, n, &mut position, stamp, turnover);
-        }
-        if !payload.is_empty() {
-            self.step(conn, direction, payload, position, stamp, turnover);
-            position = position.wrapping_add(payload.len() as u64);
-        }
-        let n = self.flows[at].skip.min(hole);
-        hole -= n;
-        self.skip(conn, direction, n, &mut position, stamp, turnover);
-        if hole > 0 {
-            self.blind(conn, direction, position, hole, Blind::NotCaptured, stamp, turnover);
-        }
-        // A length that nobody announced (chunks): their sizes have to be seen.
-        let flow = &self.flows[at];
-        self.everything |= flow.skip == 0 && !flow.until_close && self.in_progress(self.flow(direction));
-    }
-
-    /// `n` bytes of an announced length went by.
-    fn skip(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        n: u64,
-        position: &mut u64,
-        stamp: &Stamp,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let flow = &mut self.flows[direction.index()];
-        *position = position.wrapping_add(n);
-        if n == 0 {
-            return;
-        }
-        flow.skip -= n;
-        if flow.skip == 0 {
-            self.end_pending(conn, direction, *position, Some(stamp), stamp.last, turnover);
-        }
-    }
-
-    /// The announced length is over before `position`: what had to end there has ended.
-    fn end_pending(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        position: u64,
-        stamp: Option<&Stamp>,
-        now: BootTime,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let mut ends = std::mem::take(&mut self.flows[direction.index()].ends);
-        for _ in ends.drain(..) {
-            self.message_end(conn, direction, position, stamp, now, turnover);
-        }
-        self.flows[direction.index()].ends = ends;
-    }
-
-    fn message_end(
-        &mut self,
-        _conn: &mut Connection,
-        direction: Direction,
-        position: u64,
-        stamp: Option<&Stamp>,
-        now: BootTime,
-        turnover: &mut Turnover<'_>,
-    ) {
-        match self.flow(direction) {
-            Flow::Request => self.pairs.request_end(position, stamp, turnover.fx),
-            Flow::Response => self.pairs.response_end(position, stamp, now, turnover.fx),
-        }
-    }
-
-    /// `missing` bytes from `from` on cannot be looked at; `stamp`: of the event that holds or follows them.
-    #[expect(clippy::too_many_arguments, reason = "one call; the arguments are one gap's parts")]
-    fn blind(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        from: u64,
-        missing: u64,
-        why: Blind,
-        stamp: &Stamp,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let at = direction.index();
-        let kind = self.flow(direction);
-        if self.pairs.is_tunnel() || self.flows[at].until_close {
-            if why != Blind::NotCaptured {
-                self.pairs.inner_gap(kind == Flow::Request);
-            }
-            return;
-        }
-        let inside = self.flows[at].skip.min(missing);
-        if inside > 0 {
-            self.pairs.inner_gap(kind == Flow::Request);
-            self.flows[at].skip -= inside;
-            if self.flows[at].skip == 0 {
-                // Its last byte was not seen: when it ended is not known.
-                let end = from.wrapping_add(inside);
-                self.end_pending(conn, direction, end, None, stamp.first, turnover);
-            }
-        }
-        let missing = missing - inside;
-        if missing == 0 {
-            return;
-        }
-        let in_message = self.in_progress(kind);
-        let flow = &mut self.flows[at];
-        // While it looks for a boundary a parser keeps what may be a head: the beginning of a turn.
-        let in_head = !flow.held.is_empty()
-            && (!flow.resyncing || flow.spans.first().is_some_and(|(_, stamp)| stamp.turn_start));
-        let head = in_head || (!in_message && !flow.resyncing);
-        if !flow.resyncing {
-            turnover.fx.gaps += 1;
-            turnover.fx.counted = true;
-        }
-        flow.resyncing = true;
-        flow.missing = flow.missing.saturating_add(missing);
-        let (position, turn) = flow.spans.first().map_or((from, stamp.turn), |span| (span.0, span.1.turn));
-        flow.held.clear();
-        flow.spans.clear();
-        match (kind, why) {
-            (Flow::Request, Blind::Lost | Blind::LostOld) => {
-                conn.turns.requests_not_seen(missing, head && why == Blind::Lost);
-                if in_head {
-                    conn.turns.head_not_seen(direction, turn, false);
-                }
-                self.pairs.requests_missing(stamp.turn, stamp.turn_start, true);
-            }
-            (Flow::Request, Blind::NotCaptured) => {
-                conn.turns.requests_not_seen(missing, head);
-                if head {
-                    conn.turns.head_not_seen(direction, turn, false);
-                }
-                self.everything = true;
-                self.pairs.requests_missing(stamp.turn, false, false);
-            }
-            (Flow::Response, Blind::Lost | Blind::LostOld) => {
-                self.pairs.responses_lost(stamp.turn, stamp.turn_start, stamp.first, turnover.fx);
-            }
-            (Flow::Response, Blind::NotCaptured) => {
-                self.everything = true;
-                self.pairs.response_not_captured(stamp, position, !in_message, turnover.fx);
-            }
-        }
-    }
-
-    /// Shows bytes to the parser until it wants no more.
-    fn step(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        bytes: &[u8],
-        position: u64,
-        stamp: &Stamp,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let at = direction.index();
-        let kind = self.flow(direction);
-        let Some(mut parser) = self.parser.take() else { return };
-        let mut held = std::mem::take(&mut self.flows[at].held);
-        let mut spans = std::mem::take(&mut self.flows[at].spans);
-        let joined = !held.is_empty();
-        spans.push((position, *stamp));
-        if joined {
-            held.extend_from_slice(bytes);
-        }
-        let buf: &[u8] = if joined { &held } else { bytes };
-        let base = position.wrapping_sub((buf.len() - bytes.len()) as u64);
-        let mut off = 0;
-        let mut idle = 0;
-        while off < buf.len() {
-            if self.pairs.is_tunnel() || self.flows[at].until_close {
-                off = buf.len();
-                break;
-            }
-            if idle > MAX_IDLE_STEPS {
-                turnover.fx.invalid += 1;
-                turnover.fx.counted = true;
-                self.flows[at].resyncing = true;
-                off = buf.len();
-                break;
-            }
-            if self.flows[at].resyncing {
-                let starts: Vec<usize> = spans
-                    .iter()
-                    .filter(|(_, stamp)| stamp.turn_start)
-                    .map(|(_, stamp)| stamp.position.wrapping_sub(base) as usize)
-                    .filter(|start| (off..buf.len()).contains(start))
-                    .map(|start| start - off)
-                    .collect();
-                let missing = std::mem::take(&mut self.flows[at].missing);
-                match parser.resync(kind, missing, &buf[off..], &starts) {
-                    Resync::At(n) => {
-                        let n = n.min(buf.len() - off);
-                        let last =
-                            starts.iter().rev().find(|start| **start <= n).map_or(n, |start| off + start);
-                        self.passed_over(conn, kind, n, base, off..last, &spans);
-                        off += n;
-                        self.flows[at].resyncing = false;
-                        idle += 1;
-                        continue;
-                    }
-                    Resync::NotYet { dropped } => {
-                        let dropped = dropped.min(buf.len() - off);
-                        self.passed_over(conn, kind, dropped, base, off..off + dropped, &spans);
-                        off += dropped;
-                        break;
-                    }
-                }
-            }
-            turnover.marks.clear();
-            match parser.step(kind, &buf[off..], turnover.marks) {
-                Step::Consume { len } => {
-                    let have = (buf.len() - off) as u64;
-                    let begin = base.wrapping_add(off as u64);
-                    self.marks(conn, direction, begin, len, have, &spans, stamp, turnover);
-                    off += len.min(have) as usize;
-                    self.flows[at].skip = len.saturating_sub(have);
-                    idle = if len == 0 { idle + 1 } else { 0 };
-                }
-                Step::UntilClose => {
-                    let begin = base.wrapping_add(off as u64);
-                    self.marks(conn, direction, begin, 0, 0, &spans, stamp, turnover);
-                    self.flows[at].until_close = true;
-                }
-                Step::NeedMore => break,
-                Step::Invalid(_) => {
-                    turnover.fx.invalid += 1;
-                    turnover.fx.counted = true;
-                    self.invalid(conn, direction, stamp, turnover);
-                    // The same place must not be taken for a boundary again.
-                    off += 1;
-                    idle += 1;
-                }
-            }
-        }
-        let n_buf = buf.len();
-        if n_buf.saturating_sub(off) > turnover.limits.max_held_bytes {
-            turnover.fx.invalid += 1;
-            turnover.fx.counted = true;
-            self.invalid(conn, direction, stamp, turnover);
-            off = n_buf;
-        }
-        if off >= n_buf {
-            // Keeps a small buffer: the next incomplete head needs no allocation.
-            held.clear();
-            if held.capacity() > KEEP_CAPACITY {
-                held = Vec::new();
-            }
-            spans.clear();
-        } else {
-            if joined {
-                held.drain(..off);
-            } else {
-                held.extend_from_slice(&bytes[off..]);
-            }
-            let first = base.wrapping_add(off as u64);
-            let n_over =
-                spans.iter().skip(1).take_while(|span| span.0.wrapping_sub(first) as i64 <= 0).count();
-            spans.drain(..n_over);
-        }
-        self.flows[at].held = held;
-        self.flows[at].spans = spans;
-        self.parser = Some(parser);
-    }
-
-    /// `n` bytes that were there and told nothing: they may have held requests as well as the missing ones, and so may
-    /// each turn that begins in `range` (of the buffer, which begins at `base`).
-    fn passed_over(
-        &self,
-        conn: &mut Connection,
-        kind: Flow,
-        n: usize,
-        base: u64,
-        range: std::ops::Range<usize>,
-        spans: &[(u64, Stamp)],
-    ) {
-        if kind == Flow::Response {
-            return;
-        }
-        conn.turns.requests_not_seen(n as u64, false);
-        for (_, stamp) in spans.iter().filter(|(_, stamp)| stamp.turn_start) {
-            if range.contains(&(stamp.position.wrapping_sub(base) as usize)) {
-                conn.turns.turn_not_understood(self.requests, stamp.turn);
-            }
-        }
-    }
-
-    /// The parser cannot read on: what is in progress is cut, alignment behind it unknown.
-    fn invalid(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        stamp: &Stamp,
-        turnover: &mut Turnover<'_>,
-    ) {
-        if !self.flows[direction.index()].resyncing {
-            self.flows[direction.index()].resyncing = true;
-            match self.flow(direction) {
-                Flow::Request => {
-                    conn.turns.requests_not_seen(0, false);
-                    self.pairs.requests_missing(stamp.turn, false, true);
-                }
-                Flow::Response => self.pairs.responses_lost(stamp.turn, false, stamp.last, turnover.fx),
-            }
-        }
-    }
-
-    /// What a step found: begins at the first of `len` bytes from `begin` on, ends at the last, of which `have` are there.
-    #[expect(clippy::too_many_arguments, reason = "one call; the arguments are one step's parts")]
-    fn marks(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        begin: u64,
-        len: u64,
-        have: u64,
-        spans: &[(u64, Stamp)],
-        stamp: &Stamp,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let at = |position: u64| -> &Stamp {
-            let span = spans.iter().rev().find(|span| position.wrapping_sub(span.0) as i64 >= 0);
-            span.map_or(stamp, |span| &span.1)
-        };
-        let mut marks = std::mem::take(turnover.marks);
-        for mark in marks.drain(..) {
-            match mark {
-                Mark::Begin(message) => self.message_begin(conn, begin, at(begin), message, turnover),
-                Mark::End { stream } if len > have => self.flows[direction.index()].ends.push(stream),
-                Mark::End { .. } => {
-                    let end = begin.wrapping_add(len);
-                    let last = if len == 0 && spans.first().is_none_or(|span| span.0 == begin) {
-                        // Ends with the byte before the first one here.
-                        stamp
-                    } else {
-                        at(end.wrapping_sub(1))
-                    };
-                    self.message_end(conn, direction, end, Some(last), last.last, turnover);
-                }
-                Mark::Cut { .. } => match self.flow(direction) {
-                    Flow::Request => self.pairs.request_cut_off(),
-                    Flow::Response => self.pairs.response_cut(stamp.last, turnover.fx),
-                },
-                Mark::Upgraded { .. } => self.pairs.upgrade(),
-            }
-        }
-        *turnover.marks = marks;
-    }
-
-    fn message_begin(
-        &mut self,
-        conn: &mut Connection,
-        position: u64,
-        stamp: &Stamp,
-        message: crate::protocol::Message,
-        turnover: &mut Turnover<'_>,
-    ) {
-        let mode = REGISTRY.get(self.protocol).map_or(Pairing::Fifo, |protocol| protocol.pairing());
-        let (response, interim) = match message.body {
-            Body::Request(mut request) => {
-                if !turnover.limits.keep_target {
-                    request.target = None;
-                }
-                request.one_way |= mode == Pairing::OneWay;
-                conn.turns.request_begun(self.requests, stamp.turn);
-                let server = self.requests == Direction::Ingress;
-                let (max, mid_join) = (turnover.limits.max_in_flight, conn.mid_join);
-                self.pairs.request_begin(
-                    stamp,
-                    position,
-                    message.stream,
-                    request,
-                    server,
-                    mid_join,
-                    max,
-                    turnover.fx,
-                );
-                return;
-            }
-            Body::Response(response) => {
-                conn.turns.response_begun(stamp.turn);
-                (response, false)
-            }
-            Body::Interim(response) => (response, true),
-        };
-        let around = Around {
-            mid_join: conn.mid_join,
-            request_turn: self.flows[self.requests.index()].last.turn,
-            requests_missing: self.flows[self.requests.index()].resyncing,
-        };
-        let at_start = stamp.turn_start && stamp.position == position;
-        self.pairs.response_begin(
-            mode,
-            stamp,
-            position,
-            at_start,
-            message.stream,
-            response,
-            interim,
-            around,
-            turnover.fx,
-        );
     }
 
     /// One direction ended at `now`.

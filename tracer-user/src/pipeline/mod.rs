@@ -11,7 +11,6 @@ use std::{
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use tracer_ebpf as abi;
 
 pub use crate::conn::turns::LostRequests;
 use crate::{
@@ -19,23 +18,20 @@ use crate::{
         connection::{Connection, MAX_HELD_EVENTS},
         order::{self, Order},
         role::ListeningSet,
-        stream::Place,
         tracker::Tracker,
     },
     enrich::table::ProcessTable,
-    event::{
-        ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange,
-    },
+    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Event, EventBatch, Process, ProcessChange},
     metrics::{Counter, Metrics},
     protocol::Mark,
-    time::{Anchor, BootTime, WallTime},
+    time::{BootTime, WallTime},
     transaction::{
-        End, Kind, Transaction, TransactionBatch, Unpaired,
-        exchange::{Exchange, Limits, Turnover},
-        finish::{Ends, finish},
+        End, Kind, TransactionBatch, Unpaired,
+        exchange::Exchange,
+        finish::Ends,
         pairing::Effects,
         template::Templates,
-        watermark::{self, WallLine, Watermark},
+        watermark::{WallLine, Watermark},
     },
 };
 
@@ -155,6 +151,9 @@ pub enum CheckpointError {
 /// Version of the checkpoint's layout.
 pub const CHECKPOINT_VERSION: u32 = 1;
 
+mod checkpoint;
+mod step;
+
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order; 250 ms, see
 /// [`PipelineConfig::watermark_lag_ns`].
 const QUIET_NS: u64 = 250_000_000;
@@ -179,24 +178,6 @@ struct Entry {
     hold_armed: bool,
     /// A timer is set that will look at a turn that must end.
     quiet_armed: bool,
-}
-
-/// A connection in a checkpoint, with its parser's name and state.
-type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
-
-/// What a checkpoint holds behind its version.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    waiting: Vec<Event>,
-    frontier: BootTime,
-    conns: Vec<SavedEntry>,
-    ended: Vec<(BootTime, ConnId)>,
-    state: State,
-    processes: ProcessTable,
-    listening: ListeningSet,
-    templates: Vec<u8>,
-    watermark: watermark::Saved,
-    timers: Vec<(BootTime, ConnId)>,
 }
 
 /// Everything but the connections.
@@ -597,75 +578,6 @@ impl Pipeline {
         }
     }
 
-    /// The whole state, for the start of a file of events.
-    pub fn checkpoint(&self) -> Vec<u8> {
-        let rest = &self.rest;
-        // Borrowed parts, in the order of [`Saved`]: postcard writes a tuple as it writes a struct.
-        let conns: Vec<_> = self
-            .tracker
-            .iter()
-            .map(|entry| {
-                let parser = entry.exchange.protocol().map(str::to_owned).zip(entry.exchange.parser_state());
-                (&entry.conn, &entry.exchange, parser, entry.hold_armed, entry.quiet_armed)
-            })
-            .collect();
-        let mut timers: Vec<_> = rest.timers.iter().map(|Reverse(timer)| *timer).collect();
-        timers.sort_unstable();
-        let waiting: Vec<_> = self.order.waiting().collect();
-        let ended: Vec<_> = self.tracker.ended().collect();
-        let saved = (
-            (waiting, self.order.frontier(), conns, ended),
-            (
-                &rest.state,
-                &rest.processes,
-                &rest.listening,
-                rest.templates.save(),
-                rest.watermark.save(),
-                timers,
-            ),
-        );
-        let mut bytes = CHECKPOINT_VERSION.to_le_bytes().to_vec();
-        // Plain data into memory: there is no way to fail; and `restore` refuses a checkpoint without a state.
-        bytes.extend(postcard::to_allocvec(&saved).unwrap_or_default());
-        bytes
-    }
-
-    /// Continues from a checkpoint, with the same configuration as before.
-    pub fn restore(
-        bytes: &[u8],
-        config: PipelineConfig,
-        metrics: Metrics,
-        verdicts: Box<dyn VerdictSink + Send>,
-    ) -> Result<Pipeline, CheckpointError> {
-        let corrupt = |why: &str| CheckpointError::Corrupt(why.to_owned());
-        let (version, bytes) = bytes.split_first_chunk::<4>().ok_or_else(|| corrupt("no version"))?;
-        let found = u32::from_le_bytes(*version);
-        if found != CHECKPOINT_VERSION {
-            return Err(CheckpointError::Version { found, readable: CHECKPOINT_VERSION });
-        }
-        let saved: Saved =
-            postcard::from_bytes(bytes).map_err(|error| CheckpointError::Corrupt(error.to_string()))?;
-        let mut pipeline = Pipeline::new(config, metrics, verdicts);
-        pipeline.order = Order::restore(saved.waiting, saved.frontier);
-        for (conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
-            if let Some((protocol, state)) = parser
-                && !exchange.restore_parser(&protocol, &state)
-            {
-                return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
-            }
-            pipeline.tracker.insert(conn.id, Entry { conn, exchange, ends: None, hold_armed, quiet_armed });
-        }
-        pipeline.tracker.restore_ended(saved.ended);
-        let rest = &mut pipeline.rest;
-        rest.state = saved.state;
-        rest.processes = saved.processes;
-        rest.listening = saved.listening;
-        rest.templates = Templates::load(&saved.templates).ok_or_else(|| corrupt("operation names"))?;
-        rest.watermark = Watermark::load(saved.watermark);
-        rest.timers = saved.timers.into_iter().map(Reverse).collect();
-        Ok(pipeline)
-    }
-
     /// The kernel's own count of turns tells what happened on connections of which nothing was seen, or whose last
     /// records were refused. It bounds `lost_requests` from above only: the turns need not have been requests. And no
     /// more turns can be unseen than records were refused.
@@ -691,195 +603,5 @@ impl Pipeline {
         self.rest.state.residual =
             (unseen.min(refused).saturating_add(get("kernel.conn_map_full"))).saturating_mul(most);
         self.rest.state.counters = Some(Arc::new(counters));
-    }
-}
-
-impl Entry {
-    /// Requests lost on this connection.
-    fn lost(&self, most: u32, continued: bool) -> LostRequests {
-        match self.exchange.requests() {
-            Some(requests) => self.conn.turns.lost(requests, most, continued),
-            None if self.exchange.is_opaque() => LostRequests::default(),
-            None => {
-                let turns = self.conn.turns.unseen_of_unknown();
-                LostRequests { low: 0, high: turns.saturating_mul(u64::from(most.max(1))) }
-            }
-        }
-    }
-
-    /// Turns of this connection that the kernel counted as requests, and as unknown.
-    fn known_turns(&self) -> (u64, u64) {
-        let turns = &self.conn.turns;
-        if !self.conn.role_by_kernel {
-            return (0, u64::from(turns.last()));
-        }
-        let requests = match self.conn.role {
-            crate::event::Role::Client => Direction::Egress,
-            _ => Direction::Ingress,
-        };
-        (turns.known(requests).unwrap_or_else(|| u64::from(turns.last()).div_ceil(2)), 0)
-    }
-}
-
-impl Rest {
-    /// Lets the exchange do something, and takes in what came of it.
-    fn with(
-        &mut self,
-        entry: &mut Entry,
-        act: impl FnOnce(&mut Exchange, &mut Connection, &mut Turnover<'_>),
-    ) {
-        let limits = Limits {
-            max_in_flight: self.config.max_in_flight_per_conn,
-            max_held_bytes: self.config.max_held_bytes,
-            keep_target: self.config.keep_target,
-        };
-        let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
-        act(&mut entry.exchange, &mut entry.conn, &mut turnover);
-        self.collect(entry);
-    }
-
-    fn collect(&mut self, entry: &mut Entry) {
-        if self.fx.counted {
-            self.fx.counted = false;
-            for (sum, n) in self.state.unpaired.iter_mut().zip(&mut self.fx.unpaired) {
-                *sum += std::mem::take(n);
-            }
-            for (counter, n) in [
-                (Counter::RequestsSeen, &mut self.fx.requests_seen),
-                (Counter::InFlightFull, &mut self.fx.in_flight_full),
-                (Counter::ParserGap, &mut self.fx.gaps),
-                (Counter::ParserInvalid, &mut self.fx.invalid),
-            ] {
-                self.metrics.add(counter, std::mem::take(n));
-            }
-            self.state.most = self.state.most.max(entry.conn.turns.most());
-            self.state.continued |= entry.conn.turns.is_continued();
-            if let Some(since) = entry.exchange.pairs().waiting_since() {
-                let due = BootTime(since.0.saturating_add(self.config.stuck_after_ns));
-                self.state.next_stuck = Some(self.state.next_stuck.map_or(due, |next| next.min(due)));
-            }
-        }
-        if self.fx.ended.is_empty() {
-            return;
-        }
-        let mut ended = std::mem::take(&mut self.fx.ended);
-        let role = entry.exchange.role();
-        let ends = entry.ends.get_or_insert_with(|| Ends::of(&entry.conn, role));
-        let protocol = entry.exchange.protocol().unwrap_or_default();
-        let guessed = entry.exchange.is_guessed();
-        for ended in ended.drain(..) {
-            let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
-            let service = self.processes.service(ended.open.pid, &ended.open.comm);
-            let comm = self.processes.name(&ended.open.comm);
-            let (transaction, operation) =
-                finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
-            self.count(&transaction);
-            self.watermark.push(epoch, transaction, operation);
-        }
-        self.fx.ended = ended;
-    }
-
-    fn count(&self, transaction: &Transaction) {
-        if transaction.duration_ns <= 0 {
-            self.metrics.add(Counter::DurationNotPositive, 1);
-        }
-        if transaction
-            .response_start
-            .is_some_and(|start| transaction.request_end.is_none_or(|end| start < end))
-            && transaction.end == End::Answered
-        {
-            self.metrics.add(Counter::EarlyResponse, 1);
-        }
-    }
-
-    /// Applies bytes whatever comes before them.
-    fn apply_data(&mut self, entry: &mut Entry, data: &Data) {
-        if data.has(abi::FLAG_ERROR) {
-            let client = entry.exchange.requests() == Some(Direction::Egress);
-            if client && data.direction() == Direction::Egress {
-                // The answer to what was sent before may still come.
-                return;
-            }
-            return self.with(entry, |exchange, _, turnover| exchange.fail(data.time, turnover));
-        }
-        if data.bytes == 0 {
-            if data.has(abi::FLAG_EOF) {
-                self.with(entry, |exchange, conn, turnover| {
-                    exchange.shut(conn, data.direction(), data.time, turnover);
-                });
-            }
-            return;
-        }
-        let (missing, seen) = match entry.conn.streams[data.direction().index()].place(data.position) {
-            Place::Next => (0, 0),
-            Place::Ahead { missing } => (missing, 0),
-            Place::Behind { seen } if seen >= data.bytes => return,
-            Place::Behind { seen } => (0, seen),
-        };
-        self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
-        if let Some(verdict) = entry.exchange.verdict(&entry.conn) {
-            self.verdicts.set(entry.conn.id, verdict);
-        }
-        if !entry.quiet_armed
-            && let Some(since) = entry.exchange.quiet_since()
-        {
-            entry.quiet_armed = true;
-            self.timers.push(Reverse((BootTime(since.0.saturating_add(QUIET_NS)), entry.conn.id)));
-        }
-    }
-
-    /// Applies what no longer has to wait.
-    fn settle(&mut self, entry: &mut Entry) {
-        let window = self.config.reorder_window_ns;
-        while let Some(data) = {
-            let question =
-                entry.conn.first_held().and_then(|first| entry.exchange.question(&entry.conn, first));
-            entry.conn.release(question, window)
-        } {
-            self.apply_data(entry, &data);
-        }
-        if entry.conn.is_holding() && !entry.hold_armed {
-            entry.hold_armed = true;
-            self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));
-        }
-    }
-
-    /// Applies all that waits.
-    fn flush_held(&mut self, entry: &mut Entry) {
-        while entry.conn.is_holding() {
-            self.settle(entry);
-            if let Some(first) = entry.conn.release_first(self.config.reorder_window_ns) {
-                self.apply_data(entry, &first);
-            }
-        }
-    }
-
-    /// Something about a connection is due.
-    fn timer(&mut self, entry: &mut Entry, now: BootTime) {
-        if entry.hold_armed && entry.conn.held_until() <= now {
-            entry.hold_armed = false;
-            while entry.conn.is_holding() && entry.conn.held_until() <= now {
-                if let Some(first) = entry.conn.release_first(self.config.reorder_window_ns) {
-                    self.apply_data(entry, &first);
-                }
-                self.settle(entry);
-            }
-        } else if entry.hold_armed {
-            // Rearmed since.
-            self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));
-        }
-        if entry.quiet_armed {
-            let due = entry.exchange.quiet_since().map(|since| BootTime(since.0.saturating_add(QUIET_NS)));
-            match due {
-                Some(due) if due > now => self.timers.push(Reverse((due, entry.conn.id))),
-                Some(due) => {
-                    entry.quiet_armed = false;
-                    self.with(entry, |exchange, _, turnover| {
-                        exchange.pairs_mut().give_up_turn(due, turnover.fx);
-                    });
-                }
-                None => entry.quiet_armed = false,
-            }
-        }
     }
 }

@@ -1,0 +1,108 @@
+//! The pipeline's whole state as bytes, and back.
+
+use std::cmp::Reverse;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CHECKPOINT_VERSION, CheckpointError, Entry, Pipeline, PipelineConfig, State, VerdictSink};
+use crate::{
+    conn::{connection::Connection, order::Order, role::ListeningSet},
+    enrich::table::ProcessTable,
+    event::{ConnId, Event},
+    metrics::Metrics,
+    time::BootTime,
+    transaction::{
+        exchange::Exchange,
+        template::Templates,
+        watermark::{self, Watermark},
+    },
+};
+
+/// A connection in a checkpoint, with its parser's name and state.
+type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
+
+/// What a checkpoint holds behind its version.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    waiting: Vec<Event>,
+    frontier: BootTime,
+    conns: Vec<SavedEntry>,
+    ended: Vec<(BootTime, ConnId)>,
+    state: State,
+    processes: ProcessTable,
+    listening: ListeningSet,
+    templates: Vec<u8>,
+    watermark: watermark::Saved,
+    timers: Vec<(BootTime, ConnId)>,
+}
+
+impl Pipeline {
+    /// The whole state, for the start of a file of events.
+    pub fn checkpoint(&self) -> Vec<u8> {
+        let rest = &self.rest;
+        // Borrowed parts, in the order of [`Saved`]: postcard writes a tuple as it writes a struct.
+        let conns: Vec<_> = self
+            .tracker
+            .iter()
+            .map(|entry| {
+                let parser = entry.exchange.protocol().map(str::to_owned).zip(entry.exchange.parser_state());
+                (&entry.conn, &entry.exchange, parser, entry.hold_armed, entry.quiet_armed)
+            })
+            .collect();
+        let mut timers: Vec<_> = rest.timers.iter().map(|Reverse(timer)| *timer).collect();
+        timers.sort_unstable();
+        let waiting: Vec<_> = self.order.waiting().collect();
+        let ended: Vec<_> = self.tracker.ended().collect();
+        let saved = (
+            (waiting, self.order.frontier(), conns, ended),
+            (
+                &rest.state,
+                &rest.processes,
+                &rest.listening,
+                rest.templates.save(),
+                rest.watermark.save(),
+                timers,
+            ),
+        );
+        let mut bytes = CHECKPOINT_VERSION.to_le_bytes().to_vec();
+        // Plain data into memory: there is no way to fail; and `restore` refuses a checkpoint without a state.
+        bytes.extend(postcard::to_allocvec(&saved).unwrap_or_default());
+        bytes
+    }
+
+    /// Continues from a checkpoint, with the same configuration as before.
+    pub fn restore(
+        bytes: &[u8],
+        config: PipelineConfig,
+        metrics: Metrics,
+        verdicts: Box<dyn VerdictSink + Send>,
+    ) -> Result<Pipeline, CheckpointError> {
+        let corrupt = |why: &str| CheckpointError::Corrupt(why.to_owned());
+        let (version, bytes) = bytes.split_first_chunk::<4>().ok_or_else(|| corrupt("no version"))?;
+        let found = u32::from_le_bytes(*version);
+        if found != CHECKPOINT_VERSION {
+            return Err(CheckpointError::Version { found, readable: CHECKPOINT_VERSION });
+        }
+        let saved: Saved =
+            postcard::from_bytes(bytes).map_err(|error| CheckpointError::Corrupt(error.to_string()))?;
+        let mut pipeline = Pipeline::new(config, metrics, verdicts);
+        pipeline.order = Order::restore(saved.waiting, saved.frontier);
+        for (conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
+            if let Some((protocol, state)) = parser
+                && !exchange.restore_parser(&protocol, &state)
+            {
+                return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
+            }
+            pipeline.tracker.insert(conn.id, Entry { conn, exchange, ends: None, hold_armed, quiet_armed });
+        }
+        pipeline.tracker.restore_ended(saved.ended);
+        let rest = &mut pipeline.rest;
+        rest.state = saved.state;
+        rest.processes = saved.processes;
+        rest.listening = saved.listening;
+        rest.templates = Templates::load(&saved.templates).ok_or_else(|| corrupt("operation names"))?;
+        rest.watermark = Watermark::load(saved.watermark);
+        rest.timers = saved.timers.into_iter().map(Reverse).collect();
+        Ok(pipeline)
+    }
+}

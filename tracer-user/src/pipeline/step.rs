@@ -1,0 +1,208 @@
+//! One step of one connection: what it may do now, and what came of it.
+
+use std::cmp::Reverse;
+
+use tracer_ebpf as abi;
+
+use super::{Entry, LostRequests, QUIET_NS, Rest};
+use crate::{
+    conn::{connection::Connection, stream::Place},
+    event::{Data, Direction, Role},
+    metrics::Counter,
+    time::{Anchor, BootTime},
+    transaction::{
+        End, Transaction,
+        exchange::{Exchange, Limits, Turnover},
+        finish::{Ends, finish},
+    },
+};
+
+impl Entry {
+    /// Requests lost on this connection.
+    pub(super) fn lost(&self, most: u32, continued: bool) -> LostRequests {
+        match self.exchange.requests() {
+            Some(requests) => self.conn.turns.lost(requests, most, continued),
+            None if self.exchange.is_opaque() => LostRequests::default(),
+            None => {
+                let turns = self.conn.turns.unseen_of_unknown();
+                LostRequests { low: 0, high: turns.saturating_mul(u64::from(most.max(1))) }
+            }
+        }
+    }
+
+    /// Turns of this connection that the kernel counted as requests, and as unknown.
+    pub(super) fn known_turns(&self) -> (u64, u64) {
+        let turns = &self.conn.turns;
+        if !self.conn.role_by_kernel {
+            return (0, u64::from(turns.last()));
+        }
+        let requests = match self.conn.role {
+            Role::Client => Direction::Egress,
+            _ => Direction::Ingress,
+        };
+        (turns.known(requests).unwrap_or_else(|| u64::from(turns.last()).div_ceil(2)), 0)
+    }
+}
+
+impl Rest {
+    /// Lets the exchange do something, and takes in what came of it.
+    pub(super) fn with(
+        &mut self,
+        entry: &mut Entry,
+        act: impl FnOnce(&mut Exchange, &mut Connection, &mut Turnover<'_>),
+    ) {
+        let limits = Limits {
+            max_in_flight: self.config.max_in_flight_per_conn,
+            max_held_bytes: self.config.max_held_bytes,
+            keep_target: self.config.keep_target,
+        };
+        let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
+        act(&mut entry.exchange, &mut entry.conn, &mut turnover);
+        self.collect(entry);
+    }
+
+    pub(super) fn collect(&mut self, entry: &mut Entry) {
+        if self.fx.counted {
+            self.fx.counted = false;
+            for (sum, n) in self.state.unpaired.iter_mut().zip(&mut self.fx.unpaired) {
+                *sum += std::mem::take(n);
+            }
+            for (counter, n) in [
+                (Counter::RequestsSeen, &mut self.fx.requests_seen),
+                (Counter::InFlightFull, &mut self.fx.in_flight_full),
+                (Counter::ParserGap, &mut self.fx.gaps),
+                (Counter::ParserInvalid, &mut self.fx.invalid),
+            ] {
+                self.metrics.add(counter, std::mem::take(n));
+            }
+            self.state.most = self.state.most.max(entry.conn.turns.most());
+            self.state.continued |= entry.conn.turns.is_continued();
+            if let Some(since) = entry.exchange.pairs().waiting_since() {
+                let due = BootTime(since.0.saturating_add(self.config.stuck_after_ns));
+                self.state.next_stuck = Some(self.state.next_stuck.map_or(due, |next| next.min(due)));
+            }
+        }
+        if self.fx.ended.is_empty() {
+            return;
+        }
+        let mut ended = std::mem::take(&mut self.fx.ended);
+        let role = entry.exchange.role();
+        let ends = entry.ends.get_or_insert_with(|| Ends::of(&entry.conn, role));
+        let protocol = entry.exchange.protocol().unwrap_or_default();
+        let guessed = entry.exchange.is_guessed();
+        for ended in ended.drain(..) {
+            let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
+            let service = self.processes.service(ended.open.pid, &ended.open.comm);
+            let comm = self.processes.name(&ended.open.comm);
+            let (transaction, operation) =
+                finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
+            self.count(&transaction);
+            self.watermark.push(epoch, transaction, operation);
+        }
+        self.fx.ended = ended;
+    }
+
+    pub(super) fn count(&self, transaction: &Transaction) {
+        if transaction.duration_ns <= 0 {
+            self.metrics.add(Counter::DurationNotPositive, 1);
+        }
+        if transaction
+            .response_start
+            .is_some_and(|start| transaction.request_end.is_none_or(|end| start < end))
+            && transaction.end == End::Answered
+        {
+            self.metrics.add(Counter::EarlyResponse, 1);
+        }
+    }
+
+    /// Applies bytes whatever comes before them.
+    pub(super) fn apply_data(&mut self, entry: &mut Entry, data: &Data) {
+        if data.has(abi::FLAG_ERROR) {
+            let client = entry.exchange.requests() == Some(Direction::Egress);
+            if client && data.direction() == Direction::Egress {
+                // The answer to what was sent before may still come.
+                return;
+            }
+            return self.with(entry, |exchange, _, turnover| exchange.fail(data.time, turnover));
+        }
+        if data.bytes == 0 {
+            if data.has(abi::FLAG_EOF) {
+                self.with(entry, |exchange, conn, turnover| {
+                    exchange.shut(conn, data.direction(), data.time, turnover);
+                });
+            }
+            return;
+        }
+        let (missing, seen) = match entry.conn.streams[data.direction().index()].place(data.position) {
+            Place::Next => (0, 0),
+            Place::Ahead { missing } => (missing, 0),
+            Place::Behind { seen } if seen >= data.bytes => return,
+            Place::Behind { seen } => (0, seen),
+        };
+        self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
+        if let Some(verdict) = entry.exchange.verdict(&entry.conn) {
+            self.verdicts.set(entry.conn.id, verdict);
+        }
+        if !entry.quiet_armed
+            && let Some(since) = entry.exchange.quiet_since()
+        {
+            entry.quiet_armed = true;
+            self.timers.push(Reverse((BootTime(since.0.saturating_add(QUIET_NS)), entry.conn.id)));
+        }
+    }
+
+    /// Applies what no longer has to wait.
+    pub(super) fn settle(&mut self, entry: &mut Entry) {
+        let window = self.config.reorder_window_ns;
+        while let Some(data) = {
+            let question =
+                entry.conn.first_held().and_then(|first| entry.exchange.question(&entry.conn, first));
+            entry.conn.release(question, window)
+        } {
+            self.apply_data(entry, &data);
+        }
+        if entry.conn.is_holding() && !entry.hold_armed {
+            entry.hold_armed = true;
+            self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));
+        }
+    }
+
+    /// Applies all that waits.
+    pub(super) fn flush_held(&mut self, entry: &mut Entry) {
+        while entry.conn.is_holding() {
+            self.settle(entry);
+            if let Some(first) = entry.conn.release_first(self.config.reorder_window_ns) {
+                self.apply_data(entry, &first);
+            }
+        }
+    }
+
+    /// Something about a connection is due.
+    pub(super) fn timer(&mut self, entry: &mut Entry, now: BootTime) {
+        if entry.hold_armed && entry.conn.held_until() <= now {
+            entry.hold_armed = false;
+            while entry.conn.is_holding() && entry.conn.held_until() <= now {
+                if let Some(first) = entry.conn.release_first(self.config.reorder_window_ns) {
+                    self.apply_data(entry, &first);
+                }
+                self.settle(entry);
+            }
+        } else if entry.hold_armed {
+            // Rearmed since.
+            self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));
+        }
+        if entry.quiet_armed {
+            let due = entry.exchange.quiet_since().map(|since| BootTime(since.0.saturating_add(QUIET_NS)));
+            match due {
+                Some(due) if due > now => self.timers.push(Reverse((due, entry.conn.id))),
+                Some(due) => {
+                    entry.quiet_armed = false;
+                    self.with(entry, |exchange, _, turnover| {
+                        exchange.pairs_mut().give_up_turn(due, turnover.fx);
+                    });
+                }
+                None => entry.quiet_armed = false,
+            }
+        }
+    }
+}
