@@ -303,6 +303,9 @@ pub(super) fn check_server_inside_client(
         let (Some(transaction), Some(row)) = (servers.get(&client.id), rows.get(client.id.as_str())) else {
             continue;
         };
+        if transaction.end != "answered" {
+            continue;
+        }
         // The server's log ties txray's duration to the boot clock: it starts at or after `read_before_ns`.
         let outer = client.receive_last_ns.max(row.write_last_after_ns) as i64 - client.send_ns as i64;
         assert!(
