@@ -23,34 +23,50 @@ step() {
     echo "@@end $name $?"
 }
 
-# wait_for FILE TEXT: until a line of the file has the text, at most a minute.
+# wait_for FILE TEXT: until a line of the file has the text, at most five minutes.
 wait_for() {
     n=0
     until grep -q "$2" "$1" 2>/dev/null; do
         n=$((n + 1))
-        [ "$n" -le 300 ] || { echo "\"$2\" never came:"; cat "$1"; return 1; }
+        [ "$n" -le 1500 ] || { echo "\"$2\" never came:"; cat "$1"; return 1; }
         sleep 0.2
     done
 }
 
-# trace HOOKS SERVE LOAD: a server, a tracer on it, a load; prints the load's and the tracer's summary.
+# serve PORT ARGUMENTS…: starts a server and adds it to the tracer's targets.
+serve() {
+    port=$1
+    shift
+    /workload serve --listen "127.0.0.1:$port" --seconds 800 "$@" >"/tmp/serve.$port" 2>&1 &
+    targets="$targets --pid $!"
+    wait_for "/tmp/serve.$port" listening
+}
+
+# load PORT ARGUMENTS…
+load() {
+    port=$1
+    shift
+    /workload load --to "127.0.0.1:$port" "$@"
+}
+
+# trace HOOKS: starts the servers of /tmp/plan, a tracer on all of them, then runs the loads of the plan.
 trace() {
-    rm -rf /tmp/recording /tmp/*.out /tmp/*.err /tmp/*.csv
-    /workload serve --listen 127.0.0.1:8080 --log /tmp/server.csv $2 >/tmp/serve.out 2>&1 &
-    server=$!
-    wait_for /tmp/serve.out listening || return 90
-    /txray record --pid "$server" --hooks "$1" --out /tmp/recording --summary json >/tmp/trace.out 2>/tmp/trace.err &
+    rm -rf /tmp/recording /tmp/trace.out /tmp/trace.err
+    targets=
+    grep '^serve ' /tmp/plan >/tmp/serves
+    . /tmp/serves
+    /txray record $targets --hooks "$1" --out /tmp/recording --summary json >/tmp/trace.out 2>/tmp/trace.err &
     tracer=$!
-    wait_for /tmp/trace.err "txray: tracing" || return 91
-    # The target's texts have no spaces, so that the arguments fall apart at them.
-    /workload load --to 127.0.0.1:8080 --csv /tmp/load.csv $3
-    # What the server has left to do after the client's last byte.
-    sleep 0.5
-    kill -INT "$tracer"
+    if wait_for /tmp/trace.err "txray: tracing"; then
+        grep '^load ' /tmp/plan >/tmp/loads
+        . /tmp/loads
+        # What the servers have left to do after their clients' last byte.
+        sleep 1
+        kill -INT "$tracer"
+    fi
     wait "$tracer"
     code=$?
-    kill "$server" 2>/dev/null
-    wait "$server" 2>/dev/null
+    killall workload
     cat /tmp/trace.err /tmp/trace.out
     return "$code"
 }
