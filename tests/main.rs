@@ -8,14 +8,14 @@ mod cli;
 mod conversation;
 /// What this host can do, as root and as others.
 mod doctor;
+/// Real programs, traced, against what they logged themselves.
+mod live;
 /// The pipeline against the synthetic source and its truth.
 mod pipeline;
 /// Tracing without root.
 mod privileges;
 /// Properties of all parsers.
 mod properties;
-/// Real programs, traced, against what they logged themselves.
-mod live;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.

@@ -6,6 +6,8 @@
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
+mod conservation;
+mod detach;
 mod http1;
 mod process;
 mod programs;

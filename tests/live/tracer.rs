@@ -172,6 +172,13 @@ impl Tracer {
         }
     }
 
+    /// Ends it by a signal, whatever that does to it.
+    #[track_caller]
+    pub(super) fn end_by(mut self, signal: libc::c_int) {
+        self.process.signal(signal);
+        self.process.wait("txray");
+    }
+
     /// Stops it by SIGINT and reads everything it printed.
     #[track_caller]
     pub(super) fn stop(mut self) -> Capture {

@@ -2,7 +2,7 @@
 //!
 //! Records are built in the ring's own memory: no scratch slot that another probe on the same CPU could overwrite.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::{
@@ -17,7 +17,7 @@ use crate::{
     conn,
     filter::Thread,
     maps::EVENTS,
-    memory::{hide, opaque, read_user, zero},
+    memory::{copy_words, hide, opaque, read_user, zero},
     settings::setting,
     socket,
     stats::count,
@@ -134,11 +134,12 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     let mut skip = 0;
     if resume > start {
         skip = resume - start;
+        // A message begins there, in this call or the next: it gets a budget of its own.
+        conn.copied = 0;
         if skip >= moved.bytes {
             sum(conn, direction, moved, start, moved.bytes);
             return 0;
         }
-        conn.copied = 0;
         if moved.buffer.kind == BUFFER_IOVECS {
             // Copying from the middle of a vector is not worth its branches: copy from its start.
             skip = 0;
@@ -196,49 +197,66 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     }
     conn.copied = conn.copied.saturating_add(wanted as u32);
 
-    let mut data = new_data(moved.time_ns, flags, conn);
-    data.first_ns = moved.enter_ns;
-    data.position = start + skip;
-    data.bytes = rest;
-    data.pid = moved.thread.pid;
-    data.tid = moved.thread.tid;
-    data.n_calls = 1;
-    set_comm(&mut data, moved.comm);
-    if moved.direction == INGRESS {
-        data.arrival_ns = conn.arrival_ns;
-    }
+    let mut part = Part {
+        position: start + skip,
+        bytes: rest,
+        address: moved.buffer.address + skip,
+        wake,
+        wanted: wanted as u32,
+        flags: u32::from(flags),
+    };
     if wanted == 0 {
-        send_plain(conn, &data, wake);
+        send_plain(conn, moved, &part);
     } else if moved.buffer.kind == BUFFER_SINGLE {
-        send_single(conn, &mut data, moved.buffer.address + skip, wanted as u32, wake);
+        send_single(conn, moved, &mut part);
     } else {
-        let iovecs = Iovecs { address: moved.buffer.address, count: moved.buffer.count };
-        send_iovecs(conn, &mut data, &iovecs, wanted as u32, wake);
+        send_iovecs(conn, moved, &part);
     }
     0
 }
 
-/// A data record's struct with what is the same for all of a connection's.
-#[inline(always)]
-fn new_data(time_ns: u64, flags: u16, conn: &Conn) -> Data {
-    let mut data = MaybeUninit::<Data>::uninit();
-    // SAFETY: `Data` is plain integers, aligned to 8: all zeros is a value.
-    let mut data = unsafe {
-        zero(data.as_mut_ptr());
-        data.assume_init()
-    };
-    data.header.time_ns = time_ns;
-    data.header.kind = KIND_DATA;
-    data.header.flags = flags;
-    data.conn_id = conn.id;
-    data.turn = conn.turn;
-    data
+/// What of a call goes into a record.
+struct Part {
+    /// Position of the first byte.
+    position: u64,
+    /// Bytes, copied or not.
+    bytes: u64,
+    /// User address of the first byte (single buffers).
+    address: u64,
+    /// Flag of the submit.
+    wake: u64,
+    /// Bytes to copy.
+    wanted: u32,
+    /// `FLAG_*`.
+    flags: u32,
 }
 
+/// Fills a record's struct in the ring's own memory: nothing of it stands on the stack, whose 512 bytes serve a whole chain of calls.
 #[inline(always)]
-fn set_comm(data: &mut Data, comm: [u64; 2]) {
-    // SAFETY: 16 bytes either way; the field lies at a multiple of 8.
-    unsafe { (&raw mut data.comm).cast::<[u64; 2]>().write(comm) };
+fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
+    // SAFETY: `record` is a reservation of the ring; each field is written once, by itself (volatile: the compiler would
+    // gather neighbours into a memset or a copy on the stack).
+    unsafe {
+        (&raw mut (*record).header.time_ns).write_volatile(moved.time_ns);
+        (&raw mut (*record).header.kind).write_volatile(KIND_DATA);
+        (&raw mut (*record).header.flags).write_volatile(part.flags as u16);
+        (&raw mut (*record).header.length).write_volatile(size_of::<Data>() as u32);
+        (&raw mut (*record).conn_id).write_volatile(conn.id);
+        (&raw mut (*record).first_ns).write_volatile(moved.enter_ns);
+        let arrival_ns = if moved.direction == INGRESS { conn.arrival_ns } else { 0 };
+        (&raw mut (*record).arrival_ns).write_volatile(arrival_ns);
+        (&raw mut (*record).position).write_volatile(part.position);
+        (&raw mut (*record).bytes).write_volatile(part.bytes);
+        (&raw mut (*record).turn).write_volatile(conn.turn);
+        (&raw mut (*record).captured).write_volatile(0);
+        (&raw mut (*record).pid).write_volatile(moved.thread.pid);
+        (&raw mut (*record).tid).write_volatile(moved.thread.tid);
+        (&raw mut (*record).n_calls).write_volatile(1);
+        (&raw mut (*record).error).write_volatile(0);
+        let comm = (&raw mut (*record).comm).cast::<u64>();
+        comm.write_volatile(moved.comm[0]);
+        comm.add(1).write_volatile(moved.comm[1]);
+    }
 }
 
 /// Moves the position of a direction; returns where these bytes start.
@@ -309,24 +327,34 @@ pub fn flush(conn: &mut Conn) {
 
 #[inline(never)]
 fn send_sum(conn: &mut Conn, direction: u32) -> u32 {
-    let direction = (direction & 1) as usize;
-    let sum = conn.sum[direction];
-    // SAFETY: a `Sum` is plain integers, aligned to 8.
-    unsafe { zero(&raw mut conn.sum[direction]) };
     count(Stat::SumsSent);
-    let mut flags = FLAG_SUMMED;
-    if direction == EGRESS as usize {
-        flags |= FLAG_EGRESS;
+    let direction = (direction & 1) as usize;
+    let flags = if direction == EGRESS as usize { FLAG_SUMMED | FLAG_EGRESS } else { FLAG_SUMMED };
+    let entry = reserve::<Data>(conn);
+    let sum = &mut conn.sum[direction];
+    if let Some(mut entry) = entry {
+        let record = entry.as_mut_ptr();
+        // SAFETY: as in `fill`.
+        unsafe {
+            zero(record);
+            (&raw mut (*record).header.time_ns).write_volatile(sum.last_ns);
+            (&raw mut (*record).header.kind).write_volatile(KIND_DATA);
+            (&raw mut (*record).header.flags).write_volatile(flags);
+            (&raw mut (*record).header.length).write_volatile(size_of::<Data>() as u32);
+            (&raw mut (*record).conn_id).write_volatile(conn.id);
+            (&raw mut (*record).first_ns).write_volatile(sum.first_ns);
+            (&raw mut (*record).position).write_volatile(sum.position);
+            (&raw mut (*record).bytes).write_volatile(sum.bytes);
+            (&raw mut (*record).turn).write_volatile(sum.turn);
+            (&raw mut (*record).pid).write_volatile(sum.pid);
+            (&raw mut (*record).tid).write_volatile(sum.tid);
+            (&raw mut (*record).n_calls).write_volatile(sum.n_calls);
+        }
+        entry.submit(BPF_RB_NO_WAKEUP);
     }
-    let mut data = new_data(sum.last_ns, flags, conn);
-    data.first_ns = sum.first_ns;
-    data.position = sum.position;
-    data.bytes = sum.bytes;
-    data.turn = sum.turn;
-    data.pid = sum.pid;
-    data.tid = sum.tid;
-    data.n_calls = sum.n_calls;
-    send_plain(conn, &data, BPF_RB_NO_WAKEUP)
+    // SAFETY: a `Sum` is plain integers, aligned to 8.
+    unsafe { zero(core::ptr::from_mut(sum)) };
+    0
 }
 
 /// Reserves a record, or counts the refusal.
@@ -348,61 +376,56 @@ fn refuse(conn: &mut Conn, stat: Stat) {
     count(stat);
 }
 
-/// Writes the struct of a record field by field as 64-bit words: the ring's memory is 8-byte aligned.
+/// Writes a struct. Inline: the compiler copies it in words.
 #[inline(always)]
 fn put<T: Copy>(to: *mut T, from: &T) {
-    // SAFETY: both have the size of T; a volatile write keeps the compiler from calling memcpy.
+    // SAFETY: both have the size of T, and `to` is a reservation of the ring.
     unsafe { to.write(*from) };
 }
 
 /// Sends a data record without payload.
 #[inline(never)]
-fn send_plain(conn: &mut Conn, data: &Data, wake: u64) -> u32 {
+fn send_plain(conn: &mut Conn, moved: &Moved, part: &Part) -> u32 {
     let Some(mut entry) = reserve::<Data>(conn) else { return 0 };
-    let record = entry.as_mut_ptr();
-    put(record, data);
-    // SAFETY: the record was just written.
-    unsafe { (*record).header.length = size_of::<Data>() as u32 };
-    entry.submit(wake);
+    fill(entry.as_mut_ptr(), conn, moved, part);
+    entry.submit(part.wake);
     1
 }
 
 /// Sends a single buffer: one record, or several of the largest class.
 #[inline(always)]
-fn send_single(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake: u64) {
-    if wanted <= 256 {
-        send_copy::<256>(conn, data, address, wanted, wake);
-    } else if wanted <= 1024 {
-        send_copy::<1024>(conn, data, address, wanted, wake);
-    } else if wanted <= 4096 {
-        send_copy::<4096>(conn, data, address, wanted, wake);
+fn send_single(conn: &mut Conn, moved: &Moved, part: &mut Part) {
+    if part.wanted <= 256 {
+        send_copy::<256>(conn, moved, part);
+    } else if part.wanted <= 1024 {
+        send_copy::<1024>(conn, moved, part);
+    } else if part.wanted <= 4096 {
+        send_copy::<4096>(conn, moved, part);
     } else {
-        send_chunks(conn, data, address, wanted, wake);
+        send_chunks(conn, moved, part);
     }
 }
 
 /// Sends up to `MAX_PAYLOAD_PER_CALL` bytes in records of 16 KiB.
 #[inline(never)]
-fn send_chunks(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake: u64) -> u32 {
-    const CHUNK: u64 = 16_384;
-    let total = data.bytes;
-    let start = data.position;
-    let mut done = 0u64;
+fn send_chunks(conn: &mut Conn, moved: &Moved, part: &mut Part) -> u32 {
+    const CHUNK: u32 = 16_384;
+    let mut left = part.wanted;
+    let mut bytes_left = part.bytes;
     let mut i = 0;
-    while i < MAX_PAYLOAD_PER_CALL / CHUNK as u32 {
-        let mut n = u64::from(wanted) - done;
-        let last = n <= CHUNK;
-        if n > CHUNK {
-            n = CHUNK;
-        }
-        data.position = start + done;
-        data.bytes = if last { total - done } else { n };
-        send_copy::<16_384>(conn, data, address + done, n as u32, wake);
-        data.header.flags &= !FLAG_TURN_START;
-        done += n;
-        if last {
+    while i < MAX_PAYLOAD_PER_CALL / CHUNK {
+        let is_last = left <= CHUNK;
+        part.wanted = if is_last { left } else { CHUNK };
+        part.bytes = if is_last { bytes_left } else { u64::from(CHUNK) };
+        send_copy::<16_384>(conn, moved, part);
+        if is_last {
             break;
         }
+        part.flags &= !u32::from(FLAG_TURN_START);
+        part.position += u64::from(CHUNK);
+        part.address += u64::from(CHUNK);
+        left -= CHUNK;
+        bytes_left -= u64::from(CHUNK);
         i += 1;
     }
     0
@@ -410,28 +433,29 @@ fn send_chunks(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake
 
 /// Sends one record with up to `N` bytes from a user address.
 #[inline(never)]
-fn send_copy<const N: usize>(conn: &mut Conn, data: &mut Data, address: u64, wanted: u32, wake: u64) -> u32 {
+fn send_copy<const N: usize>(conn: &mut Conn, moved: &Moved, part: &Part) -> u32 {
     let Some(mut entry) = reserve::<Record<N>>(conn) else { return 0 };
     let record = entry.as_mut_ptr();
     // SAFETY: `record` is a reservation of the ring.
     unsafe {
-        put(&raw mut (*record).data, data);
-        (*record).data.captured = wanted;
-        let n = reread(&raw const (*record).data.captured);
+        fill(&raw mut (*record).data, conn, moved, part);
+        let captured = &raw mut (*record).data.captured;
+        captured.write_volatile(part.wanted);
+        let n = reread(captured);
         let n = if n > N as u64 { N as u64 } else { n };
         let failed = bpf_probe_read_user(
             (&raw mut (*record).payload).cast::<c_void>(),
             n as u32,
-            address as *const c_void,
+            part.address as *const c_void,
         ) != 0;
         if failed {
             count(Stat::PayloadFault);
-            (*record).data.captured = 0;
+            captured.write_volatile(0);
             (*record).data.header.flags |= FLAG_FAULT;
         }
-        (*record).data.header.length = size_of::<Data>() as u32 + (*record).data.captured;
+        (*record).data.header.length = size_of::<Data>() as u32 + captured.read_volatile();
     }
-    entry.submit(wake);
+    entry.submit(part.wake);
     1
 }
 
@@ -452,50 +476,36 @@ struct Iovec {
     length: u64,
 }
 
-/// The iovecs of a call.
-struct Iovecs {
-    /// User address of the array.
-    address: u64,
-    /// How many.
-    count: u32,
-}
-
 /// Sends the bytes of several iovecs in one record.
 #[inline(always)]
-fn send_iovecs(conn: &mut Conn, data: &mut Data, iovecs: &Iovecs, wanted: u32, wake: u64) {
-    if wanted < 256 {
-        send_gathered::<256, 512>(conn, data, iovecs, wanted, wake);
-    } else if wanted < 1024 {
-        send_gathered::<1024, 2048>(conn, data, iovecs, wanted, wake);
-    } else if wanted < 4096 {
-        send_gathered::<4096, 8192>(conn, data, iovecs, wanted, wake);
+fn send_iovecs(conn: &mut Conn, moved: &Moved, part: &Part) {
+    if part.wanted < 256 {
+        send_gathered::<256, 512>(conn, moved, part);
+    } else if part.wanted < 1024 {
+        send_gathered::<1024, 2048>(conn, moved, part);
+    } else if part.wanted < 4096 {
+        send_gathered::<4096, 8192>(conn, moved, part);
     } else {
-        send_gathered::<16_384, 32_768>(conn, data, iovecs, wanted, wake);
+        send_gathered::<16_384, 32_768>(conn, moved, part);
     }
 }
 
 /// Gathers up to `N` − 1 bytes (`N` a power of two). The record has twice the room, because the verifier bounds offset and
 /// length apart, not their sum. Few branches: each doubles what the verifier walks.
 #[inline(never)]
-fn send_gathered<const N: usize, const ROOM: usize>(
-    conn: &mut Conn,
-    data: &mut Data,
-    iovecs: &Iovecs,
-    wanted: u32,
-    wake: u64,
-) -> u32 {
+fn send_gathered<const N: usize, const ROOM: usize>(conn: &mut Conn, moved: &Moved, part: &Part) -> u32 {
     let Some(mut entry) = reserve::<Record<ROOM>>(conn) else { return 0 };
     let record = entry.as_mut_ptr();
     // SAFETY: points into the reservation.
     let payload = unsafe { (&raw mut (*record).payload).cast::<u8>() };
     let mask = N as u64 - 1;
     // SAFETY: `record` is a reservation of the ring, and so it is in all blocks below.
-    unsafe { put(&raw mut (*record).data, data) };
+    unsafe { fill(&raw mut (*record).data, conn, moved, part) };
     // SAFETY: within the reservation.
     let captured = unsafe { &raw mut (*record).data.captured };
     // SAFETY: within the reservation.
     unsafe { captured.write_volatile(0) };
-    let mut wanted = u64::from(wanted);
+    let mut wanted = u64::from(part.wanted);
     if wanted > mask {
         wanted = mask;
         count(Stat::PayloadCut);
@@ -505,13 +515,13 @@ fn send_gathered<const N: usize, const ROOM: usize>(
     let mut failed = 0u32;
     let mut i = 0;
     while i < MAX_IOVECS {
-        if i >= iovecs.count {
+        if i >= moved.buffer.count {
             break;
         }
         // SAFETY: within the reservation.
         let filled = unsafe { reread(captured) };
         let left = wanted - filled;
-        let Some(iovec) = read_user::<Iovec>(iovecs.address + u64::from(i) * size_of::<Iovec>() as u64)
+        let Some(iovec) = read_user::<Iovec>(moved.buffer.address + u64::from(i) * size_of::<Iovec>() as u64)
         else {
             failed = 1;
             break;
@@ -553,7 +563,7 @@ fn send_gathered<const N: usize, const ROOM: usize>(
     }
     // SAFETY: within the reservation.
     unsafe { (*record).data.header.length = size_of::<Data>() as u32 + filled as u32 };
-    entry.submit(wake);
+    entry.submit(part.wake);
     1
 }
 
@@ -563,30 +573,13 @@ pub fn open(conn: &mut Conn, unix_address: u64) -> u32 {
     conn.opened = 1;
     count(Stat::EventsAttempted);
     let flags = if conn.mid_join != 0 { FLAG_MID_JOIN } else { 0 };
-    let mut open = MaybeUninit::<ConnOpen>::uninit();
-    // SAFETY: `ConnOpen` is plain integers, aligned to 8: all zeros is a value.
-    let mut open = unsafe {
-        zero(open.as_mut_ptr());
-        open.assume_init()
-    };
-    open.header.time_ns = conn::now();
-    open.header.kind = KIND_CONN_OPEN;
-    open.header.flags = flags;
-    open.header.length = size_of::<ConnOpen>() as u32;
-    open.conn_id = conn.id;
-    open.established_ns = conn.established_ns;
-    open.inode = conn.inode;
-    open.tuple = conn.tuple;
-    open.pid = conn.pid;
-    open.netns = conn.netns;
-    open.role = conn.role;
     if conn.tuple.family != FAMILY_UNIX || unix_address == 0 {
         let Some(mut entry) = EVENTS.reserve::<ConnOpen>(0) else {
             count(Stat::RefusedConn);
             return 0;
         };
         count(Stat::EventsReserved);
-        put(entry.as_mut_ptr(), &open);
+        fill_open(entry.as_mut_ptr(), conn, flags);
         entry.submit(BPF_RB_NO_WAKEUP);
         return 1;
     }
@@ -600,16 +593,35 @@ pub fn open(conn: &mut Conn, unix_address: u64) -> u32 {
         return 0;
     };
     count(Stat::EventsReserved);
-    let record: *mut UnixOpen = MaybeUninit::as_mut_ptr(&mut *entry);
+    let record: *mut UnixOpen = entry.as_mut_ptr();
     // SAFETY: `record` is a reservation of the ring; the path has MAX_UNIX_PATH bytes.
     unsafe {
-        put(&raw mut (*record).open, &open);
+        fill_open(&raw mut (*record).open, conn, flags);
         let n = socket::unix_path(unix_address as *const u8, (&raw mut (*record).path).cast::<u8>());
         (*record).open.path_length = n;
         (*record).open.header.length = size_of::<ConnOpen>() as u32 + u32::from(n);
     }
     entry.submit(BPF_RB_NO_WAKEUP);
     1
+}
+
+#[inline(always)]
+fn fill_open(open: *mut ConnOpen, conn: &Conn, flags: u16) {
+    // SAFETY: as in `fill`.
+    unsafe {
+        zero(open);
+        (&raw mut (*open).header.time_ns).write_volatile(conn::now());
+        (&raw mut (*open).header.kind).write_volatile(KIND_CONN_OPEN);
+        (&raw mut (*open).header.flags).write_volatile(flags);
+        (&raw mut (*open).header.length).write_volatile(size_of::<ConnOpen>() as u32);
+        (&raw mut (*open).conn_id).write_volatile(conn.id);
+        (&raw mut (*open).established_ns).write_volatile(conn.established_ns);
+        (&raw mut (*open).inode).write_volatile(conn.inode);
+        copy_words(&raw mut (*open).tuple, &raw const conn.tuple);
+        (&raw mut (*open).pid).write_volatile(conn.pid);
+        (&raw mut (*open).netns).write_volatile(conn.netns);
+        (&raw mut (*open).role).write_volatile(conn.role);
+    }
 }
 
 /// Sends that one direction ended.
@@ -675,13 +687,25 @@ pub fn ended(conn: &mut Conn, thread: &Thread, direction: u32, errno: u32) -> u3
     if direction == u32::from(EGRESS) {
         flags |= FLAG_EGRESS;
     }
-    let mut data = new_data(conn::now(), flags, conn);
-    data.position = conn.position[(direction & 1) as usize];
-    data.pid = thread.pid;
-    data.tid = thread.tid;
-    data.n_calls = 1;
-    data.error = errno;
-    send_plain(conn, &data, BPF_RB_NO_WAKEUP)
+    let Some(mut entry) = reserve::<Data>(conn) else { return 0 };
+    let record = entry.as_mut_ptr();
+    // SAFETY: as in `fill`.
+    unsafe {
+        zero(record);
+        (&raw mut (*record).header.time_ns).write_volatile(conn::now());
+        (&raw mut (*record).header.kind).write_volatile(KIND_DATA);
+        (&raw mut (*record).header.flags).write_volatile(flags);
+        (&raw mut (*record).header.length).write_volatile(size_of::<Data>() as u32);
+        (&raw mut (*record).conn_id).write_volatile(conn.id);
+        (&raw mut (*record).position).write_volatile(conn.position[(direction & 1) as usize]);
+        (&raw mut (*record).turn).write_volatile(conn.turn);
+        (&raw mut (*record).pid).write_volatile(thread.pid);
+        (&raw mut (*record).tid).write_volatile(thread.tid);
+        (&raw mut (*record).n_calls).write_volatile(1);
+        (&raw mut (*record).error).write_volatile(errno);
+    }
+    entry.submit(BPF_RB_NO_WAKEUP);
+    1
 }
 
 /// No buffer.

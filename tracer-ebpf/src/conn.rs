@@ -4,14 +4,12 @@
 //! are apart; the shared ones (turn, budget) may then be off by one: turn numbers are for counting losses on
 //! half-duplex connections, where no two threads move bytes at once. Stream positions are the kernel's and stay right.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
-use tracer_ebpf::{Conn, Stat, Tuple, Verdict, conn_id, verdict_slot};
+use tracer_ebpf::{Conn, Stat, Sum, Tuple, Verdict, conn_id, verdict_slot};
 
 use crate::{
     maps::{CONNS, VERDICTS},
-    memory::zero,
+    memory::copy_words,
     stats::count,
 };
 
@@ -36,43 +34,76 @@ pub struct Birth {
     pub established_ns: u64,
 }
 
-/// Creates the state of a socket, or finds what another CPU created at the same time. A function of its own: the state
-/// is built on its stack frame.
+/// What a new entry holds before it is filled in. In read-only data: no stack.
+static EMPTY: Conn = Conn {
+    id: 0,
+    sum: [Sum { position: 0, bytes: 0, first_ns: 0, last_ns: 0, n_calls: 0, turn: 0, pid: 0, tid: 0 }; 2],
+    position: [0; 2],
+    established_ns: 0,
+    arrival_ns: 0,
+    inode: 0,
+    tuple: Tuple { local: [0; 16], remote: [0; 16], local_port: 0, remote_port: 0, family: 0, reserved: 0 },
+    turn: 0,
+    copied: 0,
+    n_refused: 0,
+    pid: 0,
+    netns: 0,
+    error: 0,
+    direction: 0,
+    role: 0,
+    opened: 0,
+    drained: 0,
+    eof: 0,
+    mid_join: 0,
+    reserved: [0; 2],
+};
+
+/// Creates the state of a socket, or finds what another CPU created at the same time. The id is written last: an entry
+/// without one is being filled in.
 #[inline(never)]
 pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut Conn> {
-    // SAFETY: no arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let mut conn = MaybeUninit::<Conn>::uninit();
-    // SAFETY: `Conn` is plain integers, aligned to 8.
-    unsafe { zero(conn.as_mut_ptr()) };
-    // SAFETY: all zeros is a value of every field.
-    let conn = unsafe { conn.assume_init_mut() };
-    conn.id = conn_id(now(), cpu);
+    const BPF_NOEXIST: u64 = 1;
+    /// Looks at an entry that another CPU is filling in: it takes that one some 50 instructions.
+    const LOOKS: u32 = 32;
+    let is_new = CONNS.insert(socket, &EMPTY, BPF_NOEXIST).is_ok();
+    let Some(conn) = CONNS.get_ptr_mut(socket) else {
+        count(Stat::ConnMapFull);
+        return None;
+    };
+    // SAFETY: map values stay readable for the program's run.
+    let conn = unsafe { &mut *conn };
+    if !is_new {
+        let mut i = 0;
+        while i < LOOKS {
+            // SAFETY: as above. Volatile: another CPU writes it.
+            if unsafe { (&raw const conn.id).read_volatile() } != 0 {
+                return Some(conn);
+            }
+            i += 1;
+        }
+        count(Stat::ConnRace);
+        return None;
+    }
     conn.established_ns = birth.established_ns;
-    conn.tuple = *tuple;
+    // SAFETY: a `Tuple` is plain integers, aligned to 8.
+    unsafe { copy_words(&raw mut conn.tuple, tuple) };
     conn.pid = birth.pid;
     conn.netns = birth.netns;
     conn.role = birth.role;
     conn.drained = birth.from_start as u8;
     conn.mid_join = !birth.from_start as u8;
-    const BPF_NOEXIST: u64 = 1;
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "by value it would be a copy on the small stack"
-    )]
-    let inserted = CONNS.insert(socket, &*conn, BPF_NOEXIST);
-    let found = find(socket);
-    if inserted.is_err() && found.is_none() {
-        count(Stat::ConnMapFull);
-    }
-    found
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    // SAFETY: a field of the entry. Volatile: last.
+    unsafe { (&raw mut conn.id).write_volatile(conn_id(now(), cpu)) };
+    Some(conn)
 }
 
 /// The state of a socket.
 #[inline(always)]
 pub fn find(socket: u64) -> Option<&'static mut Conn> {
     // SAFETY: map values stay readable for the program's run; concurrent writers see the module's header.
-    CONNS.get_ptr_mut(socket).map(|conn| unsafe { &mut *conn })
+    CONNS.get_ptr_mut(socket).map(|conn| unsafe { &mut *conn }).filter(|conn| conn.id != 0)
 }
 
 /// The verdict of a connection, if user space gave one.

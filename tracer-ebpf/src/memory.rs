@@ -84,6 +84,22 @@ pub unsafe fn zero<T>(to: *mut T) {
     }
 }
 
+/// Copies a value word by word (see [`zero`]).
+///
+/// # Safety
+///
+/// As [`zero`]; `from` must be readable.
+#[inline(always)]
+pub unsafe fn copy_words<T>(to: *mut T, from: *const T) {
+    let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
+    let mut i = 0;
+    while i < size_of::<T>() / 8 {
+        // SAFETY: within `T` (caller's promise).
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        i += 1;
+    }
+}
+
 /// Makes the verifier forget what it knows of a struct on the stack: copies it onto itself with a helper. The paths that led to
 /// different constants in it then become one; without this, one program per system call family passed the verifier's limit
 /// of 1,000,000 instructions walked.

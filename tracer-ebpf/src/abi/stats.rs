@@ -44,6 +44,8 @@ counters! {
     TurnsUnknown = "turns_unknown",
     /// The connection map was full: a call on an untracked connection was not recorded. Lost.
     ConnMapFull = "conn_map_full",
+    /// Two CPUs met at a connection's first use and one would not wait: its call was not recorded. Lost.
+    ConnRace = "conn_race",
     /// The target map was full: a new child or match is not followed. Its requests are not seen.
     TargetMapFull = "target_map_full",
     /// A payload copy failed: the page was not resident. The length is recorded.

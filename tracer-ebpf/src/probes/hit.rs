@@ -24,12 +24,13 @@ const ERESTARTSYS: i64 = 512;
 const ERESTART_RESTARTBLOCK: i64 = 516;
 
 /// One return of a call on a socket.
-pub struct Hit<'a> {
-    pub thread: &'a Thread,
+pub struct Hit {
+    pub thread: Thread,
     /// The task that runs.
     pub task: *const u8,
     pub sock: *const u8,
-    pub direction: u8,
+    /// `INGRESS` or `EGRESS`.
+    pub direction: u64,
     /// Bytes, or a negative errno.
     pub result: i64,
     pub call: Call,
@@ -37,7 +38,7 @@ pub struct Hit<'a> {
 
 /// Handles a hit.
 #[inline(always)]
-pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
+pub fn hit<M: TcpMemory>(hit: &Hit) {
     if hit.result < 0 {
         failed(hit);
         return;
@@ -47,7 +48,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
         count(Stat::ErrorQueue);
         return;
     }
-    if hit.direction == INGRESS {
+    if hit.direction == u64::from(INGRESS) {
         if call.flags & MSG_PEEK != 0 {
             count(Stat::Peeked);
             return;
@@ -69,9 +70,9 @@ pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
     };
     let Some(conn) = lookup::<M>(hit, kind) else { return };
     if hit.result == 0 {
-        if hit.direction == INGRESS && call.capacity != 0 && conn.eof == 0 && conn.opened != 0 {
+        if hit.direction == u64::from(INGRESS) && call.capacity != 0 && conn.eof == 0 && conn.opened != 0 {
             conn.eof = 1;
-            capture::ended(conn, hit.thread, u32::from(INGRESS), 0);
+            capture::ended(conn, &hit.thread, u32::from(INGRESS), 0);
         }
         return;
     }
@@ -86,24 +87,24 @@ pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
             count(Stat::ReadFault);
             return;
         };
-        end = if hit.direction == EGRESS { sequence.write } else { sequence.copied };
+        end = if hit.direction == u64::from(EGRESS) { sequence.write } else { sequence.copied };
         waiting = sequence.received != sequence.copied;
     }
     let mut moved = Moved {
-        thread: *hit.thread,
+        thread: hit.thread,
         comm: M::read(hit.task, setting!(offsets.task_comm)),
         time_ns: conn::now(),
         enter_ns: 0,
         bytes: hit.result as u64,
         end,
-        direction: hit.direction,
+        direction: hit.direction as u8,
         has_sequence: (kind == Kind::Tcp) as u8,
         buffer: call.buffer,
     };
     // SAFETY: plain integers.
     unsafe { forget(&mut moved) };
     capture::moved(conn, &moved);
-    if hit.direction == INGRESS && kind == Kind::Tcp {
+    if hit.direction == u64::from(INGRESS) && kind == Kind::Tcp {
         // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the
         // hook and here an arrival may have been noted: it stays.)
         conn.arrival_ns = 0;
@@ -113,7 +114,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit<'_>) {
 
 /// A failed call.
 #[inline(always)]
-fn failed(hit: &Hit<'_>) {
+fn failed(hit: &Hit) {
     let errno = -hit.result;
     if errno == EAGAIN || errno == EINTR || (ERESTARTSYS..=ERESTART_RESTARTBLOCK).contains(&errno) {
         count(Stat::WouldBlock);
@@ -126,14 +127,14 @@ fn failed(hit: &Hit<'_>) {
         conn.error = errno as u32;
         if conn.opened != 0 && conn.eof == 0 {
             conn.eof = 1;
-            capture::ended(conn, hit.thread, u32::from(hit.direction), errno as u32);
+            capture::ended(conn, &hit.thread, hit.direction as u32, errno as u32);
         }
     }
 }
 
 /// The state of the hit's connection, created if need be.
-#[inline(always)]
-fn lookup<M: TcpMemory>(hit: &Hit<'_>, kind: Kind) -> Option<&'static mut Conn> {
+#[inline(never)]
+fn lookup<M: TcpMemory>(hit: &Hit, kind: Kind) -> Option<&'static mut Conn> {
     let key = hit.sock as u64;
     if let Some(conn) = conn::find(key) {
         if kind == Kind::Tcp {
@@ -174,8 +175,8 @@ fn lookup<M: TcpMemory>(hit: &Hit<'_>, kind: Kind) -> Option<&'static mut Conn> 
 }
 
 /// First use by a target: completes the state and sends the record.
-#[inline(always)]
-fn open<M: TcpMemory>(conn: &mut Conn, hit: &Hit<'_>, kind: Kind) {
+#[inline(never)]
+fn open<M: TcpMemory>(conn: &mut Conn, hit: &Hit, kind: Kind) -> u32 {
     conn.inode = socket::inode::<M>(hit.sock);
     conn.pid = hit.thread.pid;
     // SAFETY: only asked whether the key is there.
@@ -188,7 +189,7 @@ fn open<M: TcpMemory>(conn: &mut Conn, hit: &Hit<'_>, kind: Kind) {
         conn.role = role;
         address = named;
     }
-    capture::open(conn, address as u64);
+    capture::open(conn, address as u64)
 }
 
 /// Marks that children of a target are targets.

@@ -45,5 +45,12 @@ fn on_hit(context: &BtfTracePointContext, direction: u8) {
     let regs = unsafe { bpf_task_pt_regs(task) } as *const u8;
     let task: *const u8 = task.cast();
     let call = call::current::<Typed>(task, regs, direction);
-    hit::<Typed>(&Hit { thread: &thread, task, sock, direction, result: i64::from(result), call });
+    hit::<Typed>(&Hit {
+        thread,
+        task,
+        sock,
+        direction: u64::from(direction),
+        result: i64::from(result),
+        call,
+    });
 }

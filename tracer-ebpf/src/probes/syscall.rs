@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     capture::{BUFFER_SINGLE, Buffer, NO_BUFFER},
-    filter::{Thread, current_target},
+    filter::current_target,
     memory::{Memory, Probed, Typed, forget, read_user},
     settings::setting,
     stats::count,
@@ -52,12 +52,35 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
     let result: i64 = context.arg(1);
     // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() } as *const u8;
+    let mut site = Hit {
+        thread,
+        task,
+        sock: core::ptr::null(),
+        direction: 0,
+        result,
+        call: Call { buffer: NO_BUFFER, flags: 0, capacity: u64::MAX },
+    };
+    if find_site(regs, &mut site) == 0 {
+        return 0;
+    }
+    // SAFETY: plain integers; the two pointers are only ever probed.
+    unsafe { forget(&mut site) };
+    hit::<Probed>(&site);
+    0
+}
+
+/// Fills in the site of a call; 0 if there is nothing to see. A function of its own: what it needs of the stack is free again
+/// when the bytes are copied.
+#[inline(never)]
+fn find_site(regs: *const u8, site: &mut Hit) -> u32 {
+    let registers = Registers::read::<Typed>(regs);
+    let number = registers.number;
+    let task = site.task;
     if call::is_compat::<Probed>(task, number) {
         // The numbers above mean other calls there: nothing is read, not even the length.
         count(Stat::NoBufferCompat);
         return 0;
     }
-    let registers = Registers::read::<Typed>(regs);
     let mut plan = Plan {
         fd: registers.di,
         direction: u64::from(INGRESS),
@@ -112,8 +135,7 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
     }
     // SAFETY: plain integers.
     unsafe { forget(&mut plan) };
-    run(&plan, &thread, task, result);
-    0
+    complete(&plan, site)
 }
 
 /// One buffer.
@@ -138,27 +160,30 @@ struct Plan {
     direction: u64,
 }
 
-/// The hit of a call, at one place for all calls: the verifier walks it once per place.
+/// Finds the socket and the buffer of a plan.
 #[inline(always)]
-fn run(plan: &Plan, thread: &Thread, task: *const u8, result: i64) {
-    let sock = sock_of(task, plan.fd);
+fn complete(plan: &Plan, site: &mut Hit) -> u32 {
+    let sock = sock_of(site.task, plan.fd);
     if sock.is_null() {
-        return;
+        return 0;
     }
-    let mut call = Call { buffer: NO_BUFFER, flags: plan.flags, capacity: u64::MAX };
-    let mut bytes = result;
+    let result = site.result;
+    site.sock = sock;
+    site.direction = plan.direction;
+    site.call.flags = plan.flags;
     match plan.shape {
         SINGLE => {
-            call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address, limit: u64::MAX };
-            call.capacity = plan.count;
+            site.call.buffer =
+                Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address, limit: u64::MAX };
+            site.call.capacity = plan.count;
         }
-        IOVECS => call.buffer = call::iovecs(plan.address, plan.count),
-        MESSAGE => call.buffer = call::message(plan.address),
+        IOVECS => site.call.buffer = call::iovecs(plan.address, plan.count),
+        MESSAGE => site.call.buffer = call::message(plan.address),
         MESSAGES => {
-            call.buffer = call::message(plan.address);
+            site.call.buffer = call::message(plan.address);
             if result > 0 {
-                bytes = messages_length(plan.address, result as u64) as i64;
-                call.buffer.limit = message_length(plan.address, 0);
+                site.result = messages_length(plan.address, result as u64) as i64;
+                site.call.buffer.limit = message_length(plan.address, 0);
                 if result > 1 {
                     count(Stat::NoBufferVector);
                 }
@@ -166,10 +191,10 @@ fn run(plan: &Plan, thread: &Thread, task: *const u8, result: i64) {
         }
         _ => {
             count(Stat::NoBufferFile);
-            call.capacity = 0;
+            site.call.capacity = 0;
         }
     }
-    hit_probed(&Hit { thread, task, sock, direction: plan.direction as u8, result: bytes, call });
+    1
 }
 
 /// Bytes of the messages of a vector, of which `n` were moved: their lengths stand in user memory by now. Those beyond
@@ -191,12 +216,6 @@ fn messages_length(address: u64, n: u64) -> u64 {
 #[inline(always)]
 fn message_length(address: u64, index: u64) -> u64 {
     u64::from(read_user::<u32>(address + index * MMSGHDR_BYTES + MMSGHDR_LENGTH).unwrap_or(0))
-}
-
-#[inline(never)]
-fn hit_probed(site: &Hit<'_>) -> u32 {
-    hit::<Probed>(site);
-    0
 }
 
 /// The `struct sock` of a descriptor of the running task; null if it is no socket.
