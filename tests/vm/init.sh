@@ -23,11 +23,13 @@ step() {
     echo "@@end $name $?"
 }
 
-# wait_for FILE TEXT: until a line of the file has the text, at most five minutes.
+# wait_for FILE TEXT [PID]: until a line of the file has the text, at most five minutes.
 wait_for() {
     n=0
     until grep -q "$2" "$1" 2>/dev/null; do
         n=$((n + 1))
+        # No use in waiting for a tracer that has given up.
+        if [ -n "$3" ] && ! kill -0 "$3" 2>/dev/null; then return 1; fi
         [ "$n" -le 1500 ] || { echo "\"$2\" never came:"; cat "$1"; return 1; }
         sleep 0.2
     done
@@ -57,7 +59,7 @@ trace() {
     . /tmp/serves
     /txray record $targets --hooks "$1" --out /tmp/recording --summary json >/tmp/trace.out 2>/tmp/trace.err &
     tracer=$!
-    if wait_for /tmp/trace.err "txray: tracing"; then
+    if wait_for /tmp/trace.err "txray: tracing" "$tracer"; then
         grep '^load ' /tmp/plan >/tmp/loads
         . /tmp/loads
         # What the servers have left to do after their clients' last byte.
