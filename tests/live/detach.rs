@@ -60,7 +60,7 @@ fn programs() -> BTreeSet<(u32, String)> {
 #[case::interrupted(libc::SIGINT)]
 #[case::hung_up(libc::SIGHUP)]
 #[case::aborted(libc::SIGABRT)]
-#[case::segmentation_fault(libc::SIGSEGV)]
+#[case::quit(libc::SIGQUIT)]
 fn no_program_outlives_the_tracer(
     #[case] signal: libc::c_int,
     #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
