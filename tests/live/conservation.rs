@@ -105,11 +105,14 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
                 kernel = counters.clone();
             }
             // The source's own are not the kernel's.
-            let is_kernels = match event {
-                Event::Data(_) | Event::ConnOpen(_) | Event::ConnShut(_) | Event::ConnClose(_) => true,
-                Event::Process(_) => true,
-                _ => false,
-            };
+            let is_kernels = matches!(
+                event,
+                Event::Data(_)
+                    | Event::ConnOpen(_)
+                    | Event::ConnShut(_)
+                    | Event::ConnClose(_)
+                    | Event::Process(_)
+            );
             n_events += u64::from(is_kernels);
             pipeline.push(event);
         }

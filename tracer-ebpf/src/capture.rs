@@ -312,6 +312,18 @@ fn sum(conn: &mut Conn, direction: usize, moved: &Moved, start: u64, bytes: u64)
     sum.n_calls += 1;
     // Last: user space reads a sum while it grows and must not see bytes without their time.
     sum.bytes += bytes;
+    // SAFETY: a field of the sum. Volatile: another CPU may have sent and emptied the sum in between (a reader and a writer on one
+    // socket: each sends the other's sum before its own record). What it had before was sent: these bytes begin a new one.
+    if unsafe { (&raw const sum.position).read_volatile() } == 0 {
+        sum.position = start;
+        sum.first_ns = moved.time_ns;
+        sum.turn = turn;
+        sum.n_calls = 1;
+        sum.pid = moved.thread.pid;
+        sum.tid = moved.thread.tid;
+        sum.bytes = bytes;
+        count(Stat::SumsBegun);
+    }
 }
 
 /// Sends what was summed in both directions.

@@ -65,6 +65,7 @@ pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut 
     const BPF_NOEXIST: u64 = 1;
     /// Looks at an entry that another CPU is filling in: it takes that one some 50 instructions.
     const LOOKS: u32 = 32;
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value, it would be copied to the stack")]
     let is_new = CONNS.insert(socket, &EMPTY, BPF_NOEXIST).is_ok();
     let Some(conn) = CONNS.get_ptr_mut(socket) else {
         count(Stat::ConnMapFull);

@@ -179,6 +179,10 @@ fn lookup<M: TcpMemory>(hit: &Hit, kind: Kind) -> Option<&'static mut Conn> {
 fn open<M: TcpMemory>(conn: &mut Conn, hit: &Hit, kind: Kind) -> u32 {
     conn.inode = socket::inode::<M>(hit.sock);
     conn.pid = hit.thread.pid;
+    if kind == Kind::Tcp && conn.tuple.local_port == 0 {
+        // connect() changes the state before it binds a port and an address (tcp_v4_connect, inet_hash_connect).
+        conn.tuple = socket::tuple::<M>(hit.sock);
+    }
     // SAFETY: only asked whether the key is there.
     if unsafe { TARGETS.get(hit.thread.pid) }.is_none() {
         let _ = OWNERS.insert(hit.thread.pid, 1, 0);

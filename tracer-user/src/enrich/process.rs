@@ -2,7 +2,7 @@
 //!
 //! A process is read once and again when it may have changed (exec, a reused number). Reading takes 50 to 150 µs.
 //! What may block for long is read by a thread of its own: `environ` and `cmdline` wait for the target's memory lock,
-//! which a process in trouble can hold for minutes; the caller waits at most [`PATIENCE`] and goes on without them.
+//! which a process in trouble can hold for minutes; the caller waits at most `PATIENCE` and goes on without them.
 
 use std::{
     collections::VecDeque,

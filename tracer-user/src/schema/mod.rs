@@ -9,7 +9,7 @@
 //!
 //! * **A part** is a run's contiguous stretch of rows. It is written as a journal ([`journal`]): frames, each handed to
 //!   the kernel within a quarter of a second and guarded by its own checksum. When it is long enough it is *sealed*: turned into one
-//!   Parquet file ([`file`]) under a temporary name, synced, renamed; then the journal goes. Where both exist, the sealed
+//!   Parquet file ([`mod@file`]) under a temporary name, synced, renamed; then the journal goes. Where both exist, the sealed
 //!   file wins, so that no instant of death loses or doubles a row. `recover` seals what a dead run left behind.
 //! * **The seal** is a CRC-32 over the whole Parquet file and one over its footer, kept in the footer itself: Parquet alone
 //!   does not notice most flipped bits. Nothing is parsed before its checksum matched.

@@ -1,4 +1,4 @@
-//! The live screen. State ([`app`], [`model`], [`chart`]) knows no terminal; only [`draw`], [`theme`] and [`terminal`]
+//! The live screen. State (`app`, `model`, `chart`) knows no terminal; only `draw`, `theme` and `terminal`
 //! do.
 
 mod app;
