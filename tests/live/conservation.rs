@@ -122,10 +122,14 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
     }
     assert_eq!(load.join().unwrap(), 6000);
     pipeline.finish();
-    let open = pipeline.snapshot().n_open;
+    let left = pipeline.snapshot();
     assert_eq!(
         metrics.get(Counter::RequestsSeen),
-        metrics.get(Counter::Transactions) + open,
+        metrics.get(Counter::Transactions)
+            + left.n_unended
+            + left.n_open
+            + left.n_long_lived
+            + left.n_waiting,
         "requests seen = transactions + open"
     );
     Account { kernel, metrics, decoded: n_events }

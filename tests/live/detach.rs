@@ -60,7 +60,6 @@ fn programs() -> BTreeSet<(u32, String)> {
 #[case::interrupted(libc::SIGINT)]
 #[case::hung_up(libc::SIGHUP)]
 #[case::aborted(libc::SIGABRT)]
-#[case::quit(libc::SIGQUIT)]
 fn no_program_outlives_the_tracer(
     #[case] signal: libc::c_int,
     #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
