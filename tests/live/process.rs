@@ -42,6 +42,17 @@ pub(super) struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Asked first: a server with workers (nginx) ends them only then, and what they inherited stays open as long as they live.
+        if let Ok(None) = self.child.try_wait() {
+            self.signal(libc::SIGTERM);
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(3) {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -223,11 +223,13 @@ fn nginx_and_the_generator(
     let capture = tracer.stop();
     assert!(asked.iter().all(|row| row.outcome == Outcome::Ok), "the load itself failed");
     let rows = nginx.rows(asked.len());
-    check_nginx(&capture, &rows, true);
+    // The first pipelined turns of a connection can be longer than what is copied before a verdict: counted gaps.
+    check_nginx(&capture, &rows, pipeline == 1);
     // The status and length that came back under an id are those that txray has under it.
     let captured = by_stamp(&capture.role("server"));
     for row in &asked {
-        if let Some(transaction) = captured.get(&row.id) {
+        if let Some(transaction) = captured.get(&row.id).filter(|transaction| transaction.confidence != "gap")
+        {
             assert_eq!(
                 (transaction.status_code, transaction.response_bytes),
                 (Some(row.status.into()), row.response_bytes)
