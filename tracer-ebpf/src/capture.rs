@@ -472,8 +472,8 @@ fn send_copy<const N: usize>(conn: &mut Conn, moved: &Moved, part: &Part) -> u32
 }
 
 /// Reads back what was just written to a record. To the verifier it is an unknown number: what led to it need not be
-/// told apart any more, and the paths that came here become one. (377,000 instructions walked for one program before, see
-/// git history, against a limit of 1,000,000.)
+/// told apart any more, and the paths that came here become one. (`socket_receive`, kernel
+/// 6.18: 377,083 instructions walked before, 252,529 with it; the limit is 1,000,000.)
 #[inline(always)]
 unsafe fn reread(field: *const u32) -> u64 {
     // SAFETY: a field of a reservation (caller).

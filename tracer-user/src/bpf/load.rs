@@ -231,7 +231,7 @@ fn settings(config: &LoadConfig, offsets: &Offsets) -> abi::Settings {
         by_port: u32::from(!targets.ports.is_empty()),
         budget: config.budget,
         ring_bytes: config.ring_bytes,
-        // Measured on nothing yet but reason: an eighth of the ring leaves seven for what arrives while the reader wakes.
+        // Not measured: an eighth of the ring leaves seven for what arrives while the reader wakes.
         wake_bytes: config.ring_bytes / 8,
         capture: 1,
         reserved: 0,
