@@ -600,8 +600,8 @@ impl Pipeline {
             .saturating_sub(requests)
             .saturating_add(get("kernel.turns_unknown").saturating_sub(unknown).div_ceil(2));
         let most = u64::from(self.rest.state.most.max(1));
-        self.rest.state.residual =
-            (unseen.min(refused).saturating_add(get("kernel.conn_map_full"))).saturating_mul(most);
+        let untracked = get("kernel.conn_map_full").saturating_add(get("kernel.conn_race"));
+        self.rest.state.residual = (unseen.min(refused).saturating_add(untracked)).saturating_mul(most);
         self.rest.state.counters = Some(Arc::new(counters));
     }
 }

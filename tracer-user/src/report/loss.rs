@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// Kernel counters of records that are gone. (What a probe could not copy is in [`NOT_COPIED`].)
-pub const LOST_IN_KERNEL: [&str; 4] = ["refused_data", "refused_conn", "refused_process", "conn_map_full"];
+pub const LOST_IN_KERNEL: [&str; 6] =
+    ["refused_data", "refused_conn", "refused_process", "conn_map_full", "conn_race", "target_map_full"];
 /// Kernel counters of bytes that were seen and not copied: length and time are there, a head may not be.
 pub const NOT_COPIED: [&str; 5] =
     ["overload_payload", "overload_summed", "payload_fault", "iovecs_cut", "payload_cut"];
