@@ -261,9 +261,9 @@ fn behind_a_hole_a_replay_is_right_again_from_the_next_checkpoint_on() {
     let whole = run_live(Slowly(traffic(3, 30_000)), config);
     let recording = Recording::open(temp.path()).unwrap();
     let parts = &recording.runs[0].events;
-    // The longest of those before a part from which a replay can go on.
-    let before_start = |i: &usize| parts[i + 1].meta.checkpoint;
-    let gone = (1..parts.len() - 1).filter(before_start).max_by_key(|i| parts[*i].n_rows).unwrap();
+    // The first long one before a part from which a replay can go on: most of the traffic comes behind it.
+    let before_start = |i: &usize| parts[i + 1].meta.checkpoint && parts[*i].n_rows > 100;
+    let gone = (1..parts.len() - 1).find(before_start).unwrap();
     let start = &parts[gone + 1];
     let gone = &parts[gone];
     std::fs::remove_file(gone.sealed.as_ref().unwrap()).unwrap();
@@ -276,7 +276,7 @@ fn behind_a_hole_a_replay_is_right_again_from_the_next_checkpoint_on() {
         let lines = output.lines.iter().zip(&output.ends).filter(|(_, end)| **end >= from);
         lines.map(|(line, _)| line.clone()).collect()
     };
-    assert!(behind(&whole).len() > 1_000);
+    assert!(behind(&whole).len() > 100, "{} of {}", behind(&whole).len(), whole.lines.len());
     assert!(behind(&holed) == behind(&whole));
 }
 

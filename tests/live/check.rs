@@ -266,9 +266,7 @@ pub(super) fn check_client_rows(
         let describe = || format!("\n  printed {transaction:?}\n  client  {row:?}");
         let what = |name: &'static str| move || format!("{name} of{}", describe());
         assert_eq!(transaction.pid, pid, "pid{}", describe());
-        // FIXME: a client's connection opened under the tracer is told with port 0 (read before the port is chosen).
-        let client_port = transaction.client_port.unwrap_or(0);
-        assert!(client_port == row.local_port || client_port == 0, "client_port{}", describe());
+        assert_eq!(transaction.client_port.unwrap_or(0), row.local_port, "client_port{}", describe());
         assert_eq!(transaction.target.as_deref(), Some(row.target.as_str()), "target{}", describe());
         clocks.between(transaction.start_time_ns, row.send_ns, row.sent_ns, what("start_time_ns"));
         if row.outcome != load::Outcome::Ok || transaction.end == "tracer_stopped" {

@@ -239,6 +239,42 @@ fn nginx_and_the_generator(
 }
 
 #[rstest]
+fn nginx_and_wrk_at_saturation(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let nginx = Nginx::start(1);
+    let script = nginx.path("ids.lua");
+    let text = r#"
+local threads = 0
+function setup(thread)
+  thread:set("no", threads)
+  threads = threads + 1
+end
+local n = 0
+function request()
+  n = n + 1
+  return wrk.format("GET", "/small/" .. n .. "?id=w" .. no .. "-" .. n)
+end
+"#;
+    fs::write(&script, text).unwrap();
+    let tracer = Tracer::start(hooks, &nginx.pids());
+    let output = Command::new(tool("wrk", "wrk"))
+        .args(["--threads", "1", "--connections", "32", "--duration", "3s", "--script"])
+        .arg(&script)
+        .arg(format!("http://{}/", nginx.address))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "wrk: {}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let n_answers = said.lines().find_map(|line| line.trim().split_once(" requests in "));
+    let n_answers: usize = n_answers.and_then(|(n, _)| n.parse().ok()).expect("wrk's count");
+    let rows = nginx.rows(n_answers);
+    let capture = tracer.stop();
+    // wrk leaves with answers on their way, which nginx has logged: its log is the truth.
+    let rows = if rows.len() < n_answers + 32 { nginx.rows(rows.len()) } else { rows };
+    check_nginx(&capture, &rows, false);
+}
+
+#[rstest]
 fn nginx_and_curl_seen_from_both_ends(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
     let _machine = machine();
     let nginx = Nginx::start(1);

@@ -132,7 +132,9 @@ impl Tracer {
     #[track_caller]
     pub(super) fn start_with(hooks: Hooks, pids: &[u32], flags: &[&str]) -> Tracer {
         assert!(!pids.is_empty(), "a test traces its own processes only");
-        let folder = TempDir::new().unwrap();
+        let mut folder = TempDir::new().unwrap();
+        // For whoever has to find out why a test failed.
+        folder.disable_cleanup(std::env::var_os("TXRAY_KEEP").is_some());
         let mut command = Command::new(txray_program());
         command.arg("record").arg("--out").arg(recording(&folder));
         command.args(["--json", "--summary", "json", "--hooks", hooks.flag()]).args(flags);

@@ -8,9 +8,9 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::{
     CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX, FLAG_CUT,
     FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD, FLAG_SUMMED,
-    FLAG_TURN_START, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN, KIND_CONN_SHUT, KIND_DATA, MAX_IOVECS,
-    MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER, Stat, VERDICT_EVERYTHING, VERDICT_HEADS,
-    VERDICT_NOTHING,
+    FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN, KIND_CONN_SHUT,
+    KIND_DATA, MAX_IOVECS, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER, Stat,
+    VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
 };
 
 use crate::{
@@ -57,6 +57,8 @@ pub struct Moved {
     pub bytes: u64,
     /// TCP: sequence number behind the last byte. Not used for Unix sockets.
     pub end: u32,
+    /// TCP, egress: sequence number behind the last byte that the process has consumed of the other direction.
+    pub consumed: u32,
     /// [`INGRESS`] or [`EGRESS`].
     pub direction: u8,
     /// Whether `end` counts.
@@ -119,6 +121,13 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     };
     let mode = hide(u64::from(mode), time_ns) as u32;
     let mut flags = if moved.direction == EGRESS { FLAG_EGRESS } else { 0 };
+    if moved.consumed != conn.position[INGRESS as usize] as u32
+        && moved.direction == EGRESS
+        && moved.has_sequence != 0
+        && conn.position[INGRESS as usize] != 0
+    {
+        flags |= FLAG_UNSEEN;
+    }
     if conn.turn == 0 || conn.direction != moved.direction {
         conn.turn = conn.turn.wrapping_add(1);
         conn.direction = moved.direction;
@@ -252,7 +261,8 @@ fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
         (&raw mut (*record).pid).write_volatile(moved.thread.pid);
         (&raw mut (*record).tid).write_volatile(moved.thread.tid);
         (&raw mut (*record).n_calls).write_volatile(1);
-        (&raw mut (*record).error).write_volatile(0);
+        let unseen = part.flags & u32::from(FLAG_UNSEEN) != 0;
+        (&raw mut (*record).error).write_volatile(if unseen { moved.consumed } else { 0 });
         let comm = (&raw mut (*record).comm).cast::<u64>();
         comm.write_volatile(moved.comm[0]);
         comm.add(1).write_volatile(moved.comm[1]);

@@ -119,7 +119,7 @@ pub struct Data {
     pub tid: u32,
     /// Calls summed.
     pub n_calls: u32,
-    /// errno with `FLAG_ERROR`.
+    /// errno with `FLAG_ERROR`; see [`Data::other_position`].
     pub error: u32,
     /// Thread name, zero-padded.
     pub comm: [u8; 16],
@@ -136,6 +136,11 @@ impl Data {
     /// Position behind the last byte.
     pub fn end(&self) -> u64 {
         self.position.wrapping_add(self.bytes)
+    }
+
+    /// How far the process has consumed the other direction, where no record shows it: low 32 bits of the position.
+    pub fn other_position(&self) -> Option<u32> {
+        self.has(abi::FLAG_UNSEEN).then_some(self.error)
     }
 
     /// Whether `flag` (`abi::FLAG_*`) is set.

@@ -53,6 +53,9 @@ pub const FLAG_ERROR: u16 = 1 << 7;
 pub const FLAG_CUT: u16 = 1 << 8;
 /// [`ConnOpen`]: the connection is older than the tracer (or was first seen in the middle).
 pub const FLAG_MID_JOIN: u16 = 1 << 9;
+/// [`Data`], egress on TCP: the process has consumed bytes of the other direction that no record shows (splice from the socket), or
+/// not yet (another thread's call is returning). `error` holds how far: the low 32 bits of the position.
+pub const FLAG_UNSEEN: u16 = 1 << 10;
 
 /// Bytes moved on a connection by one call (or several, [`FLAG_SUMMED`]). `captured` payload bytes follow.
 #[repr(C)]
@@ -81,7 +84,7 @@ pub struct Data {
     pub tid: u32,
     /// Calls summed; 1 otherwise.
     pub n_calls: u32,
-    /// Positive errno with [`FLAG_ERROR`].
+    /// Positive errno with [`FLAG_ERROR`]; a position with [`FLAG_UNSEEN`]; otherwise 0.
     pub error: u32,
     /// Thread name.
     pub comm: [u8; 16],

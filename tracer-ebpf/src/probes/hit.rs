@@ -81,6 +81,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
     }
 
     let mut end = 0;
+    let mut consumed = 0;
     let mut waiting = false;
     if kind == Kind::Tcp {
         let Some(sequence) = M::sequence(hit.sock) else {
@@ -88,6 +89,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
             return;
         };
         end = if hit.direction == u64::from(EGRESS) { sequence.write } else { sequence.copied };
+        consumed = sequence.copied;
         waiting = sequence.received != sequence.copied;
     }
     let mut moved = Moved {
@@ -97,6 +99,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
         enter_ns: 0,
         bytes: hit.result as u64,
         end,
+        consumed,
         direction: hit.direction as u8,
         has_sequence: (kind == Kind::Tcp) as u8,
         buffer: call.buffer,

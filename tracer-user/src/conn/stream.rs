@@ -102,6 +102,11 @@ impl Stamp {
         }
     }
 
+    /// Between the first and the last byte several calls returned: what lies between has no time of its own.
+    pub fn is_of_several_calls(&self) -> bool {
+        !self.entry && self.first < self.last
+    }
+
     /// The same without its first `seen` bytes: the rest has no first call of its own.
     pub fn skip(mut self, seen: u64) -> Stamp {
         if seen > 0 {

@@ -149,7 +149,7 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 1;
+pub const CHECKPOINT_VERSION: u32 = 2;
 
 mod checkpoint;
 mod step;
@@ -225,6 +225,9 @@ struct State {
     forgotten: bool,
     /// What may have been lost on connections of which nothing was seen.
     residual: u64,
+    /// Events known to be lost, and when the newest of them were counted.
+    n_lost: u64,
+    last_loss: Option<BootTime>,
 }
 
 impl Pipeline {
@@ -508,13 +511,15 @@ impl Pipeline {
             batch.transactions.iter().filter(|transaction| transaction.is_finished()).count() as u64;
         self.rest.metrics.add(Counter::Transactions, finished);
         let late = self.rest.watermark.n_late();
-        self.rest.metrics.add(Counter::OutOfOrder, late - self.rest.state.n_late);
+        self.rest.metrics.add(Counter::OutOfOrder, late.saturating_sub(self.rest.state.n_late));
         self.rest.state.n_late = late;
         let unended = batch.transactions.len() as u64 - finished;
         self.rest.metrics.add(Counter::Unended, unended);
         self.rest.state.n_unended += unended;
         let overflowed = self.rest.templates.overflowed();
-        self.rest.metrics.add(Counter::OperationOverflow, overflowed - self.rest.state.overflowed);
+        self.rest
+            .metrics
+            .add(Counter::OperationOverflow, overflowed.saturating_sub(self.rest.state.overflowed));
         self.rest.state.overflowed = overflowed;
         batch
     }
@@ -528,7 +533,11 @@ impl Pipeline {
         self.pass(frontier);
         for entry in self.tracker.iter_mut() {
             self.rest.flush_held(entry);
+            let last_loss = self.rest.state.last_loss;
             self.rest.with(entry, |exchange, _, turnover| {
+                if let Some(at) = last_loss {
+                    exchange.pairs_mut().doubt(at);
+                }
                 exchange.pairs_mut().end_all(End::TracerStopped, frontier, turnover.fx);
             });
         }
@@ -588,6 +597,10 @@ impl Pipeline {
             .saturating_add(get("lost.batch_queue_full"))
             .saturating_add(get("lost.decode_short"))
             .saturating_add(get("lost.recorder_queue_full"));
+        if refused > self.rest.state.n_lost {
+            self.rest.state.n_lost = refused;
+            self.rest.state.last_loss = Some(counters.time);
+        }
         let (mut requests, mut unknown) = (self.rest.state.known_turns, self.rest.state.known_unknown);
         if refused > 0 {
             for entry in self.tracker.iter() {

@@ -11,7 +11,7 @@
 //! says how long the body would be, and none follows. If the bytes behind its head are no status line, they are its body.
 //! If they are one, and a new request came in between, the response had no body; if none came (or the connection
 //! pipelines), that cannot be told, and they are invalid. On a connection that pipelines, all responses behind a loss of
-//! requests are read like that.
+//! requests are read like that, until pairing knows again which request a response answers ([`Parser::in_flight`]).
 //!
 //! **Resync.** Bodies may hold text that looks like a head, so that only a turn's start is taken for a boundary, and
 //! only when the bytes there are a whole valid start line with a registered method (and then, in `step`, a strictly valid
@@ -111,11 +111,13 @@ struct Http1Parser {
     flows: [Side; 2],
     /// Requests that have no final response yet, oldest first.
     asked: VecDeque<Asked>,
+    /// Requests behind unknown ones: which responses are theirs is not known. With `asked`, at most [`MAX_ASKED`].
+    behind: VecDeque<Asked>,
     /// How much was said in the response flow, to tell which requests were sent without waiting.
     n_said: u64,
     /// Requests begun, to tell whether one came between two looks at the response flow.
     n_requests: u64,
-    /// Requests may be in flight that are not in `asked`.
+    /// Requests may be in flight behind those in `asked` (and before those in `behind`) that are not known.
     unknown_asked: bool,
     /// A response came while a later request was in flight too.
     pipelined: bool,
@@ -269,6 +271,20 @@ impl Parser for Http1Parser {
         resync
     }
 
+    fn in_flight(&mut self, n: usize) {
+        let mut known = std::mem::take(&mut self.asked);
+        known.append(&mut self.behind);
+        // Fewer: they were too many to remember.
+        if let Some(n_answered) = known.len().checked_sub(n) {
+            known.drain(..n_answered);
+            self.asked = known;
+            self.unknown_asked = false;
+        } else {
+            self.behind = known;
+            self.unknown_asked = true;
+        }
+    }
+
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>) {
         let side = &mut self.flows[flow.index()];
         match std::mem::take(side).reading {
@@ -294,7 +310,7 @@ impl Parser for Http1Parser {
 
     fn load(&mut self, state: &[u8]) -> bool {
         match postcard::from_bytes::<Http1Parser>(state) {
-            Ok(parser) if parser.asked.len() <= MAX_ASKED => {
+            Ok(parser) if parser.asked.len() + parser.behind.len() <= MAX_ASKED => {
                 *self = parser;
                 true
             }
@@ -325,7 +341,7 @@ impl Http1Parser {
         }
         let refused = match flow {
             Flow::Request => self.interim_open,
-            Flow::Response => self.asked.is_empty() && !self.unknown_asked,
+            Flow::Response => self.asked.is_empty() && self.behind.is_empty() && !self.unknown_asked,
         };
         if refused {
             return Resync::NotYet { dropped: buf.len() };
@@ -486,20 +502,17 @@ impl Http1Parser {
     /// Remembers what the response's framing depends on.
     fn ask(&mut self, line: &RequestLine<'_>, fields: &Fields<'_>) {
         self.n_requests += 1;
-        if self.pipelined && self.unknown_asked {
-            // Which response answers which request is not known any more.
-            return;
-        }
-        if self.unknown_asked {
+        if self.unknown_asked && !self.pipelined {
             // Without pipelining a request means that all before it were answered.
             self.asked.clear();
+            self.behind.clear();
             self.unknown_asked = false;
         }
-        if self.asked.len() >= MAX_ASKED {
+        if self.asked.len() + self.behind.len() >= MAX_ASKED {
             self.asked.clear();
+            self.behind.clear();
             self.unknown_asked = true;
             self.pipelined = true;
-            return;
         }
         let kind = match (line.method, fields.upgrade) {
             (b"HEAD", _) => AskedKind::Head,
@@ -507,18 +520,26 @@ impl Http1Parser {
             (_, Some(to)) => AskedKind::Upgrade(Bytes::copy_from_slice(&to[..to.len().min(MAX_UPGRADE)])),
             _ => AskedKind::Other,
         };
-        self.asked.push_back(Asked { kind, n_said: self.n_said });
+        // Which response answers a request behind unknown ones is not known.
+        let queue = if self.unknown_asked { &mut self.behind } else { &mut self.asked };
+        queue.push_back(Asked { kind, n_said: self.n_said });
     }
 
     /// A response begins a turn behind lost ones: it answers what was sent last, if that is one request.
     fn forget_answered(&mut self) {
-        let newest = self.asked.pop_back();
-        let is_alone = newest.as_ref().is_some_and(|newest| {
-            !self.pipelined && self.asked.back().is_none_or(|before| before.n_said != newest.n_said)
-        });
-        self.unknown_asked |= newest.is_some() && !is_alone;
-        self.asked.clear();
-        self.asked.extend(newest.filter(|_| is_alone));
+        let mut known = std::mem::take(&mut self.asked);
+        known.append(&mut self.behind);
+        let is_alone = match known.len() {
+            0 => return,
+            1 => !self.pipelined,
+            n => !self.pipelined && known[n - 1].n_said != known[n - 2].n_said,
+        };
+        if is_alone {
+            self.asked.extend(known.pop_back());
+        } else {
+            self.unknown_asked = true;
+            self.behind = known;
+        }
     }
 }
 

@@ -97,6 +97,12 @@ pub trait Parser: Send {
     /// the framing of the message in progress is known across the gap.
     fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync;
 
+    /// Behind a loss, pairing has found its place again: a response begins now, and it answers the oldest of the newest `n`
+    /// requests that were read. For parsers whose responses are framed by what they answer.
+    fn in_flight(&mut self, n: usize) {
+        let _ = n;
+    }
+
     /// The flow ended (FIN). A message that runs until the close ends here.
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>);
 

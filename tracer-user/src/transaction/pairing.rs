@@ -10,6 +10,11 @@
 //! * responses lost: requests of older turns than the one that is being answered leave as `tracer_stopped` with
 //!   confidence `gap`: that they were answered is likely, when is not known;
 //! * a connection that was seen not to be synchronous is never aligned again after a loss.
+//!
+//! Without pipelining the client itself sees to it that a connection is synchronous. With it (two messages in one turn were
+//! seen), only the server does, and a server that reads ahead looks the same as one that does not. Such a connection is
+//! aligned again only for the server's role, only where the thread that answers is the one that read, and what it then
+//! gives has confidence `guessed`.
 
 use std::collections::VecDeque;
 
@@ -74,12 +79,16 @@ pub struct Open {
     pub target: Option<Bytes>,
     /// Never answered by the protocol's rules.
     pub one_way: bool,
+    /// Thread that moved the last request byte.
+    pub tid_last: u32,
+    /// Which response is its own was inferred behind a loss.
+    pub inferred: bool,
 }
 
 impl Open {
     /// How sure the record is; `guessed`: the role is.
     pub fn confidence(&self, guessed: bool) -> Confidence {
-        match (self.gap, self.mid_join, guessed) {
+        match (self.gap, self.mid_join, guessed || self.inferred) {
             (true, _, _) => Confidence::Gap,
             (_, true, _) => Confidence::MidJoin,
             (_, _, true) => Confidence::Guessed,
@@ -141,6 +150,10 @@ pub struct Around {
     pub request_turn: u32,
     /// Bytes of the request direction are known to be missing.
     pub requests_missing: bool,
+    /// Two messages shared a turn.
+    pub pipelined: bool,
+    /// The traced process is the server.
+    pub server: bool,
 }
 
 /// The requests in flight on one connection.
@@ -163,6 +176,10 @@ pub struct Pairs {
     aligned_turn: u32,
     /// Responses still owed to requests that were given up.
     given_up: u32,
+    /// Last turn with a request that was given up: behind a loss, the responses to that turn are not in step.
+    spoiled_turn: u32,
+    /// Which response answers which request has been inferred since a loss.
+    inferring: bool,
     /// A request was seen to begin before an earlier one of another turn was answered.
     overlapped: bool,
     tunnel: bool,
@@ -272,6 +289,8 @@ impl Pairs {
             operation: request.operation,
             target: request.target,
             one_way: request.one_way,
+            tid_last: stamp.tid,
+            inferred: false,
         });
         self.request = Some(ordinal);
         self.request_by_turn = false;
@@ -287,6 +306,7 @@ impl Pairs {
             Some(stamp) => {
                 open.request_end = Some(stamp.last.max(open.start));
                 open.turn_last = open.turn_last.max(stamp.turn);
+                open.tid_last = stamp.tid;
             }
             None => open.gap = true,
         }
@@ -298,11 +318,53 @@ impl Pairs {
         }
     }
 
+    /// The request or response in progress is known to reach `position`, whether or not it ends.
+    pub fn reached(&mut self, request: bool, position: u64) {
+        let ordinal = match (request, self.response) {
+            (true, _) => self.request,
+            (false, Answering::Final(ordinal)) => Some(ordinal),
+            (false, _) => None,
+        };
+        let Some(at) = ordinal.and_then(|ordinal| self.find(ordinal)) else { return };
+        let open = &mut self.open[at];
+        if request {
+            open.request_bytes = open.request_bytes.max(position.wrapping_sub(open.request_from));
+        } else {
+            open.response_bytes = open.response_bytes.max(position.wrapping_sub(open.response_from));
+        }
+    }
+
     fn request_cut(&mut self) {
         if let Some(at) = self.request.take().and_then(|ordinal| self.find(ordinal)) {
             self.open[at].gap = true;
         }
         self.request_by_turn = false;
+    }
+
+    /// Which request the first response of a turn answers, behind a loss: this turn answers the one before it. `at_start`: the
+    /// response begins with the turn's first byte. Changes nothing.
+    fn alignment(&self, stamp: &Stamp, at_start: bool, around: Around) -> Option<usize> {
+        let asked = stamp.turn.wrapping_sub(1);
+        if self.is_intact() || self.overlapped || !at_start || asked <= self.spoiled_turn {
+            return None;
+        }
+        let at = self.open.iter().position(|open| open.turn_last == asked)?;
+        let open = &self.open[at];
+        let by_reader = around.server && open.tid_last == stamp.tid;
+        let behind_loss = self.barrier.is_some_and(|barrier| open.ordinal >= barrier);
+        ((!around.pipelined || by_reader) && !(asked <= self.blind_turn && behind_loss)).then_some(at)
+    }
+
+    /// A response turn begins with `stamp`: how many of the newest requests are in flight, if that is known again behind a
+    /// loss. For a parser that needs to know what a response answers.
+    pub fn known_in_flight(&self, stamp: &Stamp, around: Around) -> Option<usize> {
+        let at = self.alignment(stamp, true, around)?;
+        usize::try_from(self.next_ordinal.checked_sub(self.open[at].ordinal)?).ok()
+    }
+
+    /// Nothing was ever lost. Then the numbers of turns prove nothing (a send is numbered when it returns) and are not needed.
+    fn is_intact(&self) -> bool {
+        self.blind_turn == 0 && self.lost_turn == 0
     }
 
     /// Which request the response that begins now answers.
@@ -312,27 +374,27 @@ impl Pairs {
         stream: u64,
         stamp: &Stamp,
         at_start: bool,
+        around: Around,
         fx: &mut Effects,
     ) -> Option<usize> {
         if mode == protocol::Pairing::ByStreamId {
             return self.open.iter().position(|open| open.stream == stream && open.response.is_none());
         }
-        // Where nothing was lost, the numbers of turns prove nothing: a send is numbered when it returns.
-        let intact = self.blind_turn == 0 && self.lost_turn == 0;
         let before_barrier = |open: &Open| self.barrier.is_none_or(|barrier| open.ordinal < barrier);
-        if intact || self.overlapped {
+        if self.is_intact() || self.overlapped {
             let next = self.given_up == 0 && self.open.front().is_some_and(before_barrier);
             return next.then_some(0);
         }
-        // Something was lost: this turn answers the one before it, and it does so from its first byte on.
-        let asked = stamp.turn.wrapping_sub(1);
-        if !at_start && self.aligned_turn != stamp.turn {
-            return None;
+        if self.aligned_turn == stamp.turn && !at_start {
+            // In step since this turn's first byte.
+            let asked = stamp.turn.wrapping_sub(1);
+            return self
+                .open
+                .front()
+                .is_some_and(|open| open.turn_last == asked && before_barrier(open))
+                .then_some(0);
         }
-        let at = self.open.iter().position(|open| open.turn_last == asked)?;
-        if asked <= self.blind_turn && !before_barrier(&self.open[at]) {
-            return None;
-        }
+        let at = self.alignment(stamp, at_start, around)?;
         if !before_barrier(&self.open[at]) {
             self.barrier = None;
         }
@@ -341,6 +403,7 @@ impl Pairs {
         }
         self.given_up = 0;
         self.aligned_turn = stamp.turn;
+        self.inferring |= around.pipelined;
         Some(0)
     }
 
@@ -359,7 +422,7 @@ impl Pairs {
         fx: &mut Effects,
     ) {
         self.response_left(stamp.first, fx);
-        let Some(at) = self.answers(mode, stream, stamp, at_start, fx) else {
+        let Some(at) = self.answers(mode, stream, stamp, at_start, around, fx) else {
             self.response = Answering::Unpaired;
             if !interim {
                 fx.unpaired[self.why_unpaired(stamp, around) as usize] += 1;
@@ -371,7 +434,9 @@ impl Pairs {
         if self.open.iter().skip(at + 1).any(|open| open.turn > asked && open.turn < turn) {
             self.overlapped = true;
         }
+        let inferring = self.inferring;
         let open = &mut self.open[at];
+        open.inferred |= inferring;
         if open.interim.is_none() {
             open.response_from = position;
         }
@@ -489,7 +554,10 @@ impl Pairs {
     pub fn responses_lost(&mut self, turn: u32, at_start: bool, now: BootTime, fx: &mut Effects) {
         self.response_left(now, fx);
         let asked = turn.wrapping_sub(1);
-        let intact = |open: &Open| !self.overlapped && at_start && open.turn_last >= asked;
+        // A request that is still being sent has its answer before it, as one of the turn that is answered next.
+        let intact = |open: &Open| {
+            !self.overlapped && (self.request == Some(open.ordinal) || (at_start && open.turn_last >= asked))
+        };
         let mut at = 0;
         let doomed: Vec<bool> = self.open.iter().map(|open| !intact(open)).collect();
         for doomed in doomed {
@@ -558,7 +626,11 @@ impl Pairs {
 
     /// Nothing more can be answered.
     pub fn end_all(&mut self, end: End, now: BootTime, fx: &mut Effects) {
-        while let Some(open) = self.open.front() {
+        while let Some(open) = self.open.front_mut() {
+            // What cannot be paired, or was answered by something lost, is not known to be open.
+            open.gap |= end == End::TracerStopped
+                && (self.barrier.is_some_and(|barrier| open.ordinal >= barrier)
+                    || self.lost_turn >= open.turn);
             let end = match (end, open.kind, self.tunnel) {
                 (End::TracerStopped, _, _) => End::TracerStopped,
                 (_, Kind::LongLived, true) => End::Upgraded,
@@ -568,6 +640,13 @@ impl Pairs {
         }
         self.response = Answering::Nothing;
         self.request = None;
+    }
+
+    /// Events were lost up to `at`: the answers to requests that began before may have been among them.
+    pub fn doubt(&mut self, at: BootTime) {
+        for open in self.open.iter_mut().filter(|open| open.start <= at) {
+            open.gap = true;
+        }
     }
 
     /// What is left was answered or not: nobody saw it.
@@ -624,9 +703,9 @@ impl Pairs {
 
     /// The response to a request that is given up may still come.
     fn owe(&mut self, at: usize) {
-        if self.open[at].response_start.is_none()
-            && self.barrier.is_none_or(|barrier| self.open[at].ordinal < barrier)
-        {
+        let open = &self.open[at];
+        self.spoiled_turn = self.spoiled_turn.max(open.turn_last);
+        if open.response_start.is_none() && self.barrier.is_none_or(|barrier| open.ordinal < barrier) {
             self.given_up = self.given_up.saturating_add(1);
         }
     }

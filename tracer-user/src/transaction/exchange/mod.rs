@@ -34,6 +34,10 @@ const KEEP_CAPACITY: usize = 2048;
 /// An announced length from which on copying pauses until its end (a verdict costs a map update).
 const RESUME_ABOVE: u64 = 16 * 1024;
 
+/// A message that runs until the close ends with its last byte, when the close followed so fast; otherwise with the
+/// close, which is what told the peer. 250 ms: below the watermark's lag, so that the transaction keeps its place in the order.
+const UNTIL_CLOSE_NS: u64 = 250_000_000;
+
 mod read;
 
 /// Bounds of one exchange.
@@ -103,8 +107,10 @@ enum Blind {
     /// The same, before the first bytes seen of a direction on a connection that is older than the tracer: they may have
     /// been the rest of a message that began before.
     LostOld,
-    /// They were not captured.
+    /// They were not captured: the verdict did not ask for them.
     NotCaptured,
+    /// They were not captured, whatever the verdict: the ring was nearly full, the buffer could not be read.
+    LeftOut,
 }
 
 /// The exchange on one connection.
@@ -313,12 +319,27 @@ impl Exchange {
         }
         conn.streams[at].advance(data.end());
         self.flows[at].last = stamp;
+        let left_out = abi::FLAG_OVERLOAD | abi::FLAG_FAULT | abi::FLAG_NO_BUFFER;
+        let why = if data.flags & left_out == 0 { Blind::NotCaptured } else { Blind::LeftOut };
+        if let Some(position) = data.other_position() {
+            // Bytes of a body whose length is known that went by unseen (splice): there, at a time that is not known.
+            let (other, stream) = (direction.flip(), conn.streams[direction.flip().index()]);
+            let ahead = position.wrapping_sub(stream.next as u32);
+            if self.known == Known::Yes
+                && stream.started
+                && u64::from(ahead) <= self.flows[other.index()].skip
+            {
+                self.pairs.reached(other == self.requests, stream.next.wrapping_add(u64::from(ahead)));
+            }
+        }
         match self.known {
             Known::Opaque => {}
-            Known::No { turns } => self.infer(conn, direction, payload, hole, &stamp, turns, turnover),
-            Known::Yes => self.parse(conn, direction, payload, hole, &stamp, turnover),
+            Known::No { turns } => self.infer(conn, direction, payload, (hole, why), &stamp, turns, turnover),
+            Known::Yes => self.parse(conn, direction, payload, (hole, why), &stamp, turnover),
         }
+        self.pairs.reached(direction == self.requests, data.end());
     }
+
     /// Bytes of a direction whose protocol is not known yet.
     #[expect(clippy::too_many_arguments, reason = "one call; the arguments are one event's parts")]
     fn infer(
@@ -326,7 +347,7 @@ impl Exchange {
         conn: &mut Connection,
         direction: Direction,
         payload: &[u8],
-        hole: u64,
+        hole: (u64, Blind),
         stamp: &Stamp,
         turns: u32,
         turnover: &mut Turnover<'_>,
@@ -377,7 +398,7 @@ impl Exchange {
             self.parse(conn, direction, payload, hole, stamp, turnover);
             return;
         }
-        if need_more && hole == 0 && head.len() < INFER_BYTES {
+        if need_more && hole.0 == 0 && head.len() < INFER_BYTES {
             let flow = &mut self.flows[direction.index()];
             flow.spans.push((stamp.position, *stamp));
             flow.held.extend_from_slice(payload);
@@ -416,7 +437,10 @@ impl Exchange {
         turnover.marks.clear();
         parser.close(self.flow(direction), turnover.marks);
         self.parser = Some(parser);
-        let stamp = Stamp { first: now, last: now, ..self.flows[at].last };
+        let mut stamp = self.flows[at].last;
+        if now.0.saturating_sub(stamp.last.0) > UNTIL_CLOSE_NS {
+            (stamp.first, stamp.last) = (now, now);
+        }
         let position = conn.streams[at].next;
         // A message that runs until the close ends with it.
         self.marks(conn, direction, position, 0, 0, &[], &stamp, turnover);

@@ -10,13 +10,13 @@ use crate::{
 };
 
 impl Exchange {
-    /// Bytes of a direction: `payload`, then `hole` bytes that were not captured.
+    /// Bytes of a direction: `payload`, then `hole` bytes that were not captured, and why.
     pub(super) fn parse(
         &mut self,
         conn: &mut Connection,
         direction: Direction,
         mut payload: &[u8],
-        mut hole: u64,
+        (mut hole, why): (u64, Blind),
         stamp: &Stamp,
         turnover: &mut Turnover<'_>,
     ) {
@@ -33,9 +33,16 @@ impl Exchange {
         }
         let n = self.flows[at].skip.min(hole);
         hole -= n;
-        self.skip(conn, direction, n, &mut position, stamp, turnover);
+        if hole > 0 && n > 0 && stamp.is_of_several_calls() {
+            // The end lies between the first and the last call summed: when it was is not known.
+            position = position.wrapping_add(n);
+            self.flows[at].skip = 0;
+            self.end_pending(conn, direction, position, None, stamp.last, turnover);
+        } else {
+            self.skip(conn, direction, n, &mut position, stamp, turnover);
+        }
         if hole > 0 {
-            self.blind(conn, direction, position, hole, Blind::NotCaptured, stamp, turnover);
+            self.blind(conn, direction, position, hole, why, stamp, turnover);
         }
         // A length that nobody announced (chunks): their sizes have to be seen.
         let flow = &self.flows[at];
@@ -110,7 +117,7 @@ impl Exchange {
         let at = direction.index();
         let kind = self.flow(direction);
         if self.pairs.is_tunnel() || self.flows[at].until_close {
-            if why != Blind::NotCaptured {
+            if matches!(why, Blind::Lost | Blind::LostOld) {
                 self.pairs.inner_gap(kind == Flow::Request);
             }
             return;
@@ -135,6 +142,9 @@ impl Exchange {
         let in_head = !flow.held.is_empty()
             && (!flow.resyncing || flow.spans.first().is_some_and(|(_, stamp)| stamp.turn_start));
         let head = in_head || (!in_message && !flow.resyncing);
+        // A turn of which nothing can be looked at, behind something that was not understood: it began with a head, unless a
+        // message goes over several turns, and then all counts of turns are taken for upper bounds.
+        let blind_turn = flow.resyncing && stamp.turn_start && from == stamp.position;
         if !flow.resyncing {
             turnover.fx.gaps += 1;
             turnover.fx.counted = true;
@@ -152,19 +162,21 @@ impl Exchange {
                 }
                 self.pairs.requests_missing(stamp.turn, stamp.turn_start, true);
             }
-            (Flow::Request, Blind::NotCaptured) => {
+            (Flow::Request, Blind::NotCaptured | Blind::LeftOut) => {
                 conn.turns.requests_not_seen(missing, head);
                 if head {
                     conn.turns.head_not_seen(direction, turn, false);
+                } else if blind_turn {
+                    conn.turns.head_not_seen(direction, stamp.turn, conn.mid_join || conn.forgotten);
                 }
-                self.everything = true;
+                self.everything |= why == Blind::NotCaptured;
                 self.pairs.requests_missing(stamp.turn, false, false);
             }
             (Flow::Response, Blind::Lost | Blind::LostOld) => {
                 self.pairs.responses_lost(stamp.turn, stamp.turn_start, stamp.first, turnover.fx);
             }
-            (Flow::Response, Blind::NotCaptured) => {
-                self.everything = true;
+            (Flow::Response, Blind::NotCaptured | Blind::LeftOut) => {
+                self.everything |= why == Blind::NotCaptured;
                 self.pairs.response_not_captured(stamp, position, !in_message, turnover.fx);
             }
         }
@@ -232,6 +244,15 @@ impl Exchange {
                         off += dropped;
                         break;
                     }
+                }
+            }
+            if kind == Flow::Response && !self.pairs.in_response() {
+                let position = base.wrapping_add(off as u64);
+                let span = spans.iter().find(|(_, stamp)| stamp.turn_start && stamp.position == position);
+                if let Some(n) =
+                    span.and_then(|(_, stamp)| self.pairs.known_in_flight(stamp, self.around(conn)))
+                {
+                    parser.in_flight(n);
                 }
             }
             turnover.marks.clear();
@@ -374,6 +395,18 @@ impl Exchange {
         *turnover.marks = marks;
     }
 
+    /// What pairing has to know of the connection.
+    fn around(&self, conn: &Connection) -> Around {
+        let requests = &self.flows[self.requests.index()];
+        Around {
+            mid_join: conn.mid_join,
+            request_turn: requests.last.turn,
+            requests_missing: requests.resyncing,
+            pipelined: conn.turns.is_pipelined(),
+            server: self.requests == Direction::Ingress,
+        }
+    }
+
     pub(super) fn message_begin(
         &mut self,
         conn: &mut Connection,
@@ -410,11 +443,7 @@ impl Exchange {
             }
             Body::Interim(response) => (response, true),
         };
-        let around = Around {
-            mid_join: conn.mid_join,
-            request_turn: self.flows[self.requests.index()].last.turn,
-            requests_missing: self.flows[self.requests.index()].resyncing,
-        };
+        let around = self.around(conn);
         let at_start = stamp.turn_start && stamp.position == position;
         self.pairs.response_begin(
             mode,
