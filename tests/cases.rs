@@ -347,6 +347,37 @@ fn a_lost_request_is_counted_and_nothing_is_paired_with_its_answer() {
     assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests { low: 1, high: 1 });
 }
 
+/// The answer to a lost HEAD request leaves open where the next one begins. What is skipped then must not keep the
+/// request behind it away, though an interim response is among it, nor let a body pass for one that answers such.
+#[test]
+fn an_interim_response_among_skipped_bytes_counts_only_while_it_is_the_last_thing_said() {
+    let ask = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let no_body = "HTTP/1.1 200 OK\r\nContent-Length: 38\r\n\r\n";
+    let interim = "HTTP/1.1 103 Early\r\n\r\n";
+    for first in [false, true] {
+        for (pieces, is_last) in [(1, false), (7, false), (1, true), (7, true)] {
+            let mut script = Script::server();
+            if first {
+                script = script.call(IN, GET).call(OUT, OK);
+            }
+            // Lost: the request and the first byte of the next.
+            script = script.lose(IN, ask).call(OUT, no_body).lose(IN, &GET[..1]).call(IN, &GET[1..]);
+            for piece in interim.as_bytes().chunks(interim.len().div_ceil(pieces)) {
+                script = script.call(OUT, str::from_utf8(piece).unwrap());
+            }
+            if is_last {
+                // A body that looks like a request.
+                script = script.call(IN, GET);
+            }
+            let script = script.call(OUT, OK).call(IN, GET).call(OUT, OK);
+            let (transactions, _) = script.close(abi::CLOSE_NORMAL).end();
+            let ends: Vec<End> = transactions.iter().map(|transaction| transaction.end).collect();
+            let expected = vec![End::Answered; 1 + usize::from(first)];
+            assert_eq!(ends, expected, "first {first}, in {pieces} pieces, last {is_last}");
+        }
+    }
+}
+
 #[test]
 fn a_head_that_was_not_captured_is_a_lost_request() {
     let script = Script::server().call(IN, GET).call(OUT, OK).cut(IN, GET, 0).call(OUT, OK).call(IN, GET);

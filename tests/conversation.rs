@@ -1,6 +1,6 @@
 //! Conversations between a client and a server, made with the messages that a parser must find in them.
 
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use tracer_user::protocol::Flow;
@@ -8,7 +8,7 @@ use tracer_user::protocol::Flow;
 use crate::wire::{End, Seen, Wire};
 
 /// The bytes of one direction between two changes of direction.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Turn {
     pub flow: Flow,
     pub bytes: Vec<u8>,
@@ -16,6 +16,19 @@ pub struct Turn {
     pub n_heads: usize,
     /// Its first byte is the first of a message.
     pub begins_message: bool,
+}
+
+/// On one line, so that a failing case can be read.
+impl fmt::Debug for Turn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Turn { flow, bytes, n_heads, begins_message } = self;
+        let text = bytes.escape_ascii();
+        write!(
+            formatter,
+            "{flow:?} of {} bytes, heads {n_heads}, begins {begins_message}: {text}",
+            bytes.len()
+        )
+    }
 }
 
 /// What was sent, and what a parser must see.

@@ -16,8 +16,8 @@
 //! **Resync.** Bodies may hold text that looks like a head, so that only a turn's start is taken for a boundary, and
 //! only when the bytes there are a whole valid start line with a registered method (and then, in `step`, a strictly valid
 //! head, of HTTP/1.1 with a `Host`). It is not taken in the request flow while the last thing the server said was an
-//! interim response, or may have been (the turn is then a request's body), nor in the response flow while nothing is
-//! unanswered. What remains possible: a message's head is lost, its body goes on in a new turn (the server answered
+//! interim response, or may have been (the turn is then a request's body; of skipped responses no more is read than
+//! this, see [`Said`]), nor in the response flow while nothing is unanswered. What remains possible: a message's head is lost, its body goes on in a new turn (the server answered
 //! early and the client sends on all the same; the client pipelines; both sides stream at once; the loss of an interim
 //! response has not shown yet), and the body holds a whole valid head exactly where that turn starts. What lies
 //! before the boundary is lost and counted by the stream.
@@ -41,6 +41,7 @@ use super::{
     codec::{
         chunked::{Chunked, Progress},
         head::{self, Fields, Length, Parse, RequestLine},
+        interim::Said,
     },
 };
 
@@ -121,8 +122,8 @@ struct Http1Parser {
     unknown_asked: bool,
     /// A response came while a later request was in flight too.
     pipelined: bool,
-    /// The last thing in the response flow was an interim response, or may have been.
-    interim_open: bool,
+    /// The last thing in the response flow, as far as heads and skipped bytes tell.
+    said: Said,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -263,10 +264,12 @@ impl Parser for Http1Parser {
     fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync {
         let resync = self.find_turn(flow, missing, buf, turn_starts);
         if flow == Flow::Response {
-            // An interim response may have been among what is lost.
+            // An interim response may have been among what is lost, or be among what is skipped.
             let (Resync::At(dropped) | Resync::NotYet { dropped }) = resync;
-            let is_interim = |line: &[u8]| line.starts_with(b"HTTP/1.") && line[8..] == *b" 1";
-            self.interim_open |= missing > 0 || buf[..dropped].windows(10).any(is_interim);
+            if missing > 0 {
+                self.said = Said::LOST;
+            }
+            self.said.skip(&buf[..dropped]);
         }
         resync
     }
@@ -340,7 +343,7 @@ impl Http1Parser {
             Flow::Response => self.n_said += 1,
         }
         let refused = match flow {
-            Flow::Request => self.interim_open,
+            Flow::Request => self.said.may_be_interim(),
             Flow::Response => self.asked.is_empty() && self.behind.is_empty() && !self.unknown_asked,
         };
         if refused {
@@ -449,12 +452,12 @@ impl Http1Parser {
         let n_head = (n_line + n_fields) as u64;
         let response = response(status, &fields);
         if matches!(status, 100 | 102..=199) {
-            self.interim_open = true;
+            self.said = Said::INTERIM;
             marks.push(Mark::Begin(Message { stream: 0, body: Body::Interim(response) }));
             marks.push(Mark::End { stream: 0 });
             return Step::Consume { len: n_head };
         }
-        self.interim_open = false;
+        self.said = Said::FINAL;
         let asked = self.asked.pop_front().map(|asked| asked.kind);
         self.pipelined |= !self.asked.is_empty();
         marks.push(Mark::Begin(Message { stream: 0, body: Body::Response(response) }));

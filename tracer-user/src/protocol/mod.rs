@@ -88,7 +88,8 @@ pub trait Parser: Send {
 
     /// `missing` bytes of a flow were lost at a point where the parser wanted to look (a gap inside the length that
     /// `Consume` announced never gets here), or [`Step::Invalid`] was returned (`missing` is then 0). `buf` holds the
-    /// bytes behind it. Asked again, with the bytes it did not drop and more, until it finds a boundary; the parser
+    /// bytes behind the gap, or the invalid ones, which are shown once more from their first on: it must not be taken
+    /// for a boundary again. Asked again, with the bytes it did not drop and more, until it finds a boundary; the parser
     /// forgets what it knew of the message that was cut.
     ///
     /// `turn_starts` are the offsets in `buf`, ascending, at which the kernel saw a turn begin (`FLAG_TURN_START`);

@@ -275,8 +275,7 @@ impl Exchange {
                     turnover.fx.invalid += 1;
                     turnover.fx.counted = true;
                     self.invalid(conn, direction, stamp, turnover);
-                    // The same place must not be taken for a boundary again.
-                    off += 1;
+                    // Shown again whole: the parser knows that no boundary is there, and needs to see what it skips.
                     idle += 1;
                 }
             }
