@@ -8,6 +8,7 @@
 mod check;
 mod conservation;
 mod detach;
+mod ends;
 mod http1;
 mod process;
 mod programs;

@@ -354,19 +354,21 @@ fn send_sum(conn: &mut Conn, direction: u32) -> u32 {
     let flags = if direction == EGRESS as usize { FLAG_SUMMED | FLAG_EGRESS } else { FLAG_SUMMED };
     let entry = reserve::<Data>(conn);
     let sum = &mut conn.sum[direction];
+    // SAFETY: a field of the sum. Before the times: another CPU may be adding to it, time first.
+    let bytes = unsafe { (&raw const sum.bytes).read_volatile() };
     if let Some(mut entry) = entry {
         let record = entry.as_mut_ptr();
         // SAFETY: as in `fill`.
         unsafe {
             zero(record);
-            (&raw mut (*record).header.time_ns).write_volatile(sum.last_ns);
+            (&raw mut (*record).header.time_ns).write_volatile((&raw const sum.last_ns).read_volatile());
             (&raw mut (*record).header.kind).write_volatile(KIND_DATA);
             (&raw mut (*record).header.flags).write_volatile(flags);
             (&raw mut (*record).header.length).write_volatile(size_of::<Data>() as u32);
             (&raw mut (*record).conn_id).write_volatile(conn.id);
             (&raw mut (*record).first_ns).write_volatile(sum.first_ns);
             (&raw mut (*record).position).write_volatile(sum.position);
-            (&raw mut (*record).bytes).write_volatile(sum.bytes);
+            (&raw mut (*record).bytes).write_volatile(bytes);
             (&raw mut (*record).turn).write_volatile(sum.turn);
             (&raw mut (*record).pid).write_volatile(sum.pid);
             (&raw mut (*record).tid).write_volatile(sum.tid);

@@ -15,7 +15,8 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
 pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(N_STATS, 0);
 
 /// Connection state by socket address. A hash map because sockets are pointers; preallocated, because probes run where
-/// allocation may fail. Written and deleted here; user space only reads it (sums older than 250 ms). Full: the
+/// allocation may fail. Written and deleted here; user space reads it (sums older than 250 ms) and deletes Unix sockets that are
+/// dead, whose end no hook tells. Full: the
 /// connection is not tracked and each of its calls is counted (`conn_map_full`). 65,536 × about 280 bytes = 18 MiB by default.
 #[map]
 pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);

@@ -154,7 +154,7 @@ pub struct ConnClose {
 pub const CLOSE_NORMAL: u32 = 0;
 /// Reset by the peer or aborted.
 pub const CLOSE_RESET: u32 = 1;
-/// The socket's memory was found to belong to another socket: the end itself was not seen.
+/// The socket's memory was found to belong to another socket, or nobody holds the socket: the end itself was not seen.
 pub const CLOSE_REPLACED: u32 = 2;
 /// The process ended.
 pub const CLOSE_EXIT: u32 = 3;

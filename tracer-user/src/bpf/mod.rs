@@ -6,6 +6,7 @@ pub mod features;
 pub mod load;
 pub mod offsets;
 pub mod ring;
+pub mod sweep;
 pub mod tls_libraries;
 pub mod trial;
 pub mod verdicts;

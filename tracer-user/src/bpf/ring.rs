@@ -18,8 +18,8 @@ use tracer_ebpf as abi;
 use zerocopy::FromBytes as _;
 
 use crate::{
-    bpf::load::Loaded,
-    event::{ConnId, Counters, Data, Event},
+    bpf::{load::Loaded, sweep::Sweep},
+    event::{ConnClose, ConnId, Counters, Data, Event},
     metrics::{Counter, Metrics},
     time::{Anchor, BootTime, WallTime},
 };
@@ -49,8 +49,10 @@ const ANCHOR_PERIOD: Duration = Duration::from_secs(60);
 /// Difference between two readings that is a step of the wall clock, not its slewing (500 ppm of a second is 0.5 ms).
 const STEP_NS: u64 = 1_000_000;
 
-/// Connections looked at for sums in one round.
+/// Connections looked at for sums, or for dead ones, in one round.
 const MAX_SUMS_READ: usize = 262_144;
+/// Dead Unix sockets are looked for this often: a look at 65,536 connections takes some 100 ms.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// What the reader hands on.
 pub enum RawBatch {
@@ -89,6 +91,7 @@ pub struct Reader {
     waiting: Vec<Event>,
     /// Sums handed on and not grown since: (connection, direction) → end. At most two per connection in the kernel's map.
     told: FxHashMap<(u64, usize), u64>,
+    sweep: Sweep,
     /// Until when a full queue is waited for; set when the probes are detached.
     last_wait: Option<Instant>,
 }
@@ -138,6 +141,7 @@ impl Reader {
             ring_bytes: u64::from(ring_bytes),
             waiting: Vec::new(),
             told: FxHashMap::default(),
+            sweep: Sweep::default(),
             last_wait: None,
         })
     }
@@ -148,6 +152,7 @@ impl Reader {
         self.hand_on_own(Event::Anchor(anchor));
         let mut last_sums = Instant::now();
         let mut last_counters = Instant::now();
+        let mut last_sweep = Instant::now();
         let mut last_anchor = Instant::now();
         // Rounds that found nothing since the probes were detached.
         let mut n_empty = 0;
@@ -168,6 +173,10 @@ impl Reader {
             if last_sums.elapsed() >= SUM_PERIOD {
                 last_sums = Instant::now();
                 self.read_sums();
+            }
+            if last_sweep.elapsed() >= SWEEP_PERIOD && self.last_wait.is_none() {
+                last_sweep = Instant::now();
+                self.sweep();
             }
             if last_counters.elapsed() >= COUNTER_PERIOD {
                 last_counters = Instant::now();
@@ -338,6 +347,30 @@ impl Reader {
         self.told = told;
         self.waiting.append(&mut events);
         self.hand_on_waiting();
+    }
+
+    /// Takes dead Unix sockets out of the kernel's map and tells their end.
+    fn sweep(&mut self) {
+        let Reader { conns, sweep, .. } = self;
+        let dead = sweep.dead(conns.iter().take(MAX_SUMS_READ).map_while(Result::ok));
+        for (key, conn) in dead {
+            // The memory may belong to another socket by now.
+            if !self.conns.get(&key, 0).is_ok_and(|now| now.id == conn.id) || self.conns.remove(&key).is_err()
+            {
+                continue;
+            }
+            if conn.opened != 0 {
+                self.hand_on_own(Event::ConnClose(ConnClose {
+                    time: boot_now(),
+                    conn: ConnId(conn.id),
+                    position: conn.position,
+                    turn: conn.turn,
+                    reason: abi::CLOSE_REPLACED,
+                    n_refused: conn.n_refused,
+                    error: conn.error,
+                }));
+            }
+        }
     }
 
     /// All counters of this instant as one event.

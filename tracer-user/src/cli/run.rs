@@ -41,6 +41,10 @@ use crate::{
 
 /// Sinks hear of what the pipeline holds when so much event time has passed since they last did, ns.
 const OBSERVE_EVERY_NS: u64 = 250_000_000;
+/// Transactions go to the sinks this often (event time), or when so many are ready: a batch costs each sink a wake-up and a place
+/// in its queue, however few it holds.
+const DELIVER_EVERY_NS: u64 = 20_000_000;
+const DELIVER_AT: usize = 1024;
 /// A paced replay hands over events in slices of so much event time, ns: shorter than a screen's frame.
 const SLICE_NS: u64 = 50_000_000;
 
@@ -176,6 +180,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         is_replay: mode != Mode::Live,
         totals: Totals::default(),
         observed: 0,
+        delivered: 0,
     };
     let timer = if mode == Mode::Live { config.duration } else { None };
     stop.watch(timer, tui::restore).context("watch for signals")?;
@@ -284,6 +289,8 @@ struct Pump {
     totals: Totals,
     /// Event time of the last snapshot handed to the sinks.
     observed: u64,
+    /// Event time of the last batch handed to the sinks.
+    delivered: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -441,9 +448,15 @@ impl Pump {
             self.totals.events += u64::from(!matches!(event, Event::Tick(_)));
             pipeline.push(event);
         }
-        let snapshot = self.snapshot_if_due(pipeline, self.totals.last);
-        let ready = pipeline.drain();
-        self.deliver(ready, snapshot.as_ref());
+        let now = self.totals.last;
+        let snapshot = self.snapshot_if_due(pipeline, now);
+        let is_due =
+            now.0 >= self.delivered.saturating_add(DELIVER_EVERY_NS) || pipeline.n_ready() >= DELIVER_AT;
+        if is_due || snapshot.is_some() {
+            self.delivered = now.0;
+            let ready = pipeline.drain();
+            self.deliver(ready, snapshot.as_ref());
+        }
         false
     }
 

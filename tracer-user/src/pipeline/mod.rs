@@ -44,6 +44,9 @@ pub struct PipelineConfig {
     /// Requests in flight on one connection; beyond it the oldest is given up (`lost.in_flight_full`). 1,024: above
     /// any pipeline depth or HTTP/2 stream limit in use.
     pub max_in_flight_per_conn: usize,
+    /// How long all events wait for earlier ones. What comes later than that is put in order by its connection alone. 5 ms:
+    /// verdicts wait as long, and with them the end of a new connection's first, tight budget.
+    pub order_window_ns: u64,
     /// How far apart in time two records of one connection may come in the wrong order. 20 ms: records of one
     /// connection are written by threads that may be preempted between hook and submission.
     pub reorder_window_ns: u64,
@@ -68,6 +71,7 @@ impl Default for PipelineConfig {
         PipelineConfig {
             max_conns: 65_536,
             max_in_flight_per_conn: 1_024,
+            order_window_ns: 5_000_000,
             reorder_window_ns: 20_000_000,
             max_held_bytes: 1 << 20,
             watermark_lag_ns: 500_000_000,
@@ -278,7 +282,7 @@ impl Pipeline {
             Event::Loss(loss) => self.rest.metrics.add(Counter::RecordingMissing, loss.n.unwrap_or(0)),
             event => self.order.push(event.clone()),
         }
-        let window = self.rest.config.reorder_window_ns;
+        let window = self.rest.config.order_window_ns;
         while let Some(event) = self.order.pop(window) {
             self.apply(event);
         }
@@ -502,6 +506,11 @@ impl Pipeline {
             }
         }
         self.rest.state.next_stuck = next;
+    }
+
+    /// How many transactions [`Pipeline::drain`] would give.
+    pub fn n_ready(&self) -> usize {
+        self.rest.watermark.n_ready()
     }
 
     /// What is behind the watermark now, in order.

@@ -148,6 +148,11 @@ impl Watermark {
         self.reached
     }
 
+    /// Transactions that have left and were not taken.
+    pub fn n_ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Transactions that wait or have not been taken.
     pub fn n_waiting(&self) -> usize {
         self.waiting.len() + self.ready.len()
