@@ -48,8 +48,7 @@ fn a_full_disk_costs_what_does_not_fit_and_no_more() {
             if recorder.wants_checkpoint() {
                 recorder.checkpoint(state(first), first);
             }
-            recorder.tap(&batch(first..first + 100, 1_000_000));
-            std::thread::sleep(Duration::from_millis(1));
+            tap_and_wait(&mut recorder, batch(first..first + 100, 1_000_000));
         }
         std::thread::sleep(Duration::from_millis(50));
     };

@@ -86,11 +86,20 @@ pub fn record(config: RecordingConfig, n: u64, step_ns: u64) -> (RecorderSummary
         if recorder.wants_checkpoint() {
             recorder.checkpoint(state(first), first);
         }
-        recorder.tap(&batch(first..(first + 100).min(n), step_ns));
-        // Leaves room for the recorder's wishes (checkpoints) to be heard.
-        std::thread::sleep(Duration::from_micros(200));
+        tap_and_wait(&mut recorder, batch(first..(first + 100).min(n), step_ns));
     }
     (recorder.finish().unwrap(), metrics)
+}
+
+/// Taps a batch and waits until the recorder has taken it, so that its queue never fills and its wishes (checkpoints)
+/// are heard in time however slow the machine is. The pause keeps the parts small: the recorder flushes by the clock.
+pub fn tap_and_wait(recorder: &mut Recorder, batch: Arc<EventBatch>) {
+    recorder.tap(&batch);
+    std::thread::sleep(Duration::from_micros(200));
+    // The queue's share of it is dropped when its events are written down.
+    while Arc::strong_count(&batch) > 1 {
+        std::thread::sleep(Duration::from_micros(50));
+    }
 }
 
 /// What a replay gives.
@@ -242,8 +251,10 @@ fn what_does_not_fit_into_the_queue_is_counted_and_listed() {
     let mut recorder = Recorder::start(config, metrics.clone()).unwrap();
     recorder.checkpoint(state(0), 0);
     // 200 batches of 2,000 at once: the recorder cannot follow, and the tap does not wait for it.
-    for first in (0..400_000).step_by(2_000) {
-        recorder.tap(&batch(first..first + 2_000, 1_000));
+    let batches: Vec<_> =
+        (0..400_000).step_by(2_000).map(|first| batch(first..first + 2_000, 1_000)).collect();
+    for batch in &batches {
+        recorder.tap(batch);
     }
     let summary = recorder.finish().unwrap();
     let dropped = metrics.get(Counter::RecorderQueueFull);
