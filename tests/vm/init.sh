@@ -39,27 +39,31 @@ wait_for() {
 serve() {
     port=$1
     shift
-    /workload serve --listen "127.0.0.1:$port" --seconds 800 "$@" >"/tmp/serve.$port" 2>&1 &
+    /workload serve --listen "127.0.0.1:$port" --seconds 600 "$@" >"/tmp/serve.$port" 2>&1 &
     targets="$targets --pid $!"
     wait_for "/tmp/serve.$port" listening
 }
 
-# load PORT ARGUMENTS…
+# load PORT ARGUMENTS…: an emulated guest may need more than the ten seconds that a load lasts by default.
 load() {
     port=$1
     shift
-    /workload load --to "127.0.0.1:$port" "$@"
+    /workload load --to "127.0.0.1:$port" --seconds 120 "$@"
 }
 
-# trace HOOKS: starts the servers of /tmp/plan, a tracer on all of them, then runs the loads of the plan.
+# trace SCOPE FLAGS…: starts the servers of /tmp/plan, a tracer (of the `servers`, or without any target: of the whole
+# `host`), then runs the loads of the plan.
 trace() {
-    rm -rf /tmp/recording /tmp/trace.out /tmp/trace.err
+    scope=$1
+    shift
+    rm -rf /tmp/recording /tmp/live /tmp/live.err
     targets=
     grep '^serve ' /tmp/plan >/tmp/serves
     . /tmp/serves
-    /txray record $targets --hooks "$1" --out /tmp/recording --summary json >/tmp/trace.out 2>/tmp/trace.err &
+    [ "$scope" = servers ] || targets=
+    /txray record $targets "$@" --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
     tracer=$!
-    if wait_for /tmp/trace.err "txray: tracing" "$tracer"; then
+    if wait_for /tmp/live.err "txray: tracing" "$tracer"; then
         grep '^load ' /tmp/plan >/tmp/loads
         . /tmp/loads
         # What the servers have left to do after their clients' last byte.
@@ -69,13 +73,32 @@ trace() {
     wait "$tracer"
     code=$?
     killall workload
-    cat /tmp/trace.err /tmp/trace.out
+    cat /tmp/live.err
+    said /tmp/live
+    # Interrupted, as it should be.
+    [ "$code" = 130 ] && return 0
     return "$code"
 }
 
-# replay: of the recording that the last trace has left.
+# said FILE: the summary that txray has printed there, and how many transactions of each role stand above it.
+said() {
+    echo "roles: server=$(grep -c '"role":"server"' "$1") client=$(grep -c '"role":"client"' "$1")"
+    grep '"type":"summary"' "$1"
+}
+
+# replay: of the recording that the last trace has left; line by line what the live run printed.
 replay() {
-    /txray replay /tmp/recording --speed max --summary json
+    /txray replay /tmp/recording --speed max --json --summary json >/tmp/replayed || return
+    said /tmp/replayed
+    for run in live replayed; do
+        grep -v '"type":"summary"' "/tmp/$run" >"/tmp/$run.transactions"
+    done
+    cmp /tmp/live.transactions /tmp/replayed.transactions
+}
+
+# live TEST…: the live layer's tests of these names, on the shipped file.
+live() {
+    TXRAY_BIN=/txray TXRAY_WORKLOAD=/workload /integration --test-threads=1 --exact "$@"
 }
 
 step uname uname -r

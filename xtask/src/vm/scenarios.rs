@@ -1,6 +1,6 @@
 //! What the guest runs, and what its tracer must have seen: every request once, with nothing lost and nothing left over.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::{
@@ -67,70 +67,155 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// First kernel with the socket tracepoints.
-const SOCKET_HOOKS: &str = "6.3";
-
-/// The families of hooks that a kernel has.
-fn families(kernel: &Kernel) -> &'static [&'static str] {
-    if kernel.is_at_least(SOCKET_HOOKS) { &["socket", "syscall"] } else { &["syscall"] }
-}
-
-/// The guest's steps for a kernel, as a shell script behind `init.sh`. One tracer watches all servers: emulated, each of its
-/// starts takes the better part of a minute.
-pub(super) fn script(kernel: &Kernel) -> String {
-    let mut script = String::from("step doctor /txray doctor --quick\n");
-    for family in families(kernel) {
-        script.push_str(&trace(family, SCENARIOS));
-    }
-    script
-}
-
-fn trace(family: &str, scenarios: &[Scenario]) -> String {
-    let mut script = String::new();
-    for (at, Scenario { name, serve, load, .. }) in scenarios.iter().enumerate() {
-        let port = 8000 + at;
-        script.push_str(&format!("serve {port} {serve} # {name}\nload {port} {load}\n"));
-    }
-    format!(
-        "cat >/tmp/plan <<'PLAN'\n{script}PLAN\nstep {family} trace {family}\nstep {family}/replay replay\n"
-    )
-}
+/// What the whole guest is traced under: both ends of each request are then seen.
+const HOST: &[Scenario] = &[
+    Scenario {
+        name: "host-keep-alive",
+        serve: "--mode threads",
+        load: "--count 60 --connections 3 --get /user/{n}",
+        operations: &[("GET /user/{id}", 60)],
+        n_errors: 0,
+    },
+    Scenario {
+        name: "host-posts",
+        serve: "--mode fork-workers:2",
+        load: "--count 40 --connections 2 --close --body 3000 --post /order",
+        operations: &[("POST /order", 40)],
+        n_errors: 0,
+    },
+];
 
 /// What a locked-down kernel must still do, or refuse in clear words.
-const LOCKED: Scenario = Scenario {
+const LOCKED: &[Scenario] = &[Scenario {
     name: "locked-down",
     serve: "--mode threads",
     load: "--count 50 --connections 2 --get /user/{n}",
     operations: &[("GET /user/{id}", 50)],
     n_errors: 0,
-};
+}];
+
+/// Whom a tracer is told to trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// The servers, by their pids.
+    Servers,
+    /// Nobody in particular, which is everybody: servers and clients.
+    Host,
+}
+
+impl Scope {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Servers => "servers",
+            Self::Host => "host",
+        }
+    }
+
+    /// Transactions of each role (server, client) per request.
+    fn roles(self) -> (u64, u64) {
+        match self {
+            Self::Servers => (1, 0),
+            Self::Host => (1, 1),
+        }
+    }
+}
+
+/// One run of the tracer and the replay of what it recorded. All servers of a run share the tracer: emulated, its start is
+/// what costs most.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    name: &'static str,
+    scope: Scope,
+    flags: &'static str,
+    scenarios: &'static [Scenario],
+}
+
+const SOCKET: Run =
+    Run { name: "socket", scope: Scope::Servers, flags: "--hooks socket", scenarios: SCENARIOS };
+const SYSCALL: Run =
+    Run { name: "syscall", scope: Scope::Servers, flags: "--hooks syscall", scenarios: SCENARIOS };
+/// As somebody types it who wants to see everything.
+const WHOLE_HOST: Run = Run { name: "host", scope: Scope::Host, flags: "", scenarios: HOST };
+const LOCKED_DOWN: Run = Run { name: "locked", scope: Scope::Servers, flags: "", scenarios: LOCKED };
+
+/// First kernel with the socket tracepoints.
+const SOCKET_HOOKS: &str = "6.3";
+
+/// Whether a kernel has both families of hooks, or system calls alone.
+pub(super) fn has_socket_hooks(kernel: &Kernel) -> bool {
+    kernel.is_at_least(SOCKET_HOOKS)
+}
+
+fn runs(kernel: &Kernel) -> &'static [Run] {
+    if has_socket_hooks(kernel) { &[SOCKET, SYSCALL, WHOLE_HOST] } else { &[SYSCALL, WHOLE_HOST] }
+}
+
+/// The guest's steps for a kernel, as a shell script behind `init.sh`.
+pub(super) fn script(kernel: &Kernel) -> String {
+    let mut script = String::from("step doctor /txray doctor --quick\n");
+    for run in runs(kernel) {
+        script.push_str(&run.script());
+    }
+    script
+}
+
+impl Run {
+    fn script(&self) -> String {
+        let Self { name, scope, flags, scenarios } = self;
+        let mut plan = String::new();
+        for (at, Scenario { name, serve, load, .. }) in scenarios.iter().enumerate() {
+            let port = 8000 + at;
+            plan.push_str(&format!("serve {port} {serve} # {name}\nload {port} {load}\n"));
+        }
+        format!(
+            "cat >/tmp/plan <<'PLAN'\n{plan}PLAN\nstep {name} trace {} {flags}\nstep {name}/replay replay\n",
+            scope.name()
+        )
+    }
+
+    /// Checks what the run and its replay printed.
+    fn check(&self, console: &Console, note: &mut dyn FnMut(&str, Result<String>)) {
+        note(self.name, self.check_step(console, self.name));
+        let replay = format!("{}/replay", self.name);
+        note(&replay, self.check_step(console, &replay));
+    }
+
+    fn check_step(&self, console: &Console, name: &str) -> Result<String> {
+        let step = console.step(name)?;
+        ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 25));
+        self.check_output(&step.output).with_context(|| tail(&step.output, 25))
+    }
+}
 
 /// The guest's steps under `lockdown=confidentiality`.
 pub(super) fn script_locked() -> String {
-    format!("step doctor /txray doctor --quick\n{}", trace("auto", &[LOCKED]))
+    format!("step doctor /txray doctor --quick\n{}", LOCKED_DOWN.script())
 }
 
 /// Under lockdown tracing is exact, or it is refused with a reason that `doctor` gives as well.
-pub(super) fn check_locked(console: &Console) -> Result<usize> {
-    let doctor = console.step("doctor")?;
-    ensure!(
-        doctor.output.contains("confidentiality"),
-        "doctor does not name the lockdown:\n{}",
-        tail(&doctor.output, 40)
-    );
+pub(super) fn check_locked(console: &Console, note: &mut dyn FnMut(&str, Result<String>)) {
+    let doctor = match console.step("doctor") {
+        Ok(doctor) => doctor,
+        Err(error) => return note("doctor", Err(error)),
+    };
     let can_trace = doctor.code == 0;
-    println!(
-        "vm: under lockdown=confidentiality doctor says that it can{} trace",
-        if can_trace { "" } else { "not" }
-    );
+    note("doctor", names_lockdown(&doctor.output, can_trace));
     if can_trace {
-        check_step(console, "auto", &[LOCKED])?;
-    } else {
-        let step = console.step("auto")?;
-        let is_clear = step.output.contains("lockdown") && step.output.contains("hint:");
-        ensure!(is_clear, "it did not say that lockdown is the reason:\n{}", tail(&step.output, 20));
+        return LOCKED_DOWN.check(console, note);
     }
-    Ok(2)
+    note(
+        LOCKED_DOWN.name,
+        console.step(LOCKED_DOWN.name).and_then(|step| {
+            let is_clear = step.code != 0 && step.output.contains("lockdown") && step.output.contains("hint:");
+            ensure!(is_clear, "it did not say that lockdown is the reason:\n{}", tail(&step.output, 20));
+            Ok("refused, and says that lockdown is the reason".to_owned())
+        }),
+    );
+}
+
+fn names_lockdown(doctor: &str, can_trace: bool) -> Result<String> {
+    ensure!(doctor.contains("confidentiality"), "it does not name the lockdown:\n{}", tail(doctor, 40));
+    Ok(format!("names the lockdown, and that it can{} trace", if can_trace { "" } else { "not" }))
 }
 
 /// The part of a summary that is checked.
@@ -160,67 +245,58 @@ struct Operation {
     errors: u64,
 }
 
-/// Checks every step; returns how many there were, or all that is wrong.
-pub(super) fn check(kernel: &Kernel, console: &Console) -> Result<usize> {
-    let mut faults = Vec::new();
-    let mut n_checks = 0;
-    let mut note = |name: &str, result: Result<()>| {
-        n_checks += 1;
-        match result {
-            Ok(()) => println!("vm: {}: {name}: passed", kernel.version),
-            Err(error) => faults.push(format!("{name}: {error:#}")),
-        }
-    };
+/// Checks every step of [`script`].
+pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&str, Result<String>)) {
     note(
         "doctor",
         console.step("doctor").and_then(|step| {
             // It ends with 0 where tracing works.
             ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 40));
-            Ok(())
+            Ok("it can trace".to_owned())
         }),
     );
-    for family in families(kernel) {
-        note(family, check_step(console, family, SCENARIOS));
-        let replay = format!("{family}/replay");
-        note(&replay, check_step(console, &replay, SCENARIOS));
+    for run in runs(kernel) {
+        run.check(console, note);
     }
-    if !faults.is_empty() {
-        bail!("{} of {n_checks} checks failed:\n    {}", faults.len(), faults.join("\n    "));
-    }
-    Ok(n_checks)
 }
 
-fn check_step(console: &Console, name: &str, scenarios: &[Scenario]) -> Result<()> {
-    let step = console.step(name)?;
-    check_summary(&step.output, scenarios)
-        .with_context(|| format!("exit code {}:\n{}", step.code, tail(&step.output, 25)))
-}
-
-fn check_summary(output: &str, scenarios: &[Scenario]) -> Result<()> {
-    let line = output
-        .lines()
-        .rev()
-        .find(|line| line.starts_with('{') && line.contains("\"summary\""))
-        .context("it printed no summary")?;
-    let summary: Summary = serde_json::from_str(line).context("its summary is not what it should be")?;
-    let expected: u64 = scenarios.iter().flat_map(|scenario| scenario.operations).map(|(_, n)| n).sum();
-    ensure!(summary.transactions == expected, "{} transactions, {expected} requests", summary.transactions);
-    ensure!(summary.open == 0, "{} left open", summary.open);
-    ensure!(sum(&summary.unpaired) == 0, "unpaired: {}", summary.unpaired);
-    ensure!(sum(&summary.lost) == 0, "lost: {}", summary.lost);
-    let Interval { low, high } = summary.lost_requests;
-    ensure!(high == 0, "lost requests: {low} to {high}");
-    for scenario in scenarios {
-        for (name, expected) in scenario.operations {
-            let rows = summary.operations.iter().filter(|row| row.operation == *name);
-            let counted: u64 = rows.map(|row| row.count).sum();
-            ensure!(counted == *expected, "{}: {counted} of `{name}`, not {expected}", scenario.name);
+impl Run {
+    /// Holds the summary against the scenarios; returns what was counted.
+    fn check_output(&self, output: &str) -> Result<String> {
+        let line = output
+            .lines()
+            .rev()
+            .find(|line| line.starts_with('{') && line.contains("\"summary\""))
+            .context("it printed no summary")?;
+        let summary: Summary = serde_json::from_str(line).context("its summary is not what it should be")?;
+        let requests: u64 =
+            self.scenarios.iter().flat_map(|scenario| scenario.operations).map(|(_, n)| n).sum();
+        let (servers, clients) = self.scope.roles();
+        let ends = servers + clients;
+        let expected = ends * requests;
+        ensure!(summary.transactions == expected, "{} transactions, not {expected}", summary.transactions);
+        ensure!(summary.open == 0, "{} left open", summary.open);
+        ensure!(sum(&summary.unpaired) == 0, "unpaired: {}", summary.unpaired);
+        ensure!(sum(&summary.lost) == 0, "lost: {}", summary.lost);
+        let Interval { low, high } = summary.lost_requests;
+        ensure!(high == 0, "lost requests: {low} to {high}");
+        let roles = format!("roles: server={} client={}", servers * requests, clients * requests);
+        ensure!(output.lines().any(|line| line == roles), "no line `{roles}`");
+        let mut counts = Vec::new();
+        for scenario in self.scenarios {
+            for (name, expected) in scenario.operations {
+                let rows = summary.operations.iter().filter(|row| row.operation == *name);
+                let counted: u64 = rows.map(|row| row.count).sum();
+                let expected = ends * expected;
+                ensure!(counted == expected, "{}: {counted} of `{name}`, not {expected}", scenario.name);
+                counts.push(format!("{name} {counted}"));
+            }
         }
+        let errors: u64 = summary.operations.iter().map(|operation| operation.errors).sum();
+        let expected: u64 = self.scenarios.iter().map(|scenario| scenario.n_errors).sum();
+        ensure!(errors == expected, "{errors} errors, not {expected}");
+        Ok(counts.join(", "))
     }
-    let errors: u64 = summary.operations.iter().map(|operation| operation.errors).sum();
-    let expected: u64 = scenarios.iter().map(|scenario| scenario.n_errors).sum();
-    ensure!(errors == expected, "{errors} errors, not {expected}");
-    Ok(())
 }
 
 /// Sum of an object's numbers.
@@ -232,29 +308,45 @@ fn sum(object: &serde_json::Value) -> u64 {
 mod tests {
     use super::*;
 
-    const SCENARIO: Scenario =
-        Scenario { name: "x", serve: "", load: "", operations: &[("GET /x", 3)], n_errors: 1 };
+    const SCENARIOS: &[Scenario] =
+        &[Scenario { name: "x", serve: "", load: "", operations: &[("GET /x", 3)], n_errors: 1 }];
 
-    fn summary(transactions: u64, unpaired: &str, lost: &str, high: u64, errors: u64) -> String {
+    fn run(scope: Scope) -> Run {
+        Run { name: "x", scope, flags: "", scenarios: SCENARIOS }
+    }
+
+    fn printed(transactions: u64, unpaired: &str, lost: &str, high: u64, errors: u64, clients: u64) -> String {
         format!(
-            "noise\n{{\"type\":\"summary\",\"transactions\":{transactions},\"open\":0,\"unpaired\":{unpaired},\"lost\":{lost},\
-             \"lost_requests\":{{\"low\":0,\"high\":{high}}},\"operations\":[{{\"operation\":\"GET /x\",\"count\":{transactions},\"errors\":{errors}}}]}}\n"
+            "noise\nroles: server={} client={clients}\n{{\"type\":\"summary\",\"transactions\":{transactions},\"open\":0,\
+             \"unpaired\":{unpaired},\"lost\":{lost},\"lost_requests\":{{\"low\":0,\"high\":{high}}},\"operations\":\
+             [{{\"operation\":\"GET /x\",\"count\":{transactions},\"errors\":{errors}}}]}}\n",
+            transactions - clients
         )
     }
 
     #[test]
     fn only_the_exact_counts_pass() {
-        assert!(check_summary(&summary(3, "{}", "{}", 0, 1), &[SCENARIO]).is_ok());
+        let run = run(Scope::Servers);
+        assert_eq!(run.check_output(&printed(3, "{}", "{}", 0, 1, 0)).unwrap(), "GET /x 3");
         for wrong in [
-            summary(2, "{}", "{}", 0, 1),
-            summary(4, "{}", "{}", 0, 1),
-            summary(3, "{\"mid_join\":1}", "{}", 0, 1),
-            summary(3, "{}", "{\"ring_full\":1}", 0, 1),
-            summary(3, "{}", "{}", 1, 1),
-            summary(3, "{}", "{}", 0, 0),
+            printed(2, "{}", "{}", 0, 1, 0),
+            printed(4, "{}", "{}", 0, 1, 0),
+            printed(3, "{\"mid_join\":1}", "{}", 0, 1, 0),
+            printed(3, "{}", "{\"ring_full\":1}", 0, 1, 0),
+            printed(3, "{}", "{}", 1, 1, 0),
+            printed(3, "{}", "{}", 0, 0, 0),
+            printed(3, "{}", "{}", 0, 1, 3),
             "nothing".to_owned(),
         ] {
-            assert!(check_summary(&wrong, &[SCENARIO]).is_err(), "{wrong}");
+            assert!(run.check_output(&wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_whole_host_is_both_ends() {
+        let run = run(Scope::Host);
+        assert!(run.check_output(&printed(6, "{}", "{}", 0, 1, 3)).is_ok());
+        assert!(run.check_output(&printed(6, "{}", "{}", 0, 1, 0)).is_err(), "six of one role");
+        assert!(run.check_output(&printed(3, "{}", "{}", 0, 1, 0)).is_err(), "one end only");
     }
 }
