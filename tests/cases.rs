@@ -418,6 +418,14 @@ fn a_body_until_the_close_ends_with_it() {
 }
 
 #[test]
+fn what_is_read_after_the_peer_has_closed_is_still_the_answer() {
+    let (transactions, script) = Script::client().call(OUT, GET).shut(IN).wait(5).call(IN, OK).close(0).end();
+    assert_eq!(transactions.len(), 1, "{transactions:#?}");
+    assert_eq!((transactions[0].end, transactions[0].status_code), (End::Answered, Some(200)));
+    assert_eq!(script.unpaired(), []);
+}
+
+#[test]
 fn two_threads_that_write_one_answer_out_of_order_make_one_answer() {
     let mut script = Script::server().call(IN, GET);
     let (head, body) = OK.split_at(OK.len() - 5);

@@ -305,12 +305,17 @@ fn a_client_that_resets(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
 }
 
 #[rstest]
-fn both_ends_on_one_host(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+fn both_ends_on_one_host(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values("", "--close")] keep: &str,
+) {
     let _machine = machine();
     let server = Server::start("");
-    let arguments = "--connections 4 --threads 2 --count 1500 --body 3000 --get /bytes/{n}?id={id} \
-                     --get /status/404?id={id} --post /item/{n}?id={id}";
-    let mut client = Client::start(&server.address, arguments);
+    let arguments = format!(
+        "{keep} --connections 4 --threads 2 --count 1500 --body 3000 --get /bytes/{{n}}?id={{id}} \
+         --get /status/404?id={{id}} --post /item/{{n}}?id={{id}}"
+    );
+    let mut client = Client::start(&server.address, &arguments);
     let pid = client.process.pid();
     let tracer = Tracer::start(hooks, &[server.process.pid(), pid]);
     let asked = client.run();

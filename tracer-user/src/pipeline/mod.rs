@@ -21,7 +21,7 @@ use crate::{
         tracker::Tracker,
     },
     enrich::table::ProcessTable,
-    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Event, EventBatch, Process, ProcessChange},
+    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange},
     metrics::{Counter, Metrics},
     protocol::Mark,
     time::{BootTime, WallTime},
@@ -296,6 +296,9 @@ impl Pipeline {
         match event {
             Event::Data(data) => self.data(data),
             Event::ConnOpen(open) => self.open(&open),
+            // The peer's FIN has arrived, and says nothing of what is still to be read before it: this direction ends with
+            // the call that returns nothing, or with the connection.
+            Event::ConnShut(shut) if shut.direction == Direction::Ingress => {}
             Event::ConnShut(shut) => {
                 if let Some(entry) = self.tracker.touch(shut.conn) {
                     self.rest.flush_held(entry);
