@@ -78,7 +78,13 @@ impl Console {
 }
 
 /// Boots a kernel with an image and adds to `text` what its console said until it was off.
-pub(crate) fn boot(kernel: &Kernel, image: &Path, options: &str, name: &str, text: &mut String) -> Result<()> {
+pub(crate) fn boot(
+    kernel: &Kernel,
+    image: &Path,
+    options: &str,
+    name: &str,
+    text: &mut String,
+) -> Result<()> {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
     qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot"]);

@@ -173,18 +173,24 @@ impl Run {
         )
     }
 
-    /// Checks what the run and its replay printed.
+    /// Checks what the run and its replay printed. That they printed the same lines is the replay's exit code.
     fn check(&self, console: &Console, note: &mut dyn FnMut(&str, Result<String>)) {
-        note(self.name, self.check_step(console, self.name));
+        let n_missed = console.step(self.name).map_or(0, |step| missed(&step.output));
+        note(self.name, self.check_step(console, self.name, n_missed));
         let replay = format!("{}/replay", self.name);
-        note(&replay, self.check_step(console, &replay));
+        note(&replay, self.check_step(console, &replay, n_missed));
     }
 
-    fn check_step(&self, console: &Console, name: &str) -> Result<String> {
+    fn check_step(&self, console: &Console, name: &str, n_missed: u64) -> Result<String> {
         let step = console.step(name)?;
         ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 25));
-        self.check_output(&step.output).with_context(|| tail(&step.output, 25))
+        self.check_output(&step.output, n_missed).with_context(|| tail(&step.output, 25))
     }
+}
+
+/// Calls for which the kernel ran no probe, as `init.sh` prints them.
+fn missed(output: &str) -> u64 {
+    output.lines().find_map(|line| line.strip_prefix("misses: ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The guest's steps under `lockdown=confidentiality`.
@@ -206,7 +212,8 @@ pub(super) fn check_locked(console: &Console, note: &mut dyn FnMut(&str, Result<
     note(
         LOCKED_DOWN.name,
         console.step(LOCKED_DOWN.name).and_then(|step| {
-            let is_clear = step.code != 0 && step.output.contains("lockdown") && step.output.contains("hint:");
+            let is_clear =
+                step.code != 0 && step.output.contains("lockdown") && step.output.contains("hint:");
             ensure!(is_clear, "it did not say that lockdown is the reason:\n{}", tail(&step.output, 20));
             Ok("refused, and says that lockdown is the reason".to_owned())
         }),
@@ -262,7 +269,11 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
 
 impl Run {
     /// Holds the summary against the scenarios; returns what was counted.
-    fn check_output(&self, output: &str) -> Result<String> {
+    ///
+    /// The counts are exact, unless the kernel itself left out probes: since tracepoints are preemptible (seen on 7.3, not up to
+    /// 6.18), a call that meets its own probe preempted on the same processor runs none (`recursion_misses`). What is missing
+    /// must then be within what the tracer knows to be lost.
+    fn check_output(&self, output: &str, n_missed: u64) -> Result<String> {
         let line = output
             .lines()
             .rev()
@@ -273,29 +284,40 @@ impl Run {
             self.scenarios.iter().flat_map(|scenario| scenario.operations).map(|(_, n)| n).sum();
         let (servers, clients) = self.scope.roles();
         let ends = servers + clients;
-        let expected = ends * requests;
-        ensure!(summary.transactions == expected, "{} transactions, not {expected}", summary.transactions);
-        ensure!(summary.open == 0, "{} left open", summary.open);
-        ensure!(sum(&summary.unpaired) == 0, "unpaired: {}", summary.unpaired);
-        ensure!(sum(&summary.lost) == 0, "lost: {}", summary.lost);
-        let Interval { low, high } = summary.lost_requests;
-        ensure!(high == 0, "lost requests: {low} to {high}");
-        let roles = format!("roles: server={} client={}", servers * requests, clients * requests);
-        ensure!(output.lines().any(|line| line == roles), "no line `{roles}`");
         let mut counts = Vec::new();
         for scenario in self.scenarios {
             for (name, expected) in scenario.operations {
                 let rows = summary.operations.iter().filter(|row| row.operation == *name);
                 let counted: u64 = rows.map(|row| row.count).sum();
                 let expected = ends * expected;
-                ensure!(counted == expected, "{}: {counted} of `{name}`, not {expected}", scenario.name);
+                let fits = if n_missed == 0 { counted == expected } else { counted <= expected };
+                ensure!(fits, "{}: {counted} of `{name}`, not {expected}", scenario.name);
                 counts.push(format!("{name} {counted}"));
             }
         }
+        let counts = counts.join(", ");
+        let expected = ends * requests;
+        let n = summary.transactions;
+        let Interval { low, high } = summary.lost_requests;
+        if n_missed != 0 {
+            let n_lost =
+                expected.checked_sub(n).with_context(|| format!("{n} transactions of {expected}"))?;
+            ensure!(n_lost <= high, "{n_lost} are missing, {low} to {high} known to be lost");
+            return Ok(format!(
+                "{n} of {expected}, {low} to {high} known to be lost (the kernel ran no probe for {n_missed} calls): {counts}"
+            ));
+        }
+        ensure!(n == expected, "{n} transactions, not {expected}");
+        ensure!(summary.open == 0, "{} left open", summary.open);
+        ensure!(sum(&summary.unpaired) == 0, "unpaired: {}", summary.unpaired);
+        ensure!(sum(&summary.lost) == 0, "lost: {}", summary.lost);
+        ensure!(high == 0, "lost requests: {low} to {high}");
+        let roles = format!("roles: server={} client={}", servers * requests, clients * requests);
+        ensure!(output.lines().any(|line| line == roles), "no line `{roles}`");
         let errors: u64 = summary.operations.iter().map(|operation| operation.errors).sum();
         let expected: u64 = self.scenarios.iter().map(|scenario| scenario.n_errors).sum();
         ensure!(errors == expected, "{errors} errors, not {expected}");
-        Ok(counts.join(", "))
+        Ok(counts)
     }
 }
 
@@ -315,7 +337,14 @@ mod tests {
         Run { name: "x", scope, flags: "", scenarios: SCENARIOS }
     }
 
-    fn printed(transactions: u64, unpaired: &str, lost: &str, high: u64, errors: u64, clients: u64) -> String {
+    fn printed(
+        transactions: u64,
+        unpaired: &str,
+        lost: &str,
+        high: u64,
+        errors: u64,
+        clients: u64,
+    ) -> String {
         format!(
             "noise\nroles: server={} client={clients}\n{{\"type\":\"summary\",\"transactions\":{transactions},\"open\":0,\
              \"unpaired\":{unpaired},\"lost\":{lost},\"lost_requests\":{{\"low\":0,\"high\":{high}}},\"operations\":\
@@ -327,7 +356,7 @@ mod tests {
     #[test]
     fn only_the_exact_counts_pass() {
         let run = run(Scope::Servers);
-        assert_eq!(run.check_output(&printed(3, "{}", "{}", 0, 1, 0)).unwrap(), "GET /x 3");
+        assert_eq!(run.check_output(&printed(3, "{}", "{}", 0, 1, 0), 0).unwrap(), "GET /x 3");
         for wrong in [
             printed(2, "{}", "{}", 0, 1, 0),
             printed(4, "{}", "{}", 0, 1, 0),
@@ -338,15 +367,27 @@ mod tests {
             printed(3, "{}", "{}", 0, 1, 3),
             "nothing".to_owned(),
         ] {
-            assert!(run.check_output(&wrong).is_err(), "{wrong}");
+            assert!(run.check_output(&wrong, 0).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn the_whole_host_is_both_ends() {
         let run = run(Scope::Host);
-        assert!(run.check_output(&printed(6, "{}", "{}", 0, 1, 3)).is_ok());
-        assert!(run.check_output(&printed(6, "{}", "{}", 0, 1, 0)).is_err(), "six of one role");
-        assert!(run.check_output(&printed(3, "{}", "{}", 0, 1, 0)).is_err(), "one end only");
+        assert!(run.check_output(&printed(6, "{}", "{}", 0, 1, 3), 0).is_ok());
+        assert!(run.check_output(&printed(6, "{}", "{}", 0, 1, 0), 0).is_err(), "six of one role");
+        assert!(run.check_output(&printed(3, "{}", "{}", 0, 1, 0), 0).is_err(), "one end only");
+    }
+
+    #[test]
+    fn what_the_kernel_left_out_must_be_known_to_be_lost() {
+        assert_eq!((missed("a\nmisses: 7\nb"), missed("a")), (7, 0));
+        let run = run(Scope::Servers);
+        assert!(run.check_output(&printed(2, "{}", "{}", 1, 1, 0), 7).is_ok());
+        assert!(
+            run.check_output(&printed(2, "{}", "{}", 0, 1, 0), 7).is_err(),
+            "one is missing, none is lost"
+        );
+        assert!(run.check_output(&printed(4, "{}", "{}", 9, 1, 0), 7).is_err(), "one was invented");
     }
 }
