@@ -405,6 +405,40 @@ fn what_no_parser_knows_is_no_longer_captured() {
     assert_eq!(script.verdicts.0.lock().unwrap().len(), 1);
     assert_eq!(script.verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_NOTHING);
     assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+    assert_eq!(script.metrics.get(Counter::OpaqueConns), 1);
+}
+
+#[test]
+fn a_protocol_that_is_not_looked_for_is_opaque_and_not_lost() {
+    let looking_for = |names: &[&str]| {
+        let protocols = names.iter().map(|name| (*name).to_owned()).collect();
+        let config = PipelineConfig { protocols, ..PipelineConfig::default() };
+        // In pieces and pipelined, with a hole where a parser has to look: nothing of it may count.
+        let script = Script::new(config).open(Role::Server, 0);
+        let script = script.call(IN, &GET[..9]).call(IN, &GET[9..]).call(OUT, OK);
+        let script =
+            script.call(IN, GET).lose(OUT, OK).call(IN, &format!("{GET}{GET}")).call(OUT, OK).wait(30);
+        assert_eq!(script.pipeline.snapshot().n_open > 0, names != ["other"], "{names:?}");
+        script.close(abi::CLOSE_NORMAL).wait(30).end()
+    };
+    for names in [&[][..], &["http1"], &["other", "http1"]] {
+        let (transactions, script) = looking_for(names);
+        assert!(transactions.len() >= 2, "{names:?}: {transactions:#?}");
+        assert_eq!(script.metrics.get(Counter::OpaqueConns), 0);
+    }
+    let (transactions, script) = looking_for(&["other"]);
+    assert_eq!(transactions, []);
+    assert_eq!(script.unpaired(), []);
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+    for counter in [Counter::RequestsSeen, Counter::ParserGap, Counter::ParserInvalid, Counter::ReorderFull] {
+        assert_eq!(script.metrics.get(counter), 0, "{counter:?}");
+    }
+    assert_eq!(script.metrics.get(Counter::OpaqueConns), 1);
+    let verdicts = script.verdicts.0.lock().unwrap();
+    assert_eq!(
+        verdicts.iter().map(|verdict| (verdict.conn_id, verdict.mode)).collect::<Vec<_>>(),
+        [(7, abi::VERDICT_NOTHING)]
+    );
 }
 
 #[test]

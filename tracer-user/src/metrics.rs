@@ -72,6 +72,10 @@ user_counters! {
     OutOfOrder = "transactions.out_of_order",
     /// Data records that came after their connection's end: their bytes were accounted for by the close.
     AfterClose = "lost.after_close",
+    /// Connections whose bytes are not looked at: no protocol recognised them, or one that `--protocol` leaves out. Not lost.
+    OpaqueConns = "connections.opaque",
+    /// Records of processes that run another file than `--exe` names, of the same inode number on another device. Not lost.
+    OtherExecutable = "events.other_executable",
     /// Transactions that a `--filter` left out of a sink's rows. Not lost.
     Filtered = "transactions.filtered",
     /// Zero or negative durations: counted, never recorded.

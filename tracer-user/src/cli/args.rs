@@ -14,8 +14,9 @@ use crate::{
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Targets (default: the whole host)")]
 pub struct CaptureArgs {
-    /// Trace this process and the children it starts (repeatable)
-    #[arg(long, value_name = "PID", env = "TXRAY_PID", value_delimiter = ',')]
+    /// Trace this process and the children it starts (repeatable): its number as ps shows it where txray runs, not inside a
+    /// container
+    #[arg(long, value_name = "PID", env = "TXRAY_PID", value_delimiter = ',', value_parser = process_number)]
     pub pid: Vec<u32>,
     /// Trace processes of this name (repeatable)
     #[arg(long, value_name = "NAME", env = "TXRAY_COMM")]
@@ -47,8 +48,8 @@ pub struct RunArgs {
     /// Settings file (TOML); environment and flags win over it
     #[arg(long, value_name = "FILE", env = "TXRAY_CONFIG", help_heading = "Run")]
     pub config: Option<PathBuf>,
-    /// Look for this protocol only (repeatable) [default: all]
-    #[arg(long, value_name = "NAME", env = "TXRAY_PROTOCOL", value_parser = protocol_names(), help_heading = "Run")]
+    /// Look for this protocol only (repeatable): connections that speak another one are counted and not read [default: all]
+    #[arg(long, value_name = "NAME", env = "TXRAY_PROTOCOL", value_delimiter = ',', value_parser = protocol_names(), help_heading = "Run")]
     pub protocol: Vec<String>,
     /// Stop after this time: 500ms, 20s, 5m
     #[arg(long, value_name = "TIME", env = "TXRAY_DURATION", help_heading = "Run")]
@@ -70,8 +71,26 @@ pub struct RunArgs {
     pub xlog_dots: Option<usize>,
 }
 
+fn process_number(text: &str) -> Result<u32, crate::config::ParseError> {
+    // Larger than pid_max on every kernel (2^22), and what the kernel could not hold either.
+    let number = text.parse().ok().filter(|number| (1..=i32::MAX as u32).contains(number));
+    number.ok_or_else(|| crate::config::ParseError::new(text, "a process number"))
+}
+
 fn protocol_names() -> clap::builder::PossibleValuesParser {
     REGISTRY.iter().map(|protocol| protocol.name()).collect::<Vec<_>>().into()
+}
+
+/// What clap has checked of the flag and its variable, the file may still get wrong.
+fn check_protocols(names: &[String]) -> Result<(), super::Expected> {
+    let known: Vec<&str> = REGISTRY.iter().map(|protocol| protocol.name()).collect();
+    match names.iter().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(super::Expected::new(
+            format!("there is no protocol '{}'", crate::text::screen_text(name)),
+            format!("known are: {}", known.join(", ")),
+        )),
+        None => Ok(()),
+    }
 }
 
 impl CaptureArgs {
@@ -110,6 +129,8 @@ impl RunArgs {
             })?,
             None => Settings::default(),
         };
-        Ok(Config::resolve([file, flags])?)
+        let config = Config::resolve([file, flags])?;
+        check_protocols(&config.protocols)?;
+        Ok(config)
     }
 }

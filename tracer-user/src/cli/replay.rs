@@ -76,7 +76,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         Speed::Max => None,
     };
     let code = run::run(Run {
-        pipeline: PipelineConfig::default(),
+        pipeline: PipelineConfig { protocols: config.protocols.clone(), ..PipelineConfig::default() },
         mode: Mode::Replay { pace, range },
         input,
         verdicts: Box::new(NullVerdicts),

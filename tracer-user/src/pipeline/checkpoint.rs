@@ -93,7 +93,9 @@ impl Pipeline {
             {
                 return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
             }
-            pipeline.tracker.insert(conn.id, Entry { conn, exchange, ends: None, hold_armed, quiet_armed });
+            let opaque = exchange.is_opaque();
+            let entry = Entry { conn, exchange, ends: None, hold_armed, quiet_armed, opaque };
+            pipeline.tracker.insert(entry.conn.id, entry);
         }
         pipeline.tracker.restore_ended(saved.ended);
         let rest = &mut pipeline.rest;

@@ -64,6 +64,9 @@ pub struct PipelineConfig {
     pub keep_target: bool,
     /// Operation names per service before `GET {other}` (templates).
     pub max_operations: usize,
+    /// Registry names of the protocols looked for; empty = all. A connection that speaks another one is opaque: counted as
+    /// such (`connections.opaque`), no longer captured, and nothing of it is lost.
+    pub protocols: Vec<String>,
 }
 
 impl Default for PipelineConfig {
@@ -79,6 +82,7 @@ impl Default for PipelineConfig {
             idle_after_ns: 3_600_000_000_000,
             keep_target: true,
             max_operations: 1_000,
+            protocols: Vec::new(),
         }
     }
 }
@@ -158,6 +162,8 @@ pub const CHECKPOINT_VERSION: u32 = 2;
 mod checkpoint;
 mod step;
 
+use step::excludes;
+
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order; 250 ms, see
 /// [`PipelineConfig::watermark_lag_ns`].
 const QUIET_NS: u64 = 250_000_000;
@@ -182,6 +188,8 @@ struct Entry {
     hold_armed: bool,
     /// A timer is set that will look at a turn that must end.
     quiet_armed: bool,
+    /// Counted as one whose bytes are not looked at.
+    opaque: bool,
 }
 
 /// Everything but the connections.
@@ -362,6 +370,7 @@ impl Pipeline {
                     ends: None,
                     hold_armed: false,
                     quiet_armed: false,
+                    opaque: false,
                 },
             );
         }
@@ -388,6 +397,9 @@ impl Pipeline {
             }
         }
         entry.conn.last = entry.conn.last.max(data.time);
+        if rest.is_excluded(entry) {
+            return;
+        }
         let window = rest.config.reorder_window_ns;
         if entry.conn.is_holding()
             || entry.conn.wait(&data, entry.exchange.question(&entry.conn, &data)).is_some()
@@ -431,7 +443,9 @@ impl Pipeline {
     fn remove(&mut self, id: ConnId) {
         if let Some(entry) = self.tracker.remove(id) {
             let state = &mut self.rest.state;
-            state.lost.add(entry.lost(state.most, state.continued));
+            if !excludes(&self.rest.config, &entry) {
+                state.lost.add(entry.lost(state.most, state.continued));
+            }
             let (requests, unknown) = entry.known_turns();
             state.known_turns += requests;
             state.known_unknown += unknown;
@@ -565,7 +579,7 @@ impl Pipeline {
         let mut lost = state.lost;
         let (mut n_open, mut n_long_lived) = (0, 0);
         let mut by_service: BTreeMap<Arc<str>, [u64; 3]> = BTreeMap::new();
-        for entry in self.tracker.iter() {
+        for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
             lost.add(entry.lost(state.most, state.continued));
             for open in entry.exchange.open() {
                 if open.kind == Kind::LongLived {

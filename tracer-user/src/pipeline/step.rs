@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use tracer_ebpf as abi;
 
-use super::{Entry, LostRequests, QUIET_NS, Rest};
+use super::{Entry, LostRequests, PipelineConfig, QUIET_NS, Rest};
 use crate::{
     conn::{connection::Connection, stream::Place},
     event::{Data, Direction, Role},
@@ -14,6 +14,7 @@ use crate::{
         End, Transaction,
         exchange::{Exchange, Limits, Turnover},
         finish::{Ends, finish},
+        pairing::{Effects, Pairs},
     },
 };
 
@@ -44,7 +45,35 @@ impl Entry {
     }
 }
 
+/// Whether a connection speaks a protocol that is not looked for. No two protocols infer from the same bytes
+/// ([`crate::protocol::Protocol::infer`]): it cannot be one that is.
+pub(super) fn excludes(config: &PipelineConfig, entry: &Entry) -> bool {
+    !config.protocols.is_empty()
+        && entry.exchange.protocol().is_some_and(|name| config.protocols.iter().all(|wanted| wanted != name))
+}
+
 impl Rest {
+    pub(super) fn is_excluded(&self, entry: &Entry) -> bool {
+        excludes(&self.config, entry)
+    }
+
+    /// Counts a connection whose bytes nobody looks at, once.
+    fn note_opaque(&mut self, entry: &mut Entry, is_excluded: bool) {
+        if !entry.opaque && (is_excluded || entry.exchange.is_opaque()) {
+            entry.opaque = true;
+            self.metrics.add(Counter::OpaqueConns, 1);
+            if is_excluded {
+                let verdict = abi::Verdict {
+                    conn_id: entry.conn.id.0,
+                    resume: [0; 2],
+                    mode: abi::VERDICT_NOTHING,
+                    budget: abi::DEFAULT_BUDGET,
+                };
+                self.verdicts.set(entry.conn.id, verdict);
+            }
+        }
+    }
+
     /// Lets the exchange do something, and takes in what came of it.
     pub(super) fn with(
         &mut self,
@@ -58,7 +87,15 @@ impl Rest {
         };
         let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
         act(&mut entry.exchange, &mut entry.conn, &mut turnover);
-        self.collect(entry);
+        let is_excluded = self.is_excluded(entry);
+        if is_excluded {
+            // What was read of it until it was recognised is nobody's.
+            *entry.exchange.pairs_mut() = Pairs::default();
+            self.fx = Effects::default();
+        } else {
+            self.collect(entry);
+        }
+        self.note_opaque(entry, is_excluded);
     }
 
     pub(super) fn collect(&mut self, entry: &mut Entry) {
@@ -140,7 +177,9 @@ impl Rest {
             Place::Behind { seen } => (0, seen),
         };
         self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
-        if let Some(verdict) = entry.exchange.verdict(&entry.conn) {
+        if !self.is_excluded(entry)
+            && let Some(verdict) = entry.exchange.verdict(&entry.conn)
+        {
             self.verdicts.set(entry.conn.id, verdict);
         }
         if !entry.quiet_armed
