@@ -364,7 +364,14 @@ impl Pump {
                 break;
             }
             match rows {
-                Ok(transactions) => {
+                Ok(mut transactions) => {
+                    let n_all = transactions.len();
+                    if let (Some(until), Some(first)) = (self.until, transactions.first()) {
+                        let start = self.totals.first.map_or(first.start_time.0, |first| first.0);
+                        let last = start.saturating_add(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
+                        transactions.retain(|transaction| transaction.end_time.0 <= last);
+                    }
+                    let is_over = transactions.len() < n_all;
                     for transaction in &transactions {
                         // Wall time stands for boot time: only differences of it are shown.
                         let start = BootTime(transaction.start_time.0);
@@ -374,6 +381,9 @@ impl Pump {
                     }
                     let watermark = transactions.last().map_or(WallTime(0), |last| last.end_time);
                     self.deliver(TransactionBatch { transactions, watermark }, None);
+                    if is_over {
+                        self.stop.stop(Reason::Time);
+                    }
                 }
                 // It goes on behind the file that is at fault; the first fault is told at the end.
                 Err(error) => failure = failure.and(Err(error)),
