@@ -36,13 +36,11 @@ fn main() -> Result<()> {
         env::set_var("RUSTC_BOOTSTRAP", "1");
         env::set_var("CARGO_TERM_QUIET", "true");
     }
+    // Kernel-side logging only where it was asked for.
+    let features: &[&str] =
+        if env::var_os("CARGO_FEATURE_LOG").is_some() { &["bpf", "log"] } else { &["bpf"] };
     aya_build::build_ebpf(
-        [aya_build::Package {
-            name: "tracer-ebpf",
-            root_dir: root,
-            no_default_features: true,
-            features: &["bpf"],
-        }],
+        [aya_build::Package { name: "tracer-ebpf", root_dir: root, no_default_features: true, features }],
         aya_build::Toolchain::Custom(&toolchain),
     )
 }

@@ -35,6 +35,8 @@ pub fn process_fork(context: BtfTracePointContext) -> i32 {
         count(Stat::TargetMapFull);
         return 0;
     }
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&context, "process {} is followed: child of target {}", child_pid, parent_pid);
     send(KIND_PROCESS_START, child, child_pid, parent_pid, 0);
     0
 }
@@ -68,6 +70,8 @@ pub fn process_exec(context: BtfTracePointContext) -> i32 {
             count(Stat::TargetMapFull);
             return 0;
         }
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!(&context, "process {} is a target: by what it executes", pid);
     }
     let parent: *const u8 = Typed::read(task, setting!(offsets.task_real_parent));
     send(KIND_PROCESS_EXEC, task, pid, Typed::read(parent, setting!(offsets.task_tgid)), 0);

@@ -3,10 +3,13 @@
 pub mod btf;
 pub mod diagnosis;
 pub mod features;
+pub mod kernel_log;
 pub mod load;
 pub mod offsets;
+pub mod pid_namespace;
 pub mod ring;
 pub mod sweep;
+pub mod targets;
 pub mod tls_libraries;
 pub mod trial;
 pub mod verdicts;

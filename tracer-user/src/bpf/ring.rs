@@ -18,7 +18,7 @@ use tracer_ebpf as abi;
 use zerocopy::FromBytes as _;
 
 use crate::{
-    bpf::{load::Loaded, sweep::Sweep},
+    bpf::{kernel_log::KernelLog, load::Loaded, sweep::Sweep},
     event::{ConnClose, ConnId, Counters, Data, Event},
     metrics::{Counter, Metrics},
     time::{Anchor, BootTime, WallTime},
@@ -77,6 +77,7 @@ pub fn records(batch: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
 /// The reader's thread body. Ends, with the probes detached and the ring drained, after `stop` is set.
 pub struct Reader {
     loaded: Option<Loaded>,
+    kernel_log: KernelLog,
     ring: RingBuf<MapData>,
     stats: PerCpuArray<MapData, u64>,
     conns: HashMap<MapData, u64, abi::Conn>,
@@ -127,8 +128,10 @@ impl Reader {
         let stats = take(&mut loaded, "STATS")?;
         let conns = take(&mut loaded, "CONNS")?;
         let names = abi::STAT_NAMES.iter().map(|name| format!("kernel.{name}").into()).collect();
+        let kernel_log = KernelLog::take(&mut loaded.ebpf);
         Ok(Reader {
             loaded: Some(loaded),
+            kernel_log,
             ring,
             stats,
             conns,
@@ -163,6 +166,7 @@ impl Reader {
                 self.last_wait = Some(Instant::now() + LAST_PATIENCE);
             }
             let drained = self.drain();
+            self.kernel_log.drain();
             if self.last_wait.is_some() {
                 n_empty = if drained == 0 { n_empty + 1 } else { 0 };
                 // A program that was running when it was detached may still be writing: one more look after a pause.
