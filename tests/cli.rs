@@ -91,8 +91,48 @@ fn what_was_typed_wrong_is_found_before_anything_is_traced() {
     let output = txray(&["live", "--duration", "soon"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("'soon' is not a duration"), "{}", text(&output.stderr));
-    let output = txray(&["live", "--protocol", "gopher"]);
-    assert!(text(&output.stderr).contains("http1"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_unknown_protocol_is_an_error_that_names_the_known_ones_wherever_it_stands() {
+    let output = txray(&["live", "--protocol", "http1", "--protocol", "gopher"]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("'gopher'") && errors.contains("possible values: http1"), "{errors}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("txray.toml");
+    fs::write(&file, "protocol = [\"http1\", \"gopher\"]\n").unwrap();
+    fails(&["live", "--config", file.to_str().unwrap()], "there is no protocol 'gopher'", "known are: http1");
+    // A list that is given replaces the file's.
+    let recording = recorded(100);
+    let path = recording.path().to_str().unwrap();
+    let output = txray(&["replay", path, "--config", file.to_str().unwrap(), "--protocol", "http1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_process_that_cannot_be_meant_is_named_with_the_reason() {
+    for text in ["nginx", "-1", "0", "4294967296"] {
+        let output = txray(&["live", &format!("--pid={text}")]);
+        let errors = self::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(errors.contains(&format!("'{text}' is not a process number")), "{errors}");
+    }
+    // Above pid_max of every kernel (2^22).
+    fails(&["live", "--pid", "4194305"], "there is no process 4194305", "as ps shows it where txray runs");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: no arguments, cannot fail.
+        sender.send(unsafe { libc::gettid() }).unwrap();
+        // Ends when the sender goes.
+        let _ = ended.recv();
+    });
+    let tid = receiver.recv().unwrap();
+    let line = format!("{tid} is a thread of process {}", std::process::id());
+    fails(&["live", "--pid", &tid.to_string()], &line, "name the process");
+    drop(end);
+    thread.join().unwrap();
 }
 
 #[test]
@@ -240,6 +280,71 @@ fn a_replay_is_cut_at_from_and_to() {
         write_transaction(&mut expected, &transaction(i));
     }
     assert_eq!(text(&output.stdout), text(&expected));
+}
+
+#[test]
+fn defaults_yield_to_the_file_the_file_to_the_environment_and_that_to_the_flags() {
+    let recording = recorded(1_000);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("txray.toml");
+    fs::write(&file, "filter = \"status_code = 500\"\njson = true\n").unwrap();
+    let rows = |file_in: Option<&str>, environment: Option<&str>, flag: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_txray"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TXRAY_")) {
+            command.env_remove(name);
+        }
+        command.arg("replay").arg(recording.path());
+        match file_in {
+            Some("flag") => drop(command.arg("--config").arg(&file)),
+            Some(_) => drop(command.env("TXRAY_CONFIG", &file)),
+            None => drop(command.arg("--json")),
+        }
+        command.args(flag.map(|filter| ["--filter", filter]).into_iter().flatten());
+        command.envs(environment.map(|filter| ("TXRAY_FILTER", filter)));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout).lines().count()
+    };
+    let (environment, flag) = (Some("status_code = 200"), Some("duration >= 1900us and not err"));
+    assert_eq!(rows(None, None, None), 1_000);
+    for place in ["flag", "variable"] {
+        assert_eq!(rows(Some(place), None, None), 100, "{place}");
+        assert_eq!(rows(Some(place), environment, None), 900, "{place}");
+        assert_eq!(rows(Some(place), environment, flag), 90, "{place}");
+        assert_eq!(rows(Some(place), None, flag), 90, "{place}");
+    }
+    assert_eq!(rows(None, environment, flag), 90);
+}
+
+#[test]
+fn a_replay_ends_after_its_duration_of_recorded_time() {
+    let dir = recorded(1_000);
+    let path = dir.path().to_str().unwrap();
+    let output = txray(&["replay", path, "--json", "--duration", "10s"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    // The first one begins two seconds before it ends; then there are ten a second.
+    assert_eq!(text(&output.stdout).lines().count(), 81);
+}
+
+#[test]
+fn a_signal_ends_a_run_with_130_and_its_summary() {
+    use std::io::Read as _;
+    // Far more than a pipe holds: the run is not over when the signal comes.
+    let dir = recorded(20_000);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_txray"))
+        .args(["replay", dir.path().to_str().unwrap(), "--json", "--summary", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut printed = vec![0];
+    stdout.read_exact(&mut printed).unwrap();
+    // SAFETY: no pointers; the child has not been waited for, so that the number is its own.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    stdout.read_to_end(&mut printed).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(text(&printed).lines().last().unwrap().starts_with(r#"{"type":"summary","#));
 }
 
 #[test]

@@ -6,13 +6,16 @@
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
+mod command;
 mod conservation;
 mod detach;
 mod ends;
 mod http1;
+mod payload;
 mod process;
 mod programs;
 mod replay;
+mod targets;
 mod tracer;
 
 use std::{

@@ -5,11 +5,12 @@
 //! half-duplex connections, where no two threads move bytes at once. Stream positions are the kernel's and stay right.
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
-use tracer_ebpf::{Conn, Stat, Sum, Tuple, Verdict, conn_id, verdict_slot};
+use tracer_ebpf::{Conn, Stat, Sum, Tuple, VERDICT_EVERYTHING, Verdict, conn_id, verdict_slot};
 
 use crate::{
     maps::{CONNS, VERDICTS},
     memory::copy_words,
+    settings::setting,
     stats::count,
 };
 
@@ -107,7 +108,10 @@ pub fn find(socket: u64) -> Option<&'static mut Conn> {
     CONNS.get_ptr_mut(socket).map(|conn| unsafe { &mut *conn }).filter(|conn| conn.id != 0)
 }
 
-/// The verdict of a connection, if user space gave one.
+/// In force until user space says otherwise, where everything is wanted from the first byte on (`Settings::capture`).
+static EVERYTHING: Verdict = Verdict { conn_id: 0, resume: [0; 2], mode: VERDICT_EVERYTHING, budget: 0 };
+
+/// The verdict of a connection, if user space gave one, or the one in force for all.
 #[inline(always)]
 pub fn verdict(id: u64) -> Option<&'static Verdict> {
     // SAFETY: array values live as long as the map; user space may write meanwhile: a torn read costs at most one turn's
@@ -116,4 +120,5 @@ pub fn verdict(id: u64) -> Option<&'static Verdict> {
         .get_ptr(verdict_slot(id))
         .map(|verdict| unsafe { &*verdict })
         .filter(|verdict| verdict.conn_id == id)
+        .or(if setting!(capture) == VERDICT_EVERYTHING { Some(&EVERYTHING) } else { None })
 }

@@ -51,12 +51,12 @@ pub enum Hooks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Payload {
-    /// The message heads.
+    /// The first bytes of each message: its head
     #[default]
     Heads,
-    /// All that was captured.
+    /// Bodies too
     Full,
-    /// Nothing: a replay shows the recorded transactions and cannot parse again.
+    /// Nothing: a replay shows the recorded transactions and cannot parse again
     None,
 }
 

@@ -108,7 +108,7 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Unread bytes in the ring from which a submit wakes the reader.
     pub wake_bytes: u32,
-    /// 1 = copied payload is wanted at all (`--payload none` needs heads too: parsing does).
+    /// What is captured before a verdict: [`crate::VERDICT_HEADS`] (`budget` a turn) or [`crate::VERDICT_EVERYTHING`].
     pub capture: u32,
     /// Zero.
     pub reserved: u32,

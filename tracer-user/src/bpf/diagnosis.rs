@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{
     features::{Capability, Features, Lockdown, map, program},
+    pid_namespace,
     trial::Outcome,
 };
 
@@ -157,6 +158,10 @@ fn kernel(features: &Features, checks: &mut Checks) {
                 "a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are since about 2021";
             checks.add(area, Severity::Fatal, format!("no BTF: {problem}"), NOTHING, fix);
         }
+    }
+    if features.foreign_pids {
+        let what = pid_namespace::Foreign.to_string();
+        checks.add(area, Severity::Fatal, what, NOTHING, pid_namespace::HINT);
     }
     match features.lockdown {
         Lockdown::None => checks.ok(area, "lockdown: off"),
@@ -330,7 +335,10 @@ fn own_probes(features: &Features, socket: bool, syscall: bool, checks: &mut Che
         let (severity, cost) = match (probe.family.as_deref(), &probe.feature) {
             (Some("socket"), _) => {
                 socket = false;
-                (Severity::Limit, "socket tracepoints cannot be used: give --hooks syscall".to_owned())
+                (
+                    Severity::Limit,
+                    "system calls are traced in place of socket tracepoints, which costs more".to_owned(),
+                )
             }
             (Some(_), _) => {
                 syscall = false;
@@ -642,6 +650,14 @@ mod tests {
             set(&mut host, what, refused());
             assert!(diagnose(&host).can_trace, "{what}");
         }
+    }
+
+    #[test]
+    fn numbers_that_are_not_the_kernels_are_fatal_and_no_matter_of_privileges() {
+        let host = Features { foreign_pids: true, ..test_hosts::good() };
+        let diagnosis = diagnose(&host);
+        assert!(!diagnosis.can_trace && !diagnosis.is_privilege_only());
+        assert!(diagnosis.fatal().next().unwrap().what.contains("pid namespace"));
     }
 
     #[test]

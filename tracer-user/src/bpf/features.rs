@@ -11,6 +11,7 @@ use super::{
     diagnosis::NO_MEMLOCK,
     load::{self, Family},
     offsets::{Offsets, kernel_release},
+    pid_namespace,
     tls_libraries::{self, TlsUse},
     trial::{self, Outcome, ProgramType},
 };
@@ -27,6 +28,9 @@ pub struct Features {
     pub machine: String,
     /// Effective user.
     pub uid: u32,
+    /// Whether `/proc` numbers processes otherwise than the kernel does.
+    #[serde(default)]
+    pub foreign_pids: bool,
     /// Capabilities.
     pub capabilities: Capabilities,
     /// Largest memory that the caller may lock, bytes; `None` = no limit. Matters before 5.11 only.
@@ -287,6 +291,7 @@ impl Features {
         Features {
             kernel: kernel_release(),
             machine: std::env::consts::ARCH.to_owned(),
+            foreign_pids: pid_namespace::own_pid(proc_root).is_err(),
             uid: status_field(&status, "Uid", 10).get(1).copied().unwrap_or(0) as u32,
             capabilities: Capabilities {
                 effective: status_field(&status, "CapEff", 16).first().copied().unwrap_or(0),
@@ -408,21 +413,9 @@ fn probes() -> Vec<ProbeLoad> {
                 }
                 .to_owned()
             }),
-            refused: trial.outcome.err().map(|reason| shortened(&reason)),
+            refused: trial.outcome.err(),
         })
         .collect()
-}
-
-/// The head and the last line of a refusal: between them stands the verifier's log.
-fn shortened(reason: &str) -> String {
-    const HEAD: usize = 120;
-    const TAIL: usize = 200;
-    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
-    let head: String = lines.next().unwrap_or_default().chars().take(HEAD).collect();
-    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
-        Some(last) => format!("{head}: {}", last.chars().take(TAIL).collect::<String>()),
-        None => head,
-    }
 }
 
 fn maps() -> Vec<Trial> {
@@ -664,6 +657,7 @@ pub(crate) mod test_hosts {
         Features {
             kernel: "6.12.9-amd64".to_owned(),
             machine: "x86_64".to_owned(),
+            foreign_pids: false,
             uid: 0,
             capabilities: Capabilities { effective: ALL_CAPABILITIES, bounding: ALL_CAPABILITIES },
             memlock_bytes: Some(8 << 20),

@@ -1,13 +1,20 @@
 //! Loading and attaching the probes. A program that the kernel refuses costs its feature, not the run; only the data
 //! hooks and the connection's life are indispensable.
 
-use std::{fmt, os::fd::AsFd as _};
+use std::{
+    fmt,
+    os::fd::AsFd as _,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, CgroupArray, HashMap, MapData},
-    programs::BtfTracePoint,
+    programs::Program,
 };
+use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 
 use crate::{
@@ -15,6 +22,7 @@ use crate::{
         btf::{BtfError, KernelBtf},
         features,
         offsets::{MissingMember, Offsets},
+        pid_namespace,
     },
     config::{Hooks, Targets},
 };
@@ -39,6 +47,18 @@ pub struct LoadConfig {
     pub max_conns: u32,
     /// Bytes copied per turn until a verdict says otherwise.
     pub budget: u32,
+    /// What is copied of a connection before its first verdict.
+    pub capture: Capture,
+}
+
+/// What the kernel copies of a connection before user space has given a verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// The first bytes of each turn, up to the budget.
+    #[default]
+    Heads,
+    /// All bytes of each call, up to [`abi::MAX_PAYLOAD_PER_CALL`] (what is beyond is counted, `payload_cut`).
+    Everything,
 }
 
 /// The family of data hooks in use.
@@ -48,6 +68,15 @@ pub enum Family {
     Socket,
     /// `sys_exit`.
     Syscall,
+}
+
+impl Family {
+    fn probes(self) -> &'static [Probe] {
+        match self {
+            Family::Socket => SOCKET,
+            Family::Syscall => SYSCALL,
+        }
+    }
 }
 
 impl fmt::Display for Family {
@@ -77,6 +106,9 @@ pub enum LoadError {
     /// The kernel lacks a member that the probes read.
     #[error("{0}")]
     Member(#[from] MissingMember),
+    /// The kernel's process numbers are not those of `/proc`.
+    #[error("{0}")]
+    PidNamespace(#[from] pid_namespace::Foreign),
     /// Forced hooks that this kernel does not have.
     #[error("this kernel has no tracepoints sock_send_length and sock_recv_length (they came with 6.3)")]
     NoSocketHooks,
@@ -109,6 +141,7 @@ impl LoadError {
                 "txray needs a kernel with CONFIG_DEBUG_INFO_BTF=y (/sys/kernel/btf/vmlinux); Debian's have it"
             }
             LoadError::Member(_) => "run `txray doctor`, and report this kernel version",
+            LoadError::PidNamespace(_) => pid_namespace::HINT,
             LoadError::NoSocketHooks => "use --hooks syscall, or leave --hooks at auto",
             LoadError::Object(_) | LoadError::Program { .. } => {
                 "run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE; `txray doctor` says what is missing"
@@ -174,37 +207,41 @@ const SYSCALL: &[Probe] = &[Probe { program: "syscall_exit", tracepoint: "sys_ex
 /// Loads and attaches everything; the data hooks last, so that no byte is seen before its connection can be.
 pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     features::raise_memlock();
+    let own_pid = pid_namespace::own_pid(Path::new("/proc"))?;
     let kernel = KernelBtf::running()?;
     let offsets = Offsets::resolve(&kernel)?;
     let has_socket_hooks = ["sock_send_length", "sock_recv_length"]
         .iter()
         .all(|name| kernel.tracepoint(name).is_some_and(|parameters| parameters.len() == 3));
-    let family = match config.hooks {
-        Hooks::Auto if has_socket_hooks => Family::Socket,
-        Hooks::Socket if !has_socket_hooks => return Err(LoadError::NoSocketHooks),
-        Hooks::Socket => Family::Socket,
-        Hooks::Auto | Hooks::Syscall => Family::Syscall,
-    };
+    let families = families(config.hooks, has_socket_hooks)?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
-    let mut ebpf = object(&settings(config, &offsets), config.max_conns, &btf)?;
+    let mut ebpf = object(&settings(config, &offsets, own_pid), config.max_conns, &btf)?;
     fill(&mut ebpf, config)?;
 
     let mut missing = Vec::new();
-    let data = match family {
-        Family::Socket => SOCKET,
-        Family::Syscall => SYSCALL,
+    // The costliest first. What a fallback needs is loaded when it is needed.
+    let wanted = families.iter().take(1).flat_map(|family| family.probes()).chain(LIFE);
+    let present: Vec<&Probe> = wanted.filter(|probe| kernel.tracepoint(probe.tracepoint).is_some()).collect();
+    let mut loaded = load_together(&mut ebpf, &present, &btf);
+    let mut attach = |probe: &Probe| match (kernel.tracepoint(probe.tracepoint), loaded.remove(probe.program))
+    {
+        (None, _) => Err(format!("this kernel has no tracepoint {}", probe.tracepoint)),
+        (Some(_), Some(outcome)) => outcome.and_then(|()| attach(&mut ebpf, probe)),
+        (Some(_), None) => {
+            load_together(&mut ebpf, &[probe], &btf).remove(probe.program).unwrap_or(Ok(()))?;
+            attach(&mut ebpf, probe)
+        }
     };
-    for probe in LIFE.iter().chain(data) {
-        let outcome = if kernel.tracepoint(probe.tracepoint).is_none() {
-            Err(format!("this kernel has no tracepoint {}", probe.tracepoint))
-        } else {
-            attach(&mut ebpf, probe, &btf)
-        };
-        match (outcome, probe.feature) {
+    for probe in LIFE {
+        match (attach(probe), probe.feature) {
             (Ok(()), _) => {}
             (Err(reason), Some(feature)) => missing.push(Missing { feature, reason }),
             (Err(reason), None) => return Err(LoadError::Program { program: probe.program, reason }),
         }
+    }
+    let family = data_hooks(families, attach, &mut missing)?;
+    for probe in families.iter().filter(|other| **other != family).flat_map(|other| other.probes()) {
+        detach(&mut ebpf, probe);
     }
     let mut armed: Array<&mut MapData, u32> = array(&mut ebpf, "ARMED")?;
     armed
@@ -213,8 +250,49 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, family, missing })
 }
 
+/// The families to try, the best first.
+fn families(hooks: Hooks, has_socket_hooks: bool) -> Result<&'static [Family], LoadError> {
+    match hooks {
+        Hooks::Auto if has_socket_hooks => Ok(&[Family::Socket, Family::Syscall]),
+        Hooks::Socket if !has_socket_hooks => Err(LoadError::NoSocketHooks),
+        Hooks::Socket => Ok(&[Family::Socket]),
+        Hooks::Auto | Hooks::Syscall => Ok(&[Family::Syscall]),
+    }
+}
+
+/// Attaches the first of `families` whose probes the kernel takes, all of them. One that it refuses is a feature that this
+/// run does without, as long as another is left.
+fn data_hooks(
+    families: &[Family],
+    mut attach: impl FnMut(&Probe) -> Result<(), String>,
+    missing: &mut Vec<Missing>,
+) -> Result<Family, LoadError> {
+    let mut refused = None;
+    for family in families {
+        let probes = family.probes();
+        let Some((probe, reason)) =
+            probes.iter().find_map(|probe| attach(probe).err().map(|reason| (probe, reason)))
+        else {
+            if let Some((program, reason)) = refused {
+                missing.push(Missing {
+                    feature: SOCKET_FEATURE,
+                    reason: format!("load probe {program}: {reason}"),
+                });
+            }
+            return Ok(*family);
+        };
+        // The first refusal is told if no family is left: it is the better one's.
+        refused.get_or_insert((probe.program, reason));
+    }
+    let (program, reason) = refused.unwrap_or(("none", "there is no family of data hooks".to_owned()));
+    Err(LoadError::Program { program, reason })
+}
+
+/// What a run does without when it falls back on system calls.
+const SOCKET_FEATURE: &str = "socket tracepoints (system calls are traced in their place, which costs more)";
+
 /// What the probes are told.
-fn settings(config: &LoadConfig, offsets: &Offsets) -> abi::Settings {
+fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settings {
     let targets = &config.targets;
     let by_process = !(config.pids.is_empty()
         && targets.pids.is_empty()
@@ -223,7 +301,7 @@ fn settings(config: &LoadConfig, offsets: &Offsets) -> abi::Settings {
         && targets.cgroups.is_empty());
     abi::Settings {
         abi_version: abi::ABI_VERSION,
-        self_pid: std::process::id(),
+        self_pid: own_pid,
         mode: if by_process { abi::MODE_TARGETS } else { abi::MODE_ALL },
         by_cgroup: u32::from(!targets.cgroups.is_empty()),
         n_comms: targets.comms.len().min(abi::MAX_COMMS as usize) as u32,
@@ -233,7 +311,10 @@ fn settings(config: &LoadConfig, offsets: &Offsets) -> abi::Settings {
         ring_bytes: config.ring_bytes,
         // Not measured: an eighth of the ring leaves seven for what arrives while the reader wakes.
         wake_bytes: config.ring_bytes / 8,
-        capture: 1,
+        capture: match config.capture {
+            Capture::Heads => abi::VERDICT_HEADS,
+            Capture::Everything => abi::VERDICT_EVERYTHING,
+        },
         reserved: 0,
         offsets: abi::KernelOffsets::from(offsets),
     }
@@ -281,20 +362,23 @@ pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
         budget: abi::DEFAULT_BUDGET,
         // The smallest: it is never written to.
         ring_bytes: 64 * 1024,
-        ..settings(&LoadConfig::nothing(), &offsets)
+        ..settings(&LoadConfig::nothing(), &offsets, 0)
     };
     let mut ebpf = object(&settings, 64, &btf)?;
     let families = [(LIFE, None), (SOCKET, Some(Family::Socket)), (SYSCALL, Some(Family::Syscall))];
     let probes =
         families.into_iter().flat_map(|(probes, family)| probes.iter().map(move |probe| (probe, family)));
-    let present = probes.filter(|(probe, _)| kernel.tracepoint(probe.tracepoint).is_some());
-    Ok(present
-        .map(|(probe, family)| {
-            let Probe { program, tracepoint, feature } = *probe;
-            let outcome = load_program(&mut ebpf, probe, &btf).map(|_| ());
-            ProbeTrial { program, tracepoint, feature, family, outcome }
-        })
-        .collect())
+    let present: Vec<(&Probe, Option<Family>)> =
+        probes.filter(|(probe, _)| kernel.tracepoint(probe.tracepoint).is_some()).collect();
+    // The costliest, the data hooks, stand last in the report and are loaded first.
+    let order: Vec<&Probe> = present.iter().rev().map(|(probe, _)| *probe).collect();
+    let mut loaded = load_together(&mut ebpf, &order, &btf);
+    let trial = |(probe, family): (&Probe, Option<Family>)| {
+        let Probe { program, tracepoint, feature } = *probe;
+        let outcome = loaded.remove(program).unwrap_or_else(|| Err("was not tried".to_owned()));
+        ProbeTrial { program, tracepoint, feature, family, outcome }
+    };
+    Ok(present.into_iter().map(trial).collect())
 }
 
 impl LoadConfig {
@@ -307,23 +391,76 @@ impl LoadConfig {
             ring_bytes: 0,
             max_conns: 0,
             budget: 0,
+            // More code for the verifier than the other.
+            capture: Capture::Everything,
         }
     }
 }
 
-fn load_program<'a>(ebpf: &'a mut Ebpf, probe: &Probe, btf: &Btf) -> Result<&'a mut BtfTracePoint, String> {
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(probe.program)
-        .ok_or_else(|| format!("the object has no program {}", probe.program))?
-        .try_into()
-        .map_err(|error: aya::programs::ProgramError| chain(&error))?;
-    program.load(probe.tracepoint, btf).map_err(|error| chain(&error))?;
-    Ok(program)
+/// Hands the programs of `probes` to the kernel, as many at a time as there are CPUs, in their order: it verifies each by
+/// itself, which is what a start consists of. Gives each one's outcome by the program's name.
+fn load_together(
+    ebpf: &mut Ebpf,
+    probes: &[&Probe],
+    btf: &Btf,
+) -> FxHashMap<&'static str, Result<(), String>> {
+    let mut programs: FxHashMap<String, &mut Program> =
+        ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+    let (mut queue, mut outcomes) = (Vec::new(), FxHashMap::default());
+    for probe in probes.iter().rev() {
+        match programs.remove(probe.program) {
+            Some(Program::BtfTracePoint(program)) => queue.push((*probe, program)),
+            _ => drop(outcomes.insert(probe.program, Err("the object has no such program".to_owned()))),
+        }
+    }
+    let n_threads = thread::available_parallelism().map_or(1, usize::from).min(queue.len());
+    let (queue, outcomes) = (Mutex::new(queue), Mutex::new(outcomes));
+    let work = || {
+        loop {
+            // A lock is poisoned when another thread panicked, which the scope passes on.
+            let Some((probe, program)) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
+                return;
+            };
+            let outcome = program.load(probe.tracepoint, btf).map_err(|error| shortened(&chain(&error)));
+            outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(probe.program, outcome);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..n_threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn attach(ebpf: &mut Ebpf, probe: &Probe, btf: &Btf) -> Result<(), String> {
-    load_program(ebpf, probe, btf)?.attach().map_err(|error| chain(&error))?;
-    Ok(())
+fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
+    match ebpf.program_mut(probe.program) {
+        Some(Program::BtfTracePoint(program)) => {
+            program.attach().map(|_| ()).map_err(|error| shortened(&chain(&error)))
+        }
+        _ => Err("the object has no such program".to_owned()),
+    }
+}
+
+/// The head and the last line of a refusal: between them stands the verifier's log.
+fn shortened(reason: &str) -> String {
+    const HEAD: usize = 120;
+    const TAIL: usize = 200;
+    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
+    let head: String = lines.next().unwrap_or_default().chars().take(HEAD).collect();
+    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
+        Some(last) => format!("{head}: {}", last.chars().take(TAIL).collect::<String>()),
+        None => head,
+    }
+}
+
+/// Takes a probe off its tracepoint, if it sits there, and gives its program back to the kernel.
+fn detach(ebpf: &mut Ebpf, probe: &Probe) {
+    if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(probe.program) {
+        // One that was never loaded has nothing to give back.
+        let _ = program.unload();
+    }
 }
 
 /// An error and its causes on one line.
@@ -425,4 +562,65 @@ fn array<'a, V: aya::Pod>(
 ) -> Result<Array<&'a mut MapData, V>, LoadError> {
     Array::try_from(take(ebpf, name)?)
         .map_err(|error| LoadError::Map { doing: format!("open the map {name}"), reason: chain(&error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chooses among the families of `hooks` on a kernel that refuses the programs `refused`.
+    fn choose(
+        hooks: Hooks,
+        refused: &[&str],
+    ) -> (Result<Family, LoadError>, Vec<Missing>, Vec<&'static str>) {
+        let (mut missing, mut tried) = (Vec::new(), Vec::new());
+        let attach = |probe: &Probe| {
+            tried.push(probe.program);
+            if refused.contains(&probe.program) { Err("too complex".to_owned()) } else { Ok(()) }
+        };
+        let family = families(hooks, true).and_then(|families| data_hooks(families, attach, &mut missing));
+        (family, missing, tried)
+    }
+
+    #[test]
+    fn socket_probes_that_the_kernel_refuses_cost_the_socket_tracepoints_and_not_the_run() {
+        for refused in ["socket_send", "socket_receive"] {
+            let (family, missing, tried) = choose(Hooks::Auto, &[refused]);
+            assert_eq!(family.unwrap(), Family::Syscall);
+            assert_eq!(tried.last(), Some(&"syscall_exit"));
+            let [missing] = &missing[..] else { panic!("{missing:?}") };
+            assert!(missing.feature.starts_with("socket tracepoints"), "{missing:?}");
+            assert_eq!(missing.reason, format!("load probe {refused}: too complex"));
+        }
+        let (family, missing, tried) = choose(Hooks::Auto, &[]);
+        assert_eq!((family.unwrap(), missing), (Family::Socket, Vec::new()));
+        assert_eq!(tried, ["socket_receive", "socket_send"]);
+    }
+
+    #[test]
+    fn hooks_that_were_asked_for_are_not_replaced() {
+        let program = |family: Result<Family, LoadError>| match family {
+            Err(LoadError::Program { program, .. }) => program,
+            other => panic!("{other:?}"),
+        };
+        let (family, missing, tried) = choose(Hooks::Socket, &["socket_send"]);
+        assert_eq!((program(family), missing), ("socket_send", Vec::new()));
+        assert_eq!(tried, ["socket_receive", "socket_send"]);
+        assert_eq!(program(choose(Hooks::Syscall, &["syscall_exit"]).0), "syscall_exit");
+        let (family, missing, _) = choose(Hooks::Auto, &["socket_receive", "syscall_exit"]);
+        assert_eq!((program(family), missing), ("socket_receive", Vec::new()));
+    }
+
+    #[test]
+    fn the_kernel_side_logs_only_where_it_was_built_to() {
+        let has_log = OBJECT.windows(8).any(|bytes| bytes == b"AYA_LOG_" || bytes == b"AYA_LOGS");
+        assert_eq!(has_log, cfg!(feature = "log"));
+        assert!(OBJECT.windows(8).any(|bytes| bytes == b"VERDICTS"), "names of maps are found like this");
+    }
+
+    #[test]
+    fn a_kernel_without_socket_tracepoints_is_traced_by_system_calls() {
+        assert_eq!(families(Hooks::Auto, false).unwrap(), [Family::Syscall]);
+        assert!(matches!(families(Hooks::Socket, false), Err(LoadError::NoSocketHooks)));
+    }
 }

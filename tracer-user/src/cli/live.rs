@@ -1,7 +1,6 @@
 //! `txray live`: trace and show.
 
 use clap::Args;
-use tracer_ebpf::{VERDICT_EVERYTHING, VERDICT_HEADS, Verdict};
 
 use super::{
     ExitCode, Expected,
@@ -11,11 +10,10 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    bpf::{diagnosis::diagnose, features::Features},
+    bpf::{diagnosis::diagnose, features::Features, load::Capture},
     config::{Config, Payload, Settings, Targets},
-    event::ConnId,
     metrics::Metrics,
-    pipeline::{PipelineConfig, VerdictSink},
+    pipeline::PipelineConfig,
     source::live::{LiveConfig, LiveError, LiveSource},
 };
 
@@ -54,16 +52,13 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         hooks: config.hooks,
         ring_bytes: config.capture.ring_bytes,
         batch_queue: config.capture.batch_queue,
-        budget: if everything { u32::MAX } else { LiveConfig::default().budget },
+        capture: if everything { Capture::Everything } else { Capture::Heads },
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;
     let handle = source.stop_handle();
     stop.on_stop(move || handle.stop());
-    let mut verdicts = source.verdicts();
-    if everything {
-        verdicts = Box::new(Everything(verdicts));
-    }
+    let verdicts = source.verdicts();
     let targets = whom.map_or_else(|| targets_text(&config.targets), str::to_owned);
     let missing: Vec<&str> = source.missing().iter().map(|missing| missing.feature).collect();
     let mut title = format!("{name}  {targets}");
@@ -76,7 +71,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         notes.push_str(&format!("txray: without {}: {}\n", missing.feature, missing.reason));
     }
     run::run(Run {
-        pipeline: PipelineConfig::default(),
+        pipeline: PipelineConfig { protocols: config.protocols.clone(), ..PipelineConfig::default() },
         mode: Mode::Live,
         input: Input::Events(Box::new(source)),
         verdicts,
@@ -101,22 +96,6 @@ fn explain(error: &LiveError) -> Expected {
         }
     }
     Expected::new(error.to_string(), error.hint())
-}
-
-/// Asks the kernel for all bytes of every connection that the pipeline wants bytes of. What the pipeline computes does
-/// not depend on it.
-struct Everything(Box<dyn VerdictSink + Send>);
-
-impl VerdictSink for Everything {
-    fn set(&mut self, conn: ConnId, verdict: Verdict) {
-        let verdict = match verdict.mode {
-            VERDICT_HEADS | VERDICT_EVERYTHING => {
-                Verdict { mode: VERDICT_EVERYTHING, resume: [0, 0], ..verdict }
-            }
-            _ => verdict,
-        };
-        self.0.set(conn, verdict);
-    }
 }
 
 /// Targets in a few words.

@@ -30,6 +30,11 @@ pub struct RecordArgs {
     #[arg(long, value_name = "DIR", env = "TXRAY_OUT", help_heading = "Recording")]
     out: Option<PathBuf>,
     /// Payload kept in events [default: heads]
+    ///
+    /// heads: the first bytes of each message, so that a replay parses again. full: bodies too, up to 256 KiB of each call
+    /// (16 KiB where it gathers several buffers); what is beyond is counted as kernel.payload_cut, and what sendfile and
+    /// splice move has no copy. none: no byte of heads or bodies; a replay shows the recorded transactions, whose targets
+    /// and operations are kept, and nothing can be parsed again.
     #[arg(long, value_enum, env = "TXRAY_PAYLOAD", help_heading = "Recording")]
     payload: Option<Payload>,
     /// Byte budget: beyond it the oldest hours are deleted

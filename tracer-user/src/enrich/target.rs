@@ -54,6 +54,14 @@ pub fn descendants(proc_root: &Path, pid: u32) -> Vec<u32> {
     pids
 }
 
+/// The process of a thread that is not its first one. The kernel shows `/proc/TID` too, but does not list it.
+pub fn process_of_thread(proc_root: &Path, tid: u32) -> Option<u32> {
+    let status = read_up_to(&proc_root.join(format!("{tid}/status")), 64 << 10)?;
+    let status = String::from_utf8_lossy(&status);
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())?;
+    (process != tid).then_some(process)
+}
+
 /// Processes of this name. The kernel keeps 15 bytes: a longer name is compared by them.
 pub fn by_comm(proc_root: &Path, name: &str) -> Vec<u32> {
     let name = &name.as_bytes()[..name.len().min(COMM_LENGTH)];

@@ -17,17 +17,19 @@ use tracer_ebpf as abi;
 
 use super::{
     Source, SourceError,
+    executables::{Answer, Executables},
     targets::{self, TargetError},
 };
 use crate::{
     bpf::{
-        load::{self, Family, LoadConfig, LoadError, Missing},
+        load::{self, Capture, Family, LoadConfig, LoadError, Missing},
         ring::{MapError, RawBatch, Reader, boot_now, records},
+        targets::LiveTargets,
         verdicts::LiveVerdicts,
     },
     config::{Hooks, Targets},
     enrich::process::FactsReader,
-    event::{DecodeError, Event, EventBatch, ProcessChange, decode},
+    event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
 };
@@ -50,6 +52,8 @@ pub struct LiveConfig {
     pub batch_queue: usize,
     /// Bytes copied per turn before a verdict.
     pub budget: u32,
+    /// Whether bodies are copied too.
+    pub capture: Capture,
 }
 
 impl Default for LiveConfig {
@@ -63,6 +67,7 @@ impl Default for LiveConfig {
             // 256 batches of 256 KiB: 64 MiB at worst, two seconds of the same load.
             batch_queue: 256,
             budget: abi::DEFAULT_BUDGET,
+            capture: Capture::Heads,
         }
     }
 }
@@ -90,6 +95,10 @@ impl LiveError {
         match self {
             LiveError::Load(error) => error.hint(),
             LiveError::Map(_) => "this is a defect of this build: the kernel side and txray do not match",
+            LiveError::Target(TargetError::Thread { .. }) => "name the process: all its threads are traced",
+            LiveError::Target(TargetError::Pid(_)) => {
+                "--pid takes a process number as ps shows it where txray runs: a container's own numbers are not those"
+            }
             LiveError::Target(_) => "check --pid, --comm, --exe, --cgroup and --port",
             LiveError::Thread(_) => "the system refuses new threads: check its limits",
         }
@@ -107,10 +116,27 @@ impl StopHandle {
     }
 }
 
+/// Asks the kernel for all bytes of every connection that the pipeline wants bytes of: what no parser knows and what runs
+/// through a tunnel stays out. What the pipeline computes does not depend on it.
+struct Everything<V>(V);
+
+impl<V: VerdictSink> VerdictSink for Everything<V> {
+    fn set(&mut self, conn: ConnId, verdict: abi::Verdict) {
+        let verdict = match verdict.mode {
+            abi::VERDICT_HEADS | abi::VERDICT_EVERYTHING => {
+                abi::Verdict { mode: abi::VERDICT_EVERYTHING, resume: [0, 0], ..verdict }
+            }
+            _ => verdict,
+        };
+        self.0.set(conn, verdict);
+    }
+}
+
 /// A running capture.
 pub struct LiveSource {
     queue: Receiver<RawBatch>,
     verdicts: Option<LiveVerdicts>,
+    capture: Capture,
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
     metrics: Metrics,
@@ -120,6 +146,8 @@ pub struct LiveSource {
     /// Events known before the first batch.
     first: Vec<Event>,
     facts: FactsReader,
+    /// `--exe` by path: the files that are meant, and the kernel's list of targets.
+    executables: Option<(Executables, LiveTargets)>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
     known: FxHashSet<u32>,
 }
@@ -134,6 +162,7 @@ impl LiveSource {
             .listening
             .iter()
             .map(|listening| abi::PortKey { netns: listening.netns, port: u32::from(listening.port) });
+        let executables = Executables::new(&config.targets, &resolved.pids);
         let mut loaded = load::load(&LoadConfig {
             targets: Targets { cgroups: resolved.cgroups, ..config.targets.clone() },
             pids: resolved.pids,
@@ -142,6 +171,7 @@ impl LiveSource {
             ring_bytes,
             max_conns: config.max_conns,
             budget: config.budget,
+            capture: config.capture,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
         load::add_targets(&mut loaded, &targets::pids(&config.targets).unwrap_or_default())?;
@@ -152,6 +182,14 @@ impl LiveSource {
             .take_map("VERDICTS")
             .and_then(|map| LiveVerdicts::new(map).ok())
             .ok_or_else(|| LoadError::Object("the object has no map VERDICTS".to_owned()))?;
+        let executables = match executables {
+            Some(executables) => {
+                let map = loaded.ebpf.take_map("TARGETS").and_then(|map| LiveTargets::new(map).ok());
+                let map = map.ok_or_else(|| LoadError::Object("the object has no map TARGETS".to_owned()))?;
+                Some((executables, map))
+            }
+            None => None,
+        };
         let (sender, queue) = crossbeam_channel::bounded(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?;
@@ -162,6 +200,7 @@ impl LiveSource {
         Ok(LiveSource {
             queue,
             verdicts: Some(verdicts),
+            capture: config.capture,
             stop,
             reader: Some(reader),
             metrics,
@@ -170,6 +209,7 @@ impl LiveSource {
             missing,
             first: resolved.listening.into_iter().map(Event::Listening).collect(),
             facts: FactsReader::new(MAX_FACTS),
+            executables,
             known: FxHashSet::default(),
         })
     }
@@ -181,9 +221,10 @@ impl LiveSource {
 
     /// Where the pipeline's verdicts go. Once; afterwards they go nowhere.
     pub fn verdicts(&mut self) -> Box<dyn VerdictSink + Send> {
-        match self.verdicts.take() {
-            Some(verdicts) => Box::new(verdicts),
-            None => Box::new(crate::pipeline::NullVerdicts),
+        match (self.verdicts.take(), self.capture) {
+            (Some(verdicts), Capture::Heads) => Box::new(verdicts),
+            (Some(verdicts), Capture::Everything) => Box::new(Everything(verdicts)),
+            (None, _) => Box::new(crate::pipeline::NullVerdicts),
         }
     }
 
@@ -235,12 +276,28 @@ impl LiveSource {
         }
     }
 
+    /// Whether an event is a target's, as far as its executable says. The kernel hears of one that is not.
+    fn is_wanted(&mut self, event: &Event) -> bool {
+        let Some((executables, targets)) = &mut self.executables else { return true };
+        let answer = executables.answer(event);
+        if let Answer::Remove(pid) = answer {
+            targets.remove(pid);
+        }
+        if answer != Answer::Keep {
+            self.metrics.add(Counter::OtherExecutable, 1);
+        }
+        answer == Answer::Keep
+    }
+
     fn decode(&mut self, batch: &bytes::Bytes, events: &mut Vec<Event>) {
         let mut n_decoded = 0;
         for record in records(batch) {
             match decode(&record) {
                 Ok(event) => {
                     n_decoded += 1;
+                    if !self.is_wanted(&event) {
+                        continue;
+                    }
                     self.tell_facts(&event, events);
                     events.push(event);
                 }
@@ -304,6 +361,25 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn everything_raises_verdicts_about_bytes_and_leaves_the_others() {
+        struct Kept(Vec<abi::Verdict>);
+        impl VerdictSink for Kept {
+            fn set(&mut self, _: ConnId, verdict: abi::Verdict) {
+                self.0.push(verdict);
+            }
+        }
+        let verdict = |mode, resume| abi::Verdict { conn_id: 7, resume, mode, budget: 4096 };
+        let mut sink = Everything(Kept(Vec::new()));
+        for mode in [abi::VERDICT_HEADS, abi::VERDICT_EVERYTHING, abi::VERDICT_LENGTHS, abi::VERDICT_NOTHING]
+        {
+            sink.set(ConnId(7), verdict(mode, [5, 9]));
+        }
+        let all = verdict(abi::VERDICT_EVERYTHING, [0, 0]);
+        let rest = [verdict(abi::VERDICT_LENGTHS, [5, 9]), verdict(abi::VERDICT_NOTHING, [5, 9])];
+        assert_eq!(sink.0.0, [all, all, rest[0], rest[1]]);
+    }
 
     /// A process that connects to `listener`, waits for a line and sends 4,096 bytes, then 1,904, and then nothing.
     fn sender(listener: &TcpListener) -> Child {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::event::EventBatch;
 
+pub mod executables;
 pub mod live;
 pub mod recording;
 pub mod replay;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rustc_hash::FxHashSet;
 
 use crate::{
+    bpf::pid_namespace,
     config::Targets,
     enrich::{listening, target},
     event::Listening,
@@ -31,6 +32,14 @@ pub enum TargetError {
     /// No such process.
     #[error("there is no process {0}")]
     Pid(u32),
+    /// A thread's number.
+    #[error("{thread} is a thread of process {process}")]
+    Thread {
+        /// What was given.
+        thread: u32,
+        /// Its process.
+        process: u32,
+    },
     /// No such cgroup.
     #[error("there is no cgroup {}", .0.display())]
     Cgroup(PathBuf),
@@ -86,13 +95,17 @@ pub fn pids(targets: &Targets) -> Result<Vec<u32>, TargetError> {
     for &pid in &targets.pids {
         let family = target::descendants(proc_root, pid);
         if family.is_empty() {
-            return Err(TargetError::Pid(pid));
+            return Err(match target::process_of_thread(proc_root, pid) {
+                Some(process) => TargetError::Thread { thread: pid, process },
+                None => TargetError::Pid(pid),
+            });
         }
         found.extend(family);
     }
     found.extend(targets.comms.iter().flat_map(|name| target::by_comm(proc_root, name)));
     found.extend(targets.exes.iter().flat_map(|exe| target::by_exe(proc_root, exe)));
-    found.remove(&std::process::id());
+    // In another pid namespace nothing is traced at all: that is said at the load.
+    found.remove(&pid_namespace::own_pid(proc_root).unwrap_or_else(|_| std::process::id()));
     let mut pids: Vec<u32> = found.into_iter().collect();
     pids.sort_unstable();
     Ok(pids)
