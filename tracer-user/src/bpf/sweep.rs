@@ -1,7 +1,7 @@
 //! Unix sockets die without a hook: those that no process of theirs holds any more are found in `/proc`, so that the
 //! kernel's connection map does not fill with the dead.
 
-use std::fs;
+use std::{fs, io};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_ebpf as abi;
@@ -23,14 +23,15 @@ impl Sweep {
     /// and at the last sweep, and that nobody used in between. A socket that lives on in a process which never used it comes
     /// back as a new connection, joined in the middle.
     pub fn dead(&mut self, conns: impl Iterator<Item = (u64, abi::Conn)>) -> Vec<(u64, abi::Conn)> {
-        let mut held: FxHashMap<u32, FxHashSet<u64>> = FxHashMap::default();
+        let mut held: FxHashMap<u32, Option<FxHashSet<u64>>> = FxHashMap::default();
         let mut suspects = FxHashMap::default();
         let mut dead = Vec::new();
         for (key, conn) in conns {
             if conn.tuple.family != abi::FAMILY_UNIX || conn.id == 0 || conn.inode == 0 {
                 continue;
             }
-            if held.entry(conn.pid).or_insert_with(|| sockets_of(conn.pid)).contains(&conn.inode) {
+            let sockets = held.entry(conn.pid).or_insert_with(|| sockets_of(conn.pid));
+            if sockets.as_ref().is_none_or(|sockets| sockets.contains(&conn.inode)) {
                 continue;
             }
             let state = (conn.turn, conn.position);
@@ -45,16 +46,26 @@ impl Sweep {
     }
 }
 
-/// Inode numbers of the sockets among a process's descriptors; none if it is gone.
-fn sockets_of(pid: u32) -> FxHashSet<u64> {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return FxHashSet::default() };
-    descriptors
-        .flatten()
-        .filter_map(|descriptor| {
-            let target = fs::read_link(descriptor.path()).ok()?;
-            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-        })
-        .collect()
+/// Inode numbers of the sockets among a process's descriptors, none if it is gone; `None` if nobody may look.
+fn sockets_of(pid: u32) -> Option<FxHashSet<u64>> {
+    let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(descriptors) => descriptors,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(FxHashSet::default()),
+        Err(_) => return None,
+    };
+    let mut sockets = FxHashSet::default();
+    for descriptor in descriptors {
+        let target = match descriptor.and_then(|descriptor| fs::read_link(descriptor.path())) {
+            Ok(target) => target,
+            // Closed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return None,
+        };
+        let inode =
+            target.to_str().and_then(|name| name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        sockets.extend(inode);
+    }
+    Some(sockets)
 }
 
 #[cfg(test)]

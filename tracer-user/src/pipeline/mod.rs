@@ -21,7 +21,9 @@ use crate::{
         tracker::Tracker,
     },
     enrich::table::ProcessTable,
-    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange},
+    event::{
+        ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange,
+    },
     metrics::{Counter, Metrics},
     protocol::Mark,
     time::{BootTime, WallTime},
