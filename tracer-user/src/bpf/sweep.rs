@@ -61,7 +61,7 @@ fn sockets_of(pid: u32) -> Option<FxHashSet<u64>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(_) => return None,
         };
-        let inode =
+        let inode: Option<u64> =
             target.to_str().and_then(|name| name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
         sockets.extend(inode);
     }
