@@ -128,6 +128,20 @@ impl Script {
         self
     }
 
+    /// The bytes move and no probe runs: no record, and no turn of theirs.
+    fn unseen(mut self, direction: Direction, bytes: &str) -> Script {
+        self.now += MS;
+        self.positions[direction.index()] += bytes.len() as u64;
+        self
+    }
+
+    /// A call behind bytes that were [`Script::unseen`], as the kernel tells it.
+    fn jump(mut self, direction: Direction, bytes: &str) -> Script {
+        let mut data = self.data(direction, bytes.as_bytes(), usize::MAX);
+        data.flags |= abi::FLAG_JUMP;
+        self.push(data)
+    }
+
     fn shut(mut self, direction: Direction) -> Script {
         self.now += MS;
         let shut = ConnShut { time: BootTime(self.now), conn: self.conn, direction };
@@ -345,6 +359,34 @@ fn a_lost_request_is_counted_and_nothing_is_paired_with_its_answer() {
     assert!(transactions.iter().all(|transaction| transaction.duration_ns < 2 * MS as i64));
     assert_eq!(script.unpaired(), [(Unpaired::Gap, 1)]);
     assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests { low: 1, high: 1 });
+}
+
+#[test]
+fn an_answer_for_which_no_probe_ran_does_not_give_its_request_the_next_one() {
+    // To the kernel, the two requests are of one turn.
+    let script = Script::server().call(IN, GET).call(OUT, OK);
+    let script = script.call(IN, GET).unseen(OUT, OK).call(IN, GET).jump(OUT, OK);
+    let (transactions, script) = script.call(IN, GET).call(OUT, OK).close(abi::CLOSE_NORMAL).end();
+    let ends: Vec<_> = transactions.iter().map(|one| (one.end, one.confidence)).collect();
+    assert_eq!(ends[1..3], [(End::TracerStopped, Confidence::Gap); 2], "{transactions:#?}");
+    // From the next turn on they are in step again, if not beyond doubt.
+    assert_eq!((ends.len(), ends[3].0), (4, End::Answered), "{transactions:#?}");
+    assert!(transactions[3].duration_ns < 2 * MS as i64);
+    assert_eq!(script.unpaired(), [(Unpaired::Gap, 1)]);
+}
+
+#[test]
+fn a_request_for_which_no_probe_ran_is_lost() {
+    // To the kernel, the two answers are of one turn.
+    let script = Script::server().call(IN, GET).call(OUT, OK).unseen(IN, GET).call(OUT, OK).jump(IN, GET);
+    let (transactions, script) =
+        script.call(OUT, OK).call(IN, GET).call(OUT, OK).close(abi::CLOSE_NORMAL).end();
+    let lost = script.pipeline.snapshot().lost_requests;
+    let n = transactions.len() as u64;
+    assert!(lost.low + n <= 4 && 4 <= lost.high + n && lost.high > 0, "{n} and {lost:?}");
+    for one in transactions.iter().filter(|one| one.end == End::Answered) {
+        assert!(one.duration_ns < 2 * MS as i64, "{one:#?}");
+    }
 }
 
 /// The answer to a lost HEAD request leaves open where the next one begins. What is skipped then must not keep the

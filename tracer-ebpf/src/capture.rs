@@ -7,10 +7,10 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::{
     CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX, FLAG_CUT,
-    FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD, FLAG_SUMMED,
-    FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN, KIND_CONN_SHUT,
-    KIND_DATA, MAX_IOVECS, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER, Stat,
-    VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
+    FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_JUMP, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD,
+    FLAG_SUMMED, FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN,
+    KIND_CONN_SHUT, KIND_DATA, MAX_IOVECS, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER,
+    Stat, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
 };
 
 use crate::{
@@ -112,6 +112,7 @@ struct Record<const N: usize> {
 #[inline(never)]
 pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     let direction = (moved.direction & 1) as usize;
+    let known = conn.position[direction];
     let start = advance(conn, direction, moved);
     let time_ns = moved.time_ns;
     let verdict = conn::verdict(conn.id);
@@ -127,6 +128,9 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
         && conn.position[INGRESS as usize] != 0
     {
         flags |= FLAG_UNSEEN;
+    }
+    if known != 0 && start != known {
+        flags |= FLAG_JUMP;
     }
     if conn.turn == 0 || conn.direction != moved.direction {
         conn.turn = conn.turn.wrapping_add(1);

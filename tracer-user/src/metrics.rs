@@ -40,6 +40,9 @@ user_counters! {
     DecodeUnknownKind = "lost.decode_unknown_kind",
     /// Records that the ring reader dropped because the batch queue was full.
     BatchQueueFull = "lost.batch_queue_full",
+    /// Calls for which the kernel ran no probe, because the same probe was preempted on that processor (kernel 5.12 and later
+    /// tell their number). What they moved shows as a gap.
+    ProbeNotRun = "lost.probe_not_run",
     /// Events that the ring reader made itself (clocks, counters) and for which the batch queue had no room.
     OwnEventsFull = "lost.own_events_full",
     /// Events that the recorder dropped because its queue was full.

@@ -56,6 +56,9 @@ pub const FLAG_MID_JOIN: u16 = 1 << 9;
 /// [`Data`], egress on TCP: the process has consumed bytes of the other direction that no record shows (splice from the socket), or
 /// not yet (another thread's call is returning). `error` holds how far: the low 32 bits of the position.
 pub const FLAG_UNSEEN: u16 = 1 << 10;
+/// [`Data`]: bytes of this direction moved just before, and no probe ran for them (splice, zero-copy receive, a probe that the kernel left
+/// out), or another thread's call is being told out of order. What no probe saw has no turn either.
+pub const FLAG_JUMP: u16 = 1 << 11;
 
 /// Bytes moved on a connection by one call (or several, [`FLAG_SUMMED`]). `captured` payload bytes follow.
 #[repr(C)]

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
@@ -159,6 +159,19 @@ pub struct Loaded {
     pub family: Family,
     /// What this run does without.
     pub missing: Vec<Missing>,
+}
+
+impl Loaded {
+    /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted; 0 where
+    /// the kernel does not say (before 5.12).
+    pub fn n_not_run(&self) -> u64 {
+        let of = |program: &aya::programs::Program| -> Option<u64> {
+            let fd = program.fd().ok()?.as_fd().as_raw_fd();
+            let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+        };
+        self.ebpf.programs().filter_map(|(_, program)| of(program)).sum()
+    }
 }
 
 /// Says on whose behalf a program is loaded, and what its absence costs.

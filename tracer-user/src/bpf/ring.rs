@@ -161,6 +161,7 @@ impl Reader {
         let mut n_empty = 0;
         loop {
             if self.stop.load(Ordering::Relaxed) && self.last_wait.is_none() {
+                self.count_not_run();
                 // Detaches every program; what they wrote is still in the ring.
                 self.loaded = None;
                 self.last_wait = Some(Instant::now() + LAST_PATIENCE);
@@ -377,8 +378,14 @@ impl Reader {
         }
     }
 
+    fn count_not_run(&mut self) {
+        let n = self.loaded.as_ref().map_or(0, Loaded::n_not_run);
+        self.metrics.add(Counter::ProbeNotRun, n.saturating_sub(self.metrics.get(Counter::ProbeNotRun)));
+    }
+
     /// All counters of this instant as one event.
     fn read_counters(&mut self) {
+        self.count_not_run();
         let mut values: Vec<(Arc<str>, u64)> =
             self.names.iter().zip(0u32..).map(|(name, index)| (name.clone(), self.stat(index))).collect();
         values.extend(self.metrics.all().map(|(counter, value)| (counter.name().into(), value)));

@@ -78,8 +78,10 @@ pub struct Stamp {
     pub comm: [u8; 16],
     /// `first` is the entry of a send.
     pub entry: bool,
-    /// The first byte begins a turn.
+    /// The first byte begins a turn, as the kernel numbers them.
     pub turn_start: bool,
+    /// Bytes before it moved without any probe: they may have been of this turn, and of others that have no number.
+    pub jump: bool,
 }
 
 impl Stamp {
@@ -99,7 +101,13 @@ impl Stamp {
             comm: data.comm,
             entry: egress && known && !summed,
             turn_start: data.has(abi::FLAG_TURN_START),
+            jump: false,
         }
+    }
+
+    /// The first byte begins a turn for certain.
+    pub fn begins_turn(&self) -> bool {
+        self.turn_start && !self.jump
     }
 
     /// Between the first and the last byte several calls returned: what lies between has no time of its own.

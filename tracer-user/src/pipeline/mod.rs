@@ -623,6 +623,7 @@ impl Pipeline {
         let refused = get("kernel.refused_data")
             .saturating_add(get("kernel.refused_conn"))
             .saturating_add(get("lost.batch_queue_full"))
+            .saturating_add(get("lost.probe_not_run"))
             .saturating_add(get("lost.decode_short"))
             .saturating_add(get("lost.recorder_queue_full"));
         if refused > self.rest.state.n_lost {

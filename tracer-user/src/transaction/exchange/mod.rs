@@ -276,7 +276,8 @@ impl Exchange {
     ) {
         let direction = data.direction();
         let at = direction.index();
-        let stamp = Stamp::of(data).skip(seen);
+        let mut stamp = Stamp::of(data).skip(seen);
+        stamp.jump = missing > 0 && data.has(abi::FLAG_JUMP);
         let have = data.payload.len().min(usize::try_from(data.bytes).unwrap_or(usize::MAX));
         let payload =
             data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);
@@ -298,7 +299,7 @@ impl Exchange {
                 || !flow.held.is_empty()
                 || (flow.skip == 0 && self.in_progress(self.flow(direction))));
         let old = conn.mid_join || conn.forgotten;
-        conn.turns.observe(direction, data.turn, stamp.turn_start, absent, continues, old);
+        conn.turns.observe(direction, data.turn, stamp.begins_turn(), absent, continues, old);
 
         if self.known == Known::Yes {
             let other = direction.flip();

@@ -160,7 +160,7 @@ impl Exchange {
                 if in_head {
                     conn.turns.head_not_seen(direction, turn, false);
                 }
-                self.pairs.requests_missing(stamp.turn, stamp.turn_start, true);
+                self.pairs.requests_missing(stamp.turn, stamp.begins_turn(), true);
             }
             (Flow::Request, Blind::NotCaptured | Blind::LeftOut) => {
                 conn.turns.requests_not_seen(missing, head);
@@ -173,7 +173,7 @@ impl Exchange {
                 self.pairs.requests_missing(stamp.turn, false, false);
             }
             (Flow::Response, Blind::Lost | Blind::LostOld) => {
-                self.pairs.responses_lost(stamp.turn, stamp.turn_start, stamp.first, turnover.fx);
+                self.pairs.responses_lost(stamp.turn, stamp.begins_turn(), stamp.first, turnover.fx);
             }
             (Flow::Response, Blind::NotCaptured | Blind::LeftOut) => {
                 self.everything |= why == Blind::NotCaptured;
@@ -248,7 +248,7 @@ impl Exchange {
             }
             if kind == Flow::Response && !self.pairs.in_response() {
                 let position = base.wrapping_add(off as u64);
-                let span = spans.iter().find(|(_, stamp)| stamp.turn_start && stamp.position == position);
+                let span = spans.iter().find(|(_, stamp)| stamp.begins_turn() && stamp.position == position);
                 if let Some(n) =
                     span.and_then(|(_, stamp)| self.pairs.known_in_flight(stamp, self.around(conn)))
                 {
@@ -443,7 +443,7 @@ impl Exchange {
             Body::Interim(response) => (response, true),
         };
         let around = self.around(conn);
-        let at_start = stamp.turn_start && stamp.position == position;
+        let at_start = stamp.begins_turn() && stamp.position == position;
         self.pairs.response_begin(
             mode,
             stamp,
