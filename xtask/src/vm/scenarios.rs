@@ -121,7 +121,7 @@ impl Scope {
 }
 
 /// One run of the tracer and the replay of what it recorded. All servers of a run share the tracer: emulated, its start is
-/// what costs most.
+/// what costs most. The queue behind its ring reader is long: a host with other work may stop the emulator for a while.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     name: &'static str,
@@ -130,10 +130,18 @@ struct Run {
     scenarios: &'static [Scenario],
 }
 
-const SOCKET: Run =
-    Run { name: "socket", scope: Scope::Servers, flags: "--hooks socket", scenarios: SCENARIOS };
-const SYSCALL: Run =
-    Run { name: "syscall", scope: Scope::Servers, flags: "--hooks syscall", scenarios: SCENARIOS };
+const SOCKET: Run = Run {
+    name: "socket",
+    scope: Scope::Servers,
+    flags: "--hooks socket --queue-batches 8192",
+    scenarios: SCENARIOS,
+};
+const SYSCALL: Run = Run {
+    name: "syscall",
+    scope: Scope::Servers,
+    flags: "--hooks syscall --queue-batches 8192",
+    scenarios: SCENARIOS,
+};
 /// As somebody types it who wants to see everything.
 const WHOLE_HOST: Run = Run { name: "host", scope: Scope::Host, flags: "", scenarios: HOST };
 const LOCKED_DOWN: Run = Run { name: "locked", scope: Scope::Servers, flags: "", scenarios: LOCKED };
