@@ -96,6 +96,12 @@ fn a_missing_file_and_a_missing_end_are_holes() {
     assert_eq!(replayed.events.len(), 80);
 }
 
+/// Ordinal behind the last event in a file.
+fn next_event(dir: &Path) -> u64 {
+    let Ok(recording) = Recording::open(dir) else { return 0 };
+    recording.runs.iter().flat_map(|run| &run.events).map(|part| part.meta.next).max().unwrap_or(0)
+}
+
 #[test]
 fn a_journal_cut_or_flipped_anywhere_gives_its_whole_frames() {
     let temp = tempfile::tempdir().unwrap();
@@ -107,7 +113,10 @@ fn a_journal_cut_or_flipped_anywhere_gives_its_whole_frames() {
     recorder.checkpoint(state(0), 0);
     for first in [0, 40, 80] {
         recorder.tap(&batch(first..first + 40, 1_000_000));
-        std::thread::sleep(Duration::from_millis(40));
+        // Each batch is a frame of its own.
+        while next_event(temp.path()) < first + 40 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     let journal = files(temp.path(), ".journal").remove(0);
     let whole = std::fs::read(&journal).unwrap();
