@@ -34,6 +34,9 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
                      -Ccodegen-units=1";
 /// Largest input, in bytes.
 const LONGEST_INPUT: u32 = 4096;
+/// Seconds on one input that count as a hang. libFuzzer takes them from the wall clock: on a busy machine a niced run may
+/// not be on a CPU for 13 of them (seen), while an input takes a millisecond.
+const HANG: u32 = 120;
 
 pub(crate) fn fuzz(args: &FuzzArgs) -> Result<()> {
     setup::run(&setup::SetupArgs::default())?;
@@ -73,7 +76,11 @@ fn run_target(program: &Path, name: &str, dir: &Path, seconds: u64) -> Result<()
     fuzzer
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
-    fuzzer.args([format!("-max_len={LONGEST_INPUT}"), "-timeout=10".into(), "-print_final_stats=1".into()]);
+    fuzzer.args([
+        format!("-max_len={LONGEST_INPUT}"),
+        format!("-timeout={HANG}"),
+        "-print_final_stats=1".into(),
+    ]);
     run(&mut fuzzer)
         .with_context(|| format!("{name} found something; the input is in {}", artifacts.display()))
 }
