@@ -11,6 +11,7 @@ mod conservation;
 mod detach;
 mod ends;
 mod http1;
+mod odd_calls;
 mod payload;
 mod process;
 mod programs;

@@ -14,7 +14,12 @@ use rstest::rstest;
 use tempfile::TempDir;
 use workload::address::Address;
 
-use super::{Hooks, machine, process::Server, tracer::Tracer, txray_program, workload_program};
+use super::{
+    Hooks, machine,
+    process::Server,
+    tracer::{Capture, Tracer},
+    txray_program, workload_program,
+};
 
 const N_REQUESTS: usize = 5;
 
@@ -90,6 +95,101 @@ fn an_executable_is_not_taken_for_one_of_the_same_inode_number(
     let pids: Vec<u32> = capture.transactions.iter().map(|transaction| transaction.pid).collect();
     assert_eq!(pids, [right.process.pid(); N_REQUESTS], "the other one is {}", wrong.process.pid());
     assert_eq!((capture.summary.lost_requests.low, capture.summary.lost_requests.high), (0, 0));
+}
+
+/// Which processes served what was seen, each once.
+fn served_by(capture: &Capture) -> Vec<u32> {
+    let mut pids: Vec<u32> = capture.transactions.iter().map(|transaction| transaction.pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+#[rstest]
+fn a_name_makes_targets_of_those_that_have_it_and_of_those_that_take_it(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+) {
+    let _machine = machine();
+    let folder = TempDir::new().unwrap();
+    let name = format!("xray{}", std::process::id());
+    let program = folder.path().join(&name);
+    fs::copy(workload_program(), &program).unwrap();
+    let (before, other) = (serve(&program), serve(workload_program()));
+    let tracer = Tracer::start_with(hooks, &[], &["--comm", &name]);
+    let after = serve(&program);
+    for server in [&before, &other, &after] {
+        ask(server);
+    }
+    let capture = tracer.stop();
+    let mut wanted = [before.process.pid(), after.process.pid()];
+    wanted.sort_unstable();
+    assert_eq!(served_by(&capture), wanted, "the other one is {}", other.process.pid());
+    assert_eq!(capture.transactions.len(), 2 * N_REQUESTS);
+}
+
+/// A cgroup of the unified hierarchy, gone with this value.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    #[track_caller]
+    fn make() -> Cgroup {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        // Fields: …, mount point (5th), …, "-", type of the file system (proc_pid_mountinfo(5)).
+        let mount = mounts.lines().find_map(|line| {
+            let (mount, kind) = line.split_once(" - ")?;
+            kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4)).flatten()
+        });
+        let mount = mount.expect("no cgroup2 is mounted: mount -t cgroup2 cgroup /sys/fs/cgroup/unified");
+        let path = Path::new(mount).join(format!("txray-test-{}", std::process::id()));
+        fs::create_dir_all(path.join("below")).unwrap();
+        Cgroup(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Its processes have ended before: a group with processes stays.
+        let _ = fs::remove_dir(self.0.join("below"));
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[rstest]
+fn a_cgroup_makes_targets_of_its_members_and_of_those_below(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+) {
+    let _machine = machine();
+    let group = Cgroup::make();
+    let servers = [serve(workload_program()), serve(workload_program()), serve(workload_program())];
+    let join = |server: &Server, group: &Path| {
+        fs::write(group.join("cgroup.procs"), server.process.pid().to_string()).unwrap();
+    };
+    join(&servers[0], &group.0);
+    let tracer = Tracer::start_with(hooks, &[], &["--cgroup", group.0.to_str().unwrap()]);
+    // One that comes later, into a group below.
+    join(&servers[1], &group.0.join("below"));
+    servers.iter().for_each(ask);
+    let capture = tracer.stop();
+    let mut wanted = [servers[0].process.pid(), servers[1].process.pid()];
+    wanted.sort_unstable();
+    assert_eq!(served_by(&capture), wanted, "the other one is {}", servers[2].process.pid());
+    assert_eq!(capture.transactions.len(), 2 * N_REQUESTS);
+    drop(servers);
+}
+
+#[rstest]
+fn a_port_limits_the_run_to_connections_that_have_it(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let server = Server::start("");
+    let proxy = Server::start(&format!("--upstream {}", server.address));
+    for (of, role) in [(&proxy, "server"), (&server, "client")] {
+        let port = of.address.port().to_string();
+        let tracer = Tracer::start_with(hooks, &[proxy.process.pid()], &["--port", &port]);
+        ask(&proxy);
+        let capture = tracer.stop();
+        assert_eq!(capture.role(role).len(), N_REQUESTS, "{:#?}", capture.transactions);
+        assert_eq!(capture.transactions.len(), N_REQUESTS);
+    }
 }
 
 /// Runs `txray` with arguments in a pid namespace of its own.

@@ -131,7 +131,8 @@ impl Tracer {
     /// With more flags.
     #[track_caller]
     pub(super) fn start_with(hooks: Hooks, pids: &[u32], flags: &[&str]) -> Tracer {
-        assert!(!pids.is_empty() || flags.contains(&"--exe"), "a test traces its own processes only");
+        let is_scoped = flags.iter().any(|flag| ["--exe", "--comm", "--cgroup"].contains(flag));
+        assert!(!pids.is_empty() || is_scoped, "a test traces its own processes only");
         let mut folder = TempDir::new().unwrap();
         // For whoever has to find out why a test failed.
         folder.disable_cleanup(std::env::var_os("TXRAY_KEEP").is_some());

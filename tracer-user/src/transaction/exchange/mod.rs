@@ -12,7 +12,7 @@ use crate::{
     conn::{
         connection::Connection,
         stream::{Stamp, Stream},
-        turns::Missing,
+        turns::{Missing, SHORTEST_REQUEST},
     },
     event::{ConnClose, Data, Direction, Role},
     protocol::{Flow, Inference, Mark, Parser, REGISTRY},
@@ -277,7 +277,8 @@ impl Exchange {
         let direction = data.direction();
         let at = direction.index();
         let mut stamp = Stamp::of(data).skip(seen);
-        stamp.jump = missing > 0 && data.has(abi::FLAG_JUMP);
+        // Fewer bytes are no message: urgent data, the FIN's place.
+        stamp.jump = missing >= SHORTEST_REQUEST && data.has(abi::FLAG_JUMP);
         let have = data.payload.len().min(usize::try_from(data.bytes).unwrap_or(usize::MAX));
         let payload =
             data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);

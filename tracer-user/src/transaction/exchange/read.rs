@@ -2,7 +2,7 @@
 
 use super::{Blind, Exchange, KEEP_CAPACITY, MAX_IDLE_STEPS, Turnover};
 use crate::{
-    conn::{connection::Connection, stream::Stamp},
+    conn::{connection::Connection, stream::Stamp, turns::SHORTEST_REQUEST},
     event::Direction,
     protocol::{Body, Flow, Mark, Message, Pairing, REGISTRY, Resync, Step},
     time::BootTime,
@@ -141,7 +141,7 @@ impl Exchange {
         // While it looks for a boundary a parser keeps what may be a head: the beginning of a turn.
         let in_head = !flow.held.is_empty()
             && (!flow.resyncing || flow.spans.first().is_some_and(|(_, stamp)| stamp.turn_start));
-        let head = in_head || (!in_message && !flow.resyncing);
+        let head = in_head || (!in_message && !flow.resyncing && missing >= SHORTEST_REQUEST);
         // A turn of which nothing can be looked at, behind something that was not understood: it began with a head, unless a
         // message goes over several turns, and then all counts of turns are taken for upper bounds.
         let blind_turn = flow.resyncing && stamp.turn_start && from == stamp.position;
