@@ -367,10 +367,12 @@ fn reader_and_writer_threads_with_pipelining(#[values(Hooks::Socket, Hooks::Sysc
 
 #[rstest]
 fn every_call(
-    #[values("read", "readv", "recv", "recvmsg", "preadv2")] read: &str,
+    #[values("read", "readv", "recv", "recvmsg", "recvmmsg", "preadv2")] read: &str,
     #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
 ) {
     let _machine = machine();
+    // The socket tracepoints do not say which message of a vector they fire for: lengths only, and nothing may be made of them.
+    let is_blind = read == "recvmmsg" && hooks == Hooks::Socket;
     let place = ReadCall::ALL.iter().position(|call| call.to_string() == read).unwrap();
     let write = WriteCall::ALL[place];
     let server = Server::start(&format!("--read-call {read} --write-call {write}"));
@@ -387,6 +389,11 @@ fn every_call(
     assert!(asked.iter().all(|row| row.outcome == Outcome::Ok), "the load itself failed");
     let served = server.rows(asked.len());
     check_order_and_sums(&capture);
+    if is_blind {
+        let n_answered = capture.transactions.iter().filter(|one| one.end == "answered").count();
+        assert_eq!(n_answered, 0, "made of nothing: {:#?}", capture.transactions);
+        return;
+    }
     let n_server = check_server_rows(&by_stamp(&capture.role("server")), &served, Expect::default());
     let n_client = check_client_rows(&by_stamp(&capture.role("client")), &asked, pid, Expect::default());
     check_conserved(&capture, n_server + n_client, 2 * asked.len(), true);

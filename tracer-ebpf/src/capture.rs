@@ -18,6 +18,7 @@ use crate::{
     filter::Thread,
     maps::EVENTS,
     memory::{copy_words, hide, opaque, read_user, zero},
+    probes::call::message_piece,
     settings::setting,
     socket,
     stats::count,
@@ -28,12 +29,10 @@ use crate::{
 pub struct Buffer {
     /// `BUFFER_*`.
     pub kind: u32,
-    /// Number of iovecs.
+    /// Number of iovecs, or of messages.
     pub count: u32,
-    /// User address of the bytes, or of the iovecs.
+    /// User address of the bytes, of the iovecs, or of the messages.
     pub address: u64,
-    /// Most bytes that the buffer holds of those moved (the first message of a vector); `u64::MAX` = all.
-    pub limit: u64,
 }
 
 /// Not readable: lengths only.
@@ -42,6 +41,8 @@ pub const BUFFER_NONE: u32 = 0;
 pub const BUFFER_SINGLE: u32 = 1;
 /// An array of `struct iovec`.
 pub const BUFFER_IOVECS: u32 = 2;
+/// An array of `struct mmsghdr` whose lengths are known (the call has returned).
+pub const BUFFER_MESSAGES: u32 = 3;
 
 /// Bytes moved by one call on one socket.
 pub struct Moved {
@@ -153,7 +154,7 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
             sum(conn, direction, moved, start, moved.bytes);
             return 0;
         }
-        if moved.buffer.kind == BUFFER_IOVECS {
+        if moved.buffer.kind != BUFFER_SINGLE {
             // Copying from the middle of a vector is not worth its branches: copy from its start.
             skip = 0;
         }
@@ -169,10 +170,6 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
         wanted = rest;
     } else if mode == VERDICT_EVERYTHING && wanted < rest {
         count(Stat::PayloadCut);
-        flags |= FLAG_CUT;
-    }
-    if wanted > moved.buffer.limit && moved.buffer.kind != BUFFER_NONE {
-        wanted = moved.buffer.limit;
         flags |= FLAG_CUT;
     }
     let mut wanted = hide(wanted, time_ns);
@@ -504,6 +501,18 @@ struct Iovec {
     length: u64,
 }
 
+/// The `i`-th piece of a buffer in pieces; `None` if it cannot be read.
+#[inline(always)]
+fn piece(buffer: &Buffer, i: u32) -> Option<Iovec> {
+    if buffer.kind == BUFFER_IOVECS {
+        return read_user::<Iovec>(buffer.address + u64::from(i) * size_of::<Iovec>() as u64);
+    }
+    let (iovecs, length) = message_piece(buffer.address, i)?;
+    let iovec = read_user::<Iovec>(iovecs)?;
+    // A message in several iovecs is not read further than its first one, and so are the messages behind it.
+    (length <= iovec.length).then_some(Iovec { base: iovec.base, length })
+}
+
 /// Sends the bytes of several iovecs in one record.
 #[inline(always)]
 fn send_iovecs(conn: &mut Conn, moved: &Moved, part: &Part) {
@@ -549,8 +558,7 @@ fn send_gathered<const N: usize, const ROOM: usize>(conn: &mut Conn, moved: &Mov
         // SAFETY: within the reservation.
         let filled = unsafe { reread(captured) };
         let left = wanted - filled;
-        let Some(iovec) = read_user::<Iovec>(moved.buffer.address + u64::from(i) * size_of::<Iovec>() as u64)
-        else {
+        let Some(iovec) = piece(&moved.buffer, i) else {
             failed = 1;
             break;
         };
@@ -737,7 +745,7 @@ pub fn ended(conn: &mut Conn, thread: &Thread, direction: u32, errno: u32) -> u3
 }
 
 /// No buffer.
-pub const NO_BUFFER: Buffer = Buffer { kind: BUFFER_NONE, count: 0, address: 0, limit: 0 };
+pub const NO_BUFFER: Buffer = Buffer { kind: BUFFER_NONE, count: 0, address: 0 };
 
 /// Counts a call that cannot be read, by reason.
 #[inline(always)]

@@ -110,7 +110,7 @@ pub fn is_compat<M: Memory>(task: *const u8, number: u64) -> bool {
 #[inline(always)]
 pub fn iovecs(address: u64, count: u64) -> Buffer {
     let count = if count > u64::from(u32::MAX) { u32::MAX } else { count as u32 };
-    Buffer { kind: BUFFER_IOVECS, count, address, limit: u64::MAX }
+    Buffer { kind: BUFFER_IOVECS, count, address }
 }
 
 /// Iovecs of a `msghdr` in user memory.
@@ -120,6 +120,15 @@ pub fn message(address: u64) -> Buffer {
         Some(header) => iovecs(header.iovecs, header.n_iovecs),
         None => no_buffer(Stat::PayloadFault),
     }
+}
+
+/// Where the iovecs of the `i`-th message of a vector are, and how many bytes it moved.
+#[inline(always)]
+pub fn message_piece(address: u64, i: u32) -> Option<(u64, u64)> {
+    let message = address + u64::from(i) * MMSGHDR_BYTES;
+    let header = read_user::<MessageHeader>(message)?;
+    let length = read_user::<u32>(message + MMSGHDR_LENGTH)?;
+    Some((header.iovecs, u64::from(length)))
 }
 
 /// A call that moves bytes on a socket: its buffer and `MSG_*` flags.
@@ -151,7 +160,7 @@ pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Ca
         return nothing(no_buffer(Stat::NoBufferCompat));
     }
     let single = |flags| Call {
-        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.si, limit: u64::MAX },
+        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.si },
         flags,
         capacity: call.dx,
     };

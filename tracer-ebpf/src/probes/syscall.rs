@@ -11,7 +11,7 @@ use super::{
     hit::{Hit, hit},
 };
 use crate::{
-    capture::{BUFFER_SINGLE, Buffer, NO_BUFFER},
+    capture::{BUFFER_MESSAGES, BUFFER_SINGLE, Buffer, NO_BUFFER},
     filter::current_target,
     memory::{Memory, Probed, Typed, forget, read_user},
     settings::setting,
@@ -21,7 +21,7 @@ use crate::{
 /// `S_IFMT`, `S_IFSOCK` (include/uapi/linux/stat.h).
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
-/// Most messages of a recvmmsg or sendmmsg whose lengths are read. Only the first one's bytes are.
+/// Most messages of a recvmmsg or sendmmsg whose lengths are read; the bytes of as many as there are pieces to a record.
 const MAX_MESSAGES: u64 = 16;
 
 /// Exit of any system call; ends at once for those that move no bytes on sockets.
@@ -173,20 +173,16 @@ fn complete(plan: &Plan, site: &mut Hit) -> u32 {
     site.call.flags = plan.flags;
     match plan.shape {
         SINGLE => {
-            site.call.buffer =
-                Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address, limit: u64::MAX };
+            site.call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address };
             site.call.capacity = plan.count;
         }
         IOVECS => site.call.buffer = call::iovecs(plan.address, plan.count),
         MESSAGE => site.call.buffer = call::message(plan.address),
         MESSAGES => {
-            site.call.buffer = call::message(plan.address);
             if result > 0 {
                 site.result = messages_length(plan.address, result as u64) as i64;
-                site.call.buffer.limit = message_length(plan.address, 0);
-                if result > 1 {
-                    count(Stat::NoBufferVector);
-                }
+                site.call.buffer =
+                    Buffer { kind: BUFFER_MESSAGES, count: result as u32, address: plan.address };
             }
         }
         _ => {
