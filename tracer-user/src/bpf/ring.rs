@@ -44,6 +44,8 @@ const LAST_PATIENCE: Duration = Duration::from_secs(10);
 const SUM_PERIOD: Duration = Duration::from_millis(250);
 /// Counters become an event this often.
 const COUNTER_PERIOD: Duration = Duration::from_secs(1);
+/// The longest that the pipeline goes without hearing what time it is.
+const TICK_PERIOD: Duration = Duration::from_millis(100);
 /// Both clocks are read this often, and when the wall clock is found to have stepped.
 const ANCHOR_PERIOD: Duration = Duration::from_secs(60);
 /// Difference between two readings that is a step of the wall clock, not its slewing (500 ppm of a second is 0.5 ms).
@@ -156,6 +158,7 @@ impl Reader {
         let mut last_sums = Instant::now();
         let mut last_counters = Instant::now();
         let mut last_sweep = Instant::now();
+        let mut last_tick = Instant::now();
         let mut last_anchor = Instant::now();
         // Rounds that found nothing since the probes were detached.
         let mut n_empty = 0;
@@ -191,8 +194,12 @@ impl Reader {
                 if stepped || last_anchor.elapsed() >= ANCHOR_PERIOD {
                     last_anchor = Instant::now();
                     anchor = now;
-                    self.hand_on_own(Event::Anchor(anchor));
+                    self.tell(Event::Anchor(anchor));
                 }
+            }
+            if last_tick.elapsed() >= TICK_PERIOD {
+                last_tick = Instant::now();
+                self.tell(Event::Tick(boot_now()));
             }
             if drained == 0 {
                 self.wait();
@@ -202,7 +209,14 @@ impl Reader {
         }
         self.read_sums();
         self.read_counters();
-        self.hand_on_own(Event::Tick(boot_now()));
+        self.tell(Event::Tick(boot_now()));
+    }
+
+    /// Hands on an event of the reader's own, behind every record that is older: those that the ring holds by now. A time that
+    /// overtook them would make them late, and what is late is not put in order.
+    fn tell(&mut self, event: Event) {
+        self.drain();
+        self.hand_on_own(event);
     }
 
     /// Copies what is in the ring; returns how many bytes.
@@ -350,6 +364,8 @@ impl Reader {
             }
         }
         self.told = told;
+        // What their connections did before is in the ring by now: it goes first.
+        self.drain();
         self.waiting.append(&mut events);
         self.hand_on_waiting();
     }
@@ -365,7 +381,7 @@ impl Reader {
                 continue;
             }
             if conn.opened != 0 {
-                self.hand_on_own(Event::ConnClose(ConnClose {
+                self.tell(Event::ConnClose(ConnClose {
                     time: boot_now(),
                     conn: ConnId(conn.id),
                     position: conn.position,
@@ -390,7 +406,7 @@ impl Reader {
             self.names.iter().zip(0u32..).map(|(name, index)| (name.clone(), self.stat(index))).collect();
         values.extend(self.metrics.all().map(|(counter, value)| (counter.name().into(), value)));
         let counters = Counters { time: boot_now(), values };
-        self.hand_on_own(Event::Counters(counters));
+        self.tell(Event::Counters(counters));
     }
 }
 

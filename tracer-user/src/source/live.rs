@@ -8,10 +8,9 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvError};
 use rustc_hash::FxHashSet;
 use tracer_ebpf as abi;
 
@@ -311,18 +310,16 @@ impl LiveSource {
 
 impl Source for LiveSource {
     fn next_batch(&mut self) -> Result<Option<EventBatch>, SourceError> {
-        /// The longest that the pipeline goes without hearing what time it is.
-        const HEARTBEAT: Duration = Duration::from_millis(100);
         let mut events = std::mem::take(&mut self.first);
-        match self.queue.recv_timeout(HEARTBEAT) {
+        // The reader says at least what time it is, ten times a second.
+        match self.queue.recv() {
             Ok(RawBatch::Records(batch)) => {
                 // A small record takes about 170 bytes.
                 events.reserve(batch.len() / 128);
                 self.decode(&batch, &mut events);
             }
             Ok(RawBatch::Events(made)) => events.extend(made),
-            Err(RecvTimeoutError::Timeout) => events.push(Event::Tick(boot_now())),
-            Err(RecvTimeoutError::Disconnected) => {
+            Err(RecvError) => {
                 if let Some(reader) = self.reader.take()
                     && reader.join().is_err()
                 {
@@ -358,6 +355,7 @@ mod tests {
         io::{Read as _, Write as _},
         net::TcpListener,
         process::{Child, Command, Stdio},
+        time::Duration,
     };
 
     use super::*;

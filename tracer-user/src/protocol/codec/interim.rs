@@ -15,13 +15,13 @@ const START: &[u8] = b"HTTP/1.# 1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "u8", into = "u8")]
 pub enum Said {
-    /// No interim response; so many bytes of [`START`] last.
+    /// No interim response; so many bytes of `START` last.
     Other(u8),
     /// Maybe an interim response's head, up to inside a line of it.
     Line,
     /// The same, up to the start of a line.
     LineStart,
-    /// Maybe an interim response's whole head; behind it, so many bytes of [`START`].
+    /// Maybe an interim response's whole head; behind it, so many bytes of `START`.
     Head(u8),
 }
 
