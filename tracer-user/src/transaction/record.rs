@@ -189,7 +189,7 @@ text_enum! {
         Gap = "gap",
         /// The connection was joined in the middle.
         MidJoin = "mid_join",
-        /// A role or protocol was guessed.
+        /// A role or protocol was guessed, or, behind a loss on a pipelined connection, which response answers.
         Guessed = "guessed",
     }
 }
