@@ -4,6 +4,8 @@
 //!
 //! Input: a byte that chooses the protocol; then happenings, each a byte (the low 3 bits say what, bit 3 the flow, bit 4
 //! whether a turn starts) and a byte for its length (0 to 255; ×16 for bytes that go by), and for bytes, those.
+//!
+//! Seen: 7,799,603 executions in 3,601 s found nothing (2026-11-25, nice 15 on a busy 2-core AMD EPYC virtual machine).
 
 #![no_main]
 
