@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tracer_ebpf as abi;
 use tracer_user::{
-    event::{ConnClose, ConnId, ConnOpen, ConnShut, Data, Direction, Event, Listening, Role},
+    event::{ConnClose, ConnId, ConnOpen, ConnShut, Counters, Data, Direction, Event, Listening, Role},
     metrics::{Counter, Metrics},
     pipeline::{LostRequests, Pipeline, PipelineConfig, VerdictSink},
     time::{Anchor, BootTime, WallTime},
@@ -373,6 +373,16 @@ fn an_answer_for_which_no_probe_ran_does_not_give_its_request_the_next_one() {
     assert_eq!((ends.len(), ends[3].0), (4, End::Answered), "{transactions:#?}");
     assert!(transactions[3].duration_ns < 2 * MS as i64);
     assert_eq!(script.unpaired(), [(Unpaired::Gap, 1)]);
+}
+
+#[test]
+fn calls_for_which_no_probe_ran_may_each_have_been_a_request() {
+    let mut script = Script::server().call(IN, GET).call(OUT, OK);
+    let counters = Counters { time: BootTime(script.now), values: vec![("lost.probe_not_run".into(), 3)] };
+    script.pipeline.push(&Event::Counters(counters));
+    let (transactions, script) = script.wait(100).end();
+    assert_eq!((transactions.len(), transactions[0].end), (1, End::Answered));
+    assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests { low: 0, high: 3 });
 }
 
 #[test]

@@ -642,7 +642,10 @@ impl Pipeline {
             .saturating_sub(requests)
             .saturating_add(get("kernel.turns_unknown").saturating_sub(unknown).div_ceil(2));
         let most = u64::from(self.rest.state.most.max(1));
-        let untracked = get("kernel.conn_map_full").saturating_add(get("kernel.conn_race"));
+        // Calls of which the kernel told nothing, not even a turn.
+        let untracked = get("kernel.conn_map_full")
+            .saturating_add(get("kernel.conn_race"))
+            .saturating_add(get("lost.probe_not_run"));
         self.rest.state.residual = (unseen.min(refused).saturating_add(untracked)).saturating_mul(most);
         self.rest.state.counters = Some(Arc::new(counters));
     }
