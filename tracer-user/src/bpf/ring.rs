@@ -29,9 +29,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// How long the reader sleeps when the ring is empty and nobody wakes it. Probes wake it only from an eighth of the ring
 /// on: a wake-up costs the traced process far more than a record (1.4 µs against 25 ns in a published measurement).
 const POLL: Duration = Duration::from_millis(5);
-/// Pause after a round that found little: records gather meanwhile, and fewer batches and wake-ups are paid for. Not taken
-/// with rings so small that it would matter ([`PAUSE_RING_BYTES`]): 1 ms of 100,000 events a second is 35 KiB.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Pause after a round that found little: records gather meanwhile, and fewer batches are paid for: each wakes the pipeline, the recorder and
+/// their queues (of a saturated server's tracer, a quarter of the CPU samples were in `sched_yield` and the switch behind it with
+/// 1 ms). Not taken with rings so small that it would matter ([`PAUSE_RING_BYTES`]): 4 ms of 100,000 events a second are 140 KiB.
+const PAUSE: Duration = Duration::from_millis(4);
 /// Rings from this size on have room for a [`PAUSE`] at any rate that a host can make.
 const PAUSE_RING_BYTES: u64 = 4 << 20;
 /// Bytes that are little.

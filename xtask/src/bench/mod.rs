@@ -90,9 +90,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         Some(hooks) => vec![hooks.as_str()],
         None => vec!["socket", "syscall"],
     };
+    let mut of_recording = Vec::new();
     for hooks in families {
         println!("bench: hooks {hooks}: {} rounds", bench.n_pairs);
         let rounds = bench.rounds(hooks)?;
+        // Now: the recording that is there is the last traced run's, and the next tracer replaces it.
+        of_recording = rows::sizes(&bench)?;
+        of_recording.push(rows::replay(&bench)?);
         rows.push(rows::captured(&rounds));
         rows.push(rows::throughput(&rounds));
         rows.push(rows::floor(&rounds));
@@ -104,9 +108,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         rows.extend(rows::kernel_cost(&bench, hooks)?);
         rows.push(rows::start(&bench, hooks)?);
     }
-    // The last traced run's recording is still there.
-    rows.extend(rows::sizes(&bench)?);
-    rows.push(rows::replay(&bench)?);
+    rows.extend(of_recording);
     rows::clean(&bench)?;
     report(&rows)
 }

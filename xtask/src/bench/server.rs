@@ -113,8 +113,9 @@ impl Server {
             words.nth(1).and_then(|value| value.parse::<f64>().ok())
         };
         match (field("p50_us"), field("p99_us")) {
-            (Some(p50), Some(p99)) => Ok((p50, p99)),
-            _ => bail!("the load generator printed no percentiles: {text}"),
+            // The generator counts only answers that carry its ids.
+            (Some(p50), Some(p99)) if p50 > 0.0 => Ok((p50, p99)),
+            _ => bail!("the load generator has no percentiles: {text}"),
         }
     }
 }
@@ -137,6 +138,7 @@ fn settings(dir: &Path, port: u16) -> String {
          client_body_temp_path {dir}/body;\n  proxy_temp_path {dir}/proxy;\n  fastcgi_temp_path {dir}/fastcgi;\n\
          uwsgi_temp_path {dir}/uwsgi;\n  scgi_temp_path {dir}/scgi;\n\
          server {{\n    listen 127.0.0.1:{port};\n    location = /status {{ stub_status; }}\n\
+         add_header X-Request-Id $http_x_request_id;\n\
          location / {{ return 200 \"{body}\"; }}\n  }}\n}}\n"
     )
 }
