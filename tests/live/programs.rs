@@ -190,7 +190,10 @@ fn check_nginx(capture: &Capture, rows: &[NginxRow], nothing_lost: bool) {
             continue;
         }
         assert_eq!(said, logged, "{transaction:?}");
-        assert_eq!((transaction.end.as_str(), transaction.confidence.as_str()), ("answered", "complete"));
+        // Behind a counted gap, how pairing goes on is a guess that has to be right.
+        let is_sure =
+            transaction.confidence == "complete" || (!nothing_lost && transaction.confidence == "guessed");
+        assert!(transaction.end == "answered" && is_sure, "{transaction:?}");
         assert!(transaction.duration_ns > 0, "{transaction:?}");
     }
     check_conserved(capture, captured.len(), rows.len(), nothing_lost);

@@ -626,11 +626,10 @@ impl Pairs {
 
     /// Nothing more can be answered.
     pub fn end_all(&mut self, end: End, now: BootTime, fx: &mut Effects) {
+        let intact = self.is_intact();
         while let Some(open) = self.open.front_mut() {
-            // What cannot be paired, or was answered by something lost, is not known to be open.
-            open.gap |= end == End::TracerStopped
-                && (self.barrier.is_some_and(|barrier| open.ordinal >= barrier)
-                    || self.lost_turn >= open.turn);
+            // Behind a loss, what cannot be paired, or was answered by something lost, is not known to be open.
+            open.gap |= end == End::TracerStopped && !intact;
             let end = match (end, open.kind, self.tunnel) {
                 (End::TracerStopped, _, _) => End::TracerStopped,
                 (_, Kind::LongLived, true) => End::Upgraded,
