@@ -43,6 +43,8 @@ user_counters! {
     /// Calls for which the kernel ran no probe, because the same probe was preempted on that processor (kernel 5.12 and later
     /// tell their number). What they moved shows as a gap.
     ProbeNotRun = "lost.probe_not_run",
+    /// Arrivals for which the kernel ran no probe, for the same reason: a queue time may lack its beginning. No request is lost.
+    ArrivalNotRun = "arrivals.probe_not_run",
     /// Events that the ring reader made itself (clocks, counters) and for which the batch queue had no room.
     OwnEventsFull = "lost.own_events_full",
     /// Events that the recorder dropped because its queue was full.

@@ -18,7 +18,11 @@ use tracer_ebpf as abi;
 use zerocopy::FromBytes as _;
 
 use crate::{
-    bpf::{kernel_log::KernelLog, load::Loaded, sweep::Sweep},
+    bpf::{
+        kernel_log::KernelLog,
+        load::{Loaded, NotRun},
+        sweep::Sweep,
+    },
     event::{ConnClose, ConnId, Counters, Data, Event},
     metrics::{Counter, Metrics},
     time::{Anchor, BootTime, WallTime},
@@ -396,8 +400,10 @@ impl Reader {
     }
 
     fn count_not_run(&mut self) {
-        let n = self.loaded.as_ref().map_or(0, Loaded::n_not_run);
-        self.metrics.add(Counter::ProbeNotRun, n.saturating_sub(self.metrics.get(Counter::ProbeNotRun)));
+        let n = self.loaded.as_ref().map_or(NotRun::default(), Loaded::not_run);
+        for (counter, n) in [(Counter::ProbeNotRun, n.others), (Counter::ArrivalNotRun, n.arrivals)] {
+            self.metrics.add(counter, n.saturating_sub(self.metrics.get(counter)));
+        }
     }
 
     /// All counters of this instant as one event.
