@@ -156,7 +156,10 @@ pub(super) fn check_conserved(capture: &Capture, n_captured: usize, n_true: usiz
     };
     assert!(captured + lost.low <= truth && truth <= captured + lost.high, "{}", describe());
     if nothing_lost {
-        assert_eq!(lost.high, 0, "a light load was not captured in full: {}", describe());
+        // A softirq can meet a probe in the middle of itself; then the kernel counts what it left out, and no more may be said.
+        let is_told = capture.summary.lost.get("probe_not_run").is_some_and(|&n| n > 0);
+        assert_eq!(captured, truth, "a light load was not captured in full: {}", describe());
+        assert!(lost.high == 0 || is_told, "a light load was captured in full and called lost: {}", describe());
     }
 }
 
