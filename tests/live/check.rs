@@ -159,7 +159,11 @@ pub(super) fn check_conserved(capture: &Capture, n_captured: usize, n_true: usiz
         // A softirq can meet a probe in the middle of itself; then the kernel counts what it left out, and no more may be said.
         let is_told = capture.summary.lost.get("probe_not_run").is_some_and(|&n| n > 0);
         assert_eq!(captured, truth, "a light load was not captured in full: {}", describe());
-        assert!(lost.high == 0 || is_told, "a light load was captured in full and called lost: {}", describe());
+        assert!(
+            lost.high == 0 || is_told,
+            "a light load was captured in full and called lost: {}",
+            describe()
+        );
     }
 }
 
