@@ -132,14 +132,55 @@ fn disorder_within_the_window_changes_nothing() {
     for seed in seeds() {
         let (events, _) = Synthetic::new(SyntheticConfig { lost: 10, ..rich(seed) }).all();
         let straight = run(&events, 64);
-        let mut random = Random(seed);
-        let mut late: Vec<(u64, &Event)> =
-            events.iter().map(|event| (order::time(event).0 + random.below(15_000_000), event)).collect();
-        late.sort_by_key(|(time, _)| *time);
-        let late: Vec<Event> = late.into_iter().map(|(_, event)| event.clone()).collect();
-        let shuffled = run(&late, 64);
+        let shuffled = run(&delayed(&events, 15_000_000, seed), 64);
         assert!(straight.transactions == shuffled.transactions, "seed {seed}");
     }
+}
+
+/// Puts each event up to `lateness_ns` behind its place.
+fn delayed(events: &[Event], lateness_ns: u64, seed: u64) -> Vec<Event> {
+    let mut random = Random(seed);
+    let mut late: Vec<(u64, &Event)> =
+        events.iter().map(|event| (order::time(event).0 + random.below(lateness_ns), event)).collect();
+    late.sort_by_key(|(time, _)| *time);
+    late.into_iter().map(|(_, event)| event.clone()).collect()
+}
+
+#[test]
+fn what_comes_later_than_the_window_is_lost_and_paired_with_nothing_wrongly() {
+    let mut n_late = 0;
+    for seed in seeds() {
+        let half_duplex = SyntheticConfig { seed, n_requests: 1_000, ..SyntheticConfig::default() };
+        for config in [
+            SyntheticConfig { pieces: 2, long_bodies: 50, ..half_duplex.clone() },
+            SyntheticConfig { lost: 10, mid_join: 200, ..half_duplex },
+            rich(seed),
+        ] {
+            let (events, truth) = Synthetic::new(config).all();
+            for lateness_ns in [25_000_000, 40_000_000, 100_000_000, 400_000_000] {
+                let metrics = Metrics::default();
+                let mut pipeline = new(&metrics);
+                let events = delayed(&events, lateness_ns, seed);
+                pipeline.push_batch(&EventBatch { first_ordinal: 0, events });
+                let mut transactions = pipeline.drain().transactions;
+                transactions.extend(pipeline.finish().transactions);
+                for transaction in &transactions {
+                    let id = transaction.target.as_deref().and_then(id_of).expect("a target with an id");
+                    if let Some(status) = transaction.status_code {
+                        assert_eq!(status, status_of(id), "seed {seed}: a wrong pair: {transaction:?}");
+                    }
+                }
+                let (captured, lost) = (transactions.len() as u64, pipeline.snapshot().lost_requests);
+                assert!(
+                    captured + lost.low <= truth.requests && truth.requests <= captured + lost.high,
+                    "seed {seed}: {captured} + {lost:?} is not {}",
+                    truth.requests
+                );
+                n_late += metrics.get(Counter::Late);
+            }
+        }
+    }
+    assert!(n_late > 100, "{n_late}");
 }
 
 #[test]

@@ -5,11 +5,11 @@
 //! half-duplex connections, where no two threads move bytes at once. Stream positions are the kernel's and stay right.
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
-use tracer_ebpf::{Conn, Stat, Sum, Tuple, VERDICT_EVERYTHING, Verdict, conn_id, verdict_slot};
+use tracer_ebpf::{Conn, Stat, Sum, Tuple, VERDICT_EVERYTHING, Verdict, conn_id, socket_hint, verdict_slot};
 
 use crate::{
-    maps::{CONNS, VERDICTS},
-    memory::copy_words,
+    maps::{CONNS, SOCKET_HINTS, VERDICTS},
+    memory::{copy_words, forget},
     settings::setting,
     stats::count,
 };
@@ -66,6 +66,13 @@ pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut 
     const BPF_NOEXIST: u64 = 1;
     /// Looks at an entry that another CPU is filling in: it takes that one some 50 instructions.
     const LOOKS: u32 = 32;
+    let mut address = socket;
+    // SAFETY: a plain integer afterwards; before it may be a typed pointer, which the verifier lets nobody calculate with.
+    unsafe { forget(&mut address) };
+    if let Some(hint) = SOCKET_HINTS.get_ptr_mut(socket_hint(address)) {
+        // SAFETY: an aligned word of the map; whoever writes it writes 1.
+        unsafe { hint.write_volatile(1) };
+    }
     #[expect(clippy::needless_borrows_for_generic_args, reason = "by value, it would be copied to the stack")]
     let is_new = CONNS.insert(socket, &EMPTY, BPF_NOEXIST).is_ok();
     let Some(conn) = CONNS.get_ptr_mut(socket) else {
@@ -106,6 +113,15 @@ pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut 
 pub fn find(socket: u64) -> Option<&'static mut Conn> {
     // SAFETY: map values stay readable for the program's run; concurrent writers see the module's header.
     CONNS.get_ptr_mut(socket).map(|conn| unsafe { &mut *conn }).filter(|conn| conn.id != 0)
+}
+
+/// The state of a socket, for hooks that see every socket of the host.
+#[inline(always)]
+pub fn find_hinted(socket: u64) -> Option<&'static mut Conn> {
+    if SOCKET_HINTS.get(socket_hint(socket)).is_none_or(|hint| *hint == 0) {
+        return None;
+    }
+    find(socket)
 }
 
 /// In force until user space says otherwise, where everything is wanted from the first byte on (`Settings::capture`).

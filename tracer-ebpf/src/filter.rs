@@ -1,13 +1,16 @@
 //! Which processes are targets. The first thing that a data hook asks; most hits end here.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_current_task_under_cgroup};
-use tracer_ebpf::{MAX_CGROUPS, MODE_ALL, MODE_TARGETS, Stat};
+use tracer_ebpf::{MAX_CGROUPS, MODE_ALL, MODE_TARGETS, Stat, Target, target_hint};
 
 use crate::{
-    maps::{ARMED, TARGET_CGROUPS, TARGET_PORTS, TARGETS},
+    maps::{ARMED, TARGET_CGROUPS, TARGET_HINTS, TARGET_PORTS, TARGETS},
     settings::setting,
     stats::count,
 };
+
+/// Marks that children of a target are targets.
+const FOLLOW: Target = Target { follow: 1 };
 
 /// The running thread.
 #[derive(Clone, Copy)]
@@ -45,11 +48,27 @@ pub fn is_target(pid: u32) -> bool {
     match setting!(mode) {
         MODE_ALL => true,
         MODE_TARGETS => {
+            let is_hinted = TARGET_HINTS.get(target_hint(pid)).is_some_and(|hint| *hint != 0);
             // SAFETY: only asked whether the key is there.
-            unsafe { TARGETS.get(pid) }.is_some() || (setting!(by_cgroup) != 0 && in_target_cgroup())
+            (is_hinted && unsafe { TARGETS.get(pid) }.is_some())
+                || (setting!(by_cgroup) != 0 && in_target_cgroup())
         }
         _ => false,
     }
+}
+
+/// Makes a process, and its children to be, targets. `false`: the map was full (counted).
+#[inline(always)]
+pub fn add_target(pid: u32) -> bool {
+    if let Some(hint) = TARGET_HINTS.get_ptr_mut(target_hint(pid)) {
+        // SAFETY: an aligned word of the map; whoever writes it writes 1.
+        unsafe { hint.write_volatile(1) };
+    }
+    let is_added = TARGETS.insert(pid, FOLLOW, 0).is_ok();
+    if !is_added {
+        count(Stat::TargetMapFull);
+    }
+    is_added
 }
 
 #[inline(always)]

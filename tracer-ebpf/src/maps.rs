@@ -4,7 +4,10 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, CgroupArray, HashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PortKey, Target, VERDICT_SLOTS, Verdict};
+use tracer_ebpf::{
+    Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target,
+    VERDICT_SLOTS, Verdict,
+};
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
 #[map]
@@ -28,6 +31,16 @@ pub static VERDICTS: Array<Verdict> = Array::with_max_entries(VERDICT_SLOTS, 0);
 /// Target processes by pid. Written by user space at start, here at fork, exec and exit. Full: a new child is not followed (counted).
 #[map]
 pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(16_384, 0);
+
+/// Whether a process may be a target, by [`tracer_ebpf::target_hint`]: 0 = no process of that slot ever was one, and [`TARGETS`] need not be
+/// asked (a hash lookup is a quarter of what a hit of another process costs). Set here and by user space before the target is, never cleared. One
+/// word for each slot: a bit would want an atomic `or`, which kernel 5.10 has not.
+#[map]
+pub static TARGET_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// The same for sockets and [`CONNS`], by [`tracer_ebpf::socket_hint`]: most hits of the hooks that see every socket of the host end here.
+#[map]
+pub static SOCKET_HINTS: Array<u64> = Array::with_max_entries(SOCKET_HINT_SLOTS, 0);
 
 /// Processes that own tracked connections although every process is a target: whose exit is worth a record. Full: the exit is not reported.
 #[map]

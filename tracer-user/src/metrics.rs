@@ -61,6 +61,8 @@ user_counters! {
     TrackerFull = "lost.tracker_full",
     /// Stream bytes dropped because a reorder window was full.
     ReorderFull = "lost.reorder_full",
+    /// Records that came so late that their connection had gone on without them: their bytes are a gap.
+    Late = "lost.late",
     /// Requests given up because too many were in flight on one connection.
     InFlightFull = "lost.in_flight_full",
     /// Parser give-ups: bytes that were not the protocol's.

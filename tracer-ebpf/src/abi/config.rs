@@ -12,6 +12,15 @@ pub const MAX_IOVECS: u32 = 8;
 /// Payload classes of a data record (bytes reserved behind [`crate::Data`]).
 pub const PAYLOAD_CLASSES: [u32; 4] = [256, 1024, 4096, 16_384];
 
+/// Slots of the hints of targets: 128 KiB, of which a hit touches one word.
+pub const TARGET_HINT_SLOTS: u32 = 16_384;
+
+/// Where the hint of a process stands.
+#[inline(always)]
+pub const fn target_hint(pid: u32) -> u32 {
+    pid & (TARGET_HINT_SLOTS - 1)
+}
+
 /// Why a process is a target; value of the `TARGETS` map (key: pid).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

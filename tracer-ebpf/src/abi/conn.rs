@@ -80,6 +80,15 @@ pub const fn verdict_slot(conn_id: u64) -> u32 {
     ((conn_id.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 48) as u32 & (VERDICT_SLOTS - 1)
 }
 
+/// Slots of the hints of sockets: 512 KiB.
+pub const SOCKET_HINT_SLOTS: u32 = 65_536;
+
+/// Where the hint of a socket stands. Its address spreads as a connection's id does ([`verdict_slot`]).
+#[inline(always)]
+pub const fn socket_hint(socket: u64) -> u32 {
+    (socket.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as u32 & (SOCKET_HINT_SLOTS - 1)
+}
+
 /// Makes a connection's id: boot-time nanoseconds of first sight in the high 58 bits (9 years of uptime), the
 /// CPU's low 6 bits below. Never reused: one CPU reads a later time at every call (each read takes longer than the
 /// clock's step), and two CPUs differ in the low bits (beyond 64 CPUs a clash needs the same nanosecond as well).

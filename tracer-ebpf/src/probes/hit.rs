@@ -1,14 +1,14 @@
 //! What both families of data hooks do once they know thread, socket, direction and result.
 
-use tracer_ebpf::{CLOSE_REPLACED, Conn, EGRESS, FAMILY_UNIX, INGRESS, ROLE_UNKNOWN, Stat, Target};
+use tracer_ebpf::{CLOSE_REPLACED, Conn, EGRESS, FAMILY_UNIX, INGRESS, ROLE_UNKNOWN, Stat};
 
 use super::call::{Call, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC};
 use crate::{
-    capture::{self, Moved, no_buffer},
+    capture::{self, Buffer, Moved, no_buffer},
     conn::{self, Birth},
     filter::{Thread, wants_ports},
     maps::{CONNS, OWNERS, TARGETS},
-    memory::forget,
+    memory::hide,
     settings::setting,
     socket::{self, Kind, TcpMemory},
     stats::count,
@@ -92,20 +92,23 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
         consumed = sequence.copied;
         waiting = sequence.received != sequence.copied;
     }
-    let mut moved = Moved {
+    let time_ns = conn::now();
+    let moved = Moved {
         thread: hit.thread,
         comm: M::read(hit.task, setting!(offsets.task_comm)),
-        time_ns: conn::now(),
+        time_ns,
         enter_ns: 0,
         bytes: hit.result as u64,
         end,
         consumed,
-        direction: hit.direction as u8,
-        has_sequence: (kind == Kind::Tcp) as u8,
-        buffer: call.buffer,
+        direction: hide(hit.direction, time_ns) as u8,
+        has_sequence: hide((kind == Kind::Tcp) as u64, time_ns) as u8,
+        buffer: Buffer {
+            kind: hide(u64::from(call.buffer.kind), time_ns) as u32,
+            count: hide(u64::from(call.buffer.count), time_ns) as u32,
+            address: hide(call.buffer.address, time_ns),
+        },
     };
-    // SAFETY: plain integers.
-    unsafe { forget(&mut moved) };
     capture::moved(conn, &moved);
     if hit.direction == u64::from(INGRESS) && kind == Kind::Tcp {
         // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the
@@ -198,6 +201,3 @@ fn open<M: TcpMemory>(conn: &mut Conn, hit: &Hit, kind: Kind) -> u32 {
     }
     capture::open(conn, address as u64)
 }
-
-/// Marks that children of a target are targets.
-pub const FOLLOW: Target = Target { follow: 1 };

@@ -5,9 +5,9 @@ use tracer_ebpf::{
     ExeKey, Header, KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_START, MAX_COMMS, Process, Stat,
 };
 
-use super::hit::FOLLOW;
 use crate::{
     conn,
+    filter::add_target,
     maps::{EVENTS, OWNERS, TARGET_COMMS, TARGET_EXES, TARGETS},
     memory::{Memory, Typed},
     settings::setting,
@@ -31,8 +31,7 @@ pub fn process_fork(context: BtfTracePointContext) -> i32 {
         Some(target) if target.follow != 0 => {}
         _ => return 0,
     }
-    if TARGETS.insert(child_pid, FOLLOW, 0).is_err() {
-        count(Stat::TargetMapFull);
+    if !add_target(child_pid) {
         return 0;
     }
     #[cfg(feature = "log")]
@@ -66,8 +65,7 @@ pub fn process_exec(context: BtfTracePointContext) -> i32 {
         if !is_target {
             return 0;
         }
-        if TARGETS.insert(pid, FOLLOW, 0).is_err() {
-            count(Stat::TargetMapFull);
+        if !add_target(pid) {
             return 0;
         }
         #[cfg(feature = "log")]
@@ -89,8 +87,8 @@ pub fn task_rename(context: BtfTracePointContext) -> i32 {
     let name: *const u8 = context.arg(1);
     let comm: [u64; 2] = crate::memory::Probed::read(name, 0);
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if pid != setting!(self_pid) && has_target_comm(comm) && TARGETS.insert(pid, FOLLOW, 0).is_err() {
-        count(Stat::TargetMapFull);
+    if pid != setting!(self_pid) && has_target_comm(comm) {
+        add_target(pid);
     }
     0
 }

@@ -1,6 +1,9 @@
 //! The life of TCP connections, and the arrival of bytes.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
 use tracer_ebpf::{
     CLOSE_NORMAL, EGRESS, Header, INGRESS, KIND_LISTENING, Listening, MODE_ALL, PortKey, ROLE_CLIENT,
     ROLE_SERVER, Stat, Tuple,
@@ -143,11 +146,10 @@ fn listening(sock: *const u8) {
 /// A TCP socket is destroyed: last sums, the close, and the end of its state.
 ///
 /// match-proto: `tcp_destroy_sock(struct sock *sk)`
-#[btf_tracepoint(function = "tcp_destroy_sock")]
-pub fn tcp_destroy(context: BtfTracePointContext) -> i32 {
-    let sock: *const u8 = context.arg(0);
-    let key = sock as u64;
-    let Some(conn) = conn::find(key) else { return 0 };
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub fn tcp_destroy(context: RawTracePointContext) -> i32 {
+    let key: u64 = context.arg(0);
+    let Some(conn) = conn::find_hinted(key) else { return 0 };
     if conn.opened != 0 {
         capture::close(conn, CLOSE_NORMAL);
     }
@@ -156,13 +158,12 @@ pub fn tcp_destroy(context: BtfTracePointContext) -> i32 {
 }
 
 /// Bytes arrived in a receive queue (kernel 6.3 and later). Runs for every segment of every TCP socket on the host: one
-/// map lookup for those that are not tracked.
+/// look into an array for those that are not tracked. Raw, because a typed pointer may not be calculated with.
 ///
 /// match-proto: `sk_data_ready(const struct sock *sk)`
-#[btf_tracepoint(function = "sk_data_ready")]
-pub fn data_ready(context: BtfTracePointContext) -> i32 {
-    let sock: *const u8 = context.arg(0);
-    if let Some(conn) = conn::find(sock as u64)
+#[raw_tracepoint(tracepoint = "sk_data_ready")]
+pub fn data_ready(context: RawTracePointContext) -> i32 {
+    if let Some(conn) = conn::find_hinted(context.arg(0))
         && conn.drained != 0
         && conn.arrival_ns == 0
     {

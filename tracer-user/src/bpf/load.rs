@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, CgroupArray, HashMap, MapData},
-    programs::Program,
+    programs::{Program, ProgramError},
 };
 use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
@@ -443,8 +443,8 @@ fn load_together(
     let (mut queue, mut outcomes) = (Vec::new(), FxHashMap::default());
     for probe in probes.iter().rev() {
         match programs.remove(probe.program) {
-            Some(Program::BtfTracePoint(program)) => queue.push((*probe, program)),
-            _ => drop(outcomes.insert(probe.program, Err("the object has no such program".to_owned()))),
+            Some(program) => queue.push((*probe, program)),
+            None => drop(outcomes.insert(probe.program, Err("the object has no such program".to_owned()))),
         }
     }
     let n_threads = thread::available_parallelism().map_or(1, usize::from).min(queue.len());
@@ -455,7 +455,12 @@ fn load_together(
             let Some((probe, program)) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
                 return;
             };
-            let outcome = program.load(probe.tracepoint, btf).map_err(|error| shortened(&chain(&error)));
+            let outcome = match program {
+                Program::BtfTracePoint(program) => program.load(probe.tracepoint, btf),
+                Program::RawTracePoint(program) => program.load(),
+                _ => Err(ProgramError::UnexpectedProgramType),
+            };
+            let outcome = outcome.map_err(|error| shortened(&chain(&error)));
             outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(probe.program, outcome);
         }
     };
@@ -472,6 +477,9 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
     match ebpf.program_mut(probe.program) {
         Some(Program::BtfTracePoint(program)) => {
             program.attach().map(|_| ()).map_err(|error| shortened(&chain(&error)))
+        }
+        Some(Program::RawTracePoint(program)) => {
+            program.attach(probe.tracepoint).map(|_| ()).map_err(|error| shortened(&chain(&error)))
         }
         _ => Err("the object has no such program".to_owned()),
     }
@@ -491,10 +499,12 @@ fn shortened(reason: &str) -> String {
 
 /// Takes a probe off its tracepoint, if it sits there, and gives its program back to the kernel.
 fn detach(ebpf: &mut Ebpf, probe: &Probe) {
-    if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(probe.program) {
-        // One that was never loaded has nothing to give back.
-        let _ = program.unload();
-    }
+    // One that was never loaded has nothing to give back.
+    let _ = match ebpf.program_mut(probe.program) {
+        Some(Program::BtfTracePoint(program)) => program.unload(),
+        Some(Program::RawTracePoint(program)) => program.unload(),
+        _ => Ok(()),
+    };
 }
 
 /// An error and its causes on one line.
@@ -513,12 +523,23 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Adds target processes to a loaded kernel side.
 pub fn add_targets(loaded: &mut Loaded, pids: &[u32]) -> Result<(), LoadError> {
-    let mut map: HashMap<&mut MapData, u32, abi::Target> = map(&mut loaded.ebpf, "TARGETS")?;
+    name_targets(&mut loaded.ebpf, pids.iter().copied())
+}
+
+/// Makes processes targets.
+fn name_targets(ebpf: &mut Ebpf, pids: impl Iterator<Item = u32> + Clone) -> Result<(), LoadError> {
+    let failed = |pid: u32, error: &dyn std::error::Error| LoadError::Map {
+        doing: format!("name process {pid} as a target"),
+        reason: chain(error),
+    };
+    // First: without its hint a target is not asked for.
+    let mut hints: Array<&mut MapData, u64> = array(ebpf, "TARGET_HINTS")?;
+    for pid in pids.clone() {
+        hints.set(abi::target_hint(pid), 1, 0).map_err(|error| failed(pid, &error))?;
+    }
+    let mut targets: HashMap<&mut MapData, u32, abi::Target> = map(ebpf, "TARGETS")?;
     for pid in pids {
-        map.insert(pid, abi::Target { follow: 1 }, 0).map_err(|error| LoadError::Map {
-            doing: format!("name process {pid} as a target"),
-            reason: chain(&error),
-        })?;
+        targets.insert(pid, abi::Target { follow: 1 }, 0).map_err(|error| failed(pid, &error))?;
     }
     Ok(())
 }
@@ -528,11 +549,7 @@ fn fill(ebpf: &mut Ebpf, config: &LoadConfig) -> Result<(), LoadError> {
     let failed = |doing: String| {
         move |error: &dyn std::error::Error| LoadError::Map { doing: doing.clone(), reason: chain(error) }
     };
-    let mut map: HashMap<&mut MapData, u32, abi::Target> = map(ebpf, "TARGETS")?;
-    for pid in config.targets.pids.iter().chain(&config.pids) {
-        map.insert(pid, abi::Target { follow: 1 }, 0)
-            .map_err(|error| failed(format!("name process {pid} as a target"))(&error))?;
-    }
+    name_targets(ebpf, config.targets.pids.iter().chain(&config.pids).copied())?;
     let mut map: HashMap<&mut MapData, u32, u32> = self::map(ebpf, "TARGET_PORTS")?;
     for port in &config.targets.ports {
         map.insert(u32::from(*port), 1, 0)

@@ -6,13 +6,13 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError},
     },
     time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use bytes::{Bytes, BytesMut};
-use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 use zerocopy::FromBytes as _;
@@ -45,6 +45,8 @@ const LITTLE: usize = 64 * 1024;
 const MAX_WAITING: usize = 4096;
 /// How long the last batches wait for a slow pipeline, once nothing is traced any more.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at whether there is room for them.
+const LAST_PAUSE: Duration = Duration::from_millis(1);
 /// Age at which a sum is read out of the kernel.
 const SUM_PERIOD: Duration = Duration::from_millis(250);
 /// Counters become an event this often.
@@ -88,7 +90,7 @@ pub struct Reader {
     ring: RingBuf<MapData>,
     stats: PerCpuArray<MapData, u64>,
     conns: HashMap<MapData, u64, abi::Conn>,
-    queue: Sender<RawBatch>,
+    queue: SyncSender<RawBatch>,
     metrics: Metrics,
     stop: Arc<AtomicBool>,
     names: Vec<Arc<str>>,
@@ -117,7 +119,7 @@ impl Reader {
     pub fn new(
         mut loaded: Loaded,
         ring_bytes: u32,
-        queue: Sender<RawBatch>,
+        queue: SyncSender<RawBatch>,
         metrics: Metrics,
         stop: Arc<AtomicBool>,
     ) -> Result<Reader, MapError> {
@@ -256,7 +258,10 @@ impl Reader {
         let n_records = std::mem::take(&mut self.n_records);
         self.metrics.add(Counter::RingRead, n_records);
         let batch = self.batch.split().freeze();
-        self.batch.reserve(BATCH_BYTES * 2);
+        if self.batch.capacity() < BATCH_BYTES {
+            // In the memory of batches that are done with, if there are some.
+            self.batch.reserve(BATCH_BYTES * 2);
+        }
         self.hand_on(RawBatch::Records(batch), n_records);
     }
 
@@ -296,16 +301,18 @@ impl Reader {
 
     /// Gives back what the queue has no room for, `None` if nobody reads it any more.
     fn offer(&self, batch: RawBatch) -> Result<(), Option<RawBatch>> {
-        let Some(last_wait) = self.last_wait else {
-            return self.queue.try_send(batch).map_err(|error| match error {
-                TrySendError::Full(batch) => Some(batch),
-                TrySendError::Disconnected(_) => None,
-            });
-        };
-        self.queue.send_deadline(batch, last_wait).map_err(|error| match error {
-            SendTimeoutError::Timeout(batch) => Some(batch),
-            SendTimeoutError::Disconnected(_) => None,
-        })
+        let mut batch = batch;
+        loop {
+            match self.queue.try_send(batch) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(None),
+                Err(TrySendError::Full(refused)) => batch = refused,
+            }
+            if self.last_wait.is_none_or(|last_wait| Instant::now() >= last_wait) {
+                return Err(Some(batch));
+            }
+            std::thread::sleep(LAST_PAUSE);
+        }
     }
 
     fn wait(&self) {

@@ -112,12 +112,14 @@ impl Connection {
         self.held_until
     }
 
-    /// Holds an event back.
+    /// Holds an event back, in time order: one that comes late stands where it belongs.
     pub fn hold(&mut self, data: Data, window_ns: u64) {
-        if self.held.is_empty() {
-            self.held_until = BootTime(data.time.0.saturating_add(window_ns));
+        let n_later = self.held.iter().rev().take_while(|other| other.time > data.time).count();
+        let at = self.held.len() - n_later;
+        self.held.insert(at, data);
+        if at == 0 {
+            self.rearm(window_ns);
         }
-        self.held.push_back(data);
     }
 
     /// The first event held back.

@@ -18,6 +18,7 @@ use crate::{
         connection::{Connection, MAX_HELD_EVENTS},
         order::{self, Order},
         role::ListeningSet,
+        stream::Place,
         tracker::Tracker,
     },
     enrich::table::ProcessTable,
@@ -302,9 +303,10 @@ impl Pipeline {
     /// Applies an event, in time order.
     fn apply(&mut self, event: Event) {
         let time = order::time(&event);
+        let is_late = time < self.rest.state.now;
         self.pass(time);
         match event {
-            Event::Data(data) => self.data(data),
+            Event::Data(data) => self.data(data, is_late),
             Event::ConnOpen(open) => self.open(&open),
             // The peer's FIN has arrived, and says nothing of what is still to be read before it: this direction ends with
             // the call that returns nothing, or with the connection.
@@ -389,8 +391,18 @@ impl Pipeline {
         entry.ends = None;
     }
 
-    fn data(&mut self, data: Data) {
+    /// `is_late`: it came behind later events, by more than the window.
+    fn data(&mut self, data: Data, is_late: bool) {
         let Some((entry, rest)) = self.entry(data.conn) else { return };
+        if is_late && data.bytes > 0 && data.time < entry.exchange.newest() {
+            // Its connection went on without it: what it would have been paired with has gone by. To the streams it is lost, unless
+            // it was seen before (a sum that was read out of the kernel, and then came by itself).
+            let place = entry.conn.streams[data.direction().index()].place(data.position);
+            if !matches!(place, Place::Behind { seen } if seen >= data.bytes) {
+                rest.metrics.add(Counter::Late, 1);
+            }
+            return;
+        }
         if entry.conn.forgotten && !entry.conn.opened && data.turn > 1 {
             let first = !entry.conn.streams.iter().any(|stream| stream.started);
             if first {
@@ -625,6 +637,7 @@ impl Pipeline {
             .saturating_add(get("lost.batch_queue_full"))
             .saturating_add(get("lost.probe_not_run"))
             .saturating_add(get("lost.decode_short"))
+            .saturating_add(get("lost.late"))
             .saturating_add(get("lost.recorder_queue_full"));
         if refused > self.rest.state.n_lost {
             self.rest.state.n_lost = refused;

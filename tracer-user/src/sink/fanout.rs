@@ -2,11 +2,12 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
     thread::{self, JoinHandle},
 };
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Sink;
 use crate::{
@@ -48,7 +49,7 @@ struct Delivery {
 
 struct Lane {
     name: &'static str,
-    queue: Sender<Delivery>,
+    queue: SyncSender<Delivery>,
     dropped: u64,
     thread: JoinHandle<SinkReport>,
 }
@@ -72,7 +73,7 @@ impl FanOut {
             .into_iter()
             .map(|sink| {
                 let name = sink.name();
-                let (sender, receiver) = bounded(queue.max(1));
+                let (sender, receiver) = sync_channel(queue.max(1));
                 let metrics = metrics.clone();
                 let thread = thread::Builder::new()
                     .name(format!("sink-{name}"))

@@ -6,11 +6,11 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvError},
     },
     thread::JoinHandle,
 };
 
-use crossbeam_channel::{Receiver, RecvError};
 use rustc_hash::FxHashSet;
 use tracer_ebpf as abi;
 
@@ -189,7 +189,7 @@ impl LiveSource {
             }
             None => None,
         };
-        let (sender, queue) = crossbeam_channel::bounded(config.batch_queue.max(1));
+        let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?;
         let reader = std::thread::Builder::new()
@@ -341,7 +341,7 @@ impl Drop for LiveSource {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // Nobody reads any more: the reader must not wait for room for its last batches.
-        drop(std::mem::replace(&mut self.queue, crossbeam_channel::never()));
+        drop(std::mem::replace(&mut self.queue, mpsc::channel().1));
         if let Some(reader) = self.reader.take() {
             // Its own panic was already reported, or does not matter now.
             let _ = reader.join();

@@ -140,7 +140,9 @@ impl Watermark {
 
     /// What has left since the last call.
     pub fn take(&mut self) -> TransactionBatch {
-        TransactionBatch { transactions: std::mem::take(&mut self.ready), watermark: self.reached }
+        // The next batch is about as large: its room need not grow step by step.
+        let room = Vec::with_capacity(self.ready.len());
+        TransactionBatch { transactions: std::mem::replace(&mut self.ready, room), watermark: self.reached }
     }
 
     /// Every transaction that ends before it has left.

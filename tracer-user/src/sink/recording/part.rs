@@ -6,11 +6,11 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc::Sender,
     },
 };
 
 use arrow_array::RecordBatch;
-use crossbeam_channel::Sender;
 
 use super::{Folder, RecordingConfig, seal::SealJob};
 use crate::{

@@ -5,12 +5,11 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::{Folder, Owner, PartWriter, RecordError, RecordingConfig, Shared, lock, seal::Sealer};
 use crate::{
@@ -39,7 +38,7 @@ const OVERDUE: u64 = 2;
 /// ```
 #[derive(Debug)]
 pub struct Recorder {
-    queue: Sender<Item>,
+    queue: SyncSender<Item>,
     queued_bytes: Arc<AtomicU64>,
     max_queued_bytes: u64,
     wants_checkpoint: Arc<AtomicBool>,
@@ -107,7 +106,7 @@ impl Recorder {
             PartWriter::new(shared.clone(), Dataset::Transactions, jobs.clone()),
             shared.clone(),
         )));
-        let (queue, items) = bounded(shared.config.queue_batches.max(1));
+        let (queue, items) = sync_channel(shared.config.queue_batches.max(1));
         let queued_bytes = Arc::new(AtomicU64::new(0));
         let wants_checkpoint = Arc::new(AtomicBool::new(true));
         let writer = EventWriter {

@@ -3,11 +3,12 @@
 
 use std::{
     fs::File,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
     thread::{self, JoinHandle},
 };
-
-use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::{Folder, Shared, enforce};
 use crate::{
@@ -120,7 +121,7 @@ pub(super) struct Sealer {
 impl Sealer {
     /// Starts it. The queue is of names; what waits in it waits on disk.
     pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<(Sealer, Sender<SealJob>)> {
-        let (sender, jobs) = unbounded();
+        let (sender, jobs) = channel();
         let thread =
             thread::Builder::new().name("txray-sealer".to_owned()).spawn(move || run(&shared, &jobs))?;
         Ok((Sealer { thread }, sender))

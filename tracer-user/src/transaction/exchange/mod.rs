@@ -248,6 +248,11 @@ impl Exchange {
         (waits && data.direction() != requests && data.turn <= asked.saturating_add(1)).then_some(requests)
     }
 
+    /// Time of the newest bytes that were applied.
+    pub fn newest(&self) -> BootTime {
+        self.flows[0].last.last.max(self.flows[1].last.last)
+    }
+
     fn flow(&self, direction: Direction) -> Flow {
         if direction == self.requests { Flow::Request } else { Flow::Response }
     }
