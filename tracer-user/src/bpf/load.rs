@@ -186,7 +186,7 @@ impl Loaded {
 /// Hits for which no program ran, by what they cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NotRun {
-    /// Of [`ARRIVALS`]: times, and no request.
+    /// Of the program that only notes arrivals: times, and no request.
     pub arrivals: u64,
     /// Of all others: a request may be missing for each.
     pub others: u64,
