@@ -501,35 +501,12 @@ struct Iovec {
     length: u64,
 }
 
-/// The `i`-th piece of a buffer in pieces, and the one behind it where there is one; not 0 if they cannot be read. Two at once: most
-/// vectors are a head and a body, and a read of user memory is 50 to 100 ns, whatever its size.
+/// The `i`-th piece of a buffer in pieces; `None` if it cannot be read.
 #[inline(always)]
-fn pieces(buffer: &Buffer, i: u32, pair: &mut [Iovec; 2]) -> u32 {
+fn piece(buffer: &Buffer, i: u32) -> Option<Iovec> {
     if buffer.kind == BUFFER_IOVECS {
-        let address = buffer.address + u64::from(i) * size_of::<Iovec>() as u64;
-        let n = if buffer.count - i >= 2 { 2 } else { 1 };
-        // SAFETY: the destination has room for two; the source may be anything; plain integers.
-        return unsafe {
-            bpf_probe_read_user(
-                pair.as_mut_ptr().cast::<c_void>(),
-                n * size_of::<Iovec>() as u32,
-                address as *const c_void,
-            )
-        } as u32;
+        return read_user::<Iovec>(buffer.address + u64::from(i) * size_of::<Iovec>() as u64);
     }
-    let (Some(first), second) =
-        (message(buffer, i), if i + 1 < buffer.count { message(buffer, i + 1) } else { None })
-    else {
-        return 1;
-    };
-    // One that cannot be read holds nothing, and more than it can is wanted of it.
-    *pair = [first, second.unwrap_or(Iovec { base: 0, length: u64::MAX })];
-    0
-}
-
-/// The bytes of the `i`-th message of a vector.
-#[inline(always)]
-fn message(buffer: &Buffer, i: u32) -> Option<Iovec> {
     let (iovecs, length) = message_piece(buffer.address, i)?;
     let iovec = read_user::<Iovec>(iovecs)?;
     // A message in several iovecs is not read further than its first one, and so are the messages behind it.
@@ -573,7 +550,6 @@ fn send_gathered<const N: usize, const ROOM: usize>(conn: &mut Conn, moved: &Mov
         unsafe { (*record).data.header.flags |= FLAG_CUT };
     }
     let mut failed = 0u32;
-    let mut pair = [Iovec { base: 0, length: 0 }; 2];
     let mut i = 0;
     while i < MAX_IOVECS {
         if i >= moved.buffer.count {
@@ -582,15 +558,10 @@ fn send_gathered<const N: usize, const ROOM: usize>(conn: &mut Conn, moved: &Mov
         // SAFETY: within the reservation.
         let filled = unsafe { reread(captured) };
         let left = wanted - filled;
-        if i & 1 == 0 {
-            if pieces(&moved.buffer, i, &mut pair) != 0 {
-                failed = 1;
-                break;
-            }
-        } else {
-            pair[0] = pair[1];
-        }
-        let iovec = pair[0];
+        let Some(iovec) = piece(&moved.buffer, i) else {
+            failed = 1;
+            break;
+        };
         i += 1;
         let n = if iovec.length < left { iovec.length } else { left };
         // Neither mask changes a value: filled < wanted < N and n ≤ wanted. They show it to the verifier.

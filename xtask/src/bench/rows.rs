@@ -157,9 +157,11 @@ pub(super) fn peak_memory(rounds: &Rounds) -> Row {
     }
 }
 
-/// Percentiles of the client's own clock at half of what the untraced server can do.
+/// Percentiles of the client's own clock at half of what server, client and tracer can do together here: with the tracer on the
+/// client's CPU, half of what the untraced server can do would be a load that the client itself cannot make in time.
 pub(super) fn half_load(bench: &Bench, rounds: &Rounds) -> Result<Vec<Row>> {
-    let rate = median(&untraced(rounds, |load| load.per_second)) / 2.0;
+    let together: Vec<f64> = rounds.traced.iter().map(|run| run.load.per_second).collect();
+    let rate = median(&together) / 2.0;
     let server = bench.server()?;
     let (mut untraced, mut traced) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for _ in 0..bench.n_pairs {
@@ -176,7 +178,7 @@ pub(super) fn half_load(bench: &Bench, rounds: &Rounds) -> Result<Vec<Row>> {
         let shares = ratios(&traced[at], &untraced[at]);
         let value = median(&shares);
         Row {
-            what: format!("{name} at half load ({rate:.0} requests/s), traced / untraced"),
+            what: format!("{name} at half of the traced load ({rate:.0} requests/s), traced / untraced"),
             hooks: Some(rounds.hooks.clone()),
             value,
             unit: "",

@@ -101,9 +101,10 @@ impl Server {
         parse_wrk(&text, server_cpu_ns)
     }
 
-    /// Median and 99th percentile, in microseconds, at a fixed rate; time counts from when a request was due.
+    /// Median and 99th percentile, in microseconds, at a fixed rate (`chrt` is in Debian's `util-linux`); time counts from when a request was due.
     pub(crate) fn at_rate(&self, workload: &Path, rate: f64, seconds: u64) -> Result<(f64, f64)> {
-        let mut load = command("taskset", ["-c", CLIENT_CPU]);
+        // Before the tracer on their CPU: what is measured is the server's latency, and not the client's wait for the CPU.
+        let mut load = command("chrt", ["--fifo", "1", "taskset", "-c", CLIENT_CPU]);
         load.arg(workload).args(["load", "--connections", "16", "--get", "/"]);
         load.args(["--to".into(), self.address()]);
         load.args(["--seconds".into(), seconds.to_string(), "--rate".into(), format!("{rate:.0}")]);
