@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what tracing costs, measured against the same server untraced and against a tracer whose target is
 //! another process (the floor), in turns, with the spread of untraced against untraced beside every figure.
 
+mod accuracy;
 mod figures;
 mod programs;
 mod rows;
@@ -107,6 +108,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         rows.extend(rows::half_load(&bench, &rounds)?);
         rows.extend(rows::kernel_cost(&bench, hooks)?);
         rows.push(rows::start(&bench, hooks)?);
+        rows.push(accuracy::latency_error(&bench, hooks)?);
+        rows.push(accuracy::memory(&bench, hooks)?);
     }
     rows.extend(of_recording);
     rows::clean(&bench)?;

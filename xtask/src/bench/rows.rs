@@ -151,9 +151,9 @@ pub(super) fn peak_memory(rounds: &Rounds) -> Row {
         hooks: Some(rounds.hooks.clone()),
         value,
         unit: "MB",
-        goal: "≤ 100 MB at 10 k req/s",
-        met: Some(value <= 100.0),
-        note: "one operation; the goal's 1,000 operations and churn are not part of this run".into(),
+        goal: "–",
+        met: None,
+        note: "one operation; the goal is for a tenth of the rate, below".into(),
     }
 }
 
