@@ -2,7 +2,11 @@
 //!
 //! Whether the one that is there can is not guessed from versions: set-up links a trial program with it.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -45,10 +49,17 @@ pub(crate) fn ensure(toolchain: &Toolchain) -> Result<PathBuf> {
     which("bpf-linker").context("bpf-linker was installed outside PATH; add cargo's bin folder to it")
 }
 
-/// Compiles and links the trial program.
+/// Compiles and links the trial program, in a folder of its own: two set-ups may run at once, and each other's files would
+/// vanish between compiler and linker.
 fn trial(toolchain: &Toolchain) -> Result<()> {
-    let dir = target_dir().join("xtask/trial");
+    let dir = target_dir().join(format!("xtask/trial-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
+    let tried = trial_in(&dir, toolchain);
+    fs::remove_dir_all(&dir)?;
+    tried
+}
+
+fn trial_in(dir: &Path, toolchain: &Toolchain) -> Result<()> {
     let source = dir.join("trial.rs");
     fs::write(&source, TRIAL)?;
     let mut rustc = command("rustup", ["run", &toolchain.name, "rustc"]);
