@@ -50,6 +50,9 @@ pub(crate) struct Summary {
     pub(crate) open: u64,
     #[serde(default)]
     pub(crate) lost_requests: Interval,
+    /// One for each name; what they hold is not used here.
+    #[serde(default)]
+    pub(crate) operations: Vec<serde::de::IgnoredAny>,
 }
 
 /// Lost requests are known exactly or as an interval.
