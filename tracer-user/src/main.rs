@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 
 /// Buffers of rows and batches are freed and allocated again all the time: pages that go back to the kernel in between are faults later. (A
 /// replay of 374,000 events took 0.44 to 0.53 s of user time and 10,700 page faults with this, 0.58 to 0.62 s and 21,000 to 26,500
-/// without; the resident set was the same.)
+/// without. The price: 117 instead of 106 MB resident in a live run at saturation.)
 fn keep_memory() {
     // SAFETY: no other thread exists yet. A refusal (0) changes nothing.
     unsafe {

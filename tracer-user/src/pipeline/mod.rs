@@ -47,8 +47,8 @@ pub struct PipelineConfig {
     /// Requests in flight on one connection; beyond it the oldest is given up (`lost.in_flight_full`). 1,024: above
     /// any pipeline depth or HTTP/2 stream limit in use.
     pub max_in_flight_per_conn: usize,
-    /// How long all events wait for earlier ones. What comes later than that is put in order by its connection alone, which is not
-    /// always right: with 5 ms, records up to 15 ms late gave a request another one's answer. 20 ms, as below. Verdicts wait as long.
+    /// How long all events wait for earlier ones. What comes later than that is put in order by its connection, or is lost where that has
+    /// gone on (`lost.late`). 20 ms, as below. Verdicts wait as long.
     pub order_window_ns: u64,
     /// How far apart in time two records of one connection may come in the wrong order. 20 ms: records of one
     /// connection are written by threads that may be preempted between hook and submission.
