@@ -211,6 +211,33 @@ fn captured_and_lost_is_what_happened_on_half_duplex_connections() {
 }
 
 #[test]
+fn captured_and_lost_is_what_happened_where_no_connection_is_seen_to_end() {
+    for seed in seeds() {
+        let half_duplex = SyntheticConfig { seed, n_requests: 2_000, ..SyntheticConfig::default() };
+        for config in [
+            half_duplex.clone(),
+            SyntheticConfig { long_bodies: 0, budget: u64::MAX, ..half_duplex },
+            rich(seed),
+        ] {
+            for lost in [10, 200] {
+                // As if the ring were full when the load stops: some connections end with an answer to nothing, some with half a
+                // question, and nobody tells that they end.
+                let config = SyntheticConfig { lost, max_per_conn: 10, ..config.clone() };
+                let (mut events, truth) = Synthetic::new(config).all();
+                events.retain(|event| !matches!(event, Event::ConnClose(_)));
+                let run = run(&events, 512);
+                let (captured, lost) = (run.transactions.len() as u64, run.snapshot.lost_requests);
+                assert!(
+                    captured + lost.low <= truth.requests && truth.requests <= captured + lost.high,
+                    "seed {seed}: {captured} + {lost:?} is not {}",
+                    truth.requests
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn captured_and_lost_is_what_happened_on_all_connections() {
     for seed in seeds() {
         let config = SyntheticConfig { lost: 30, lost_ends: 50, ..rich(seed) };

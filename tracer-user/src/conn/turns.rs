@@ -20,6 +20,9 @@
 //! have been in each of its unseen turns. And once messages went over several turns anywhere, an unseen turn may have
 //! been such a one on every connection.
 //!
+//! Until the close, turns that only the other direction's numbers tell of, and half a head whose rest was not seen, count in `high`
+//! only: the close may itself be lost, and then nothing else would account for them.
+//!
 //! A connection that was joined in the middle may begin with the rest of a request that started before: its first turn,
 //! when unseen, counts in `high` only. Which class a connection is in is known from what was seen of it; a connection of
 //! which nothing was seen is accounted for by the kernel's global counters (in `pipeline`).
@@ -60,6 +63,19 @@ pub enum Missing {
     Inside,
     /// More than that; or nothing was seen of the direction before.
     Outside,
+}
+
+/// What the account of one connection's turns does not hold itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Most requests seen in one turn anywhere: for connections that show no request of their own.
+    pub most: u32,
+    /// Messages went over several turns anywhere.
+    pub continued: bool,
+    /// No turn is a request any more.
+    pub tunnel: bool,
+    /// The head of a request was seen in part, and what came of it was not.
+    pub half_a_head: bool,
 }
 
 /// The account of one connection's turns.
@@ -111,7 +127,9 @@ impl Turns {
             return;
         }
         self.seen[at] = turn;
-        self.continued |= before != 0 && (continues || missing == Missing::Inside);
+        // What is missing before the first byte of the next turn is of the turn before: no message went on.
+        let is_rest = from_start && turn == before.saturating_add(2);
+        self.continued |= before != 0 && (continues || (missing == Missing::Inside && !is_rest));
         match missing {
             Missing::Nothing | Missing::Inside => {}
             Missing::Outside => {
@@ -156,6 +174,8 @@ impl Turns {
                     self.maybe[at] += 1;
                 }
             }
+            // Accounted for.
+            self.seen[at] = self.seen[at].max(end);
         }
         self.last = self.last.max(turn);
     }
@@ -237,22 +257,31 @@ impl Turns {
         self.most
     }
 
-    /// What was lost, given which direction carries the requests. `most`: requests seen in one turn anywhere, for
-    /// connections that show no request of their own; `continued`: messages went over several turns anywhere.
-    pub fn lost(&self, requests: Direction, most: u32, continued: bool) -> LostRequests {
+    /// What was lost, given which direction carries the requests.
+    pub fn lost(&self, requests: Direction, around: &Around) -> LostRequests {
         let at = requests.index();
         let unseen = self.unseen[at];
-        let most = if self.any { self.most } else { self.most.max(most) };
+        let since = if around.tunnel { 0 } else { self.since_seen(requests) } + u64::from(around.half_a_head);
+        let most = if self.any { self.most } else { self.most.max(around.most) };
         if most > 1 {
-            let high = self.blind_high.max(unseen.saturating_mul(u64::from(most)));
+            let high = self.blind_high.max((unseen + since).saturating_mul(u64::from(most)));
             let certain =
                 if self.is_pipelined() { self.blind_low } else { unseen - self.maybe[at].min(unseen) };
             LostRequests { low: certain.min(high), high }
-        } else if self.continued || continued {
-            LostRequests { low: self.blind_low.min(unseen), high: unseen }
+        } else if self.continued || around.continued {
+            LostRequests { low: self.blind_low.min(unseen), high: unseen + since }
         } else {
-            LostRequests { low: unseen - self.maybe[at].min(unseen), high: unseen }
+            LostRequests { low: unseen - self.maybe[at].min(unseen), high: unseen + since }
         }
+    }
+
+    /// Turns of a direction that have begun since the last of which anything was seen, as far as the other direction's
+    /// turns tell. They are unseen as long as nothing of them comes, or for good where the close was lost too. What would have been in
+    /// them is not known yet (the rest of a body?): they count in `high` only.
+    fn since_seen(&self, direction: Direction) -> u64 {
+        let seen = self.seen[direction.index()];
+        let known = self.known(direction).unwrap_or(0);
+        known.saturating_sub(u64::from(seen).div_ceil(2))
     }
 
     /// Turns of a direction known to have happened; `None` when nothing was seen that tells the parity.
@@ -270,7 +299,11 @@ impl Turns {
     pub fn unseen_of_unknown(&self) -> u64 {
         match self.seen {
             [0, 0] => u64::from(self.last).div_ceil(2),
-            _ => self.unseen[0].max(self.unseen[1]),
+            _ => Direction::BOTH
+                .map(|one| self.unseen[one.index()] + self.since_seen(one))
+                .into_iter()
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -286,6 +319,7 @@ mod tests {
 
     const IN: Direction = Direction::Ingress;
     const OUT: Direction = Direction::Egress;
+    const ALONE: Around = Around { most: 1, continued: false, tunnel: false, half_a_head: false };
 
     /// Turns seen (number; requests are the odd ones) and the last one; the interval of lost requests.
     #[track_caller]
@@ -299,7 +333,7 @@ mod tests {
             }
         }
         turns.close(last, [false; 2], mid_join);
-        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: expect.0, high: expect.1 });
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: expect.0, high: expect.1 });
     }
 
     #[test]
@@ -336,7 +370,7 @@ mod tests {
         turns.observe(OUT, 2, true, Missing::Outside, false, false);
         turns.requests_not_seen(100, true);
         turns.observe(IN, 5, true, Missing::Outside, false, false);
-        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: 1, high: 7 });
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: 1, high: 7 });
     }
 
     #[test]
@@ -348,9 +382,46 @@ mod tests {
         turns.observe(IN, 3, true, Missing::Nothing, true, false);
         turns.observe(IN, 5, true, Missing::Outside, false, false);
         turns.close(6, [false; 2], false);
-        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: 0, high: 0 });
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: 0, high: 0 });
         turns.observe(IN, 9, true, Missing::Outside, false, false);
-        assert_eq!(turns.lost(IN, 1, false), LostRequests { low: 0, high: 1 });
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: 0, high: 1 });
+    }
+
+    #[test]
+    fn the_missing_rest_of_an_answer_is_no_message_over_several_turns() {
+        let mut turns = Turns::default();
+        for turn in [1, 5] {
+            turns.observe(IN, turn, true, Missing::Outside, false, false);
+            turns.request_begun(IN, turn);
+        }
+        turns.observe(OUT, 2, true, Missing::Outside, false, false);
+        turns.observe(OUT, 4, true, Missing::Inside, false, false);
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: 1, high: 1 });
+        turns.observe(OUT, 6, false, Missing::Inside, false, false);
+        assert_eq!(
+            turns.lost(IN, &ALONE),
+            LostRequests { low: 0, high: 1 },
+            "began inside of the one before"
+        );
+    }
+
+    #[test]
+    fn turns_that_only_the_other_direction_tells_of_count_before_the_close_as_after_it() {
+        let mut turns = Turns::default();
+        turns.observe(IN, 1, true, Missing::Outside, false, false);
+        turns.request_begun(IN, 1);
+        turns.observe(OUT, 6, true, Missing::Outside, false, false);
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: 0, high: 2 });
+        assert_eq!(
+            turns.lost(IN, &Around { tunnel: true, ..ALONE }),
+            LostRequests { low: 0, high: 0 },
+            "bytes of a tunnel"
+        );
+        turns.close(6, [false; 2], false);
+        assert_eq!(turns.lost(IN, &ALONE), LostRequests { low: 2, high: 2 });
+        let mut turns = Turns::default();
+        turns.observe(OUT, 6, true, Missing::Outside, false, true);
+        assert_eq!((turns.unseen_of_unknown(), turns.known(IN)), (3, Some(3)));
     }
 
     #[test]

@@ -458,7 +458,8 @@ impl Pipeline {
         if let Some(entry) = self.tracker.remove(id) {
             let state = &mut self.rest.state;
             if !excludes(&self.rest.config, &entry) {
-                state.lost.add(entry.lost(state.most, state.continued));
+                let lost = entry.lost(state);
+                state.lost.add(lost);
             }
             let (requests, unknown) = entry.known_turns();
             state.known_turns += requests;
@@ -594,7 +595,7 @@ impl Pipeline {
         let (mut n_open, mut n_long_lived) = (0, 0);
         let mut by_service: BTreeMap<Arc<str>, [u64; 3]> = BTreeMap::new();
         for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
-            lost.add(entry.lost(state.most, state.continued));
+            lost.add(entry.lost(state));
             for open in entry.exchange.open() {
                 if open.kind == Kind::LongLived {
                     n_long_lived += 1;

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 
 use tracer_ebpf as abi;
 
-use super::{Entry, LostRequests, PipelineConfig, QUIET_NS, Rest};
+use super::{Entry, LostRequests, PipelineConfig, QUIET_NS, Rest, State};
 use crate::{
-    conn::{connection::Connection, stream::Place},
+    conn::{connection::Connection, stream::Place, turns::Around},
     event::{Data, Direction, Role},
     metrics::Counter,
     time::{Anchor, BootTime},
@@ -20,13 +20,19 @@ use crate::{
 
 impl Entry {
     /// Requests lost on this connection.
-    pub(super) fn lost(&self, most: u32, continued: bool) -> LostRequests {
+    pub(super) fn lost(&self, state: &State) -> LostRequests {
+        let around = Around {
+            most: state.most,
+            continued: state.continued,
+            tunnel: self.exchange.pairs().is_tunnel(),
+            half_a_head: self.exchange.has_half_a_head(&self.conn, state.n_lost > 0),
+        };
         match self.exchange.requests() {
-            Some(requests) => self.conn.turns.lost(requests, most, continued),
+            Some(requests) => self.conn.turns.lost(requests, &around),
             None if self.exchange.is_opaque() => LostRequests::default(),
             None => {
-                let turns = self.conn.turns.unseen_of_unknown();
-                LostRequests { low: 0, high: turns.saturating_mul(u64::from(most.max(1))) }
+                let turns = self.conn.turns.unseen_of_unknown() + u64::from(around.half_a_head);
+                LostRequests { low: 0, high: turns.saturating_mul(u64::from(state.most.max(1))) }
             }
         }
     }

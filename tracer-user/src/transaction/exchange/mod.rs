@@ -248,6 +248,19 @@ impl Exchange {
         (waits && data.direction() != requests && data.turn <= asked.saturating_add(1)).then_some(requests)
     }
 
+    /// A request whose head has come in part; `lossy`: events were lost, its rest may be among them. Otherwise only what the other side
+    /// said since shows that the rest has been there.
+    pub fn has_half_a_head(&self, conn: &Connection, lossy: bool) -> bool {
+        Direction::BOTH.into_iter().filter(|&one| self.requests().is_none_or(|requests| requests == one)).any(
+            |one| {
+                let flow = &self.flows[one.index()];
+                flow.spans.first().is_some_and(|(_, first)| {
+                    (!flow.resyncing || first.turn_start) && (lossy || conn.turns.last() > first.turn)
+                })
+            },
+        )
+    }
+
     /// Time of the newest bytes that were applied.
     pub fn newest(&self) -> BootTime {
         self.flows[0].last.last.max(self.flows[1].last.last)
@@ -509,6 +522,11 @@ impl Exchange {
             }
         }
         self.pairs.end_all(end, close.time, turnover.fx);
+        // Half a head is all there ever was of it.
+        for flow in &mut self.flows {
+            flow.held.clear();
+            flow.spans.clear();
+        }
     }
 
     /// The verdict to give now, if it is not the one in force.
