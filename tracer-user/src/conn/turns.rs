@@ -20,8 +20,9 @@
 //! have been in each of its unseen turns. And once messages went over several turns anywhere, an unseen turn may have
 //! been such a one on every connection.
 //!
-//! Until the close, turns that only the other direction's numbers tell of, and half a head whose rest was not seen, count in `high`
-//! only: the close may itself be lost, and then nothing else would account for them.
+//! Until the close, turns that only the other direction's numbers tell of, half a head whose rest was not seen and, once anything was
+//! lost, what a pipelining client may have sent behind the last request seen count in `high` only: the close may itself be lost, and then
+//! nothing else would account for them.
 //!
 //! A connection that was joined in the middle may begin with the rest of a request that started before: its first turn,
 //! when unseen, counts in `high` only. Which class a connection is in is known from what was seen of it; a connection of
@@ -76,6 +77,8 @@ pub struct Around {
     pub tunnel: bool,
     /// The head of a request was seen in part, and what came of it was not.
     pub half_a_head: bool,
+    /// Events were lost somewhere, and no close has told how far this connection came.
+    pub open_end: bool,
 }
 
 /// The account of one connection's turns.
@@ -242,6 +245,11 @@ impl Turns {
         self.unseen == [0; 2] && self.blind_low == 0 && self.blind_high == 0
     }
 
+    /// The beginning of a turn of this direction was not seen.
+    pub fn has_unseen(&self, direction: Direction) -> bool {
+        self.unseen[direction.index()] > 0
+    }
+
     /// Two requests shared a turn.
     pub fn is_pipelined(&self) -> bool {
         self.most > 1
@@ -264,7 +272,9 @@ impl Turns {
         let since = if around.tunnel { 0 } else { self.since_seen(requests) } + u64::from(around.half_a_head);
         let most = if self.any { self.most } else { self.most.max(around.most) };
         if most > 1 {
-            let high = self.blind_high.max((unseen + since).saturating_mul(u64::from(most)));
+            // More requests may have been in the last turn seen.
+            let turns = unseen + since + u64::from(around.open_end);
+            let high = self.blind_high.max(turns.saturating_mul(u64::from(most)));
             let certain =
                 if self.is_pipelined() { self.blind_low } else { unseen - self.maybe[at].min(unseen) };
             LostRequests { low: certain.min(high), high }
@@ -319,7 +329,8 @@ mod tests {
 
     const IN: Direction = Direction::Ingress;
     const OUT: Direction = Direction::Egress;
-    const ALONE: Around = Around { most: 1, continued: false, tunnel: false, half_a_head: false };
+    const ALONE: Around =
+        Around { most: 1, continued: false, tunnel: false, half_a_head: false, open_end: false };
 
     /// Turns seen (number; requests are the odd ones) and the last one; the interval of lost requests.
     #[track_caller]

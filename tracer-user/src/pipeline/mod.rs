@@ -439,7 +439,7 @@ impl Pipeline {
             // Nothing was seen that would tell which direction they had.
             entry.conn.turns.close(close.turn, [false; 2], false);
         }
-        self.remove(close.conn);
+        self.remove(close.conn, true);
         self.tracker.end(close.conn, close.time);
     }
 
@@ -451,14 +451,14 @@ impl Pipeline {
             self.rest.with(entry, |exchange, _, turnover| exchange.pairs_mut().lose_all(now, turnover.fx));
         }
         self.rest.state.forgotten = true;
-        self.remove(id);
+        self.remove(id, false);
     }
 
-    fn remove(&mut self, id: ConnId) {
+    fn remove(&mut self, id: ConnId, closed: bool) {
         if let Some(entry) = self.tracker.remove(id) {
             let state = &mut self.rest.state;
             if !excludes(&self.rest.config, &entry) {
-                let lost = entry.lost(state);
+                let lost = entry.lost(state, closed);
                 state.lost.add(lost);
             }
             let (requests, unknown) = entry.known_turns();
@@ -595,7 +595,7 @@ impl Pipeline {
         let (mut n_open, mut n_long_lived) = (0, 0);
         let mut by_service: BTreeMap<Arc<str>, [u64; 3]> = BTreeMap::new();
         for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
-            lost.add(entry.lost(state));
+            lost.add(entry.lost(state, false));
             for open in entry.exchange.open() {
                 if open.kind == Kind::LongLived {
                     n_long_lived += 1;

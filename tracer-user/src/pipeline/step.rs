@@ -19,13 +19,15 @@ use crate::{
 };
 
 impl Entry {
-    /// Requests lost on this connection.
-    pub(super) fn lost(&self, state: &State) -> LostRequests {
+    /// Requests lost on this connection; `closed`: its close was seen.
+    pub(super) fn lost(&self, state: &State, closed: bool) -> LostRequests {
+        let lossy = state.n_lost > 0;
         let around = Around {
             most: state.most,
             continued: state.continued,
             tunnel: self.exchange.pairs().is_tunnel(),
-            half_a_head: self.exchange.has_half_a_head(&self.conn, state.n_lost > 0),
+            half_a_head: self.exchange.has_half_a_head(&self.conn, lossy),
+            open_end: lossy && !closed,
         };
         match self.exchange.requests() {
             Some(requests) => self.conn.turns.lost(requests, &around),

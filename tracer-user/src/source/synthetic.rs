@@ -50,6 +50,8 @@ pub struct SyntheticConfig {
     pub mid_join: u64,
     /// Data records that the ring refuses.
     pub lost: u64,
+    /// Data records whose bytes the kernel leaves out, because the ring is nearly full.
+    pub left_out: u64,
     /// Opens and closes that the ring refuses.
     pub lost_ends: u64,
     /// By how much a record may come late in the ring, ns.
@@ -75,6 +77,7 @@ impl Default for SyntheticConfig {
             broken: 0,
             mid_join: 0,
             lost: 0,
+            left_out: 0,
             lost_ends: 0,
             disorder_ns: 0,
             budget: 4096,
@@ -334,7 +337,7 @@ impl Synthetic {
             socket.in_turn = 0;
             self.turns_request += u64::from(direction == requests_of(socket.role));
         }
-        let captured = (socket.budget.saturating_sub(socket.in_turn)).min(bytes.len() as u64) as usize;
+        let mut captured = (socket.budget.saturating_sub(socket.in_turn)).min(bytes.len() as u64) as usize;
         socket.in_turn += bytes.len() as u64;
         let at = direction.index();
         let position = socket.position[at];
@@ -346,6 +349,10 @@ impl Synthetic {
         }
         let mut flags = if direction == Direction::Egress { abi::FLAG_EGRESS } else { 0 };
         flags |= if turn_start { abi::FLAG_TURN_START } else { 0 };
+        if self.config.left_out > 0 && self.random.chance(self.config.left_out) {
+            captured = 0;
+            flags |= abi::FLAG_OVERLOAD;
+        }
         let data = Data {
             time: BootTime(socket.now),
             first: BootTime(entered),

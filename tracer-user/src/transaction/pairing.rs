@@ -575,15 +575,16 @@ impl Pairs {
         }
     }
 
-    /// Contents of the response flow, from an event with `stamp`, were there but not captured where a head had to begin
-    /// (`head`) or in the middle of a message.
-    pub fn response_not_captured(&mut self, stamp: &Stamp, position: u64, head: bool, fx: &mut Effects) {
-        if !head {
-            if let Answering::Final(ordinal) = self.response {
-                self.response_by_turn = true;
-                if let Some(at) = self.find(ordinal) {
-                    self.open[at].gap = true;
-                }
+    /// Contents of the response flow, from an event with `stamp`, were there but not captured: in the middle of the answer to the
+    /// only request there is, or where a head had to begin. In the middle of anything else (an interim response, one without a
+    /// request, one of several) a head may have been among them.
+    pub fn response_not_captured(&mut self, stamp: &Stamp, position: u64, fx: &mut Effects) {
+        if let Answering::Final(ordinal) = self.response
+            && self.open.len() <= 1
+        {
+            self.response_by_turn = true;
+            if let Some(at) = self.find(ordinal) {
+                self.open[at].gap = true;
             }
             return;
         }

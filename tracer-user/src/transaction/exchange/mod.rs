@@ -104,8 +104,8 @@ enum Known {
 enum Blind {
     /// Their events were lost.
     Lost,
-    /// The same, before the first bytes seen of a direction on a connection that is older than the tracer: they may have
-    /// been the rest of a message that began before.
+    /// The same, before the first bytes seen of a direction or the first request, on a connection that is older than the tracer:
+    /// they may have been the rest of a message that began before.
     LostOld,
     /// They were not captured: the verdict did not ask for them.
     NotCaptured,
@@ -331,7 +331,8 @@ impl Exchange {
             let begins_late = !stream.started && (data.turn > 2 || !stamp.turn_start);
             let missing = if begins_late { 1 } else { missing };
             if missing > 0 {
-                let why = if begins_late && old { Blind::LostOld } else { Blind::Lost };
+                let older = old && (begins_late || !self.pairs.has_begun());
+                let why = if older { Blind::LostOld } else { Blind::Lost };
                 self.blind(conn, direction, stream.next, missing, why, &stamp, turnover);
             }
         } else if missing > 0 {
@@ -382,7 +383,17 @@ impl Exchange {
             // The middle of something.
             flow.skip_turn = true;
         }
-        if flow.skip_turn || payload.is_empty() {
+        if flow.skip_turn {
+            return;
+        }
+        if payload.is_empty() {
+            if hole.0 > 0 {
+                // Nor can the rest of the turn be joined with what came before.
+                flow.held.clear();
+                flow.spans.clear();
+                flow.skip_turn = true;
+                not_inferred(conn, direction, stamp.turn);
+            }
             return;
         }
         let joined;
@@ -413,6 +424,11 @@ impl Exchange {
             self.protocol = at;
             self.parser = Some(protocol.parser());
             self.requests = requests;
+            if conn.turns.has_unseen(requests) {
+                // Some of what is answered from here on was asked before anybody understood it.
+                let turn = self.flows[requests.index()].last.turn;
+                self.pairs.requests_missing(turn, direction == requests, true);
+            }
             // What the other direction said before told nothing: the rest of something older.
             self.drop_unrecognised(conn, direction.flip());
             self.parse(conn, direction, payload, hole, stamp, turnover);
@@ -423,6 +439,9 @@ impl Exchange {
             flow.spans.push((stamp.position, *stamp));
             flow.held.extend_from_slice(payload);
             return;
+        }
+        if need_more {
+            not_inferred(conn, direction, flow.spans.first().map_or(stamp.turn, |(_, first)| first.turn));
         }
         flow.held.clear();
         flow.spans.clear();
@@ -499,6 +518,8 @@ impl Exchange {
                     Stamp { turn: close.turn, first: close.time, last: close.time, ..Stamp::default() };
                 self.blind(conn, direction, stream.next, missing, Blind::Lost, &last, turnover);
                 conn.streams[at].advance(close.position[at]);
+            } else if missing > 0 {
+                self.drop_unrecognised(conn, direction);
             }
         }
         if close.turn > 0 {
@@ -553,5 +574,15 @@ impl Exchange {
         }
         self.verdict = (mode, resume);
         Some(abi::Verdict { conn_id: conn.id.0, resume, mode, budget: abi::DEFAULT_BUDGET })
+    }
+}
+
+/// The head of a turn could not be looked at, and which direction asks is not known yet.
+fn not_inferred(conn: &mut Connection, direction: Direction, turn: u32) {
+    if turn <= 2 {
+        conn.turns.head_not_seen(direction, turn, conn.mid_join || conn.forgotten);
+    } else {
+        // It may be the rest of a message that began before.
+        conn.turns.turn_not_understood(direction, turn);
     }
 }

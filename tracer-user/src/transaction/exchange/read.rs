@@ -141,10 +141,13 @@ impl Exchange {
         // While it looks for a boundary a parser keeps what may be a head: the beginning of a turn.
         let in_head = !flow.held.is_empty()
             && (!flow.resyncing || flow.spans.first().is_some_and(|(_, stamp)| stamp.turn_start));
-        let head = in_head || (!in_message && !flow.resyncing && missing >= SHORTEST_REQUEST);
+        let begins_turn = stamp.turn_start && from == stamp.position;
+        // Of a head at the beginning of a turn, the first byte is enough.
+        let head =
+            in_head || (!in_message && !flow.resyncing && (missing >= SHORTEST_REQUEST || begins_turn));
         // A turn of which nothing can be looked at, behind something that was not understood: it began with a head, unless a
         // message goes over several turns, and then all counts of turns are taken for upper bounds.
-        let blind_turn = flow.resyncing && stamp.turn_start && from == stamp.position;
+        let blind_turn = flow.resyncing && begins_turn;
         if !flow.resyncing {
             turnover.fx.gaps += 1;
             turnover.fx.counted = true;
@@ -177,7 +180,7 @@ impl Exchange {
             }
             (Flow::Response, Blind::NotCaptured | Blind::LeftOut) => {
                 self.everything |= why == Blind::NotCaptured;
-                self.pairs.response_not_captured(stamp, position, !in_message, turnover.fx);
+                self.pairs.response_not_captured(stamp, position, turnover.fx);
             }
         }
     }
