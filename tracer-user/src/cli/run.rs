@@ -350,10 +350,12 @@ impl Pump {
         let failure = self.pump(source.as_mut(), &mut pipeline, recorder).err();
         // The probes go first: nothing is read any more.
         drop(source);
-        // What is in flight becomes `tracer_stopped`.
+        // What is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
+        let Snapshot { n_open, n_long_lived, in_flight, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
-        self.deliver(rest, Some(&snapshot));
+        let last = Snapshot { n_open, n_long_lived, in_flight, ..snapshot.clone() };
+        self.deliver(rest, Some(&last));
         (snapshot, failure)
     }
 
