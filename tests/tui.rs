@@ -13,16 +13,22 @@ use tracer_user::{
     sink::{
         Sink as _,
         histogram::{HistogramSink, SharedHistograms},
+        recent::{RecentSink, SharedRecent},
         xlog::{SharedXlog, XlogSink},
     },
     time::{BootTime, WallTime},
     transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch},
-    tui::{App, Colours, Density, Feed, Heading, Key, Model, SharedStatus, Symbols, Theme, chart_size, draw},
+    tui::{
+        App, Chart, Colours, Density, Feed, Heading, Key, Layout, Model, SharedStatus, Symbols, Theme, View,
+        draw, layout,
+    },
 };
 
 const SECOND: u64 = 1_000_000_000;
 /// 2023-11-14 22:13:20 UTC.
 const START: u64 = 1_700_000_000 * SECOND;
+/// Rows that are kept.
+const ROWS: usize = 1 << 15;
 const MANY: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode };
 
 fn transaction(i: u64) -> Transaction {
@@ -129,6 +135,7 @@ fn feed(transactions: Vec<Transaction>, snapshots: &[Snapshot]) -> Feed {
     let feed = Feed {
         histograms: SharedHistograms::default(),
         xlog: SharedXlog::new(1 << 16),
+        recent: SharedRecent::new(ROWS),
         status: SharedStatus::default(),
     };
     let metrics = Metrics::default();
@@ -138,6 +145,7 @@ fn feed(transactions: Vec<Transaction>, snapshots: &[Snapshot]) -> Feed {
     let mut histograms = HistogramSink::new(feed.histograms.clone());
     let mut xlog = XlogSink::new(feed.xlog.clone(), metrics.clone());
     histograms.write(&batch).unwrap();
+    RecentSink::new(feed.recent.clone()).write(&batch).unwrap();
     histograms.advance(watermark).unwrap();
     xlog.write(&batch).unwrap();
     xlog.advance(watermark).unwrap();
@@ -151,6 +159,7 @@ struct Screen {
     buffer: Buffer,
     model: Model,
     app: App,
+    layout: Layout,
 }
 
 fn screen(feed: &Feed, width: u16, height: u16, theme: Theme, mut app: App) -> Screen {
@@ -167,16 +176,37 @@ fn screen_with(
     heading: &Heading,
 ) -> Screen {
     let area = Rect::new(0, 0, width, height);
-    let (chart_width, chart_height) = chart_size(area);
-    let model = Model::read(feed, heading, app, chart_width, chart_height);
-    app.n_rows = model.rows.len();
-    app.density = app.shown_density(model.chart.density(app.density));
+    let layout = layout(area, app);
+    let model = Model::read(feed, heading, app, &layout);
+    if let Some(chart) = &model.chart {
+        app.density = app.shown_density(chart.density(app.density));
+    }
     let mut buffer = Buffer::empty(area);
     draw(&mut buffer, &model, app, theme);
-    Screen { buffer, model, app: app.clone() }
+    Screen { buffer, model, app: app.clone(), layout }
+}
+
+/// The screen after these keys, each pressed on the screen that the one before left.
+fn press(feed: &Feed, size: (u16, u16), app: &mut App, keys: &[Key]) -> Screen {
+    let heading = Heading { title: "live  whole host".to_owned(), ..Heading::default() };
+    let mut screen = screen_with(feed, size.0, size.1, MANY, app, &heading);
+    for &key in keys {
+        app.key(key, &screen.model.seen(app, &screen.layout));
+        screen = screen_with(feed, size.0, size.1, MANY, app, &heading);
+    }
+    screen
+}
+
+/// Characters as keys.
+fn typed(text: &str) -> Vec<Key> {
+    text.chars().map(Key::Char).collect()
 }
 
 impl Screen {
+    fn chart(&self) -> &Chart {
+        self.model.chart.as_ref().expect("a view with an XLog")
+    }
+
     /// The lines as a terminal shows them.
     fn lines(&self) -> Vec<String> {
         use unicode_width::UnicodeWidthStr as _;
@@ -231,7 +261,11 @@ fn no_size_panics() {
     let feed = feed(busy(), &[snapshot(), lossy(299, 5)]);
     for width in (1..220).step_by(13) {
         for height in 1..70 {
-            let app = App { help: height % 2 == 0, ..App::default() };
+            let app = App {
+                help: (height % 2 == 0).then_some(height / 9),
+                view: View::ALL[usize::from(height) % View::ALL.len()],
+                ..App::default()
+            };
             screen(&feed, width, height, MANY, app);
         }
     }
@@ -251,7 +285,7 @@ fn a_filter_that_matches_nothing_says_what_was_seen() {
         Heading { title: "live".to_owned(), filter: Some("duration > 1h".to_owned()), ..Heading::default() };
     let screen = screen_with(&feed, 80, 24, MANY, &mut App::default(), &heading);
     assert!(screen.text().contains("no transaction matched duration > 1h; 1,204 seen"), "{}", screen.text());
-    assert!(screen.lines()[2].contains("filter duration > 1h  0/1,204"), "{}", screen.text());
+    assert!(screen.lines()[1].contains(" 0 of 1,204 match duration > 1h"), "{}", screen.text());
 }
 
 #[test]
@@ -259,9 +293,9 @@ fn losses_are_named_in_red_and_mark_their_columns() {
     let feed = feed(busy(), &[lossy(150, 0), lossy(160, 12), lossy(299, 12)]);
     let screen = screen(&feed, 80, 24, MANY, App::default());
     insta::assert_snapshot!("lossy_80x24", screen.text());
-    assert_eq!(screen.buffer[(0, 1)].style().fg, Some(Color::Red));
-    let marked = (0..80).filter(|&x| (3..12).any(|y| screen.buffer[(x, y)].symbol() == "▒")).count();
-    let lost = screen.model.chart.lost.iter().filter(|lost| **lost).count();
+    assert_eq!(screen.buffer[(0, 2)].style().fg, Some(Color::Red));
+    let marked = (0..80).filter(|&x| (4..13).any(|y| screen.buffer[(x, y)].symbol() == "▒")).count();
+    let lost = screen.chart().lost.iter().filter(|lost| **lost).count();
     assert!(lost != 0 && marked == lost, "{marked} columns marked, {lost} with losses");
 }
 
@@ -309,7 +343,7 @@ fn an_error_that_shares_its_cell_is_painted_as_one() {
         assert_eq!(painted, [red]);
         let none = Theme { colours: Colours::None, symbols: Symbols::Unicode };
         let plain = screen(&feed, 80, 24, none, App::default());
-        let letters: Vec<_> = (3..13)
+        let letters: Vec<_> = (4..13)
             .flat_map(|y| (7..80).map(move |x| (x, y)))
             .filter(|&at| plain.buffer[at].symbol() == "E")
             .collect();
@@ -342,22 +376,22 @@ fn the_figures_on_the_screen_are_the_models() {
         let lines = screen.lines();
         assert_eq!(screen.number_before(&lines[0], " transactions"), 1_200);
         assert_eq!(screen.number_before(&lines[0], " errors"), screen.model.errors);
-        assert_eq!(lines[1], screen.model.losses.line());
-        assert!(lines[1].contains("refused_data 1,234"));
-        assert!(lines[2].contains("served 1,100 "), "{}", lines[2]);
-        assert_eq!(screen.number_before(&lines[2], " ≥ 10.0s"), screen.model.chart.n_clamped);
-        assert_eq!(screen.number_before(&lines[2], " made hidden"), 100);
+        assert_eq!(lines[2], screen.model.losses.line());
+        assert!(lines[2].contains("refused_data 1,234"));
+        assert!(lines[3].contains("served 1,100 "), "{}", lines[3]);
+        assert_eq!(screen.number_before(&lines[3], " ≥ 10.0s"), screen.chart().n_clamped);
+        assert_eq!(screen.number_before(&lines[3], " made hidden"), 100);
         // The dots themselves: every cell of the model that holds some is on the screen, and no other.
-        let dots = (0..screen.model.chart.cells.len())
+        let dots = (0..screen.chart().cells.len())
             .filter(|&i| {
-                let (x, y) =
-                    (i as u16 % screen.model.chart.area.width, i as u16 / screen.model.chart.area.width);
-                let symbol = screen.buffer[(7 + x, 3 + y)].symbol().chars().next().unwrap();
+                let (x, y) = (i as u16 % screen.chart().area.width, i as u16 / screen.chart().area.width);
+                let cells = screen.layout.chart;
+                let symbol = screen.buffer[(cells.x + x, cells.y + y)].symbol().chars().next().unwrap();
                 ('\u{2801}'..='\u{28ff}').contains(&symbol)
             })
             .count();
         assert_eq!(screen.app.density, Density::Scatter);
-        assert_eq!(dots, screen.model.chart.cells.iter().filter(|cell| cell.count != 0).count());
+        assert_eq!(dots, screen.chart().cells.iter().filter(|cell| cell.count != 0).count());
         // The table: the counts of its rows add up to the header's.
         let counts: u64 = screen.model.rows.iter().map(|row| row.count).sum();
         assert_eq!(counts, 1_200);
@@ -378,31 +412,24 @@ fn the_figures_on_the_screen_are_the_models() {
 #[test]
 fn keys_change_what_is_drawn() {
     let feed = feed(busy(), &[snapshot()]);
-    let now = WallTime(START + 300 * SECOND);
-    let after = |keys: &[Key]| {
-        let mut app = App { n_rows: 3, ..App::default() };
-        for key in keys {
-            app.key(*key, now);
-        }
-        screen(&feed, 80, 24, MANY, app)
-    };
-    let title = |screen: &Screen| screen.lines()[2].clone();
+    let after = |keys: &[Key]| press(&feed, (80, 24), &mut App::default(), keys);
+    let title = |screen: &Screen| screen.lines()[3].clone();
     assert!(title(&after(&[])).contains("5 min  log  served 1,100"));
     assert!(title(&after(&[Key::Char('l')])).contains("linear"));
     assert!(title(&after(&[Key::Char('H')])).contains("heat (kept)"));
     assert!(title(&after(&[Key::Char('c')])).contains("made 100"));
     assert!(title(&after(&[Key::Char('+')])).contains("4 min"));
-    let top: Vec<Key> = "y9s".chars().map(Key::Char).chain([Key::Enter]).collect();
+    let top = [typed("y9s"), vec![Key::Enter]].concat();
     assert!(title(&after(&top)).contains("≥ 9.00s"));
     assert!(after(&[Key::Char(' ')]).lines()[0].contains("PAUSED +0"));
-    assert!(after(&[Key::Char('?')]).text().contains("type the top of the elapsed axis"));
+    assert!(after(&[Key::Char('?')]).text().contains("type the top of the axis"));
     assert!(after(&[Key::Char('y'), Key::Char('9')]).lines()[23].contains("axis: 9_"));
     let by_p99 = after(&[Key::Char('s'), Key::Char('s')]);
     assert_eq!(by_p99.model.rows[0].service, "주문서비스");
     assert!(by_p99.text().contains("▾p99"));
     let second = after(&[Key::Down]);
     let selected: Vec<u16> =
-        (0..24).filter(|&y| second.buffer[(0, y)].modifier.contains(Modifier::REVERSED)).collect();
+        (2..24).filter(|&y| second.buffer[(0, y)].modifier.contains(Modifier::REVERSED)).collect();
     let heading = second.lines().iter().position(|line| line.starts_with("service")).unwrap() as u16;
     assert_eq!(selected, [heading + 2]);
 }
@@ -420,4 +447,183 @@ fn a_crowd_turns_into_a_heat_map_by_itself() {
     let screen = screen(&feed(crowd, &[snapshot()]), 80, 24, MANY, App::default());
     assert_eq!(screen.app.density, Density::Heat);
     insta::assert_snapshot!("heat_80x24", screen.text());
+}
+
+#[test]
+fn the_xlog_alone_has_rows_and_percentiles_beside_it() {
+    let feed = feed(busy(), &[lossy(150, 0), lossy(160, 12)]);
+    for (width, height) in [(80, 24), (120, 40), (200, 60), (400, 100)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("2"));
+        insta::assert_snapshot!(format!("xlog_{width}x{height}"), screen.text());
+        if width < 90 {
+            continue;
+        }
+        let [p50, p99] = screen.chart().quantiles([0.5, 0.99]).unwrap();
+        for (name, ns) in [("p50", p50), ("p99", p99)] {
+            let shown = tracer_user::report::format::duration(ns);
+            let row = screen.chart().row_of(ns).unwrap();
+            let line = &screen.lines()[usize::from(screen.layout.chart.y + row)];
+            assert!(line.ends_with(&format!("{name} {shown}")), "{line:?}");
+        }
+        // The smallest value that a hundredth are not below, counted by hand.
+        let mut durations: Vec<i64> =
+            busy().iter().filter(|t| t.role == Role::Server).map(|t| t.duration_ns).collect();
+        durations.sort_unstable();
+        let exact = durations[(durations.len() * 99).div_ceil(100) - 1] as f64;
+        assert!((p99 as f64 / exact - 1.0).abs() < 0.01, "{p99} is not {exact}");
+    }
+}
+
+/// Keys that select columns `a..=b` of the XLog from the middle, in all rows.
+fn select_columns(screen: &Screen, a: u16, b: u16) -> Vec<Key> {
+    let area = screen.layout.chart;
+    let mut keys = vec![Key::Char('v')];
+    let (middle, up) = (area.width / 2, area.height / 2);
+    let step = |from: u16, to: u16| {
+        let key = if to < from { Key::Left } else { Key::Right };
+        std::iter::repeat_n(key, usize::from(from.abs_diff(to)))
+    };
+    keys.extend(step(middle, a));
+    keys.extend(std::iter::repeat_n(Key::Up, usize::from(up)));
+    keys.push(Key::Char('v'));
+    keys.extend(step(a, b));
+    keys.extend(std::iter::repeat_n(Key::Down, usize::from(area.height)));
+    keys
+}
+
+#[test]
+fn a_selected_rectangle_is_listed_without_a_cap_and_its_rows_are_those_that_a_scan_finds() {
+    let feed = feed(busy(), &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    let mut keys = select_columns(&xlog, 20, 59);
+    keys.push(Key::Enter);
+    let list = press(&feed, (120, 40), &mut app, &keys);
+    insta::assert_snapshot!("list_120x40", list.text());
+    let (from, to) = app.selection.unwrap().times();
+    let by_hand: Vec<u64> = {
+        let mut rows: Vec<Transaction> = busy()
+            .into_iter()
+            .filter(|t| t.role == Role::Server && t.end_time >= from && t.end_time < to)
+            .collect();
+        rows.sort_by_key(|t| std::cmp::Reverse(t.duration_ns));
+        rows.iter().map(|t| t.seq).collect()
+    };
+    let listed = list.model.list.as_ref().unwrap();
+    assert!(by_hand.len() > 400, "{}", by_hand.len());
+    assert_eq!(listed.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), by_hand);
+    assert_eq!(list.number_before(&list.lines()[3], " transactions"), by_hand.len() as u64);
+    // The whole list can be walked to its end.
+    let last = press(&feed, (120, 40), &mut app, &[Key::End]);
+    let shortest = listed.rows.last().unwrap();
+    let line = last.lines()[38].clone();
+    assert!(line.contains(&tracer_user::report::format::duration(shortest.duration_ns as u64)), "{line}");
+}
+
+#[test]
+fn any_rectangle_holds_exactly_the_dots_that_are_drawn_in_it() {
+    let feed = feed(busy(), &[snapshot()]);
+    for (size, scale) in [((80, 24), ""), ((120, 40), "l"), ((61, 17), "c"), ((200, 60), "cc")] {
+        let screen = press(&feed, size, &mut App::default(), &typed(&format!("2{scale}")));
+        let chart = screen.chart();
+        let (width, height) = (chart.area.width, chart.area.height);
+        for (a, b) in [((0, 0), (width - 1, height - 1)), ((3, 0), (9, 0)), ((width / 2, 2), (5, height - 1))]
+        {
+            let rectangle = chart.geometry.rectangle(a, b);
+            let drawn: u64 = (0..chart.cells.len())
+                .filter(|&i| rectangle.has(i as u16 % width, i as u16 / width))
+                .map(|i| chart.cells[i].count)
+                .sum();
+            let inside = busy()
+                .iter()
+                .filter(|t| rectangle.contains(t.role, t.end_time, t.duration_ns as u64))
+                .count() as u64;
+            assert_eq!(inside, drawn, "{size:?} {a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn a_transaction_is_opened_from_the_list_and_shows_where_its_time_went() {
+    let base = WallTime(START + 100 * SECOND);
+    let at = |ms: u64| WallTime(base.0 + ms * 1_000_000);
+    let mut transactions: Vec<Transaction> = (0..20)
+        .map(|i| Transaction {
+            ordinal: i,
+            seq: i,
+            start_time: at(i * 50),
+            end_time: at(i * 50 + 1),
+            ..transaction(i)
+        })
+        .collect();
+    transactions.push(Transaction {
+        start_time: at(2_000),
+        request_end: Some(at(2_100)),
+        response_start: Some(at(2_900)),
+        end_time: at(3_000),
+        duration_ns: 1_000_000_000,
+        ttfb_ns: Some(800_000_000),
+        queue_ns: Some(250_000_000),
+        target: Some(Bytes::from_static(b"/item/7?q=\xff\x1b[2J")),
+        status_code: Some(503),
+        error: true,
+        error_type: Some("503".into()),
+        ordinal: 20,
+        seq: 20,
+        ..transaction(0)
+    });
+    let feed = feed(transactions, &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    let mut keys = select_columns(&xlog, 0, 93);
+    keys.extend([Key::Enter, Key::Enter]);
+    let detail = press(&feed, (120, 40), &mut app, &keys);
+    insta::assert_snapshot!("detail_120x40", detail.text());
+    assert!(detail.text().contains("503") && !detail.text().contains('\u{1b}'));
+    for (name, shown) in
+        [("queued", "250ms"), ("reading", "100ms"), ("waiting", "800ms"), ("sending", "100ms")]
+    {
+        let line = detail.lines().into_iter().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.contains(shown), "{line}");
+    }
+}
+
+#[test]
+fn what_is_older_than_the_rows_kept_is_counted_in_the_list() {
+    let transactions: Vec<Transaction> = (0..ROWS as u64 + 500)
+        .map(|i| Transaction {
+            end_time: WallTime(START + 200 * SECOND + i * 1_000_000),
+            seq: i,
+            ordinal: i,
+            ..transaction(0)
+        })
+        .collect();
+    let feed = feed(transactions, &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    let keys = select_columns(&xlog, 0, xlog.layout.chart.width - 1);
+    let list = press(&feed, (120, 40), &mut app, &[keys, vec![Key::Enter]].concat());
+    let title = &list.lines()[3];
+    let listed = list.model.list.as_ref().unwrap();
+    assert_eq!((listed.n, listed.rows.len()), (ROWS as u64 + 500, ROWS));
+    assert!(title.contains("500 of them are older than the rows that are kept"), "{title}");
+}
+
+#[test]
+fn the_help_of_every_place_lists_all_its_keys() {
+    let feed = feed(busy(), &[snapshot()]);
+    for size in [(120, 60), (60, 15)] {
+        let mut app = App::default();
+        let mut seen_text = String::new();
+        let mut screen = press(&feed, size, &mut app, &typed("2?"));
+        for _ in 0..40 {
+            seen_text.push_str(&screen.text());
+            screen = press(&feed, size, &mut app, &[Key::Down]);
+        }
+        for binding in tracer_user::tui::BINDINGS {
+            if binding.places.contains(&tracer_user::tui::Place::View(View::Xlog)) {
+                assert!(seen_text.contains(binding.what), "{size:?}: {}", binding.what);
+            }
+        }
+    }
 }

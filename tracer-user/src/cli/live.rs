@@ -56,6 +56,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;
+    give_back_memory();
     let handle = source.stop_handle();
     stop.on_stop(move || handle.stop());
     let verdicts = source.verdicts();
@@ -82,6 +83,13 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         notes,
         config,
     })
+}
+
+/// Reading the kernel's types takes tens of megabytes that nothing needs any more: resident were 80 MB of an idle tracer, 33 of them the
+/// ring of 16 MiB, which is mapped twice.
+fn give_back_memory() {
+    // SAFETY: gives free pages of the heap back to the kernel; nothing points into them.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// A start that failed, in the words of `doctor` where it knows the cause: the kernel's own are about programs and maps.

@@ -30,6 +30,7 @@ use crate::{
         fanout::{FanOut, SinkReport, WhenFull},
         histogram::{HistogramSink, SharedHistograms},
         jsonl::JsonLines,
+        recent::{DEFAULT_ROWS, RecentSink, SharedRecent},
         recording::Recorder,
         xlog::{SharedXlog, XlogSink},
     },
@@ -131,6 +132,8 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     } else if has_screen {
         let xlog = SharedXlog::new(config.terminal.xlog_dots);
         sinks.push(Box::new(XlogSink::new(xlog.clone(), metrics.clone())));
+        let recent = SharedRecent::new(DEFAULT_ROWS);
+        sinks.push(Box::new(RecentSink::new(recent.clone())));
         let status = tui::SharedStatus::default();
         status.lock().losses.unknown = rows_only;
         sinks.push(Box::new(tui::StatusSink::new(status.clone(), metrics.clone())));
@@ -143,7 +146,10 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
                 .filter(|duration| *duration < Duration::from_secs(300))
                 .map(|duration| duration.as_nanos() as u64),
         };
-        screen = Some((tui::Feed { histograms: histograms.clone(), xlog, status: status.clone() }, heading));
+        screen = Some((
+            tui::Feed { histograms: histograms.clone(), xlog, recent, status: status.clone() },
+            heading,
+        ));
     } else if config.terminal.summary == SummaryForm::Text {
         sinks.push(Box::new(Strip::new(io::stdout(), rows_only, closed)));
     }
@@ -351,10 +357,10 @@ impl Pump {
         // The probes go first: nothing is read any more.
         drop(source);
         // What is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
-        let Snapshot { n_open, n_long_lived, in_flight, .. } = pipeline.snapshot();
+        let Snapshot { n_open, n_long_lived, in_flight, open, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
-        let last = Snapshot { n_open, n_long_lived, in_flight, ..snapshot.clone() };
+        let last = Snapshot { n_open, n_long_lived, in_flight, open, ..snapshot.clone() };
         self.deliver(rest, Some(&last));
         (snapshot, failure)
     }

@@ -4,11 +4,13 @@
 //! behind the watermark. It asks the machine nothing and reads no clock: what it computes is a function of the events.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +26,16 @@ use crate::{
     enrich::table::ProcessTable,
     event::{
         ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange,
+        Role,
     },
     metrics::{Counter, Metrics},
-    protocol::Mark,
+    protocol::{Mark, Operation},
     time::{BootTime, WallTime},
     transaction::{
         End, Kind, TransactionBatch, Unpaired,
         exchange::Exchange,
         finish::Ends,
-        pairing::Effects,
+        pairing::{Effects, Open},
         template::Templates,
         watermark::{WallLine, Watermark},
     },
@@ -114,6 +117,47 @@ pub struct InFlight {
     pub by_age: [u64; 3],
 }
 
+/// How far a request in flight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Its last byte was not seen yet.
+    Reading,
+    /// Its answer has not begun.
+    Waiting,
+    /// Its answer has begun.
+    Sending,
+}
+
+/// A request in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// How long, ns of event time.
+    pub age_ns: u64,
+    /// How far it is.
+    pub step: Step,
+    /// What sort of transaction.
+    pub kind: Kind,
+    /// The traced process's part.
+    pub role: Role,
+    /// Service.
+    pub service: Arc<str>,
+    /// Process that moved its first byte.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// Connection.
+    pub conn: ConnId,
+    /// Number on it.
+    pub ordinal: u64,
+    /// Method; empty where the name has none.
+    pub method: Cow<'static, str>,
+    /// Path as sent, or the name.
+    pub path: Bytes,
+}
+
+/// Requests in flight that a snapshot holds one by one: the oldest. All are counted.
+pub const MAX_OPEN_LISTED: usize = 1_000;
+
 /// What the pipeline holds at this instant of event time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -135,6 +179,8 @@ pub struct Snapshot {
     pub n_waiting: u64,
     /// Requests in flight by service, in the order of the names.
     pub in_flight: Vec<InFlight>,
+    /// Requests in flight (long-lived ones too), the oldest [`MAX_OPEN_LISTED`].
+    pub open: Vec<OpenRequest>,
     /// Messages without a pair, by reason; all reasons, in their order.
     pub unpaired: Vec<(Unpaired, u64)>,
     /// Requests known to be lost.
@@ -385,7 +431,7 @@ impl Pipeline {
         let Some((entry, rest)) = self.entry(open.conn) else { return };
         entry.conn.open(open);
         entry.conn.forgotten = false;
-        if entry.conn.role == crate::event::Role::Unknown {
+        if entry.conn.role == Role::Unknown {
             entry.conn.role = rest.listening.role(open.netns, &open.tuple);
         }
         entry.ends = None;
@@ -594,9 +640,18 @@ impl Pipeline {
         let mut lost = state.lost;
         let (mut n_open, mut n_long_lived) = (0, 0);
         let mut by_service: BTreeMap<Arc<str>, [u64; 3]> = BTreeMap::new();
+        let mut listed: BTreeMap<(BootTime, ConnId, u64), OpenRequest> = BTreeMap::new();
         for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
             lost.add(entry.lost(state, false));
             for open in entry.exchange.open() {
+                let key = (open.start, entry.conn.id, open.ordinal);
+                let full = listed.len() >= MAX_OPEN_LISTED;
+                if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {
+                    listed.insert(key, self.open_request(entry, open, frontier));
+                    if full {
+                        listed.pop_last();
+                    }
+                }
                 if open.kind == Kind::LongLived {
                     n_long_lived += 1;
                     continue;
@@ -622,9 +677,35 @@ impl Pipeline {
             n_unended: state.n_unended,
             n_waiting: self.rest.watermark.n_waiting() as u64,
             in_flight: by_service.into_iter().map(|(service, by_age)| InFlight { service, by_age }).collect(),
+            open: listed.into_values().collect(),
             unpaired: Unpaired::ALL.iter().map(|&reason| (reason, state.unpaired[reason as usize])).collect(),
             lost_requests: lost,
             counters: state.counters.clone(),
+        }
+    }
+
+    fn open_request(&self, entry: &Entry, open: &Open, now: BootTime) -> OpenRequest {
+        let (method, path) = match &open.operation {
+            Operation::Fixed(name) => ("".into(), Bytes::copy_from_slice(name.as_bytes())),
+            // A slice of a captured batch would keep the whole batch in memory.
+            Operation::Path { method, path } => (method.clone(), Bytes::copy_from_slice(path)),
+        };
+        OpenRequest {
+            age_ns: now.0.saturating_sub(open.start.0),
+            step: match (open.request_end, open.response_start) {
+                (_, Some(_)) => Step::Sending,
+                (Some(_), None) => Step::Waiting,
+                (None, None) => Step::Reading,
+            },
+            kind: open.kind,
+            role: entry.exchange.role(),
+            service: self.rest.processes.service_of(open.pid, &open.comm),
+            pid: open.pid,
+            tid: open.tid,
+            conn: entry.conn.id,
+            ordinal: open.ordinal,
+            method,
+            path,
         }
     }
 

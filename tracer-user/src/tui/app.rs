@@ -1,43 +1,26 @@
-//! What the user chose: window, axis, order, selection. Pure: keys go in, state comes out.
+//! What the user chose: view, window, axis, order, selection. Pure: keys go in, state comes out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::chart::{Density, Scale};
-use crate::{config::Span, event::Role, time::WallTime};
+use super::{
+    chart::{ChartArea, Density, Geometry, Rectangle, Scale},
+    keymap::{self, Action, Key},
+};
+use crate::{config::Span, event::Role, time::WallTime, transaction::Transaction};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60 * SECOND_NS;
-/// Shortest and longest window.
-const WINDOWS_NS: std::ops::RangeInclusive<u64> = MINUTE_NS..=60 * MINUTE_NS;
+/// Longest window.
+const LONGEST_NS: u64 = 60 * MINUTE_NS;
+/// Windows below a minute; above, whole minutes.
+const SHORT_NS: [u64; 6] =
+    [SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS, 10 * SECOND_NS, 20 * SECOND_NS, 30 * SECOND_NS];
 /// Lowest and highest top of the elapsed axis.
 const TOPS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=3_600 * SECOND_NS;
 /// Longest text that is typed into the prompt.
 const MAX_PROMPT: usize = 16;
-
-/// A key, as far as the screen knows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// A character.
-    Char(char),
-    /// Enter.
-    Enter,
-    /// Escape.
-    Escape,
-    /// Backspace.
-    Backspace,
-    /// Tab.
-    Tab,
-    /// Arrow.
-    Up,
-    /// Arrow.
-    Down,
-    /// Arrow.
-    Left,
-    /// Arrow.
-    Right,
-    /// Ctrl-C.
-    Interrupt,
-}
+/// Zooms that can be taken back.
+const MAX_ZOOMS: usize = 32;
 
 /// What a key means for the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +35,62 @@ pub enum Command {
     Interrupt,
 }
 
-/// Which pane the arrows move in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Focus {
-    /// The operations table.
+/// A view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum View {
+    /// XLog, in flight, operations on one screen.
     #[default]
-    Table,
-    /// The XLog.
-    Chart,
+    Overview,
+    /// The XLog alone.
+    Xlog,
+    /// Requests in flight.
+    Active,
+    /// All operations.
+    Operations,
+    /// txray itself.
+    Health,
+}
+
+impl View {
+    /// All, in the order of their digits.
+    pub const ALL: [View; 5] = [View::Overview, View::Xlog, View::Active, View::Operations, View::Health];
+
+    /// The key that shows it.
+    pub fn digit(self) -> u8 {
+        match self {
+            View::Overview => b'1',
+            View::Xlog => b'2',
+            View::Active => b'3',
+            View::Operations => b'4',
+            View::Health => b'8',
+        }
+    }
+
+    /// Its name on the screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            View::Overview => "Overview",
+            View::Xlog => "XLog",
+            View::Active => "Active",
+            View::Operations => "Operations",
+            View::Health => "Health",
+        }
+    }
+}
+
+/// Where a key is pressed: in a view, or in what was opened above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A view.
+    View(View),
+    /// A rectangle is being selected in the XLog.
+    Select,
+    /// The list of what was selected.
+    List,
+    /// One transaction.
+    Detail,
+    /// The keys.
+    Help,
 }
 
 /// Whose dots the XLog shows. A local call has one of each: both together show it twice.
@@ -112,11 +143,113 @@ impl Sort {
             Sort::Name => "operation",
         }
     }
+
+    fn next(self) -> Sort {
+        match self {
+            Sort::Count => Sort::Errors,
+            Sort::Errors => Sort::P99,
+            Sort::P99 => Sort::Max,
+            Sort::Max => Sort::Name,
+            Sort::Name => Sort::Count,
+        }
+    }
+}
+
+/// Order of a list of transactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListSort {
+    /// Longest first.
+    #[default]
+    Elapsed,
+    /// Newest first.
+    End,
+    /// Errors first, each newest first.
+    Errors,
+    /// By service and operation, each longest first.
+    Operation,
+}
+
+impl ListSort {
+    /// Heading of the column it sorts by.
+    pub fn column(self) -> &'static str {
+        match self {
+            ListSort::Elapsed => "elapsed",
+            ListSort::End => "end",
+            ListSort::Errors => "status",
+            ListSort::Operation => "operation",
+        }
+    }
+
+    fn next(self) -> ListSort {
+        match self {
+            ListSort::Elapsed => ListSort::End,
+            ListSort::End => ListSort::Errors,
+            ListSort::Errors => ListSort::Operation,
+            ListSort::Operation => ListSort::Elapsed,
+        }
+    }
+}
+
+/// A rectangle while it is being selected, in cells of the chart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The corner that moves: column, row.
+    pub at: (u16, u16),
+    /// The fixed corner.
+    pub corner: Option<(u16, u16)>,
+}
+
+/// What was shown before a zoom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zoom {
+    window_ns: u64,
+    back_ns: u64,
+    paused: Option<WallTime>,
+    y_max_ns: u64,
+}
+
+/// What the last frame showed: what a key refers to.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Event time.
+    pub now: WallTime,
+    /// Rows of the table that has the arrows.
+    pub n_rows: usize,
+    /// Rows of it on the screen at once.
+    pub page: usize,
+    /// The XLog.
+    pub chart: Option<Geometry>,
+    /// The selected row of a list.
+    pub row: Option<Arc<Transaction>>,
+}
+
+/// Rows of one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// The selected one.
+    pub selected: usize,
+}
+
+impl Rows {
+    fn go(&mut self, action: Action, seen: &Seen) {
+        let page = seen.page.max(1);
+        self.selected = match action {
+            Action::Previous => self.selected.saturating_sub(1),
+            Action::Next => self.selected.saturating_add(1),
+            Action::PageUp => self.selected.saturating_sub(page),
+            Action::PageDown => self.selected.saturating_add(page),
+            Action::Last => usize::MAX,
+            _ => 0,
+        }
+        .min(seen.n_rows.saturating_sub(1));
+    }
 }
 
 /// What the user chose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct App {
+    /// The view.
+    pub view: View,
     /// Time across the XLog, ns.
     pub window_ns: u64,
     /// Elapsed at its top, ns.
@@ -133,25 +266,38 @@ pub struct App {
     pub back_ns: u64,
     /// The instant at which the screen was paused.
     pub paused: Option<WallTime>,
-    /// Which pane the arrows move in.
-    pub focus: Focus,
-    /// Order of the table.
+    /// Order of the operations.
     pub sort: Sort,
-    /// Selected row of the table.
-    pub selected: usize,
-    /// Rows that there are, told by whoever draws.
-    pub n_rows: usize,
-    /// Whether the help is shown.
-    pub help: bool,
+    /// The operations.
+    pub operations: Rows,
+    /// The requests in flight.
+    pub active: Rows,
+    /// A rectangle that is being selected.
+    pub cursor: Option<Cursor>,
+    /// The rectangle that is listed.
+    pub selection: Option<Rectangle>,
+    /// Order of the list.
+    pub list_sort: ListSort,
+    /// The list.
+    pub list: Rows,
+    /// The transaction that is shown.
+    pub detail: Option<Arc<Transaction>>,
+    /// First line of the detail, or of what a view shows line by line.
+    pub scroll: u16,
+    /// First line of the help, if it is shown.
+    pub help: Option<u16>,
     /// What is typed for the top of the axis.
     pub prompt: Option<String>,
     /// What was wrong with what was typed.
     pub complaint: Option<String>,
+    /// What was shown before each zoom.
+    pub zooms: Vec<Zoom>,
 }
 
 impl Default for App {
     fn default() -> Self {
         App {
+            view: View::Overview,
             window_ns: 5 * MINUTE_NS,
             y_max_ns: 10 * SECOND_NS,
             scale: Scale::Log,
@@ -160,13 +306,19 @@ impl Default for App {
             roles: Roles::Servers,
             back_ns: 0,
             paused: None,
-            focus: Focus::Table,
             sort: Sort::Count,
-            selected: 0,
-            n_rows: 0,
-            help: false,
+            operations: Rows::default(),
+            active: Rows::default(),
+            cursor: None,
+            selection: None,
+            list_sort: ListSort::Elapsed,
+            list: Rows::default(),
+            detail: None,
+            scroll: 0,
+            help: None,
             prompt: None,
             complaint: None,
+            zooms: Vec::new(),
         }
     }
 }
@@ -174,13 +326,31 @@ impl Default for App {
 impl App {
     /// As at the start, with the window that a run of a known length asks for: whole minutes, within the bounds.
     pub fn with_window(window_ns: Option<u64>) -> App {
-        let window_ns = window_ns.map(|ns| clamp(ns.div_ceil(MINUTE_NS) * MINUTE_NS, &WINDOWS_NS));
+        let window_ns = window_ns.map(|ns| (ns.div_ceil(MINUTE_NS) * MINUTE_NS).clamp(MINUTE_NS, LONGEST_NS));
         let app = App::default();
         App { window_ns: window_ns.unwrap_or(app.window_ns), ..app }
     }
 
-    /// Takes a key at event time `now`.
-    pub fn key(&mut self, key: Key, now: WallTime) -> Command {
+    /// Where the next key is pressed.
+    pub fn place(&self) -> Place {
+        if self.help.is_some() { Place::Help } else { self.place_below_help() }
+    }
+
+    /// The same without the help above it.
+    pub fn place_below_help(&self) -> Place {
+        if self.detail.is_some() {
+            Place::Detail
+        } else if self.selection.is_some() {
+            Place::List
+        } else if self.cursor.is_some() {
+            Place::Select
+        } else {
+            Place::View(self.view)
+        }
+    }
+
+    /// Takes a key.
+    pub fn key(&mut self, key: Key, seen: &Seen) -> Command {
         if key == Key::Interrupt {
             return Command::Interrupt;
         }
@@ -188,84 +358,177 @@ impl App {
             return self.prompt_key(key);
         }
         self.complaint = None;
-        if self.help {
-            self.help = false;
-            return if key == Key::Char('q') { Command::Quit } else { Command::Draw };
+        match keymap::action(self.place(), key) {
+            Some(action) => self.act(action, seen),
+            None => Command::Nothing,
         }
-        match key {
-            Key::Char('q') => return Command::Quit,
-            Key::Char('?') => self.help = true,
-            Key::Char(' ') => self.paused = if self.paused.is_some() { None } else { Some(now) },
-            Key::Char('+' | '=') => {
-                self.window_ns = clamp(self.window_ns.saturating_sub(MINUTE_NS), &WINDOWS_NS)
-            }
-            Key::Char('-' | '_') => self.window_ns = clamp(self.window_ns + MINUTE_NS, &WINDOWS_NS),
-            Key::Char('y') => self.prompt = Some(String::new()),
-            Key::Char('l') => {
+    }
+
+    /// Does what a key stands for.
+    pub fn act(&mut self, action: Action, seen: &Seen) -> Command {
+        match action {
+            Action::Quit => return Command::Quit,
+            Action::Interrupt => return Command::Interrupt,
+            Action::Help => self.help = if self.help.is_some() { None } else { Some(0) },
+            Action::View(view) => (self.view, self.scroll) = (view, 0),
+            Action::NextView => (self.view, self.scroll) = (self.beside(1), 0),
+            Action::PreviousView => (self.view, self.scroll) = (self.beside(View::ALL.len() - 1), 0),
+            Action::Pause => self.paused = if self.paused.is_some() { None } else { Some(seen.now) },
+            Action::Live => self.live(),
+            Action::Earlier => self.back_ns = self.back_ns.saturating_add(10 * SECOND_NS),
+            Action::Later => self.back_ns = self.back_ns.saturating_sub(10 * SECOND_NS),
+            Action::Shorter => self.window_ns = shorter(self.window_ns),
+            Action::Longer => self.window_ns = longer(self.window_ns),
+            // A third up or down: 10 s, 7.5 s, 5.6 s …
+            Action::HigherTop => self.y_max_ns = top(self.y_max_ns / 3 * 4),
+            Action::LowerTop => self.y_max_ns = top(self.y_max_ns / 4 * 3),
+            Action::TypeTop => self.prompt = Some(String::new()),
+            Action::Scale => {
                 self.scale = if self.scale == Scale::Log { Scale::Linear } else { Scale::Log };
             }
-            Key::Char('H') => {
+            Action::Density => {
                 self.forced = match self.forced {
                     None => Some(Density::Heat),
                     Some(Density::Heat) => Some(Density::Scatter),
                     Some(Density::Scatter) => None,
                 };
             }
-            Key::Char('c') => {
+            Action::Roles => {
                 self.roles = match self.roles {
                     Roles::Servers => Roles::Clients,
                     Roles::Clients => Roles::Both,
                     Roles::Both => Roles::Servers,
                 };
             }
-            Key::Char('s') => {
-                self.sort = match self.sort {
-                    Sort::Count => Sort::Errors,
-                    Sort::Errors => Sort::P99,
-                    Sort::P99 => Sort::Max,
-                    Sort::Max => Sort::Name,
-                    Sort::Name => Sort::Count,
+            Action::Reset => {
+                *self = App { view: self.view, density: self.density, paused: self.paused, ..App::default() };
+            }
+            Action::Sort if self.place() == Place::List => {
+                (self.list_sort, self.list) = (self.list_sort.next(), Rows::default());
+            }
+            Action::Sort => (self.sort, self.operations) = (self.sort.next(), Rows::default()),
+            Action::Previous
+            | Action::Next
+            | Action::First
+            | Action::Last
+            | Action::PageUp
+            | Action::PageDown => {
+                let rows = match self.place() {
+                    Place::List => &mut self.list,
+                    Place::View(View::Active) => &mut self.active,
+                    _ => &mut self.operations,
                 };
-                self.selected = 0;
+                rows.go(action, seen);
             }
-            Key::Char('L') => (self.back_ns, self.paused) = (0, None),
-            Key::Char('0') => {
-                *self =
-                    App { n_rows: self.n_rows, density: self.density, paused: self.paused, ..App::default() };
+            Action::Select => {
+                let Some(chart) = &seen.chart else { return Command::Nothing };
+                let ChartArea { width, height, .. } = chart.area;
+                self.cursor = Some(Cursor { at: (width / 2, height / 2), corner: None });
             }
-            Key::Tab => {
-                self.focus = if self.focus == Focus::Table { Focus::Chart } else { Focus::Table };
+            Action::Corner => {
+                if let Some(cursor) = &mut self.cursor {
+                    cursor.corner = Some(cursor.at);
+                }
             }
-            Key::Up | Key::Down | Key::Left | Key::Right => return self.arrow(key),
-            Key::Char('k') => return self.select(-1),
-            Key::Char('j') => return self.select(1),
-            Key::Char('g') => self.selected = 0,
-            Key::Char('G') => self.selected = self.n_rows.saturating_sub(1),
-            Key::Char(_) | Key::Enter | Key::Escape | Key::Backspace | Key::Interrupt => {
-                return Command::Nothing;
+            Action::CursorUp | Action::CursorDown | Action::CursorLeft | Action::CursorRight => {
+                self.move_cursor(action, seen);
+            }
+            Action::List => {
+                let Some(rectangle) = self.rectangle(seen) else { return Command::Nothing };
+                (self.selection, self.list) = (Some(rectangle), Rows::default());
+            }
+            Action::Zoom => {
+                let Some(rectangle) = self.rectangle(seen) else { return Command::Nothing };
+                self.zoom(&rectangle, seen.now);
+            }
+            Action::Open => {
+                let Some(row) = &seen.row else { return Command::Nothing };
+                (self.detail, self.scroll) = (Some(row.clone()), 0);
+            }
+            Action::Back => self.back(),
+            Action::ScrollUp | Action::ScrollDown => {
+                let scroll = self.help.as_mut().unwrap_or(&mut self.scroll);
+                *scroll = match action {
+                    Action::ScrollUp => scroll.saturating_sub(1),
+                    _ => scroll.saturating_add(1).min(u16::try_from(seen.n_rows).unwrap_or(u16::MAX)),
+                };
             }
         }
         Command::Draw
     }
 
-    fn arrow(&mut self, key: Key) -> Command {
-        match (self.focus, key) {
-            (Focus::Table, Key::Up) => return self.select(-1),
-            (Focus::Table, Key::Down) => return self.select(1),
-            // A third up or down: 10 s, 7.5 s, 5.6 s …
-            (Focus::Chart, Key::Up) => self.y_max_ns = clamp(self.y_max_ns / 3 * 4, &TOPS_NS),
-            (Focus::Chart, Key::Down) => self.y_max_ns = clamp(self.y_max_ns / 4 * 3, &TOPS_NS),
-            (_, Key::Left) => self.back_ns = self.back_ns.saturating_add(10 * SECOND_NS),
-            (_, Key::Right) => self.back_ns = self.back_ns.saturating_sub(10 * SECOND_NS),
-            _ => return Command::Nothing,
-        }
-        Command::Draw
+    fn beside(&self, by: usize) -> View {
+        let at = View::ALL.iter().position(|view| *view == self.view).unwrap_or(0);
+        View::ALL[(at + by) % View::ALL.len()]
     }
 
-    fn select(&mut self, by: isize) -> Command {
-        let last = self.n_rows.saturating_sub(1);
-        self.selected = self.selected.saturating_add_signed(by).min(last);
-        Command::Draw
+    fn live(&mut self) {
+        if let Some(&Zoom { window_ns, y_max_ns, .. }) = self.zooms.first() {
+            (self.window_ns, self.y_max_ns) = (window_ns, y_max_ns);
+        }
+        self.zooms.clear();
+        (self.back_ns, self.paused) = (0, None);
+    }
+
+    fn back(&mut self) {
+        if self.help.take().is_some() || self.detail.take().is_some() || self.selection.take().is_some() {
+            return;
+        }
+        if self.cursor.take().is_some() {
+            return;
+        }
+        if let Some(Zoom { window_ns, back_ns, paused, y_max_ns }) = self.zooms.pop() {
+            (self.window_ns, self.back_ns) = (window_ns, back_ns);
+            (self.paused, self.y_max_ns) = (paused, y_max_ns);
+        }
+    }
+
+    fn move_cursor(&mut self, action: Action, seen: &Seen) {
+        let (Some(cursor), Some(chart)) = (&mut self.cursor, &seen.chart) else { return };
+        let (column, row) = cursor.at;
+        cursor.at = match action {
+            Action::CursorUp => (column, row.saturating_sub(1)),
+            Action::CursorDown => (column, row.saturating_add(1)),
+            Action::CursorLeft => (column.saturating_sub(1), row),
+            _ => (column.saturating_add(1), row),
+        };
+        cursor.at.0 = cursor.at.0.min(chart.area.width.saturating_sub(1));
+        cursor.at.1 = cursor.at.1.min(chart.area.height.saturating_sub(1));
+    }
+
+    /// The rectangle between the corners, on the chart that was shown.
+    fn rectangle(&self, seen: &Seen) -> Option<Rectangle> {
+        let (cursor, chart) = (self.cursor?, seen.chart?);
+        Some(chart.rectangle(cursor.corner.unwrap_or(cursor.at), cursor.at))
+    }
+
+    /// Selects with the mouse: from one cell of the chart to another; `done`: the button was let go.
+    pub fn drag(&mut self, from: (u16, u16), to: (u16, u16), done: bool, seen: &Seen) -> Command {
+        if !matches!(self.place(), Place::View(View::Overview | View::Xlog) | Place::Select) {
+            return Command::Nothing;
+        }
+        self.cursor = Some(Cursor { at: to, corner: Some(from) });
+        if done { self.act(Action::List, seen) } else { Command::Draw }
+    }
+
+    fn zoom(&mut self, rectangle: &Rectangle, now: WallTime) {
+        if self.zooms.len() < MAX_ZOOMS {
+            let App { window_ns, back_ns, paused, y_max_ns, .. } = *self;
+            self.zooms.push(Zoom { window_ns, back_ns, paused, y_max_ns });
+        }
+        let (from, to) = rectangle.times();
+        // What is looked at stays, whatever comes.
+        let end = self.paused.unwrap_or(now);
+        self.paused = Some(end);
+        self.back_ns = end.0.saturating_sub(to.0);
+        self.window_ns = (to.0 - from.0).clamp(SHORT_NS[0], LONGEST_NS);
+        self.y_max_ns = top(rectangle.top_ns());
+        self.cursor = None;
+    }
+
+    /// Whether the window is one that was zoomed to.
+    pub fn is_zoomed(&self) -> bool {
+        !self.zooms.is_empty()
     }
 
     fn prompt_key(&mut self, key: Key) -> Command {
@@ -277,9 +540,8 @@ impl App {
             Key::Enter => {
                 let text = self.prompt.take().unwrap_or_default();
                 match text.parse::<Span>() {
-                    Ok(Span(top)) if top > Duration::ZERO => {
-                        let ns = u64::try_from(top.as_nanos()).unwrap_or(u64::MAX);
-                        self.y_max_ns = clamp(ns, &TOPS_NS);
+                    Ok(Span(typed)) if typed > Duration::ZERO => {
+                        self.y_max_ns = top(u64::try_from(typed.as_nanos()).unwrap_or(u64::MAX));
                     }
                     _ => self.complaint = Some(format!("'{text}' is not a duration such as 500ms or 9s")),
                 }
@@ -300,8 +562,20 @@ impl App {
     }
 }
 
-fn clamp(value: u64, range: &std::ops::RangeInclusive<u64>) -> u64 {
-    value.clamp(*range.start(), *range.end())
+fn top(ns: u64) -> u64 {
+    ns.clamp(*TOPS_NS.start(), *TOPS_NS.end())
+}
+
+fn shorter(window_ns: u64) -> u64 {
+    if window_ns > MINUTE_NS {
+        return ((window_ns - 1) / MINUTE_NS * MINUTE_NS).max(MINUTE_NS);
+    }
+    SHORT_NS.into_iter().rev().find(|short| *short < window_ns).unwrap_or(SHORT_NS[0])
+}
+
+fn longer(window_ns: u64) -> u64 {
+    let short = SHORT_NS.into_iter().find(|short| *short > window_ns);
+    short.unwrap_or((window_ns / MINUTE_NS + 1) * MINUTE_NS).min(LONGEST_NS)
 }
 
 #[cfg(test)]
@@ -310,9 +584,29 @@ mod tests {
 
     use super::*;
 
+    fn seen(n_rows: usize) -> Seen {
+        let area = ChartArea {
+            width: 60,
+            height: 10,
+            end: WallTime(1_000 * SECOND_NS),
+            window_ns: 5 * MINUTE_NS,
+            y_max_ns: 10 * SECOND_NS,
+            scale: Scale::Log,
+            roles: Roles::Servers,
+        };
+        let row = Arc::new(crate::sink::compliance::transaction(1));
+        Seen {
+            now: WallTime(1_000 * SECOND_NS),
+            n_rows,
+            page: 5,
+            chart: Some(Geometry::of(area)),
+            row: Some(row),
+        }
+    }
+
     fn keys(app: &mut App, text: &str) {
         for c in text.chars() {
-            app.key(Key::Char(c), WallTime(100 * SECOND_NS));
+            app.key(Key::Char(c), &seen(9));
         }
     }
 
@@ -321,14 +615,14 @@ mod tests {
         let mut app = App::default();
         keys(&mut app, "y500ms");
         assert_eq!(app.prompt.as_deref(), Some("500ms"));
-        app.key(Key::Enter, WallTime(0));
+        app.key(Key::Enter, &seen(0));
         assert_eq!((app.y_max_ns, app.prompt.is_none()), (500_000_000, true));
         keys(&mut app, "yq");
-        app.key(Key::Enter, WallTime(0));
+        app.key(Key::Enter, &seen(0));
         assert_eq!(app.y_max_ns, 500_000_000);
         assert!(app.complaint.is_some());
         keys(&mut app, "y9");
-        app.key(Key::Escape, WallTime(0));
+        app.key(Key::Escape, &seen(0));
         assert_eq!(app.y_max_ns, 500_000_000);
     }
 
@@ -342,65 +636,125 @@ mod tests {
     #[test]
     fn pausing_holds_the_windows_end_and_the_same_key_lets_it_go() {
         let mut app = App::default();
-        app.key(Key::Char(' '), WallTime(7));
+        let at = |now| Seen { now: WallTime(now), ..Seen::default() };
+        app.key(Key::Char(' '), &at(7));
         assert_eq!(app.end(WallTime(1_000)), WallTime(7));
-        app.key(Key::Char(' '), WallTime(1_000));
+        app.key(Key::Char(' '), &at(1_000));
         assert_eq!(app.end(WallTime(2_000)), WallTime(2_000));
     }
 
     #[test]
     fn the_selection_stays_inside_the_table() {
-        let mut app = App { n_rows: 3, ..App::default() };
-        for _ in 0..10 {
-            app.key(Key::Down, WallTime(0));
+        let mut app = App::default();
+        for (key, at) in
+            [(Key::Down, 1), (Key::PageDown, 6), (Key::PageDown, 8), (Key::Home, 0), (Key::End, 8)]
+        {
+            app.key(key, &seen(9));
+            assert_eq!(app.operations.selected, at, "{key:?}");
         }
-        assert_eq!(app.selected, 2);
         for _ in 0..10 {
-            app.key(Key::Up, WallTime(0));
+            app.key(Key::Up, &seen(9));
         }
-        assert_eq!(app.selected, 0);
+        assert_eq!(app.operations.selected, 0);
     }
 
     #[test]
     fn q_leaves_but_is_a_letter_in_the_prompt() {
         let mut app = App::default();
-        assert_eq!(app.key(Key::Char('y'), WallTime(0)), Command::Draw);
-        assert_eq!(app.key(Key::Char('q'), WallTime(0)), Command::Draw);
-        app.key(Key::Escape, WallTime(0));
-        assert_eq!(app.key(Key::Char('q'), WallTime(0)), Command::Quit);
-        assert_eq!(app.key(Key::Interrupt, WallTime(0)), Command::Interrupt);
+        assert_eq!(app.key(Key::Char('y'), &seen(0)), Command::Draw);
+        assert_eq!(app.key(Key::Char('q'), &seen(0)), Command::Draw);
+        app.key(Key::Escape, &seen(0));
+        assert_eq!(app.key(Key::Char('q'), &seen(0)), Command::Quit);
+        assert_eq!(app.key(Key::Interrupt, &seen(0)), Command::Interrupt);
+    }
+
+    #[test]
+    fn a_rectangle_is_selected_listed_and_opened_and_each_is_left_by_escape() {
+        let mut app = App::default();
+        keys(&mut app, "2v");
+        assert_eq!(app.place(), Place::Select);
+        keys(&mut app, "hhv");
+        keys(&mut app, "llllj");
+        assert_eq!(app.cursor, Some(Cursor { at: (32, 6), corner: Some((28, 5)) }));
+        app.key(Key::Enter, &seen(3));
+        assert_eq!(app.place(), Place::List);
+        let rectangle = app.selection.expect("something is selected");
+        assert!(rectangle.has(28, 5) && rectangle.has(32, 6) && !rectangle.has(33, 6));
+        app.key(Key::Enter, &seen(3));
+        assert_eq!(app.place(), Place::Detail);
+        keys(&mut app, "?");
+        assert_eq!(app.place(), Place::Help);
+        for place in [Place::Detail, Place::List, Place::Select, Place::View(View::Xlog)] {
+            app.key(Key::Escape, &seen(3));
+            assert_eq!(app.place(), place);
+        }
+    }
+
+    #[test]
+    fn a_zoom_shows_the_rectangle_and_is_taken_back() {
+        let mut app = App::default();
+        keys(&mut app, "2v");
+        let before = (app.window_ns, app.back_ns, app.paused, app.y_max_ns);
+        app.drag((12, 2), (23, 7), false, &seen(0));
+        keys(&mut app, "z");
+        // 12 of 60 columns of 5 s each, ending 36 columns before the right edge.
+        assert_eq!((app.window_ns, app.back_ns), (60 * SECOND_NS, 180 * SECOND_NS));
+        assert_eq!((app.y_max_ns, app.is_zoomed()), (SECOND_NS, true));
+        app.key(Key::Escape, &seen(0));
+        assert_eq!((app.window_ns, app.back_ns, app.paused, app.y_max_ns), before);
+    }
+
+    #[test]
+    fn windows_go_through_the_same_steps_both_ways() {
+        let mut window = 5 * MINUTE_NS;
+        let down: Vec<u64> = (0..11)
+            .map(|_| {
+                window = shorter(window);
+                window / SECOND_NS
+            })
+            .collect();
+        assert_eq!(down, [240, 180, 120, 60, 30, 20, 10, 5, 2, 1, 1]);
+        let up: Vec<u64> = (0..10)
+            .map(|_| {
+                window = longer(window);
+                window / SECOND_NS
+            })
+            .collect();
+        assert_eq!(up, [2, 5, 10, 20, 30, 60, 120, 180, 240, 300]);
+        assert_eq!(longer(LONGEST_NS), LONGEST_NS);
     }
 
     fn any_key() -> impl Strategy<Value = Key> {
+        let bound: Vec<Key> = keymap::BINDINGS.iter().flat_map(|binding| binding.keys).copied().collect();
+        let typed = "0123456789.msqx ".chars().map(Key::Char).collect::<Vec<_>>();
         prop_oneof![
             any::<char>().prop_map(Key::Char),
-            prop::sample::select("+-=_ylHcsL0?kjgG 123sm".chars().collect::<Vec<_>>()).prop_map(Key::Char),
-            prop::sample::select(vec![
-                Key::Enter,
-                Key::Escape,
-                Key::Backspace,
-                Key::Tab,
-                Key::Up,
-                Key::Down,
-                Key::Left,
-                Key::Right
-            ]),
+            prop::sample::select(typed),
+            prop::sample::select(bound),
+            Just(Key::Backspace),
         ]
     }
 
     proptest! {
         #[test]
-        fn no_sequence_of_keys_leaves_the_bounds(keys in prop::collection::vec((any_key(), 1_usize..80), 0..40), n_rows in 0_usize..9) {
-            let mut app = App { n_rows, ..App::default() };
-            let now = WallTime(1_000 * SECOND_NS);
+        fn no_sequence_of_keys_leaves_the_bounds(
+            keys in prop::collection::vec((any_key(), 1_usize..80), 0..60),
+            n_rows in 0_usize..9,
+        ) {
+            let mut app = App::default();
+            let seen = seen(n_rows);
             // A key held down: single ones cancel out before they reach a bound.
             for key in keys.into_iter().flat_map(|(key, n)| std::iter::repeat_n(key, n)) {
-                app.key(key, now);
-                prop_assert!(WINDOWS_NS.contains(&app.window_ns));
+                app.key(key, &seen);
+                prop_assert!((SHORT_NS[0]..=LONGEST_NS).contains(&app.window_ns));
                 prop_assert!(TOPS_NS.contains(&app.y_max_ns));
-                prop_assert!(app.end(now) <= now);
-                prop_assert!(app.selected <= n_rows.saturating_sub(1));
+                prop_assert!(app.end(seen.now) <= seen.now);
+                prop_assert!(app.operations.selected <= n_rows.saturating_sub(1));
+                prop_assert!(app.list.selected <= n_rows.saturating_sub(1));
+                prop_assert!(app.active.selected <= n_rows.saturating_sub(1));
                 prop_assert!(app.prompt.as_ref().is_none_or(|text| text.len() <= MAX_PROMPT));
+                prop_assert!(app.zooms.len() <= MAX_ZOOMS);
+                prop_assert!(app.cursor.is_none_or(|cursor| cursor.at.0 < 60 && cursor.at.1 < 10));
             }
         }
     }

@@ -1,8 +1,13 @@
 //! The XLog as cells: which dots of a window fall where, what a cell is painted as. Pure.
 
+use hdrhistogram::Histogram;
+
 use crate::{
     event::Role,
-    sink::xlog::{Class, Xlog, old_row_duration},
+    sink::{
+        histogram::HIGHEST_NS,
+        xlog::{Class, Xlog, old_row_duration},
+    },
     time::WallTime,
 };
 
@@ -63,15 +68,115 @@ pub struct Cell {
     pub class: Option<Class>,
 }
 
-/// The dots of a window, in cells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chart {
+/// A chart's grid of cells over time and elapsed time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
     /// What it shows.
     pub area: ChartArea,
     /// Time at the left edge.
     pub start: WallTime,
-    /// Time behind the right edge: `end` rounded up to a whole column, so that dots do not jitter.
+    /// Time behind the right edge: [`ChartArea::end`] rounded up to a whole column, so that dots do not jitter.
     pub end: WallTime,
+    /// Time across a dot; a cell is two of them.
+    dot_ns: u64,
+}
+
+impl Geometry {
+    /// The grid of an area.
+    pub fn of(area: ChartArea) -> Geometry {
+        let width = u64::from(area.width.max(1));
+        // Two dots across per cell.
+        let dot_ns = (area.window_ns / (width * 2)).max(1);
+        let end = WallTime(area.end.0.div_ceil(dot_ns * 2).max(width) * dot_ns * 2);
+        let start = WallTime(end.0 - dot_ns * 2 * width);
+        Geometry { area, start, end, dot_ns }
+    }
+
+    /// Column and row of the dot of an end and an elapsed time, both in dots; `None` outside of the window.
+    fn dot(&self, end: WallTime, duration_ns: u64) -> Option<(u64, u16)> {
+        if end < self.start || end >= self.end {
+            return None;
+        }
+        Some(((end.0 - self.start.0) / self.dot_ns, self.area.dot_row(duration_ns)))
+    }
+
+    /// Column and row of the cell in which a dot is drawn; `None` outside of the window.
+    pub fn cell(&self, end: WallTime, duration_ns: u64) -> Option<(u16, u16)> {
+        let (x, y) = self.dot(end, duration_ns)?;
+        Some((u16::try_from(x / 2).ok()?, y / 4))
+    }
+
+    /// The rectangle that has these cells in two opposite corners.
+    pub fn rectangle(&self, a: (u16, u16), b: (u16, u16)) -> Rectangle {
+        let (columns, rows) = ((a.0.min(b.0), a.0.max(b.0)), (a.1.min(b.1), a.1.max(b.1)));
+        Rectangle { geometry: *self, columns, rows }
+    }
+
+    /// Elapsed at the upper edge of a row, ns.
+    fn edge_ns(&self, row: u16) -> u64 {
+        let share = 1.0 - f64::from(row) / f64::from(self.area.height.max(1));
+        let top = self.area.y_max_ns as f64;
+        match self.area.scale {
+            Scale::Linear => (top * share).round() as u64,
+            Scale::Log => (top * 10_f64.powf((share - 1.0) * f64::from(DECADES))).round() as u64,
+        }
+    }
+}
+
+/// A rectangle of cells: what is drawn in it is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rectangle {
+    geometry: Geometry,
+    /// First and last column.
+    columns: (u16, u16),
+    /// First and last row, from the top.
+    rows: (u16, u16),
+}
+
+impl Rectangle {
+    /// Whether the dot of such a transaction is drawn in it.
+    pub fn contains(&self, role: Role, end: WallTime, duration_ns: u64) -> bool {
+        self.geometry.area.roles.shows(role)
+            && self.geometry.cell(end, duration_ns).is_some_and(|(column, row)| self.has(column, row))
+    }
+
+    /// Whether a cell is one of its.
+    pub fn has(&self, column: u16, row: u16) -> bool {
+        (self.columns.0..=self.columns.1).contains(&column) && (self.rows.0..=self.rows.1).contains(&row)
+    }
+
+    /// Time at its left edge and behind its right one.
+    pub fn times(&self) -> (WallTime, WallTime) {
+        let at = |column: u16| {
+            WallTime(self.geometry.start.0 + u64::from(column) * self.geometry.dot_ns.saturating_mul(2))
+        };
+        (at(self.columns.0), at(self.columns.1.saturating_add(1)))
+    }
+
+    /// Elapsed at its upper edge, ns.
+    pub fn top_ns(&self) -> u64 {
+        self.geometry.edge_ns(self.rows.0)
+    }
+
+    /// Elapsed at its lower edge, ns.
+    pub fn bottom_ns(&self) -> u64 {
+        // The last row holds all that is shorter, too.
+        if self.rows.1 + 1 >= self.geometry.area.height { 0 } else { self.geometry.edge_ns(self.rows.1 + 1) }
+    }
+
+    /// Whether it has the first row, where all that is longer than the top is drawn.
+    pub fn is_open(&self) -> bool {
+        self.rows.0 == 0
+    }
+}
+
+/// The dots of a window, in cells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// What it shows.
+    pub area: ChartArea,
+    /// The grid.
+    pub geometry: Geometry,
     /// Cells, row by row from the top.
     pub cells: Vec<Cell>,
     /// Columns in which something was lost.
@@ -86,6 +191,12 @@ pub struct Chart {
     pub n_hidden: u64,
     /// Greatest count of a cell.
     pub max_count: u64,
+    /// Dots by row of cells.
+    pub by_row: Vec<u64>,
+    /// Durations of the dots shown, long-lived ones apart.
+    latency: Option<Histogram<u32>>,
+    /// Durations that fell out of the ring, and are known to a power of two only, are among them.
+    pub is_coarse: bool,
     /// Dot positions in use, for [`Chart::density`].
     occupied: u64,
 }
@@ -93,16 +204,12 @@ pub struct Chart {
 impl Chart {
     /// Puts the dots of the ring (and the counts of what fell out of it) into cells.
     pub fn build(area: ChartArea, xlog: &Xlog, marks: impl Iterator<Item = (WallTime, WallTime)>) -> Chart {
-        let width = u64::from(area.width.max(1));
-        // Two dots across per cell.
-        let dot_ns = (area.window_ns / (width * 2)).max(1);
-        let end = WallTime(area.end.0.div_ceil(dot_ns * 2).max(width) * dot_ns * 2);
-        let start = WallTime(end.0 - dot_ns * 2 * width);
+        let geometry = Geometry::of(area);
+        let Geometry { start, end, dot_ns, .. } = geometry;
         let n_cells = usize::from(area.width) * usize::from(area.height);
         let mut chart = Chart {
             area,
-            start,
-            end,
+            geometry,
             cells: vec![Cell::default(); n_cells],
             lost: vec![false; usize::from(area.width)],
             n: 0,
@@ -110,6 +217,9 @@ impl Chart {
             n_clamped: 0,
             n_hidden: 0,
             max_count: 0,
+            by_row: vec![0; usize::from(area.height)],
+            latency: Histogram::new_with_bounds(8, HIGHEST_NS, 2).ok(),
+            is_coarse: false,
             occupied: 0,
         };
         let (from, to) = (start.0 / 1_000_000_000, end.0 / 1_000_000_000);
@@ -120,13 +230,14 @@ impl Chart {
                 let role = if client == 1 { Role::Client } else { Role::Server };
                 for (row, counts) in rows.iter().enumerate() {
                     for (class, n) in Class::ALL.into_iter().zip(counts) {
-                        chart.add(at, old_row_duration(row), class, role, u64::from(*n), dot_ns);
+                        chart.add(at, old_row_duration(row), class, role, u64::from(*n));
+                        chart.is_coarse |= *n != 0;
                     }
                 }
             }
         }
         for dot in xlog.dots(start, end) {
-            chart.add(dot.end(), dot.duration_ns(), dot.class(), dot.role(), 1, dot_ns);
+            chart.add(dot.end(), dot.duration_ns(), dot.class(), dot.role(), 1);
         }
         for (from, to) in marks {
             if to < start || from >= end {
@@ -142,10 +253,8 @@ impl Chart {
         chart
     }
 
-    fn add(&mut self, at: WallTime, duration_ns: u64, class: Class, role: Role, n: u64, dot_ns: u64) {
-        if n == 0 || at < self.start || at >= self.end {
-            return;
-        }
+    fn add(&mut self, at: WallTime, duration_ns: u64, class: Class, role: Role, n: u64) {
+        let Some((x, y)) = self.geometry.dot(at, duration_ns).filter(|_| n != 0) else { return };
         if !self.area.roles.shows(role) {
             self.n_hidden += n;
             return;
@@ -157,8 +266,12 @@ impl Chart {
         if duration_ns >= self.area.y_max_ns {
             self.n_clamped += n;
         }
-        let x = (at.0 - self.start.0) / dot_ns;
-        let y = self.area.dot_row(duration_ns);
+        if let Some(latency) = self.latency.as_mut().filter(|_| class != Class::LongLived) {
+            latency.saturating_record_n(duration_ns, u32::try_from(n).unwrap_or(u32::MAX));
+        }
+        if let Some(row) = self.by_row.get_mut(usize::from(y / 4)) {
+            *row += n;
+        }
         let index = usize::from(y / 4) * usize::from(self.area.width) + (x / 2) as usize;
         let Some(cell) = self.cells.get_mut(index) else { return };
         // The braille block's dots are numbered down the left column, down the right, and then the last row.
@@ -169,6 +282,17 @@ impl Chart {
         cell.count += n;
         cell.class = cell.class.max(Some(class));
         self.max_count = self.max_count.max(cell.count);
+    }
+
+    /// Quantiles of the dots shown, ns; `None` without any. Where [`Chart::is_coarse`] they are known to a power of two only.
+    pub fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> Option<[u64; N]> {
+        let latency = self.latency.as_ref().filter(|latency| !latency.is_empty())?;
+        Some(quantiles.map(|quantile| latency.value_at_quantile(quantile)))
+    }
+
+    /// The row of cells in which an elapsed time is drawn; `None` above the top.
+    pub fn row_of(&self, duration_ns: u64) -> Option<u16> {
+        (duration_ns < self.area.y_max_ns).then(|| self.area.dot_row(duration_ns) / 4)
     }
 
     /// Scatter or heat map, given what was shown before (so that it does not flicker between the two).
@@ -300,7 +424,11 @@ mod tests {
         for scale in [Scale::Log, Scale::Linear] {
             let chart = chart(area(scale), &transactions);
             assert_eq!(chart.cells.iter().map(|cell| cell.count).sum::<u64>(), chart.n);
-            assert_eq!(chart.n, 100, "one a second from {:?} to {:?}", chart.start, chart.end);
+            assert_eq!(
+                chart.n, 100,
+                "one a second from {:?} to {:?}",
+                chart.geometry.start, chart.geometry.end
+            );
         }
     }
 

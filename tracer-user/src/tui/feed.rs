@@ -6,10 +6,11 @@ use std::{
 };
 
 use crate::{
+    event::Counters,
     metrics::{Counter, Metrics},
     pipeline::Snapshot,
     report::loss::Losses,
-    sink::{Sink, SinkError, histogram::SharedHistograms, xlog::SharedXlog},
+    sink::{Sink, SinkError, histogram::SharedHistograms, recent::SharedRecent, xlog::SharedXlog},
     time::WallTime,
     transaction::TransactionBatch,
 };
@@ -25,6 +26,8 @@ pub struct Feed {
     pub histograms: SharedHistograms,
     /// Dots.
     pub xlog: SharedXlog,
+    /// The newest transactions whole.
+    pub recent: SharedRecent,
     /// In flight, lost.
     pub status: SharedStatus,
 }
@@ -57,6 +60,8 @@ pub struct Status {
     pub evicted: u64,
     /// Nothing more will come.
     pub finished: bool,
+    /// The counters that came before the last ones.
+    pub counters_before: Option<Arc<Counters>>,
 }
 
 impl Status {
@@ -79,6 +84,10 @@ impl Status {
             }
         }
         self.losses = losses;
+        let times = [&self.snapshot, snapshot].map(|s| s.counters.as_ref().map(|counters| counters.time));
+        if times[0] != times[1] {
+            self.counters_before = self.snapshot.counters.take();
+        }
         self.snapshot.clone_from(snapshot);
         self.filtered = metrics.get(Counter::Filtered);
         self.evicted = metrics.get(Counter::XlogEvicted);

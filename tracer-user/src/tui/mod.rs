@@ -1,18 +1,20 @@
-//! The live screen. State (`app`, `model`, `chart`) knows no terminal; only `draw`, `theme` and `terminal`
+//! The live screen. State (`app`, `model`, `chart`, `keymap`) knows no terminal; only `draw`, `theme` and `terminal`
 //! do.
 
 mod app;
 mod chart;
 mod draw;
 mod feed;
+mod keymap;
 mod model;
 mod terminal;
 mod theme;
 
-pub use app::{App, Command, Focus, Key, Roles, Sort};
-pub use chart::{Cell, Chart, ChartArea, Density, Scale};
-pub use draw::{chart_size, draw};
+pub use app::{App, Command, Cursor, ListSort, Place, Roles, Rows, Seen, Sort, View, Zoom};
+pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
+pub use draw::{Layout, draw, layout};
 pub use feed::{Feed, Heading, SharedStatus, Status, StatusSink};
-pub use model::{Model, Row};
+pub use keymap::{Action, BINDINGS, Binding, Key};
+pub use model::{Listed, Model, Row};
 pub use terminal::{Left, restore, run, usable};
 pub use theme::{Colours, Symbols, Theme};

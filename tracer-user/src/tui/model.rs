@@ -1,16 +1,24 @@
 //! One frame's data: read from the feed at once, safe to show, nothing left to compute while drawing.
 
+use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
+
 use super::{
-    app::{App, Sort},
-    chart::{Chart, ChartArea},
-    feed::{Feed, Heading},
+    app::{App, ListSort, Place, Seen, Sort, View},
+    chart::{Chart, ChartArea, Rectangle},
+    draw::Layout,
+    feed::{Feed, Heading, Status},
 };
 use crate::{
     event::Role,
-    pipeline::InFlight,
+    pipeline::{InFlight, OpenRequest},
     report::{loss::Losses, summary::QUANTILES},
+    sink::{
+        recent::Recent,
+        xlog::{Class, Xlog},
+    },
     text::screen_text,
     time::WallTime,
+    transaction::Transaction,
 };
 
 /// A row of the operations table.
@@ -47,8 +55,8 @@ pub struct Model {
     pub now: WallTime,
     /// Nothing more will come.
     pub finished: bool,
-    /// The XLog.
-    pub chart: Chart,
+    /// The XLog, where it is shown.
+    pub chart: Option<Chart>,
     /// The table, sorted.
     pub rows: Vec<Row>,
     /// Transactions in the table, all roles.
@@ -67,17 +75,41 @@ pub struct Model {
     pub n_long_lived: u64,
     /// By service, most first.
     pub in_flight: Vec<InFlight>,
+    /// Requests in flight, the oldest first; not all where there are very many.
+    pub open: Vec<OpenRequest>,
+    /// Counters: name, total, and how much more it was in the last second that is known.
+    pub counters: Vec<(String, u64, Option<u64>)>,
     /// Losses.
     pub losses: Losses,
     /// Dots that fell out of the ring and are counts now.
     pub evicted: u64,
     /// Dots that came since the screen was paused.
     pub since_pause: u64,
+    /// What was selected, where it is listed.
+    pub list: Option<Listed>,
+    /// Transactions on the connection of the one that is shown, itself included, in the order of their start.
+    pub neighbours: Vec<Arc<Transaction>>,
+    /// There are more of them.
+    pub neighbours_cut: bool,
 }
 
+/// The transactions of a rectangle.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The rectangle.
+    pub rectangle: Rectangle,
+    /// Those that are kept, sorted.
+    pub rows: Vec<Arc<Transaction>>,
+    /// All of which there are dots.
+    pub n: u64,
+}
+
+/// Neighbours that are shown on each side.
+const NEIGHBOURS: usize = 5;
+
 impl Model {
-    /// Reads the feed. `width` × `height` are the cells that the XLog has.
-    pub fn read(feed: &Feed, heading: &Heading, app: &App, width: u16, height: u16) -> Model {
+    /// Reads the feed for a screen with this layout.
+    pub fn read(feed: &Feed, heading: &Heading, app: &App, layout: &Layout) -> Model {
         let status = feed.status.lock().clone();
         let (mut rows, watermark, recent_seconds) = {
             let histograms = feed.histograms.lock();
@@ -101,27 +133,43 @@ impl Model {
         sort(&mut rows, app.sort);
         let now = watermark.max(status.snapshot.watermark);
         let area = ChartArea {
-            width,
-            height,
+            width: layout.chart.width,
+            height: layout.chart.height,
             end: app.end(now),
             window_ns: app.window_ns,
             y_max_ns: app.y_max_ns,
             scale: app.scale,
             roles: app.roles,
         };
-        let (chart, since_pause) = {
-            let xlog = feed.xlog.lock();
-            let chart = Chart::build(area, &xlog, status.marks.iter().copied());
-            let since = app.paused.map_or(0, |at| xlog.dots(at, WallTime(u64::MAX)).count() as u64);
-            (chart, since)
+        let place = app.place_below_help();
+        let has_chart = match place {
+            Place::View(view) => matches!(view, View::Overview | View::Xlog),
+            place => place == Place::Select,
         };
+        let (chart, since_pause, n_listed) = {
+            let xlog = feed.xlog.lock();
+            let chart = has_chart.then(|| Chart::build(area, &xlog, status.marks.iter().copied()));
+            let since = app.paused.map_or(0, |at| xlog.dots(at, WallTime(u64::MAX)).count() as u64);
+            let listed = app.selection.filter(|_| place == Place::List);
+            (chart, since, listed.map(|rectangle| (rectangle, dots_in(&rectangle, &xlog))))
+        };
+        let list = n_listed.map(|(rectangle, n)| {
+            let mut rows = rows_in(&rectangle, &feed.recent.lock());
+            sort_list(&mut rows, app.list_sort);
+            Listed { rectangle, rows, n }
+        });
+        let (neighbours, neighbours_cut) = match &app.detail {
+            Some(shown) => neighbours(shown, &feed.recent.lock()),
+            None => (Vec::new(), false),
+        };
+        let counters = counters(&status);
         let mut in_flight: Vec<InFlight> = status
             .snapshot
             .in_flight
             .iter()
             .map(|flight| InFlight { service: screen_text(&flight.service).into(), ..flight.clone() })
             .collect();
-        in_flight.sort_by_key(|flight| std::cmp::Reverse(flight.by_age.iter().sum::<u64>()));
+        in_flight.sort_by_key(|flight| Reverse(flight.by_age.iter().sum::<u64>()));
         Model {
             title: screen_text(&heading.title).into_owned(),
             filter: heading.filter.as_deref().map(|text| screen_text(text).into_owned()),
@@ -138,9 +186,36 @@ impl Model {
             n_open: status.snapshot.n_open,
             n_long_lived: status.snapshot.n_long_lived,
             in_flight,
+            open: status.snapshot.open,
+            counters,
             losses: status.losses,
             evicted: status.evicted,
             since_pause,
+            list,
+            neighbours,
+            neighbours_cut,
+        }
+    }
+
+    /// What a key refers to while this frame is on the screen.
+    pub fn seen(&self, app: &App, layout: &Layout) -> Seen {
+        let n_rows = match (app.place(), &self.list) {
+            (Place::List, Some(list)) => list.rows.len(),
+            // More than there are lines: scrolling stops by itself.
+            (Place::Detail | Place::Help, _) => 64,
+            (Place::View(View::Health), _) => self.counters.len(),
+            (Place::View(View::Active), _) => self.open.len(),
+            _ => self.rows.len(),
+        };
+        let row = self.list.as_ref().and_then(|list| {
+            list.rows.get(app.list.selected.min(list.rows.len().saturating_sub(1))).cloned()
+        });
+        Seen {
+            now: self.now,
+            n_rows,
+            page: usize::from(layout.rows),
+            chart: self.chart.as_ref().map(|chart| chart.geometry),
+            row,
         }
     }
 
@@ -150,8 +225,74 @@ impl Model {
     }
 }
 
+/// All counters of the last reading, beside what they grew by since the one before.
+fn counters(status: &Status) -> Vec<(String, u64, Option<u64>)> {
+    let Some(last) = &status.snapshot.counters else { return Vec::new() };
+    let before = status.counters_before.as_ref().filter(|before| before.time < last.time);
+    last.values
+        .iter()
+        .enumerate()
+        .map(|(at, (name, n))| {
+            // The same names in the same order in every reading of a run.
+            let old = before.and_then(|before| before.values.get(at)).filter(|(old, _)| old == name);
+            (screen_text(name).into_owned(), *n, old.map(|(_, old)| n.saturating_sub(*old)))
+        })
+        .collect()
+}
+
+/// Dots in a rectangle. What fell out of the ring has no place of its own any more and is not among them.
+fn dots_in(rectangle: &Rectangle, xlog: &Xlog) -> u64 {
+    let (from, to) = rectangle.times();
+    xlog.dots(from, to).filter(|dot| rectangle.contains(dot.role(), dot.end(), dot.duration_ns())).count()
+        as u64
+}
+
+/// Rows in a rectangle, in the order of their end.
+fn rows_in(rectangle: &Rectangle, recent: &Recent) -> Vec<Arc<Transaction>> {
+    let (from, to) = rectangle.times();
+    recent
+        .rows(from, to)
+        .filter(|row| rectangle.contains(row.role, row.end_time, row.duration_ns.max(0).unsigned_abs()))
+        .cloned()
+        .collect()
+}
+
+fn sort_list(rows: &mut [Arc<Transaction>], by: ListSort) {
+    // Stable: equal ones stay in the order of their end.
+    match by {
+        ListSort::Elapsed => rows.sort_by_key(|row| Reverse(row.duration_ns)),
+        ListSort::End => rows.reverse(),
+        ListSort::Errors => rows.sort_by_key(|row| (Reverse(Class::of(row)), Reverse(row.end_time))),
+        ListSort::Operation => rows.sort_by(|a, b| {
+            let key =
+                |row: &Transaction| (row.service.clone(), row.operation.clone(), Reverse(row.duration_ns));
+            key(a).cmp(&key(b))
+        }),
+    }
+}
+
+/// What is kept of a transaction's connection around it, and whether there is more.
+fn neighbours(shown: &Transaction, recent: &Recent) -> (Vec<Arc<Transaction>>, bool) {
+    let (mut before, mut after) = (VecDeque::new(), Vec::new());
+    let mut n = 0;
+    for row in recent.rows(WallTime(0), WallTime(u64::MAX)).filter(|row| row.conn == shown.conn) {
+        n += 1;
+        if row.ordinal <= shown.ordinal {
+            before.push_back(row.clone());
+            if before.len() > NEIGHBOURS + 1 {
+                before.pop_front();
+            }
+        } else if after.len() < NEIGHBOURS {
+            after.push(row.clone());
+        }
+    }
+    let mut rows: Vec<Arc<Transaction>> = before.into_iter().chain(after).collect();
+    rows.sort_by_key(|row| row.ordinal);
+    let cut = rows.len() < n;
+    (rows, cut)
+}
+
 fn sort(rows: &mut [Row], by: Sort) {
-    use std::cmp::Reverse;
     // Stable: rows that are equal stay in the order of service, role and name.
     match by {
         Sort::Count => rows.sort_by_key(|row| Reverse(row.count)),

@@ -11,15 +11,18 @@ use std::{
 
 use crossterm::{
     cursor,
-    event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    event::{
+        self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+    },
     execute, terminal as tty,
 };
 use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 
 use super::{
-    app::{App, Command, Key},
-    draw::{chart_size, draw},
+    app::{App, Command, Seen},
+    draw::{Layout, draw, layout},
     feed::{Feed, Heading},
+    keymap::Key,
     model::Model,
     theme::Theme,
 };
@@ -53,7 +56,13 @@ pub fn usable() -> bool {
 pub fn restore() {
     if TAKEN.swap(false, Ordering::AcqRel) {
         // There is nothing to be done about a failure: the terminal is gone.
-        let _ = execute!(io::stdout(), event::DisableFocusChange, tty::LeaveAlternateScreen, cursor::Show);
+        let _ = execute!(
+            io::stdout(),
+            event::DisableMouseCapture,
+            event::DisableFocusChange,
+            tty::LeaveAlternateScreen,
+            cursor::Show
+        );
         let _ = tty::disable_raw_mode();
         let _ = io::stdout().flush();
     }
@@ -80,7 +89,13 @@ impl Taken {
         TAKEN.store(true, Ordering::Release);
         let taken = Taken;
         tty::enable_raw_mode()?;
-        execute!(io::stdout(), tty::EnterAlternateScreen, event::EnableFocusChange, cursor::Hide)?;
+        execute!(
+            io::stdout(),
+            tty::EnterAlternateScreen,
+            event::EnableFocusChange,
+            event::EnableMouseCapture,
+            cursor::Hide
+        )?;
         Ok(taken)
     }
 }
@@ -97,51 +112,96 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
     let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
     let theme = Theme::detect(|name| std::env::var(name).ok());
     let mut app = App::with_window(heading.window_ns);
-    let mut model: Option<Model> = None;
+    let (mut seen, mut shown) = (Seen::default(), Layout::default());
+    let mut pressed = None;
     let (mut dirty, mut focused) = (true, true);
     let (mut last_frame, mut last_read): (Option<Instant>, Option<Instant>) = (None, None);
-    let mut seen = None;
+    let mut cost = Duration::ZERO;
+    let mut last_progress = None;
     loop {
         if stopped() || (!heading.replay && feed.status.lock().finished) {
             return Ok(Left::Stopped);
         }
         let due = |last: Option<Instant>, every| last.is_none_or(|last: Instant| last.elapsed() >= every);
-        if due(last_read, if focused { READ } else { READ_UNFOCUSED }) {
+        // However much there is to read: at most a fiftieth of the time.
+        let every = if focused { READ } else { READ_UNFOCUSED }.max(cost * 50);
+        if due(last_read, every) {
             last_read = Some(Instant::now());
-            let now = progress(feed);
-            if seen != Some(now) {
-                seen = Some(now);
+            let progress = progress(feed);
+            if last_progress != Some(progress) {
+                last_progress = Some(progress);
                 dirty = true;
             }
         }
         if dirty && due(last_frame, FRAME) {
+            let started = Instant::now();
             let size = terminal.size()?;
-            let (width, height) = chart_size(Rect::new(0, 0, size.width, size.height));
-            let read = Model::read(feed, &heading, &app, width, height);
-            app.n_rows = read.rows.len();
-            app.density = app.shown_density(read.chart.density(app.density));
-            terminal.draw(|frame| draw(frame.buffer_mut(), &read, &app, theme))?;
-            model = Some(read);
+            shown = layout(Rect::new(0, 0, size.width, size.height), &app);
+            let model = Model::read(feed, &heading, &app, &shown);
+            if let Some(chart) = &model.chart {
+                app.density = app.shown_density(chart.density(app.density));
+            }
+            terminal.draw(|frame| draw(frame.buffer_mut(), &model, &app, theme))?;
+            seen = model.seen(&app, &shown);
             (dirty, last_frame) = (false, Some(Instant::now()));
+            cost = started.elapsed();
         }
         if !event::poll(FRAME)? {
             continue;
         }
-        match event::read()? {
+        let command = match event::read()? {
             Event::Key(key) if key.kind != KeyEventKind::Release => {
-                let now = model.as_ref().map(|model| model.now).unwrap_or_default();
-                match key_of(key).map_or(Command::Nothing, |key| app.key(key, now)) {
-                    Command::Draw => dirty = true,
-                    Command::Nothing => {}
-                    Command::Quit => return Ok(Left::Quit),
-                    Command::Interrupt => return Ok(Left::Interrupted),
-                }
+                key_of(key).map_or(Command::Nothing, |key| app.key(key, &seen))
             }
-            Event::Resize(..) => dirty = true,
-            Event::FocusGained => (focused, dirty) = (true, true),
-            Event::FocusLost => focused = false,
-            Event::Key(_) | Event::Mouse(_) | Event::Paste(_) => {}
+            Event::Mouse(mouse) => drag(&mut app, &mut pressed, mouse, shown.chart, &seen),
+            Event::Resize(..) => Command::Draw,
+            Event::FocusGained => {
+                focused = true;
+                Command::Draw
+            }
+            Event::FocusLost => {
+                focused = false;
+                Command::Nothing
+            }
+            Event::Key(_) | Event::Paste(_) => Command::Nothing,
+        };
+        match command {
+            Command::Draw => dirty = true,
+            Command::Nothing => {}
+            Command::Quit => return Ok(Left::Quit),
+            Command::Interrupt => return Ok(Left::Interrupted),
         }
+    }
+}
+
+/// The left button selects a rectangle of the XLog, from where it is pressed to where it is let go.
+fn drag(
+    app: &mut App,
+    pressed: &mut Option<(u16, u16)>,
+    mouse: MouseEvent,
+    chart: Rect,
+    seen: &Seen,
+) -> Command {
+    if chart.is_empty() {
+        return Command::Nothing;
+    }
+    let cell = (
+        mouse.column.clamp(chart.x, chart.right() - 1) - chart.x,
+        mouse.row.clamp(chart.y, chart.bottom() - 1) - chart.y,
+    );
+    match (mouse.kind, *pressed) {
+        (MouseEventKind::Down(MouseButton::Left), _) => {
+            let is_inside = chart.contains((mouse.column, mouse.row).into());
+            *pressed = is_inside.then_some(cell);
+            Command::Nothing
+        }
+        (MouseEventKind::Drag(MouseButton::Left), Some(from)) => app.drag(from, cell, false, seen),
+        (MouseEventKind::Up(MouseButton::Left), Some(from)) => {
+            *pressed = None;
+            // A click alone selects nothing.
+            if from == cell { Command::Nothing } else { app.drag(from, cell, true, seen) }
+        }
+        _ => Command::Nothing,
     }
 }
 
@@ -165,6 +225,11 @@ fn key_of(key: KeyEvent) -> Option<Key> {
         KeyCode::Esc => Key::Escape,
         KeyCode::Backspace => Key::Backspace,
         KeyCode::Tab => Key::Tab,
+        KeyCode::BackTab => Key::BackTab,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        KeyCode::Home => Key::Home,
+        KeyCode::End => Key::End,
         KeyCode::Up => Key::Up,
         KeyCode::Down => Key::Down,
         KeyCode::Left => Key::Left,

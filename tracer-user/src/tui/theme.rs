@@ -107,6 +107,31 @@ impl Theme {
         }
     }
 
+    /// A line across empty cells.
+    pub fn rule(self) -> char {
+        if self.symbols == Symbols::Ascii { '-' } else { '┄' }
+    }
+
+    /// How full something is, 0 (empty) to 8.
+    pub fn level(self, level: usize) -> char {
+        let levels = match self.symbols {
+            Symbols::Unicode => [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
+            Symbols::Ascii => [' ', '.', ':', '-', '=', '+', '*', '#', '@'],
+        };
+        levels[level.min(8)]
+    }
+
+    /// A part of a transaction's time, by its name.
+    pub fn part(self, name: &str) -> Style {
+        match (self.colours, name) {
+            (Colours::None, _) => Style::new(),
+            (_, "queued") => Style::new().fg(Color::Yellow),
+            (_, "reading") => Style::new().fg(Color::Cyan),
+            (_, "waiting") => Style::new().fg(Color::Blue),
+            (_, _) => Style::new().fg(Color::Green),
+        }
+    }
+
     /// Requests in flight by age: up to 3 s, 3 to 8 s, longer. Each step has a symbol of its own too.
     pub fn step(self, step: usize) -> (char, Style) {
         let symbol = match (self.symbols, step) {

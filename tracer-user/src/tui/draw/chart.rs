@@ -1,0 +1,185 @@
+//! The XLog: title, cells, axes; where there is room, how many dots each row has and where the percentiles lie.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use super::put;
+use crate::{
+    report::format::{Align, clock, count, duration, fit},
+    sink::xlog::Class,
+    time::WallTime,
+    tui::{
+        app::{App, Roles},
+        chart::{Cell, Chart, Density, Scale},
+        model::Model,
+        theme::{Symbols, Theme},
+    },
+};
+
+/// Columns of the labels left of the XLog.
+const LABELS: u16 = 7;
+/// Columns right of it: a bar, a percentile.
+const SIDE: u16 = 18;
+/// Columns of the bar.
+const BAR: u16 = 7;
+/// Narrowest screen that has them.
+const WIDE: u16 = 90;
+
+/// Where the parts of the chart lie.
+#[derive(Clone, Copy)]
+pub(super) struct Panes {
+    title: Rect,
+    /// Its cells.
+    pub(super) cells: Rect,
+    axis: Rect,
+    side: Rect,
+}
+
+/// The parts of a chart in `area`; `side`: with what stands right of it, if the screen is wide enough.
+pub(super) fn panes(area: Rect, side: bool) -> Panes {
+    let left = LABELS.min(area.width);
+    let right = if side && area.width >= WIDE { SIDE } else { 0 };
+    let width = area.width.saturating_sub(left + right);
+    let x = area.x + left;
+    let cells = Rect { x, y: area.y + 1, width, height: area.height.saturating_sub(2) }.intersection(area);
+    Panes {
+        title: Rect { height: area.height.min(1), ..area },
+        cells,
+        axis: Rect { y: cells.bottom(), height: 1, ..cells }.intersection(area),
+        side: Rect { x: cells.right(), width: right, ..cells },
+    }
+}
+
+/// Draws it.
+pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, theme: Theme) {
+    let Some(chart) = &model.chart else { return };
+    title(buffer, panes.title, model, chart, app, theme);
+    let area = panes.cells;
+    for (row, ns) in chart.area.labels() {
+        if row < area.height {
+            let text = format!("{} ", fit(&duration(ns), usize::from(LABELS) - 1, Align::Right));
+            put(buffer, area.x - LABELS, area.y + row, LABELS, &text, theme.dim());
+        }
+    }
+    let lines = side(buffer, panes.side, chart, theme);
+    let rectangle = app
+        .cursor
+        .map(|cursor| (cursor, chart.geometry.rectangle(cursor.corner.unwrap_or(cursor.at), cursor.at)));
+    for row in 0..area.height.min(chart.area.height) {
+        for column in 0..area.width.min(chart.area.width) {
+            let cell = chart.cells[usize::from(row) * usize::from(chart.area.width) + usize::from(column)];
+            let lost = chart.lost.get(usize::from(column)).copied().unwrap_or(false);
+            let (mut symbol, mut style) = symbol(chart, cell, lost, app.density, theme);
+            if symbol == ' ' && lines.contains(&row) {
+                (symbol, style) = (theme.rule(), theme.dim());
+            }
+            if let Some((cursor, rectangle)) = rectangle {
+                if rectangle.has(column, row) {
+                    style = style.patch(theme.reversed());
+                }
+                if cursor.at == (column, row) && symbol == ' ' {
+                    symbol = '+';
+                }
+            }
+            buffer[(area.x + column, area.y + row)].set_char(symbol).set_style(style);
+        }
+    }
+    axis(buffer, panes.axis, chart, theme);
+}
+
+fn title(buffer: &mut Buffer, area: Rect, model: &Model, chart: &Chart, app: &App, theme: Theme) {
+    let what = match app.roles {
+        Roles::Servers => "served",
+        Roles::Clients => "made",
+        Roles::Both => "served and made",
+    };
+    let density = match (app.forced, app.density) {
+        (None, Density::Scatter) => "",
+        (None, Density::Heat) => "  heat",
+        (Some(Density::Scatter), _) => "  dots (kept)",
+        (Some(Density::Heat), _) => "  heat (kept)",
+    };
+    let mut text = format!(
+        "XLog  {}  {}{density}  {what} {}",
+        window(app.window_ns),
+        if app.scale == Scale::Log { "log" } else { "linear" },
+        count(chart.n),
+    );
+    let mut note = |n: u64, what: &str| {
+        if n != 0 {
+            text.push_str(&format!("  {} {what}", count(n)));
+        }
+    };
+    note(chart.n_errors, "errors");
+    note(chart.n_clamped, &format!("≥ {}", duration(app.y_max_ns)));
+    note(chart.n_hidden, if app.roles == Roles::Servers { "made hidden: c" } else { "served hidden: c" });
+    note(model.evicted, "older as counts");
+    if app.is_zoomed() {
+        text.push_str("  zoomed: Esc");
+    }
+    put(buffer, area.x, area.y, area.width, &text, theme.heading());
+}
+
+fn window(ns: u64) -> String {
+    const MINUTE_NS: u64 = 60_000_000_000;
+    if ns.is_multiple_of(MINUTE_NS) { format!("{} min", ns / MINUTE_NS) } else { duration(ns) }
+}
+
+fn symbol(chart: &Chart, cell: Cell, lost: bool, density: Density, theme: Theme) -> (char, Style) {
+    let ascii = theme.symbols == Symbols::Ascii;
+    let Some(class) = cell.class else {
+        return if lost { (if ascii { '%' } else { '▒' }, theme.loss()) } else { (' ', Style::new()) };
+    };
+    let style = theme.class(class);
+    if class == Class::Error && theme.error_letter() {
+        return ('E', style);
+    }
+    let symbol = match (density, ascii) {
+        (Density::Scatter, false) => char::from_u32(0x2800 + u32::from(cell.bits)).unwrap_or('.'),
+        (Density::Scatter, true) => '.',
+        (Density::Heat, _) => theme.level(chart.level(cell)),
+    };
+    (symbol, style)
+}
+
+/// A bar for each row, and the percentiles of what is shown. Returns the rows in which those lie.
+fn side(buffer: &mut Buffer, area: Rect, chart: &Chart, theme: Theme) -> Vec<u16> {
+    let mut lines = Vec::new();
+    if area.width == 0 {
+        return lines;
+    }
+    let most = chart.by_row.iter().copied().max().unwrap_or(0);
+    for (row, &n) in chart.by_row.iter().enumerate().take(usize::from(area.height)) {
+        let cells = (u64::from(BAR) * n).div_ceil(most.max(1)).min(u64::from(BAR));
+        let bar: String = std::iter::repeat_n(theme.level(8), cells as usize).collect();
+        put(buffer, area.x + 1, area.y + row as u16, BAR, &bar, theme.dim());
+    }
+    let Some(quantiles) = chart.quantiles([0.99, 0.9, 0.5]) else { return lines };
+    for (name, ns) in ["p99", "p90", "p50"].into_iter().zip(quantiles) {
+        // The first of two in one row stands for both.
+        let row = chart.row_of(ns).unwrap_or(0);
+        if row < area.height && !lines.contains(&row) {
+            lines.push(row);
+            let about = if chart.is_coarse { "~" } else { "" };
+            let text = format!("{name} {about}{}", duration(ns));
+            let width = area.width.saturating_sub(BAR + 2);
+            put(buffer, area.x + BAR + 2, area.y + row, width, &text, theme.heading());
+        }
+    }
+    lines
+}
+
+fn axis(buffer: &mut Buffer, area: Rect, chart: &Chart, theme: Theme) {
+    let width = chart.area.width;
+    // Before the first event there is no time to write.
+    if width == 0 || area.height == 0 || chart.area.end.0 == 0 {
+        return;
+    }
+    let column_ns = (chart.geometry.end.0 - chart.geometry.start.0) / u64::from(width);
+    // A time every 12 columns or more.
+    let mut x = 0;
+    while x + 8 <= width {
+        let at = WallTime(chart.geometry.start.0 + column_ns * u64::from(x));
+        put(buffer, area.x + x, area.y, 8, &clock(at), theme.dim());
+        x += 12.max(width / 6);
+    }
+}

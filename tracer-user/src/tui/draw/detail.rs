@@ -1,0 +1,198 @@
+//! One transaction: where its time went, who took part, what happened on its connection before and after.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::Style,
+    text::{Line, Span},
+};
+
+use super::{list::status, operations::role_letter};
+use crate::{
+    report::format::{Align, clock, count, duration, fit},
+    sink::xlog::Class,
+    text::{screen_bytes, screen_text},
+    time::WallTime,
+    transaction::Transaction,
+    tui::{app::App, model::Model, theme::Theme},
+};
+
+/// Columns of the names on the left.
+const NAMES: usize = 12;
+
+/// A part of the elapsed time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    name: &'static str,
+    from: WallTime,
+    to: WallTime,
+}
+
+/// The parts that are known, in order. Before the start: the queue. They may overlap where a response came early.
+pub(super) fn parts(transaction: &Transaction) -> Vec<Part> {
+    let start = transaction.start_time;
+    let mut parts = Vec::new();
+    let mut part = |name, from: WallTime, to: WallTime| {
+        if from <= to {
+            parts.push(Part { name, from, to });
+        }
+    };
+    if let Some(queue) = transaction.queue_ns {
+        part("queued", WallTime(start.0.saturating_sub(queue)), start);
+    }
+    if let Some(request_end) = transaction.request_end {
+        part("reading", start, request_end);
+        if let Some(response_start) = transaction.response_start {
+            part("waiting", request_end, response_start);
+        } else {
+            part("waiting", request_end, transaction.end_time);
+        }
+    }
+    if let Some(response_start) = transaction.response_start {
+        part("sending", response_start, transaction.end_time);
+    }
+    parts
+}
+
+/// The lines of the view.
+pub(super) fn lines(model: &Model, shown: &Transaction, width: u16, theme: Theme) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    let named = |name: &str, text: String| {
+        Line::from(vec![Span::styled(fit(name, NAMES, Align::Left), theme.dim()), Span::raw(text)])
+    };
+    let class = match Class::of(shown) {
+        Class::Normal => theme.heading(),
+        class => theme.class(class),
+    };
+    let role = match role_letter(shown.role) {
+        "C" => "made by",
+        "S" => "served by",
+        _ => "of",
+    };
+    let title = format!(
+        "{}  {}  {}  {role} {}",
+        screen_text(&shown.operation),
+        status(shown),
+        duration(shown.duration_ns.max(0).unsigned_abs()),
+        screen_text(&shown.service),
+    );
+    lines.push(Line::from(Span::styled(title, class)));
+    if let Some(target) = &shown.target {
+        lines.push(named("target", screen_bytes(target)));
+    }
+    lines.push(Line::default());
+    lines.extend(waterfall(shown, width, theme));
+    lines.push(Line::default());
+    lines.push(named("start", instant(shown.start_time)));
+    lines.push(named("end", instant(shown.end_time)));
+    let address = |address: &str, port: Option<u16>| match (address, port) {
+        ("", _) => "not known".to_owned(),
+        (address, Some(port)) if address.contains(':') => format!("[{}]:{port}", screen_text(address)),
+        (address, Some(port)) => format!("{}:{port}", screen_text(address)),
+        (address, None) => screen_text(address).into_owned(),
+    };
+    lines.push(named("client", address(&shown.client_addr, shown.client_port)));
+    lines.push(named("server", address(&shown.server_addr, shown.server_port)));
+    let Transaction { pid, tid, .. } = shown;
+    lines.push(named("thread", format!("{}  pid {pid}  tid {tid}", screen_text(&shown.comm))));
+    lines.push(named(
+        "bytes",
+        format!("{} request  {} response", count(shown.request_bytes), count(shown.response_bytes)),
+    ));
+    let error = shown.error_type.as_deref().map(|kind| format!("  error {}", screen_text(kind)));
+    lines.push(named("end seen", format!("{}{}", shown.end.as_str(), error.unwrap_or_default())));
+    lines.push(named("sure", format!("{}  times: {}", shown.confidence.as_str(), shown.time_basis.as_str())));
+    lines.push(named("protocol", format!("{}  {}", shown.protocol, shown.kind.as_str())));
+    lines.push(named("id", format!("{}  number {}", shown.id(), count(shown.seq))));
+    lines.push(Line::default());
+    let more = if model.neighbours_cut { ", the nearest" } else { "" };
+    let heading = format!("on the same connection{more}");
+    lines.push(Line::from(Span::styled(heading, theme.heading())));
+    if model.neighbours.is_empty() {
+        lines.push(Line::from(Span::styled("nothing else that is kept", theme.dim())));
+    }
+    for row in &model.neighbours {
+        let mark = if row.seq == shown.seq { "▸" } else { " " };
+        let text = format!(
+            "{mark} {}.{:06} {} {} {}",
+            clock(row.start_time),
+            row.start_time.0 / 1_000 % 1_000_000,
+            fit(&duration(row.duration_ns.max(0).unsigned_abs()), 8, Align::Right),
+            fit(&status(row), 8, Align::Right),
+            screen_text(&row.operation),
+        );
+        let style = if row.seq == shown.seq { theme.heading() } else { Style::new() };
+        lines.push(Line::from(Span::styled(text, style)));
+    }
+    lines
+}
+
+/// An instant to the nanosecond.
+fn instant(at: WallTime) -> String {
+    format!("{}.{:09} UTC", clock(at), at.0 % 1_000_000_000)
+}
+
+/// One bar for each part, on one axis.
+fn waterfall(shown: &Transaction, width: u16, theme: Theme) -> Vec<Line<'static>> {
+    let parts = parts(shown);
+    let from =
+        parts.iter().map(|part| part.from.0).min().unwrap_or(shown.start_time.0).min(shown.start_time.0);
+    let to = shown.end_time.0.max(from + 1);
+    let room = usize::from(width).saturating_sub(NAMES + 10).clamp(8, 120);
+    let column = |at: u64| ((at - from) as u128 * room as u128 / u128::from(to - from)) as usize;
+    let mut lines: Vec<Line<'static>> = Vec::new();
+    for part in parts {
+        let first = column(part.from.0).min(room - 1);
+        // Every part that is there has a cell.
+        let last = column(part.to.0.min(to)).clamp(first + 1, room);
+        let bar: String = std::iter::repeat_n(theme.level(8), last - first).collect();
+        lines.push(Line::from(vec![
+            Span::styled(fit(part.name, NAMES, Align::Left), theme.dim()),
+            Span::raw(format!("{} ", fit(&duration(part.to.0 - part.from.0), 8, Align::Right))),
+            Span::raw(" ".repeat(first)),
+            Span::styled(bar, theme.part(part.name)),
+        ]));
+    }
+    if lines.is_empty() {
+        lines.push(Line::from(Span::styled("where the time went was not seen", theme.dim())));
+    }
+    lines
+}
+
+/// Draws it.
+pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
+    let Some(shown) = &app.detail else { return };
+    let lines = lines(model, shown, area.width, theme);
+    let first = usize::from(app.scroll).min(lines.len().saturating_sub(usize::from(area.height)));
+    for (y, line) in (area.y..area.bottom()).zip(lines.iter().skip(first)) {
+        buffer.set_line(area.x, y, line, area.width);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::compliance::transaction;
+
+    #[test]
+    fn the_parts_of_a_whole_transaction_follow_each_other_from_the_queue_to_the_end() {
+        let shown = Transaction { queue_ns: Some(5_000), ..transaction(3) };
+        let parts = parts(&shown);
+        let names: Vec<&str> = parts.iter().map(|part| part.name).collect();
+        assert_eq!(names, ["queued", "reading", "waiting", "sending"]);
+        assert!(parts.windows(2).all(|pair| pair[0].to == pair[1].from));
+        let within = parts[1..].iter().map(|part| part.to.0 - part.from.0).sum::<u64>();
+        assert_eq!(within as i64, shown.duration_ns);
+    }
+
+    #[test]
+    fn what_was_not_seen_is_no_part() {
+        let unanswered = Transaction { response_start: None, ..transaction(3) };
+        assert_eq!(
+            parts(&unanswered).last().map(|part| (part.name, part.to)),
+            Some(("waiting", unanswered.end_time))
+        );
+        let blind = Transaction { request_end: None, response_start: None, ..transaction(3) };
+        assert_eq!(parts(&blind), []);
+    }
+}

@@ -1,0 +1,179 @@
+//! Drawing: from a [`Model`] and an [`App`] to cells. One file for each thing that is drawn.
+
+mod active;
+mod chart;
+mod detail;
+mod health;
+mod help;
+mod list;
+mod operations;
+mod overview;
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{
+    app::{App, Place, View},
+    keymap,
+    model::Model,
+    theme::Theme,
+};
+use crate::report::format::{Align, clock, count, fit};
+
+/// The smallest terminal that the screen fits.
+const SMALLEST: (u16, u16) = (60, 15);
+
+/// Where things are on a screen of some size: what keys and the mouse refer to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Cells of the XLog.
+    pub chart: Rect,
+    /// Rows of the table that has the arrows.
+    pub rows: u16,
+}
+
+/// Header, tabs and losses above, footer below.
+const ABOVE: u16 = 3;
+
+fn body(area: Rect) -> Rect {
+    Rect { y: area.y.saturating_add(ABOVE), height: area.height.saturating_sub(ABOVE + 1), ..area }
+        .intersection(area)
+}
+
+/// The layout of a screen of this size.
+pub fn layout(area: Rect, app: &App) -> Layout {
+    let body = body(area);
+    let chart = match app.view {
+        View::Overview => chart::panes(overview::panes(body).chart, false).cells,
+        View::Xlog => chart::panes(body, true).cells,
+        View::Active | View::Operations | View::Health => Rect::default(),
+    };
+    let rows = match app.place_below_help() {
+        Place::List => list::n_rows(body),
+        Place::View(View::Overview) => operations::n_rows(overview::panes(body).table),
+        Place::View(View::Active) => active::n_rows(body),
+        Place::View(View::Operations) => operations::n_rows(body),
+        _ => body.height,
+    };
+    Layout { chart, rows }
+}
+
+/// Draws one frame.
+pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
+    let area = buffer.area;
+    if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
+        let text =
+            format!("txray needs {}×{}, this is {}×{}", SMALLEST.0, SMALLEST.1, area.width, area.height);
+        put(buffer, area.x, area.y, area.width, &text, Style::new());
+        return;
+    }
+    let line = |y: u16| Rect { y, height: 1, ..area };
+    header(buffer, line(area.y), model, app, theme);
+    tabs(buffer, line(area.y + 1), model, app, theme);
+    let loss_style = if model.losses.any() { theme.loss() } else { theme.dim() };
+    put(buffer, area.x, area.y + 2, area.width, &model.losses.line(), loss_style);
+    let body = body(area);
+    match (app.place_below_help(), app.view) {
+        (Place::Detail, _) => detail::draw(buffer, body, model, app, theme),
+        (Place::List, _) => list::draw(buffer, body, model, app, theme),
+        (_, View::Overview) => overview::draw(buffer, body, model, app, theme),
+        (_, View::Xlog) => chart::draw(buffer, chart::panes(body, true), model, app, theme),
+        (_, View::Active) => active::draw(buffer, body, model, app, theme),
+        (_, View::Health) => health::draw(buffer, body, model, app, theme),
+        (_, View::Operations) => operations::draw(buffer, body, model, app, theme),
+    }
+    footer(buffer, line(area.bottom() - 1), app, theme);
+    if let Some(scroll) = app.help {
+        help::draw(buffer, area, app.place_below_help(), scroll, theme);
+    }
+}
+
+/// Text into one line, cut with `…` where it is too long.
+fn put(buffer: &mut Buffer, x: u16, y: u16, width: u16, text: &str, style: Style) {
+    if text.width() > usize::from(width) {
+        buffer.set_stringn(x, y, fit(text, usize::from(width), Align::Left), usize::from(width), style);
+    } else {
+        buffer.set_stringn(x, y, text, usize::from(width), style);
+    }
+}
+
+fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
+    let mut right = vec![format!("{}/s", model.rate_of(model.recent))];
+    right.push(format!("{} transactions", count(model.count)));
+    right.push(format!("{} errors", count(model.errors)));
+    let state = if app.paused.is_some() {
+        format!("PAUSED +{}", count(model.since_pause))
+    } else if model.finished {
+        "END".to_owned()
+    } else if model.replay {
+        "REPLAY".to_owned()
+    } else {
+        "LIVE".to_owned()
+    };
+    let time = if model.now.0 == 0 { "--:--:--".to_owned() } else { clock(model.now) };
+    right.push(format!("{time} UTC"));
+    let right = right.join("  ");
+    let left = format!("txray {}", model.title);
+    let tail = right.width() + 2 + state.width() + 2;
+    let room = usize::from(area.width).saturating_sub(tail);
+    put(buffer, area.x, area.y, room as u16, &left, theme.heading());
+    let x = area.x + room as u16 + 1;
+    put(buffer, x, area.y, area.right().saturating_sub(x), &right, Style::new());
+    let x = x + right.width() as u16 + 1;
+    let style = if app.paused.is_some() { theme.reversed() } else { theme.heading() };
+    put(buffer, x, area.y, area.right().saturating_sub(x), &format!(" {state} "), style);
+}
+
+/// The views, and behind them the filter with what it lets through.
+fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
+    let badge = model.filter.as_ref().map(|filter| {
+        let all = model.count + model.filtered;
+        format!(" {} of {} match {filter} ", count(model.count), count(all))
+    });
+    let name = |view: View, short: bool| {
+        let digit = char::from(view.digit());
+        if short && view != app.view { format!(" {digit} ") } else { format!(" {digit} {} ", view.name()) }
+    };
+    let wanted = badge.as_ref().map_or(0, |badge| badge.width() + 1);
+    let whole: usize = View::ALL.iter().map(|view| name(*view, false).width()).sum();
+    // The filter is always to be seen.
+    let short = whole + wanted > usize::from(area.width);
+    let mut x = area.x;
+    for view in View::ALL {
+        let text = name(view, short);
+        let style = if view == app.view { theme.reversed() } else { theme.dim() };
+        put(buffer, x, area.y, area.right().saturating_sub(x), &text, style);
+        x = x.saturating_add(text.width() as u16);
+    }
+    if let Some(badge) = badge {
+        let x = x.saturating_add(1);
+        put(buffer, x, area.y, area.right().saturating_sub(x), &badge, theme.reversed());
+    }
+}
+
+fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
+    let text = if let Some(typed) = &app.prompt {
+        format!("top of the elapsed axis: {typed}_   Enter takes it, Esc leaves it")
+    } else if let Some(complaint) = &app.complaint {
+        complaint.clone()
+    } else {
+        hints(app.place(), usize::from(area.width))
+    };
+    put(buffer, area.x, area.y, area.width, &text, theme.dim());
+}
+
+/// The keys of a place in a word each, as many as there is room for; help is always among them.
+fn hints(place: Place, width: usize) -> String {
+    let mut text = String::new();
+    for binding in keymap::of(place).filter(|binding| !binding.hint.is_empty()) {
+        let key = binding.keys.first().map(|key| key.name()).unwrap_or_default();
+        let hint = format!("{key} {}", binding.hint);
+        let gap = if text.is_empty() { 0 } else { 2 };
+        if text.width() + gap + hint.width() > width {
+            break;
+        }
+        text.push_str(&" ".repeat(gap));
+        text.push_str(&hint);
+    }
+    text
+}

@@ -1,0 +1,109 @@
+//! The table of operations.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+
+use super::put;
+use crate::{
+    event::Role,
+    report::format::{self, Align, count, duration, fit},
+    tui::{
+        app::{App, Sort},
+        model::{Model, Row},
+        theme::{Symbols, Theme},
+    },
+};
+
+/// Rows that fit below the heading.
+pub(super) fn n_rows(area: Rect) -> u16 {
+    area.height.saturating_sub(1)
+}
+
+/// Columns behind the names: heading, width, and the narrowest screen that shows it (all of them are in the summary).
+const FIGURES: [(&str, usize, u16); 8] = [
+    ("rate/s", 7, 0),
+    ("errors", 7, 0),
+    ("count", 9, 100),
+    ("p50", 6, 0),
+    ("p90", 6, 70),
+    ("p99", 6, 0),
+    ("p99.9", 6, 76),
+    ("max", 6, 0),
+];
+
+/// Draws it.
+pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
+    if area.height == 0 {
+        return;
+    }
+    let shown = |narrowest: u16| area.width >= narrowest;
+    let figures: usize =
+        FIGURES.iter().filter(|(_, _, narrowest)| shown(*narrowest)).map(|(_, width, _)| width + 1).sum();
+    let names = usize::from(area.width).saturating_sub(figures + 2);
+    let service = (names / 3).clamp(4, 24);
+    let operation = names.saturating_sub(service + 1);
+    let line = |service_text: &str, role: &str, operation_text: &str, cells: &[String]| {
+        let mut text = fit(service_text, service, Align::Left);
+        text.push(' ');
+        text.push_str(&fit(operation_text, operation, Align::Left));
+        text.push(' ');
+        text.push_str(&fit(role, 1, Align::Left));
+        for ((_, width, _), cell) in FIGURES.iter().zip(cells).filter(|(figure, _)| shown(figure.2)) {
+            text.push(' ');
+            text.push_str(&fit(cell, *width, Align::Right));
+        }
+        text
+    };
+    let heading: Vec<String> = FIGURES
+        .iter()
+        .map(|(name, ..)| if *name == app.sort.column() { format!("▾{name}") } else { (*name).to_owned() })
+        .map(|name| if theme.symbols == Symbols::Ascii { name.replace('▾', "*") } else { name })
+        .collect();
+    let operation_heading = if app.sort == Sort::Name { "operation (sorted)" } else { "operation" };
+    let text = line("service", "", operation_heading, &heading);
+    put(buffer, area.x, area.y, area.width, &text, theme.heading());
+    let room = usize::from(area.height - 1);
+    if model.rows.is_empty() {
+        let text = match (&model.filter, model.filtered) {
+            (Some(filter), n) if n != 0 => {
+                format!("no transaction matched {filter}; {} seen", count(n))
+            }
+            _ if model.finished => "no transactions".to_owned(),
+            _ => "no transactions yet".to_owned(),
+        };
+        put(buffer, area.x, area.y + 1, area.width, &text, theme.dim());
+        return;
+    }
+    let selected = app.operations.selected.min(model.rows.len() - 1);
+    let first = (selected + 1).saturating_sub(room);
+    for (i, row) in model.rows.iter().enumerate().skip(first).take(room) {
+        let y = area.y + 1 + (i - first) as u16;
+        let text = line(&row.service, role_letter(row.role), &row.operation, &cells(model, row));
+        let mut style =
+            if row.errors != 0 && row.errors * 2 >= row.count { theme.error() } else { Style::new() };
+        if i == selected {
+            style = theme.reversed();
+        }
+        put(buffer, area.x, y, area.width, &text, style);
+    }
+}
+
+/// One letter for a role.
+pub(super) fn role_letter(role: Role) -> &'static str {
+    match role {
+        Role::Client => "C",
+        Role::Server => "S",
+        Role::Unknown => "?",
+    }
+}
+
+fn cells(model: &Model, row: &Row) -> Vec<String> {
+    let mut cells = vec![model.rate_of(row.recent), format::count(row.errors), format::count(row.count)];
+    match row.quantiles_ns {
+        Some(quantiles) => {
+            cells.extend(quantiles.map(duration));
+            cells.push(duration(row.max_ns));
+        }
+        None => cells.extend(["-"; 5].map(str::to_owned)),
+    }
+    cells
+}

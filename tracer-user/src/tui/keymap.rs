@@ -1,0 +1,311 @@
+//! Which key does what, where. The only table: the screen obeys it, and help and footer are written from it.
+
+use super::app::{Place, View};
+
+/// A key, as far as the screen knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A character.
+    Char(char),
+    /// Enter.
+    Enter,
+    /// Escape.
+    Escape,
+    /// Backspace.
+    Backspace,
+    /// Tab.
+    Tab,
+    /// Shift and Tab.
+    BackTab,
+    /// Arrow.
+    Up,
+    /// Arrow.
+    Down,
+    /// Arrow.
+    Left,
+    /// Arrow.
+    Right,
+    /// A page up.
+    PageUp,
+    /// A page down.
+    PageDown,
+    /// First.
+    Home,
+    /// Last; now.
+    End,
+    /// Ctrl-C.
+    Interrupt,
+}
+
+impl Key {
+    /// What it is called in the help.
+    pub fn name(self) -> String {
+        match self {
+            Key::Char(' ') => "space".to_owned(),
+            Key::Char(c) => c.to_string(),
+            Key::Enter => "Enter".to_owned(),
+            Key::Escape => "Esc".to_owned(),
+            Key::Backspace => "Backspace".to_owned(),
+            Key::Tab => "Tab".to_owned(),
+            Key::BackTab => "Shift-Tab".to_owned(),
+            Key::Up => "↑".to_owned(),
+            Key::Down => "↓".to_owned(),
+            Key::Left => "←".to_owned(),
+            Key::Right => "→".to_owned(),
+            Key::PageUp => "PgUp".to_owned(),
+            Key::PageDown => "PgDn".to_owned(),
+            Key::Home => "Home".to_owned(),
+            Key::End => "End".to_owned(),
+            Key::Interrupt => "Ctrl-C".to_owned(),
+        }
+    }
+}
+
+/// What a key makes happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Leave.
+    Quit,
+    /// Leave as if interrupted.
+    Interrupt,
+    /// Show the keys.
+    Help,
+    /// Show a view.
+    View(View),
+    /// Show the next view.
+    NextView,
+    /// Show the view before.
+    PreviousView,
+    /// Freeze the screen, or let it go.
+    Pause,
+    /// Back to now.
+    Live,
+    /// Ten seconds back.
+    Earlier,
+    /// Ten seconds forth.
+    Later,
+    /// A shorter window.
+    Shorter,
+    /// A longer window.
+    Longer,
+    /// A higher top of the value axis.
+    HigherTop,
+    /// A lower top.
+    LowerTop,
+    /// Type the top.
+    TypeTop,
+    /// Logarithmic or linear.
+    Scale,
+    /// Heat map, dots, or what fits.
+    Density,
+    /// Requests served, made, or both.
+    Roles,
+    /// Everything as at the start.
+    Reset,
+    /// Another order of the table.
+    Sort,
+    /// Row before.
+    Previous,
+    /// Next row.
+    Next,
+    /// First row.
+    First,
+    /// Last row.
+    Last,
+    /// A page of rows up.
+    PageUp,
+    /// A page of rows down.
+    PageDown,
+    /// Begin to select a rectangle of dots.
+    Select,
+    /// Fix a corner of the rectangle.
+    Corner,
+    /// Move the other corner one cell.
+    CursorUp,
+    /// Move the other corner one cell.
+    CursorDown,
+    /// Move the other corner one cell.
+    CursorLeft,
+    /// Move the other corner one cell.
+    CursorRight,
+    /// List what is selected.
+    List,
+    /// Make the window what is selected.
+    Zoom,
+    /// Show the row.
+    Open,
+    /// Leave what was opened last.
+    Back,
+    /// Scroll up.
+    ScrollUp,
+    /// Scroll down.
+    ScrollDown,
+}
+
+/// Keys that do one thing in some places.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding {
+    /// The keys.
+    pub keys: &'static [Key],
+    /// Where.
+    pub places: &'static [Place],
+    /// What they do.
+    pub action: Action,
+    /// The same in words, for the help.
+    pub what: &'static str,
+    /// In a word, for the footer; empty = not there.
+    pub hint: &'static str,
+}
+
+const fn bind(
+    keys: &'static [Key],
+    places: &'static [Place],
+    action: Action,
+    what: &'static str,
+    hint: &'static str,
+) -> Binding {
+    Binding { keys, places, action, what, hint }
+}
+
+use Action as A;
+use Key::Char;
+
+/// Everywhere.
+const ALL: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Xlog),
+    Place::View(View::Active),
+    Place::View(View::Operations),
+    Place::View(View::Health),
+    Place::Select,
+    Place::List,
+    Place::Detail,
+    Place::Help,
+];
+/// In every view.
+const VIEWS: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Xlog),
+    Place::View(View::Active),
+    Place::View(View::Operations),
+    Place::View(View::Health),
+];
+/// Where the XLog is.
+const CHARTS: &[Place] = &[Place::View(View::Overview), Place::View(View::Xlog)];
+/// Where the XLog has the arrows.
+const XLOG: &[Place] = &[Place::View(View::Xlog)];
+/// Where a table has them.
+const TABLES: &[Place] =
+    &[Place::View(View::Overview), Place::View(View::Active), Place::View(View::Operations), Place::List];
+/// Where it has more than one order.
+const SORTED: &[Place] = &[Place::View(View::Overview), Place::View(View::Operations), Place::List];
+const SELECT: &[Place] = &[Place::Select];
+const OPENED: &[Place] = &[Place::Select, Place::List, Place::Detail, Place::Help];
+const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Detail, Place::Help];
+
+/// All bindings, in the order of the help; those of a place with a hint, in the order of its footer.
+pub const BINDINGS: &[Binding] = &[
+    bind(&[Char('q')], ALL, A::Quit, "quit", "quit"),
+    bind(&[Key::Interrupt], ALL, A::Interrupt, "interrupt: quit with exit code 130", ""),
+    bind(&[Char('?')], ALL, A::Help, "the keys of this place", "help"),
+    bind(&[Key::Escape], OPENED, A::Back, "back", "back"),
+    bind(&[Key::Escape], CHARTS, A::Back, "back from a zoom", ""),
+    bind(&[Char('v')], XLOG, A::Select, "select a rectangle (or drag the mouse)", "select"),
+    bind(&[Char('v'), Char(' ')], SELECT, A::Corner, "fix this corner, then move the other", "corner"),
+    bind(&[Key::Enter], SELECT, A::List, "list what is in the rectangle", "list"),
+    bind(&[Char('z')], SELECT, A::Zoom, "zoom to the rectangle", "zoom"),
+    bind(&[Key::Up, Char('k')], SELECT, A::CursorUp, "move up", ""),
+    bind(&[Key::Down, Char('j')], SELECT, A::CursorDown, "move down", ""),
+    bind(&[Key::Left, Char('h')], SELECT, A::CursorLeft, "move left", ""),
+    bind(&[Key::Right, Char('l')], SELECT, A::CursorRight, "move right", ""),
+    bind(&[Key::Enter], &[Place::List], A::Open, "open the transaction", "open"),
+    bind(&[Key::Up, Char('k')], TABLES, A::Previous, "previous row", ""),
+    bind(&[Key::Down, Char('j')], TABLES, A::Next, "next row", ""),
+    bind(&[Char('g'), Key::Home], TABLES, A::First, "first row", ""),
+    bind(&[Char('G'), Key::End], TABLES, A::Last, "last row", ""),
+    bind(&[Key::PageUp], TABLES, A::PageUp, "a page up", ""),
+    bind(&[Key::PageDown], TABLES, A::PageDown, "a page down", ""),
+    bind(&[Char('s')], SORTED, A::Sort, "sort by another column", "sort"),
+    bind(&[Key::Up, Char('k')], SCROLLED, A::ScrollUp, "scroll up", ""),
+    bind(&[Key::Down, Char('j')], SCROLLED, A::ScrollDown, "scroll down", ""),
+    bind(&[Char(' ')], VIEWS, A::Pause, "freeze the screen; capture goes on", "pause"),
+    bind(&[Char('L')], VIEWS, A::Live, "back to now, not frozen, not zoomed", "now"),
+    bind(&[Key::Left], CHARTS, A::Earlier, "10 s back", ""),
+    bind(&[Key::Right], CHARTS, A::Later, "10 s forth", ""),
+    bind(&[Char('+'), Char('=')], CHARTS, A::Shorter, "a shorter window", "window"),
+    bind(&[Char('-'), Char('_')], CHARTS, A::Longer, "a longer window", ""),
+    bind(&[Key::Up, Char('k')], XLOG, A::HigherTop, "a higher top of the axis", ""),
+    bind(&[Key::Down, Char('j')], XLOG, A::LowerTop, "a lower top of the axis", ""),
+    bind(&[Char('y')], CHARTS, A::TypeTop, "type the top of the axis", "top"),
+    bind(&[Char('l')], CHARTS, A::Scale, "logarithmic or linear axis", "log"),
+    bind(&[Char('H')], CHARTS, A::Density, "heat map, dots, or what fits", "heat"),
+    bind(&[Char('c')], CHARTS, A::Roles, "requests served, made, or both", "role"),
+    bind(&[Char('0')], VIEWS, A::Reset, "everything as at the start", ""),
+    bind(&[Char('1')], VIEWS, A::View(View::Overview), "overview", ""),
+    bind(&[Char('2')], VIEWS, A::View(View::Xlog), "XLog: one dot per transaction", ""),
+    bind(&[Char('3')], VIEWS, A::View(View::Active), "requests in flight", ""),
+    bind(&[Char('4')], VIEWS, A::View(View::Operations), "operations", ""),
+    bind(&[Char('8')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
+    bind(&[Key::Tab], VIEWS, A::NextView, "next view", ""),
+    bind(&[Key::BackTab], VIEWS, A::PreviousView, "view before", ""),
+];
+
+/// The bindings of a place.
+pub fn of(place: Place) -> impl Iterator<Item = &'static Binding> {
+    BINDINGS.iter().filter(move |binding| binding.places.contains(&place))
+}
+
+/// What a key does in a place.
+pub fn action(place: Place, key: Key) -> Option<Action> {
+    of(place).find(|binding| binding.keys.contains(&key)).map(|binding| binding.action)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn no_key_has_two_meanings_in_one_place() {
+        for &place in ALL {
+            let mut meanings: HashMap<Key, Action> = HashMap::new();
+            for binding in of(place) {
+                for &key in binding.keys {
+                    let before = meanings.insert(key, binding.action);
+                    assert_eq!(before, None, "{key:?} in {place:?} is {:?} too", binding.action);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_place_can_be_left_and_explained() {
+        for &place in ALL {
+            assert_eq!(action(place, Char('q')), Some(A::Quit), "{place:?}");
+            assert_eq!(action(place, Char('?')), Some(A::Help), "{place:?}");
+            assert!(
+                matches!(place, Place::View(_)) || action(place, Key::Escape) == Some(A::Back),
+                "{place:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_binding_fits_the_help_of_the_narrowest_screen() {
+        for binding in BINDINGS {
+            let keys: usize = binding.keys.iter().map(|key| key.name().chars().count() + 1).sum();
+            assert!(keys <= 14 && (1..=44).contains(&binding.what.len()), "{binding:?}");
+        }
+    }
+
+    #[test]
+    fn every_view_has_its_digit() {
+        for (at, view) in View::ALL.into_iter().enumerate() {
+            for &place in VIEWS {
+                let digit = Char(char::from(view.digit()));
+                assert_eq!(action(place, digit), Some(A::View(view)), "{at}");
+            }
+        }
+    }
+}
