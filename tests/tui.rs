@@ -9,7 +9,7 @@ use ratatui::{
 use tracer_user::{
     event::{ConnId, Counters, Role},
     metrics::Metrics,
-    pipeline::{InFlight, LostRequests, Snapshot},
+    pipeline::{InFlight, LostRequests, OpenRequest, Snapshot, Step},
     sink::{
         Sink as _,
         histogram::{HistogramSink, SharedHistograms},
@@ -121,12 +121,29 @@ fn snapshot() -> Snapshot {
     }
 }
 
+/// A request in flight, so old.
+fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
+    OpenRequest {
+        age_ns: age_ms * 1_000_000,
+        step,
+        kind: Kind::Request,
+        role: Role::Server,
+        service: if i % 2 == 0 { "shop".into() } else { "주문서비스".into() },
+        pid: 100,
+        tid: 101 + i as u32,
+        conn: ConnId(i),
+        ordinal: i,
+        method: "GET".into(),
+        path: Bytes::from(format!("/item/{i}")),
+    }
+}
+
 fn lossy(at: u64, refused: u64) -> Snapshot {
     let values = vec![("kernel.refused_data".into(), refused), ("kernel.payload_fault".into(), 7)];
     Snapshot {
         wall: WallTime(START + at * SECOND),
         lost_requests: LostRequests { low: refused / 2, high: refused },
-        counters: Some(Counters { time: BootTime(1), values }.into()),
+        counters: Some(Counters { time: BootTime(at), values }.into()),
         ..snapshot()
     }
 }
@@ -626,4 +643,51 @@ fn the_help_of_every_place_lists_all_its_keys() {
             }
         }
     }
+}
+
+#[test]
+fn requests_in_flight_are_listed_with_their_step_the_oldest_first() {
+    let mut snapshot = snapshot();
+    snapshot.open = vec![
+        OpenRequest { kind: Kind::LongLived, ..open(0, 900_000, Step::Sending) },
+        open(1, 12_000, Step::Waiting),
+        open(2, 5_000, Step::Sending),
+        open(3, 20, Step::Reading),
+        OpenRequest { path: Bytes::from_static(b"/\x1b[2J\xff"), ..open(4, 1, Step::Waiting) },
+    ];
+    let feed = feed(busy(), &[snapshot]);
+    for (width, height) in [(80, 24), (120, 40), (200, 60), (400, 100)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("3"));
+        insta::assert_snapshot!(format!("active_{width}x{height}"), screen.text());
+        for (step, age) in
+            [("open", "15.0min"), ("waiting", "12.0s"), ("sending", "5.00s"), ("reading", "20.0ms")]
+        {
+            let line = screen.lines().into_iter().find(|line| line.contains(&format!(" {step} "))).unwrap();
+            assert!(step == "open" || line.trim_start().starts_with(age), "{line:?}");
+        }
+        assert!(screen.text().contains("and 28 younger ones"), "{}", screen.text());
+    }
+    let idle = Snapshot {
+        open: Vec::new(),
+        n_open: 0,
+        n_long_lived: 0,
+        in_flight: Vec::new(),
+        ..crate::tui::snapshot()
+    };
+    let screen = press(&self::feed(busy(), &[idle]), (80, 24), &mut App::default(), &typed("3"));
+    assert!(screen.text().contains("nothing is in flight"));
+}
+
+#[test]
+fn txrays_own_counters_have_totals_and_what_the_last_second_brought() {
+    let feed = feed(busy(), &[lossy(150, 5), lossy(151, 1_234)]);
+    for (width, height) in [(80, 24), (120, 40)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("8"));
+        insta::assert_snapshot!(format!("health_{width}x{height}"), screen.text());
+        let line = screen.lines().into_iter().find(|line| line.starts_with("kernel.refused_data")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words, ["kernel.refused_data", "1,234", "1,229"]);
+    }
+    let early = press(&self::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("8"));
+    assert!(early.text().contains("no counters yet"));
 }
