@@ -691,3 +691,58 @@ fn txrays_own_counters_have_totals_and_what_the_last_second_brought() {
     let early = press(&self::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("8"));
     assert!(early.text().contains("no counters yet"));
 }
+
+#[test]
+fn a_filter_that_is_typed_narrows_dots_table_and_list_to_what_matches() {
+    use tracer_user::report::filter::Filter;
+    let feed = feed(busy(), &[snapshot()]);
+    for expression in
+        ["duration > 300ms and not err", "operation ~ 'POST /**'", "status_code = 200 or err", "slow"]
+    {
+        let filter = Filter::parse(expression).unwrap();
+        let by_hand: Vec<Transaction> = busy().into_iter().filter(|t| filter.matches(t)).collect();
+        let mut app = App::default();
+        let keys = [typed("/"), typed(expression), vec![Key::Enter]].concat();
+        let screen = press(&feed, (120, 40), &mut app, &keys);
+        let n = by_hand.len() as u64;
+        assert_eq!(screen.number_before(&screen.lines()[1], " of 1,200 match"), n, "{expression}");
+        let served = by_hand.iter().filter(|t| t.role == Role::Server).count() as u64;
+        assert_eq!(screen.chart().n, served);
+        assert_eq!(screen.model.rows.iter().map(|row| row.count).sum::<u64>(), n);
+        let mut keys = select_columns(&press(&feed, (120, 40), &mut app, &typed("2")), 0, 200);
+        keys.push(Key::Enter);
+        let list = press(&feed, (120, 40), &mut app, &keys);
+        let listed = list.model.list.as_ref().unwrap();
+        assert_eq!((listed.n, listed.rows.len() as u64), (served, served));
+        assert!(listed.rows.iter().all(|row| filter.matches(row)));
+    }
+    let mut app = App::default();
+    let keys = [typed("/operation ~ 'POST /**' and err"), vec![Key::Enter]].concat();
+    insta::assert_snapshot!("filtered_80x24", press(&feed, (80, 24), &mut app, &keys).text());
+    let cleared = press(&feed, (80, 24), &mut app, &[Key::Escape]);
+    assert!(cleared.model.narrowed.is_none());
+    let keys = [typed("/duration > 1h"), vec![Key::Enter]].concat();
+    let none = press(&feed, (80, 24), &mut app, &keys);
+    assert!(none.text().contains("no transaction matched duration > 1h; 1,200 seen"), "{}", none.text());
+}
+
+#[test]
+fn a_fault_in_a_filter_is_pointed_at_where_it_stands() {
+    let feed = feed(busy(), &[snapshot()]);
+    for (size, expression) in [
+        ((80, 24), "duration >> 1s".to_owned()),
+        // Longer than the screen is wide.
+        ((60, 15), format!("{} or durration > 1s", vec!["pid = 1"; 9].join(" or "))),
+        ((80, 24), "service = '주문' or durration > 1s".to_owned()),
+    ] {
+        let keys = [typed("/"), typed(&expression), vec![Key::Enter]].concat();
+        let screen = press(&feed, size, &mut App::default(), &keys);
+        let y = size.1 - 1;
+        let marked: Vec<u16> =
+            (0..size.0).filter(|&x| screen.buffer[(x, y)].modifier.contains(Modifier::REVERSED)).collect();
+        let fault = screen.app.prompt.as_ref().unwrap().fault.unwrap();
+        let symbol: String = expression.chars().skip(fault).take(1).collect();
+        assert_eq!(marked.len(), 1, "{}", screen.text());
+        assert_eq!(screen.buffer[(marked[0], y)].symbol(), symbol, "{}", screen.lines()[usize::from(y)]);
+    }
+}

@@ -335,6 +335,11 @@ impl Histograms {
         })
     }
 
+    /// Moves event time on.
+    pub fn advance(&mut self, watermark: WallTime) {
+        self.watermark = self.watermark.max(watermark);
+    }
+
     /// Transactions that share the [`OVERFLOW`] series.
     pub fn overflowed(&self) -> u64 {
         self.overflowed
@@ -398,8 +403,7 @@ impl Sink for HistogramSink {
     }
 
     fn advance(&mut self, watermark: WallTime) -> Result<(), SinkError> {
-        let mut histograms = self.0.lock();
-        histograms.watermark = histograms.watermark.max(watermark);
+        self.0.lock().advance(watermark);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::{
     chart::{ChartArea, Density, Geometry, Rectangle, Scale},
     keymap::{self, Action, Key},
 };
-use crate::{config::Span, event::Role, time::WallTime, transaction::Transaction};
+use crate::{config::Span, event::Role, report::filter::Filter, time::WallTime, transaction::Transaction};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60 * SECOND_NS;
@@ -17,8 +17,8 @@ const SHORT_NS: [u64; 6] =
     [SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS, 10 * SECOND_NS, 20 * SECOND_NS, 30 * SECOND_NS];
 /// Lowest and highest top of the elapsed axis.
 const TOPS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=3_600 * SECOND_NS;
-/// Longest text that is typed into the prompt.
-const MAX_PROMPT: usize = 16;
+/// Longest duration that is typed, and longest filter.
+const MAX_TYPED: [usize; 2] = [16, 512];
 /// Zooms that can be taken back.
 const MAX_ZOOMS: usize = 32;
 
@@ -199,6 +199,26 @@ pub struct Cursor {
     pub corner: Option<(u16, u16)>,
 }
 
+/// What is being typed, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// For what.
+    pub purpose: Purpose,
+    /// The text.
+    pub text: String,
+    /// Where the fault is that was found in it: a character, from 0.
+    pub fault: Option<usize>,
+}
+
+/// What a typed text is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The top of the value axis.
+    Top,
+    /// A filter.
+    Filter,
+}
+
 /// What was shown before a zoom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zoom {
@@ -286,8 +306,10 @@ pub struct App {
     pub scroll: u16,
     /// First line of the help, if it is shown.
     pub help: Option<u16>,
-    /// What is typed for the top of the axis.
-    pub prompt: Option<String>,
+    /// What the screen is narrowed to, besides what the run itself lets through.
+    pub filter: Option<Filter>,
+    /// What is being typed.
+    pub prompt: Option<Prompt>,
     /// What was wrong with what was typed.
     pub complaint: Option<String>,
     /// What was shown before each zoom.
@@ -316,6 +338,7 @@ impl Default for App {
             detail: None,
             scroll: 0,
             help: None,
+            filter: None,
             prompt: None,
             complaint: None,
             zooms: Vec::new(),
@@ -382,7 +405,13 @@ impl App {
             // A third up or down: 10 s, 7.5 s, 5.6 s …
             Action::HigherTop => self.y_max_ns = top(self.y_max_ns / 3 * 4),
             Action::LowerTop => self.y_max_ns = top(self.y_max_ns / 4 * 3),
-            Action::TypeTop => self.prompt = Some(String::new()),
+            Action::TypeTop => {
+                self.prompt = Some(Prompt { purpose: Purpose::Top, text: String::new(), fault: None });
+            }
+            Action::TypeFilter => {
+                let text = self.filter.as_ref().map_or("", |filter| filter.text()).to_owned();
+                self.prompt = Some(Prompt { purpose: Purpose::Filter, text, fault: None });
+            }
             Action::Scale => {
                 self.scale = if self.scale == Scale::Log { Scale::Linear } else { Scale::Log };
             }
@@ -480,6 +509,8 @@ impl App {
         if let Some(Zoom { window_ns, back_ns, paused, y_max_ns }) = self.zooms.pop() {
             (self.window_ns, self.back_ns) = (window_ns, back_ns);
             (self.paused, self.y_max_ns) = (paused, y_max_ns);
+        } else {
+            self.filter = None;
         }
     }
 
@@ -532,18 +563,43 @@ impl App {
     }
 
     fn prompt_key(&mut self, key: Key) -> Command {
-        let Some(text) = &mut self.prompt else { return Command::Nothing };
-        match key {
-            Key::Char(c) if c.is_ascii_graphic() && text.len() < MAX_PROMPT => text.push(c),
-            Key::Backspace => drop(text.pop()),
-            Key::Escape => self.prompt = None,
-            Key::Enter => {
-                let text = self.prompt.take().unwrap_or_default();
+        let Some(prompt) = &mut self.prompt else { return Command::Nothing };
+        prompt.fault = None;
+        self.complaint = None;
+        match (key, prompt.purpose) {
+            (Key::Char(c), Purpose::Top) if c.is_ascii_graphic() && prompt.text.len() < MAX_TYPED[0] => {
+                prompt.text.push(c);
+            }
+            (Key::Char(c), Purpose::Filter) if !c.is_control() && prompt.text.len() < MAX_TYPED[1] => {
+                prompt.text.push(c);
+            }
+            (Key::Backspace, _) => drop(prompt.text.pop()),
+            (Key::Escape, _) => self.prompt = None,
+            (Key::Enter, Purpose::Top) => {
+                let text = std::mem::take(&mut prompt.text);
+                self.prompt = None;
                 match text.parse::<Span>() {
                     Ok(Span(typed)) if typed > Duration::ZERO => {
                         self.y_max_ns = top(u64::try_from(typed.as_nanos()).unwrap_or(u64::MAX));
                     }
                     _ => self.complaint = Some(format!("'{text}' is not a duration such as 500ms or 9s")),
+                }
+            }
+            (Key::Enter, Purpose::Filter) => {
+                if prompt.text.trim().is_empty() {
+                    (self.filter, self.prompt) = (None, None);
+                    return Command::Draw;
+                }
+                match Filter::parse(&prompt.text) {
+                    Ok(filter) => {
+                        (self.filter, self.prompt) = (Some(filter), None);
+                        (self.operations, self.list) = (Rows::default(), Rows::default());
+                    }
+                    // It stays, to be mended.
+                    Err(error) => {
+                        prompt.fault = Some(error.column.saturating_sub(1));
+                        self.complaint = Some(format!("column {}: {}", error.column, error.message));
+                    }
                 }
             }
             _ => return Command::Nothing,
@@ -614,7 +670,7 @@ mod tests {
     fn the_top_of_the_axis_is_typed() {
         let mut app = App::default();
         keys(&mut app, "y500ms");
-        assert_eq!(app.prompt.as_deref(), Some("500ms"));
+        assert_eq!(app.prompt.as_ref().map(|prompt| prompt.text.as_str()), Some("500ms"));
         app.key(Key::Enter, &seen(0));
         assert_eq!((app.y_max_ns, app.prompt.is_none()), (500_000_000, true));
         keys(&mut app, "yq");
@@ -705,6 +761,35 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_that_cannot_be_read_stays_with_its_fault_and_one_that_can_is_taken() {
+        let mut app = App::default();
+        keys(&mut app, "/duration >> 1s");
+        assert_eq!(app.key(Key::Enter, &seen(0)), Command::Draw);
+        let prompt = app.prompt.clone().expect("it stays");
+        assert_eq!(
+            (prompt.text.as_str(), prompt.fault, app.filter.is_none()),
+            ("duration >> 1s", Some(10), true)
+        );
+        assert!(
+            app.complaint.as_deref().is_some_and(|text| text.starts_with("column 11: ")),
+            "{:?}",
+            app.complaint
+        );
+        for _ in 0..4 {
+            app.key(Key::Backspace, &seen(0));
+        }
+        keys(&mut app, " 1s");
+        app.key(Key::Enter, &seen(0));
+        assert_eq!(app.filter.as_ref().map(|filter| filter.text()), Some("duration > 1s"));
+        keys(&mut app, "/");
+        assert_eq!(app.prompt.as_ref().map(|prompt| prompt.text.as_str()), Some("duration > 1s"));
+        app.key(Key::Escape, &seen(0));
+        assert!(app.prompt.is_none() && app.filter.is_some());
+        app.key(Key::Escape, &seen(0));
+        assert!(app.filter.is_none());
+    }
+
+    #[test]
     fn windows_go_through_the_same_steps_both_ways() {
         let mut window = 5 * MINUTE_NS;
         let down: Vec<u64> = (0..11)
@@ -752,7 +837,7 @@ mod tests {
                 prop_assert!(app.operations.selected <= n_rows.saturating_sub(1));
                 prop_assert!(app.list.selected <= n_rows.saturating_sub(1));
                 prop_assert!(app.active.selected <= n_rows.saturating_sub(1));
-                prop_assert!(app.prompt.as_ref().is_none_or(|text| text.len() <= MAX_PROMPT));
+                prop_assert!(app.prompt.as_ref().is_none_or(|prompt| prompt.text.len() <= MAX_TYPED[1] + 3));
                 prop_assert!(app.zooms.len() <= MAX_ZOOMS);
                 prop_assert!(app.cursor.is_none_or(|cursor| cursor.at.0 < 60 && cursor.at.1 < 10));
             }

@@ -9,6 +9,7 @@ use crate::{
         xlog::{Class, Xlog, old_row_duration},
     },
     time::WallTime,
+    transaction::Transaction,
 };
 
 use super::app::Roles;
@@ -204,24 +205,8 @@ pub struct Chart {
 impl Chart {
     /// Puts the dots of the ring (and the counts of what fell out of it) into cells.
     pub fn build(area: ChartArea, xlog: &Xlog, marks: impl Iterator<Item = (WallTime, WallTime)>) -> Chart {
-        let geometry = Geometry::of(area);
-        let Geometry { start, end, dot_ns, .. } = geometry;
-        let n_cells = usize::from(area.width) * usize::from(area.height);
-        let mut chart = Chart {
-            area,
-            geometry,
-            cells: vec![Cell::default(); n_cells],
-            lost: vec![false; usize::from(area.width)],
-            n: 0,
-            n_errors: 0,
-            n_clamped: 0,
-            n_hidden: 0,
-            max_count: 0,
-            by_row: vec![0; usize::from(area.height)],
-            latency: Histogram::new_with_bounds(8, HIGHEST_NS, 2).ok(),
-            is_coarse: false,
-            occupied: 0,
-        };
+        let mut chart = Chart::empty(area);
+        let Geometry { start, end, .. } = chart.geometry;
         let (from, to) = (start.0 / 1_000_000_000, end.0 / 1_000_000_000);
         for column in xlog.old().rev().skip_while(|c| c.second > to).take_while(|c| c.second >= from) {
             // What left the ring has no time of its own any more: the middle of its second.
@@ -239,18 +224,58 @@ impl Chart {
         for dot in xlog.dots(start, end) {
             chart.add(dot.end(), dot.duration_ns(), dot.class(), dot.role(), 1);
         }
+        chart.mark(marks);
+        chart
+    }
+
+    /// Puts transactions into cells.
+    pub fn of_rows<'a>(
+        area: ChartArea,
+        rows: impl Iterator<Item = &'a Transaction>,
+        marks: impl Iterator<Item = (WallTime, WallTime)>,
+    ) -> Chart {
+        let mut chart = Chart::empty(area);
+        for row in rows {
+            let duration_ns = row.duration_ns.max(0).unsigned_abs();
+            chart.add(row.end_time, duration_ns, Class::of(row), row.role, 1);
+        }
+        chart.mark(marks);
+        chart
+    }
+
+    fn empty(area: ChartArea) -> Chart {
+        let n_cells = usize::from(area.width) * usize::from(area.height);
+        Chart {
+            area,
+            geometry: Geometry::of(area),
+            cells: vec![Cell::default(); n_cells],
+            lost: vec![false; usize::from(area.width)],
+            n: 0,
+            n_errors: 0,
+            n_clamped: 0,
+            n_hidden: 0,
+            max_count: 0,
+            by_row: vec![0; usize::from(area.height)],
+            latency: Histogram::new_with_bounds(8, HIGHEST_NS, 2).ok(),
+            is_coarse: false,
+            occupied: 0,
+        }
+    }
+
+    /// Marks the columns in which something was lost.
+    fn mark(&mut self, marks: impl Iterator<Item = (WallTime, WallTime)>) {
+        let Geometry { start, end, dot_ns, .. } = self.geometry;
         for (from, to) in marks {
             if to < start || from >= end {
                 continue;
             }
             let column = |at: WallTime| (at.0.clamp(start.0, end.0 - 1) - start.0) / (dot_ns * 2);
             for column in column(from)..=column(to) {
-                if let Some(lost) = chart.lost.get_mut(column as usize) {
+                if let Some(lost) = self.lost.get_mut(column as usize) {
                     *lost = true;
                 }
             }
         }
-        chart
     }
 
     fn add(&mut self, at: WallTime, duration_ns: u64, class: Class, role: Role, n: u64) {
@@ -355,7 +380,7 @@ impl ChartArea {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{sink::compliance::transaction, transaction::Transaction};
+    use crate::sink::compliance::transaction;
 
     const SECOND: u64 = 1_000_000_000;
 

@@ -94,6 +94,8 @@ pub enum Action {
     LowerTop,
     /// Type the top.
     TypeTop,
+    /// Type a filter.
+    TypeFilter,
     /// Logarithmic or linear.
     Scale,
     /// Heat map, dots, or what fits.
@@ -209,7 +211,8 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Interrupt], ALL, A::Interrupt, "interrupt: quit with exit code 130", ""),
     bind(&[Char('?')], ALL, A::Help, "the keys of this place", "help"),
     bind(&[Key::Escape], OPENED, A::Back, "back", "back"),
-    bind(&[Key::Escape], CHARTS, A::Back, "back from a zoom", ""),
+    bind(&[Char('/')], VIEWS, A::TypeFilter, "type a filter; empty: no filter", "filter"),
+    bind(&[Key::Escape], VIEWS, A::Back, "back from a zoom; then without the filter", ""),
     bind(&[Char('v')], XLOG, A::Select, "select a rectangle (or drag the mouse)", "select"),
     bind(&[Char('v'), Char(' ')], SELECT, A::Corner, "fix this corner, then move the other", "corner"),
     bind(&[Key::Enter], SELECT, A::List, "list what is in the rectangle", "list"),

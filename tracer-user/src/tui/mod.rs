@@ -10,7 +10,7 @@ mod model;
 mod terminal;
 mod theme;
 
-pub use app::{App, Command, Cursor, ListSort, Place, Roles, Rows, Seen, Sort, View, Zoom};
+pub use app::{App, Command, Cursor, ListSort, Place, Prompt, Purpose, Roles, Rows, Seen, Sort, View, Zoom};
 pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
 pub use draw::{Layout, draw, layout};
 pub use feed::{Feed, Heading, SharedStatus, Status, StatusSink};

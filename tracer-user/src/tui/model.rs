@@ -11,8 +11,9 @@ use super::{
 use crate::{
     event::Role,
     pipeline::{InFlight, OpenRequest},
-    report::{loss::Losses, summary::QUANTILES},
+    report::{filter::Filter, loss::Losses, summary::QUANTILES},
     sink::{
+        histogram::Histograms,
         recent::Recent,
         xlog::{Class, Xlog},
     },
@@ -47,8 +48,10 @@ pub struct Row {
 pub struct Model {
     /// What runs, safe to show.
     pub title: String,
-    /// The filter, safe to show.
+    /// The run's own filter, safe to show.
     pub filter: Option<String>,
+    /// What the screen's filter does.
+    pub narrowed: Option<Narrowed>,
     /// A recording.
     pub replay: bool,
     /// Event time.
@@ -67,7 +70,9 @@ pub struct Model {
     pub recent: u64,
     /// Completed seconds that `recent` covers, here and in the rows.
     pub recent_seconds: u64,
-    /// Transactions that the filter left out.
+    /// Transactions of the run, whatever is typed on the screen.
+    pub all: u64,
+    /// Transactions that the run's filter left out.
     pub filtered: u64,
     /// Requests in flight.
     pub n_open: u64,
@@ -93,6 +98,19 @@ pub struct Model {
     pub neighbours_cut: bool,
 }
 
+/// What a filter that was typed on the screen lets through, of the rows that are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowed {
+    /// The expression, safe to show.
+    pub text: String,
+    /// Rows that match.
+    pub n: u64,
+    /// Rows that were looked at.
+    pub of: u64,
+    /// Older transactions, of which only dots are left.
+    pub older: u64,
+}
+
 /// The transactions of a rectangle.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -111,24 +129,24 @@ impl Model {
     /// Reads the feed for a screen with this layout.
     pub fn read(feed: &Feed, heading: &Heading, app: &App, layout: &Layout) -> Model {
         let status = feed.status.lock().clone();
+        let matching = app.filter.as_ref().map(|filter| Matching::find(filter, &feed.recent.lock()));
+        let all;
         let (mut rows, watermark, recent_seconds) = {
             let histograms = feed.histograms.lock();
             let watermark = histograms.watermark();
-            let rows: Vec<Row> = histograms
-                .operations()
-                .into_iter()
-                .map(|row| Row {
-                    service: screen_text(row.service).into_owned(),
-                    role: row.role,
-                    operation: screen_text(row.operation.map_or("", |name| name)).into_owned(),
-                    recent: row.series.recent(watermark),
-                    count: row.series.count,
-                    errors: row.series.errors,
-                    quantiles_ns: row.series.quantiles(QUANTILES),
-                    max_ns: row.series.max_ns,
-                })
-                .collect();
-            (rows, watermark, histograms.recent_seconds())
+            all = histograms.operations().iter().map(|row| row.series.count).sum();
+            match &matching {
+                None => (operations(&histograms), watermark, histograms.recent_seconds()),
+                Some(matching) => {
+                    drop(histograms);
+                    let mut narrowed = Histograms::default();
+                    for row in &matching.rows {
+                        narrowed.record(row);
+                    }
+                    narrowed.advance(watermark);
+                    (operations(&narrowed), watermark, narrowed.recent_seconds())
+                }
+            }
         };
         sort(&mut rows, app.sort);
         let now = watermark.max(status.snapshot.watermark);
@@ -146,17 +164,39 @@ impl Model {
             Place::View(view) => matches!(view, View::Overview | View::Xlog),
             place => place == Place::Select,
         };
-        let (chart, since_pause, n_listed) = {
+        let marks = status.marks.iter().copied();
+        let listed = app.selection.filter(|_| place == Place::List);
+        let (chart, since_pause, list) = {
             let xlog = feed.xlog.lock();
-            let chart = has_chart.then(|| Chart::build(area, &xlog, status.marks.iter().copied()));
             let since = app.paused.map_or(0, |at| xlog.dots(at, WallTime(u64::MAX)).count() as u64);
-            let listed = app.selection.filter(|_| place == Place::List);
-            (chart, since, listed.map(|rectangle| (rectangle, dots_in(&rectangle, &xlog))))
+            match &matching {
+                None => {
+                    let chart = has_chart.then(|| Chart::build(area, &xlog, marks));
+                    let n = listed.map(|rectangle| (rectangle, dots_in(&rectangle, &xlog)));
+                    drop(xlog);
+                    let list = n.map(|(rectangle, n)| Listed {
+                        rectangle,
+                        rows: rows_in(&rectangle, &feed.recent.lock()),
+                        n,
+                    });
+                    (chart, since, list)
+                }
+                Some(matching) => {
+                    drop(xlog);
+                    let rows = || matching.rows.iter().map(|row| &**row);
+                    let chart = has_chart.then(|| Chart::of_rows(area, rows(), marks));
+                    let list = listed.map(|rectangle| {
+                        let rows: Vec<_> =
+                            matching.rows.iter().filter(|row| holds(&rectangle, row)).cloned().collect();
+                        Listed { rectangle, n: rows.len() as u64, rows }
+                    });
+                    (chart, since, list)
+                }
+            }
         };
-        let list = n_listed.map(|(rectangle, n)| {
-            let mut rows = rows_in(&rectangle, &feed.recent.lock());
-            sort_list(&mut rows, app.list_sort);
-            Listed { rectangle, rows, n }
+        let list = list.map(|mut list| {
+            sort_list(&mut list.rows, app.list_sort);
+            list
         });
         let (neighbours, neighbours_cut) = match &app.detail {
             Some(shown) => neighbours(shown, &feed.recent.lock()),
@@ -173,6 +213,12 @@ impl Model {
         Model {
             title: screen_text(&heading.title).into_owned(),
             filter: heading.filter.as_deref().map(|text| screen_text(text).into_owned()),
+            narrowed: matching.map(|matching| Narrowed {
+                text: screen_text(app.filter.as_ref().map_or("", |filter| filter.text())).into_owned(),
+                n: matching.rows.len() as u64,
+                of: matching.of,
+                older: matching.older,
+            }),
             replay: heading.replay,
             now,
             finished: status.finished,
@@ -182,6 +228,7 @@ impl Model {
             recent: rows.iter().map(|row| row.recent).sum(),
             rows,
             recent_seconds,
+            all,
             filtered: status.filtered,
             n_open: status.snapshot.n_open,
             n_long_lived: status.snapshot.n_long_lived,
@@ -225,6 +272,39 @@ impl Model {
     }
 }
 
+/// The kept rows that a filter lets through.
+struct Matching {
+    rows: Vec<Arc<Transaction>>,
+    of: u64,
+    older: u64,
+}
+
+impl Matching {
+    fn find(filter: &Filter, recent: &Recent) -> Matching {
+        let all = recent.rows(WallTime(0), WallTime(u64::MAX));
+        let rows = all.filter(|row| filter.matches(row)).cloned().collect();
+        Matching { rows, of: recent.len() as u64, older: recent.evicted() }
+    }
+}
+
+fn operations(histograms: &Histograms) -> Vec<Row> {
+    let watermark = histograms.watermark();
+    histograms
+        .operations()
+        .into_iter()
+        .map(|row| Row {
+            service: screen_text(row.service).into_owned(),
+            role: row.role,
+            operation: screen_text(row.operation.map_or("", |name| name)).into_owned(),
+            recent: row.series.recent(watermark),
+            count: row.series.count,
+            errors: row.series.errors,
+            quantiles_ns: row.series.quantiles(QUANTILES),
+            max_ns: row.series.max_ns,
+        })
+        .collect()
+}
+
 /// All counters of the last reading, beside what they grew by since the one before.
 fn counters(status: &Status) -> Vec<(String, u64, Option<u64>)> {
     let Some(last) = &status.snapshot.counters else { return Vec::new() };
@@ -250,11 +330,11 @@ fn dots_in(rectangle: &Rectangle, xlog: &Xlog) -> u64 {
 /// Rows in a rectangle, in the order of their end.
 fn rows_in(rectangle: &Rectangle, recent: &Recent) -> Vec<Arc<Transaction>> {
     let (from, to) = rectangle.times();
-    recent
-        .rows(from, to)
-        .filter(|row| rectangle.contains(row.role, row.end_time, row.duration_ns.max(0).unsigned_abs()))
-        .cloned()
-        .collect()
+    recent.rows(from, to).filter(|row| holds(rectangle, row)).cloned().collect()
+}
+
+fn holds(rectangle: &Rectangle, row: &Transaction) -> bool {
+    rectangle.contains(row.role, row.end_time, row.duration_ns.max(0).unsigned_abs())
 }
 
 fn sort_list(rows: &mut [Arc<Transaction>], by: ListSort) {

@@ -13,12 +13,15 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
-    app::{App, Place, View},
+    app::{App, Place, Purpose, View},
     keymap,
-    model::Model,
+    model::{Model, Narrowed},
     theme::Theme,
 };
-use crate::report::format::{Align, clock, count, fit};
+use crate::{
+    report::format::{Align, clock, count, fit},
+    text::screen_text,
+};
 
 /// The smallest terminal that the screen fits.
 const SMALLEST: (u16, u16) = (60, 15);
@@ -126,10 +129,17 @@ fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Them
 
 /// The views, and behind them the filter with what it lets through.
 fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
-    let badge = model.filter.as_ref().map(|filter| {
-        let all = model.count + model.filtered;
-        format!(" {} of {} match {filter} ", count(model.count), count(all))
-    });
+    let mut badge = String::new();
+    if let Some(narrowed) = &model.narrowed {
+        let Narrowed { text, n, of, older } = narrowed;
+        let rest = if *older == 0 { String::new() } else { format!(" kept, {} older", count(*older)) };
+        badge.push_str(&format!(" {} of {}{rest} match {text} ", count(*n), count(*of)));
+    }
+    if let Some(filter) = &model.filter {
+        let all = model.all + model.filtered;
+        badge.push_str(&format!(" {} of {} match {filter} ", count(model.all), count(all)));
+    }
+    let badge = Some(badge).filter(|badge| !badge.is_empty());
     let name = |view: View, short: bool| {
         let digit = char::from(view.digit());
         if short && view != app.view { format!(" {digit} ") } else { format!(" {digit} {} ", view.name()) }
@@ -152,14 +162,37 @@ fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme)
 }
 
 fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
-    let text = if let Some(typed) = &app.prompt {
-        format!("top of the elapsed axis: {typed}_   Enter takes it, Esc leaves it")
-    } else if let Some(complaint) = &app.complaint {
-        complaint.clone()
-    } else {
-        hints(app.place(), usize::from(area.width))
+    let Some(prompt) = &app.prompt else {
+        let text = app.complaint.clone().unwrap_or_else(|| hints(app.place(), usize::from(area.width)));
+        put(buffer, area.x, area.y, area.width, &text, theme.dim());
+        return;
     };
-    put(buffer, area.x, area.y, area.width, &text, theme.dim());
+    let (name, help) = match prompt.purpose {
+        Purpose::Top => ("top of the axis: ", "   Enter takes it, Esc leaves it".to_owned()),
+        Purpose::Filter => {
+            let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
+            ("filter: ", complaint.unwrap_or_else(|| "   such as duration > 100ms and err".to_owned()))
+        }
+    };
+    // The end of what is typed is always to be seen, and so is a fault in it.
+    let room = usize::from(area.width).saturating_sub(name.width() + 1).max(1);
+    let text: Vec<char> = prompt
+        .text
+        .chars()
+        .flat_map(|c| screen_text(c.encode_utf8(&mut [0; 4])).chars().collect::<Vec<_>>())
+        .collect();
+    let end = prompt.fault.map_or(text.len(), |fault| (fault + room / 2).min(text.len()));
+    let shown: String = text[end.saturating_sub(room / 2 * 2).min(end)..end].iter().collect();
+    let skipped = text.len().min(end) - shown.chars().count();
+    let line = format!("{name}{shown}_{help}");
+    put(buffer, area.x, area.y, area.width, &line, theme.heading());
+    if let Some(fault) = prompt.fault {
+        let before: String = text[skipped..fault.clamp(skipped, end)].iter().collect();
+        let x = area.x + (name.width() + before.width()) as u16;
+        if x < area.right() {
+            buffer[(x, area.y)].set_style(theme.reversed());
+        }
+    }
 }
 
 /// The keys of a place in a word each, as many as there is room for; help is always among them.

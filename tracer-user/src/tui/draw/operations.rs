@@ -63,8 +63,11 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     put(buffer, area.x, area.y, area.width, &text, theme.heading());
     let room = usize::from(area.height - 1);
     if model.rows.is_empty() {
-        let text = match (&model.filter, model.filtered) {
-            (Some(filter), n) if n != 0 => {
+        let text = match (&model.narrowed, &model.filter, model.filtered) {
+            (Some(narrowed), ..) if narrowed.of != 0 => {
+                format!("no transaction matched {}; {} seen", narrowed.text, count(narrowed.of))
+            }
+            (None, Some(filter), n) if n != 0 => {
                 format!("no transaction matched {filter}; {} seen", count(n))
             }
             _ if model.finished => "no transactions".to_owned(),
