@@ -128,7 +128,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         step,
         kind: Kind::Request,
         role: Role::Server,
-        service: if i % 2 == 0 { "shop".into() } else { "주문서비스".into() },
+        service: if i.is_multiple_of(2) { "shop".into() } else { "주문서비스".into() },
         pid: 100,
         tid: 101 + i as u32,
         conn: ConnId(i),
@@ -732,7 +732,7 @@ fn a_fault_in_a_filter_is_pointed_at_where_it_stands() {
     for (size, expression) in [
         ((80, 24), "duration >> 1s".to_owned()),
         // Longer than the screen is wide.
-        ((60, 15), format!("{} or durration > 1s", vec!["pid = 1"; 9].join(" or "))),
+        ((60, 15), format!("{} or durration > 1s", ["pid = 1"; 9].join(" or "))),
         ((80, 24), "service = '주문' or durration > 1s".to_owned()),
     ] {
         let keys = [typed("/"), typed(&expression), vec![Key::Enter]].concat();
