@@ -2,7 +2,7 @@
 //!
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
-//! `programs` needs nginx, wrk, curl, Python and Node. Test names end in the family of hooks (`Hooks__Socket`,
+//! `programs` needs nginx, wrk, curl, Python and Node, `screen` tmux. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
@@ -16,6 +16,7 @@ mod payload;
 mod process;
 mod programs;
 mod replay;
+mod screen;
 mod targets;
 mod tracer;
 

@@ -142,6 +142,10 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
                 app.density = app.shown_density(chart.density(app.density));
             }
             terminal.draw(|frame| draw(frame.buffer_mut(), &model, &app, theme))?;
+            #[cfg(debug_assertions)]
+            if std::env::var_os("TXRAY_TEST_PANIC").is_some_and(|_| model.count > 0) {
+                panic!("asked for by TXRAY_TEST_PANIC");
+            }
             seen = model.seen(&app, &shown);
             (dirty, last_frame) = (false, Some(Instant::now()));
             cost = started.elapsed();

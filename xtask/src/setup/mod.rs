@@ -14,8 +14,14 @@ use clap::Args;
 use crate::shell::{command, output, which};
 
 /// Programs of the tests and the package each comes in.
-const TEST_PROGRAMS: &[(&str, &str)] =
-    &[("nginx", "nginx"), ("wrk", "wrk"), ("curl", "curl"), ("python3", "python3"), ("node", "nodejs")];
+const TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("nginx", "nginx"),
+    ("wrk", "wrk"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("tmux", "tmux"),
+];
 
 /// Programs of the VM tests and the package each comes in.
 const VM_PROGRAMS: &[(&str, &str)] =

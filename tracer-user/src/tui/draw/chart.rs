@@ -18,7 +18,7 @@ use crate::{
 /// Columns of the labels left of the XLog.
 const LABELS: u16 = 7;
 /// Columns right of it: a bar, a percentile.
-const SIDE: u16 = 18;
+const SIDE: u16 = 20;
 /// Columns of the bar.
 const BAR: u16 = 7;
 /// Narrowest screen that has them.

@@ -1,0 +1,208 @@
+//! The screen in a real terminal (tmux): typed at, read back, left in every way; the terminal afterwards is as before.
+
+use std::{fs, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use super::{machine, process::wait_for, txray_program};
+
+/// A terminal in which a shell runs txray, tells its exit code and then waits.
+struct Terminal {
+    folder: TempDir,
+}
+
+impl Terminal {
+    /// Runs `txray` with these arguments in a terminal of 120×40 (`{folder}`: one of its own); `env` as a shell writes it.
+    #[track_caller]
+    fn start(env: &str, arguments: &str) -> Terminal {
+        let folder = TempDir::new().unwrap();
+        let terminal = Terminal { folder };
+        let program = txray_program();
+        let script = format!(
+            "stty -g > {folder}/before; {env} LANG=C.UTF-8 {program} {arguments}; code=$?; stty -g > {folder}/after; \
+             echo EXIT $code; sleep 300",
+            folder = terminal.path().display(),
+            program = program.display(),
+            arguments = arguments.replace("{folder}", &terminal.path().display().to_string()),
+        );
+        terminal.tmux(&["-u", "new-session", "-d", "-s", "t", "-x", "120", "-y", "40", &script]);
+        terminal
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    #[track_caller]
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let socket = self.path().join("socket");
+        let output = Command::new("tmux")
+            .arg("-f")
+            .arg("/dev/null")
+            .arg("-S")
+            .arg(socket)
+            .args(arguments)
+            .output()
+            .expect("tmux is installed (`cargo xtask setup --tests`)");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tmux {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p", "-t", "t"])
+    }
+
+    /// Waits until the screen shows all of these.
+    #[track_caller]
+    fn shows(&self, words: &[&str]) -> String {
+        let mut last = String::new();
+        wait_for(&format!("{words:?} on the screen"), || {
+            last = self.screen();
+            words.iter().all(|word| last.contains(word)).then(|| last.clone())
+        })
+    }
+
+    /// Presses keys, by tmux's names.
+    #[track_caller]
+    fn press(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys", "-t", "t"], keys].concat());
+    }
+
+    /// Types text.
+    #[track_caller]
+    fn types(&self, text: &str) {
+        self.tmux(&["send-keys", "-t", "t", "-l", text]);
+    }
+
+    /// The process of txray.
+    fn pid(&self) -> i32 {
+        let shell = self.tmux(&["display-message", "-p", "-t", "t", "#{pane_pid}"]);
+        let shell = shell.trim();
+        wait_for("txray's process", || {
+            let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).ok()?;
+            children.split_whitespace().find_map(|pid| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+                (name.trim() == "txray").then(|| pid.parse().ok())?
+            })
+        })
+    }
+
+    /// It has ended with this code, and the terminal is as it was.
+    #[track_caller]
+    fn is_as_before(&self, code: i32) {
+        self.shows(&[&format!("EXIT {code}")]);
+        let flags = "#{alternate_on} #{cursor_flag} #{mouse_any_flag}";
+        let flags = self.tmux(&["display-message", "-p", "-t", "t", flags]);
+        assert_eq!(flags.trim(), "0 1 0", "alternate screen, cursor, mouse");
+        let [before, after] =
+            ["before", "after"].map(|name| fs::read_to_string(self.path().join(name)).unwrap());
+        assert_eq!(before, after, "modes of the terminal");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let socket = self.path().join("socket");
+        // What runs in it ends with it. There may be nothing left to end.
+        let _ = Command::new("tmux").arg("-S").arg(socket).arg("kill-server").output();
+    }
+}
+
+/// `txray demo`, long enough for a test.
+fn demo(env: &str) -> Terminal {
+    Terminal::start(env, "demo --duration 250s --out {folder}/recording")
+}
+
+#[test]
+fn a_live_demo_is_frozen_selected_opened_filtered_and_left() {
+    let _machine = machine();
+    let terminal = demo("");
+    terminal.shows(&["txray demo", " LIVE", "1 Overview", "GET /product/{id}", "in flight"]);
+    // Enough to select from.
+    wait_for("200 transactions", || {
+        let screen = terminal.screen();
+        let header = screen.lines().next()?;
+        let before = header.split(" transactions").next()?.rsplit(' ').next()?.replace(',', "");
+        (before.parse::<u64>().ok()? > 200).then_some(())
+    });
+    terminal.press(&["Space"]);
+    terminal.shows(&["PAUSED +"]);
+    // All columns from the middle to now, all rows.
+    terminal.press(&["2", "v"]);
+    terminal.shows(&["Enter list"]);
+    for (keys, n) in [(["Right"; 10], 6), (["Up"; 10], 3)] {
+        for _ in 0..n {
+            terminal.press(&keys);
+        }
+    }
+    terminal.press(&["v"]);
+    for (keys, n) in [(["Left"; 10], 6), (["Down"; 10], 4)] {
+        for _ in 0..n {
+            terminal.press(&keys);
+        }
+    }
+    terminal.press(&["Enter"]);
+    let list = terminal.shows(&["▾elapsed", "and longer"]);
+    assert!(list.lines().filter(|line| line.contains(" S ")).count() > 10, "{list}");
+    terminal.press(&["Down", "Enter"]);
+    terminal.shows(&["served by", "on the same connection", "▸"]);
+    terminal.press(&["?"]);
+    terminal.shows(&["Keys", "scroll up"]);
+    terminal.press(&["Escape"]);
+    terminal.press(&["Escape"]);
+    terminal.shows(&["▾elapsed"]);
+    terminal.press(&["Escape"]);
+    terminal.press(&["Escape"]);
+    terminal.press(&["/"]);
+    terminal.types("durration > 1ms");
+    terminal.press(&["Enter"]);
+    terminal.shows(&["filter: durration > 1ms_", "column 1: "]);
+    // Together with what follows, the byte of Esc would be Alt.
+    terminal.press(&["Escape"]);
+    terminal.shows(&["/ filter"]);
+    terminal.press(&["/"]);
+    terminal.types("err and service = 'shop'");
+    terminal.press(&["Enter"]);
+    terminal.shows(&[" match err and service = 'shop'"]);
+    // Back in time, and to now.
+    terminal.press(&["Left", "Left", "L"]);
+    terminal.shows(&[" LIVE"]);
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+    let last = terminal.screen();
+    assert!(last.contains("to see it again: txray replay"), "{last}");
+}
+
+#[test]
+fn a_small_and_a_growing_terminal_are_no_trouble() {
+    let _machine = machine();
+    let terminal = demo("TERM=screen NO_COLOR=1");
+    terminal.shows(&[" LIVE"]);
+    for (width, height, words) in [
+        ("40", "10", "txray needs 60×15, this is 40×10"),
+        ("60", "15", "1 Overview"),
+        ("200", "50", "8 Health"),
+    ] {
+        terminal.tmux(&["resize-window", "-t", "t", "-x", width, "-y", height]);
+        terminal.shows(&[words]);
+    }
+    terminal.press(&["C-c"]);
+    terminal.is_as_before(130);
+}
+
+#[test]
+fn a_signal_and_a_panic_give_the_terminal_back() {
+    let _machine = machine();
+    for signal in [libc::SIGTERM, libc::SIGHUP] {
+        let terminal = demo("");
+        terminal.shows(&[" LIVE", "in flight"]);
+        // SAFETY: no pointers; a process that this test started.
+        let sent = unsafe { libc::kill(terminal.pid(), signal) };
+        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+        terminal.is_as_before(130);
+    }
+    let terminal = demo("TXRAY_TEST_PANIC=1");
+    terminal.is_as_before(2);
+    assert!(terminal.screen().contains("asked for by TXRAY_TEST_PANIC"));
+}
