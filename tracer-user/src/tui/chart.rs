@@ -12,7 +12,7 @@ use crate::{
     transaction::Transaction,
 };
 
-use super::app::Roles;
+use super::view::Roles;
 
 /// Decades that a logarithmic axis shows.
 const DECADES: i32 = 5;

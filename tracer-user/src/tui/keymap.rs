@@ -1,6 +1,6 @@
 //! Which key does what, where. The only table: the screen obeys it, and help and footer are written from it.
 
-use super::app::{Place, View};
+use super::view::{Place, View};
 
 /// A key, as far as the screen knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,8 +9,9 @@ mod keymap;
 mod model;
 mod terminal;
 mod theme;
+mod view;
 
-pub use app::{App, Command, Cursor, ListSort, Place, Prompt, Purpose, Roles, Rows, Seen, Sort, View, Zoom};
+pub use app::{App, Command, Cursor, Prompt, Purpose, Rows, Seen, Zoom};
 pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
 pub use draw::{Layout, draw, layout};
 pub use feed::{Feed, Heading, SharedStatus, Status, StatusSink};
@@ -18,3 +19,4 @@ pub use keymap::{Action, BINDINGS, Binding, Key};
 pub use model::{Listed, Model, Row};
 pub use terminal::{Left, restore, run, usable};
 pub use theme::{Colours, Symbols, Theme};
+pub use view::{ListSort, Place, Roles, Sort, View};

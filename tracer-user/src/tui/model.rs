@@ -3,10 +3,11 @@
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
 
 use super::{
-    app::{App, ListSort, Place, Seen, Sort, View},
+    app::{App, Seen},
     chart::{Chart, ChartArea, Rectangle},
     draw::Layout,
     feed::{Feed, Heading, Status},
+    view::{ListSort, Place, Sort, View},
 };
 use crate::{
     event::Role,

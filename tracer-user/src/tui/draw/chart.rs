@@ -8,10 +8,11 @@ use crate::{
     sink::xlog::Class,
     time::WallTime,
     tui::{
-        app::{App, Roles},
+        app::App,
         chart::{Cell, Chart, Density, Scale},
         model::Model,
         theme::{Symbols, Theme},
+        view::Roles,
     },
 };
 

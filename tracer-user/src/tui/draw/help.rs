@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::put;
 use crate::{
     report::format::{Align, fit},
-    tui::{app::Place, keymap, theme::Theme},
+    tui::{keymap, theme::Theme, view::Place},
 };
 
 /// Columns of the keys.

@@ -13,10 +13,11 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
-    app::{App, Place, Purpose, View},
+    app::{App, Purpose},
     keymap,
     model::{Model, Narrowed},
     theme::Theme,
+    view::{Place, View},
 };
 use crate::{
     report::format::{Align, clock, count, fit},

@@ -7,9 +7,10 @@ use crate::{
     event::Role,
     report::format::{self, Align, count, duration, fit},
     tui::{
-        app::{App, Sort},
+        app::App,
         model::{Model, Row},
         theme::{Symbols, Theme},
+        view::Sort,
     },
 };
 

@@ -1,0 +1,160 @@
+//! The words of the screen: its views, the places above them, whose dots, which order.
+
+use crate::event::Role;
+
+/// A view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum View {
+    /// XLog, in flight, operations on one screen.
+    #[default]
+    Overview,
+    /// The XLog alone.
+    Xlog,
+    /// Requests in flight.
+    Active,
+    /// All operations.
+    Operations,
+    /// txray itself.
+    Health,
+}
+
+impl View {
+    /// All, in the order of their digits.
+    pub const ALL: [View; 5] = [View::Overview, View::Xlog, View::Active, View::Operations, View::Health];
+
+    /// The key that shows it.
+    pub fn digit(self) -> u8 {
+        match self {
+            View::Overview => b'1',
+            View::Xlog => b'2',
+            View::Active => b'3',
+            View::Operations => b'4',
+            View::Health => b'8',
+        }
+    }
+
+    /// Its name on the screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            View::Overview => "Overview",
+            View::Xlog => "XLog",
+            View::Active => "Active",
+            View::Operations => "Operations",
+            View::Health => "Health",
+        }
+    }
+}
+
+/// Where a key is pressed: in a view, or in what was opened above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A view.
+    View(View),
+    /// A rectangle is being selected in the XLog.
+    Select,
+    /// The list of what was selected.
+    List,
+    /// One transaction.
+    Detail,
+    /// The keys.
+    Help,
+}
+
+/// Whose dots the XLog shows. A local call has one of each: both together show it twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Roles {
+    /// Requests served (and those of unknown role).
+    #[default]
+    Servers,
+    /// Requests made.
+    Clients,
+    /// All.
+    Both,
+}
+
+impl Roles {
+    /// Whether dots of `role` are shown.
+    pub fn shows(self, role: Role) -> bool {
+        match self {
+            Roles::Servers => role != Role::Client,
+            Roles::Clients => role == Role::Client,
+            Roles::Both => true,
+        }
+    }
+}
+
+/// Order of the operations table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// Most transactions first.
+    #[default]
+    Count,
+    /// Most errors first.
+    Errors,
+    /// Longest p99 first.
+    P99,
+    /// Longest first.
+    Max,
+    /// By service and name.
+    Name,
+}
+
+impl Sort {
+    /// Heading of the column it sorts by.
+    pub fn column(self) -> &'static str {
+        match self {
+            Sort::Count => "count",
+            Sort::Errors => "errors",
+            Sort::P99 => "p99",
+            Sort::Max => "max",
+            Sort::Name => "operation",
+        }
+    }
+
+    /// The order that comes next.
+    pub fn next(self) -> Sort {
+        match self {
+            Sort::Count => Sort::Errors,
+            Sort::Errors => Sort::P99,
+            Sort::P99 => Sort::Max,
+            Sort::Max => Sort::Name,
+            Sort::Name => Sort::Count,
+        }
+    }
+}
+
+/// Order of a list of transactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListSort {
+    /// Longest first.
+    #[default]
+    Elapsed,
+    /// Newest first.
+    End,
+    /// Errors first, each newest first.
+    Errors,
+    /// By service and operation, each longest first.
+    Operation,
+}
+
+impl ListSort {
+    /// Heading of the column it sorts by.
+    pub fn column(self) -> &'static str {
+        match self {
+            ListSort::Elapsed => "elapsed",
+            ListSort::End => "end",
+            ListSort::Errors => "status",
+            ListSort::Operation => "operation",
+        }
+    }
+
+    /// The order that comes next.
+    pub fn next(self) -> ListSort {
+        match self {
+            ListSort::Elapsed => ListSort::End,
+            ListSort::End => ListSort::Errors,
+            ListSort::Errors => ListSort::Operation,
+            ListSort::Operation => ListSort::Elapsed,
+        }
+    }
+}
