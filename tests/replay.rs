@@ -7,7 +7,9 @@ use std::{
 };
 
 use tracer_user::{
-    event::EventBatch,
+    cli::snapshot::state_at,
+    conn::order,
+    event::{Event, EventBatch},
     metrics::{Counter, Metrics},
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
     sink::{
@@ -21,9 +23,9 @@ use tracer_user::{
         Source,
         recording::Recording,
         replay::ReplaySource,
-        synthetic::{Synthetic, SyntheticConfig},
+        synthetic::{Random, Synthetic, SyntheticConfig},
     },
-    time::WallTime,
+    time::{BootTime, WallTime},
     transaction::{TransactionBatch, Unpaired, WallRange},
 };
 
@@ -287,5 +289,71 @@ impl<S: Source> Source for Slowly<S> {
     fn next_batch(&mut self) -> Result<Option<EventBatch>, tracer_user::source::SourceError> {
         std::thread::sleep(Duration::from_micros(500));
         self.0.next_batch()
+    }
+}
+
+#[test]
+fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = RecordingConfig {
+        rotate_rows: 4_000,
+        queue_bytes: 1 << 30,
+        queue_batches: 1 << 20,
+        ..RecordingConfig::new(temp.path().to_owned())
+    };
+    run_live(traffic(3, 1_500), config);
+    let (events, _) = traffic(3, 1_500).all();
+    let recording = Recording::open(temp.path()).unwrap();
+    let anchor = events
+        .iter()
+        .find_map(|event| if let Event::Anchor(anchor) = event { Some(*anchor) } else { None })
+        .unwrap();
+    let last = events.iter().map(order::time).max().unwrap();
+    let mut random = Random(7);
+    let (mut most_open, mut n_checked) = (0, 0);
+    for _ in 0..100 {
+        // Only the load itself, not the quiet end.
+        let boot = BootTime(anchor.boot.0 + 1 + random.below((last.0 - anchor.boot.0) * 2 / 3));
+        let at = anchor.wall(boot);
+        let found = state_at(&recording, at).unwrap();
+        // A run that is asked at that instant.
+        let mut pipeline = new_pipeline();
+        let mut finished = Vec::new();
+        for event in events.iter().filter(|event| order::time(event) <= boot) {
+            pipeline.push(event);
+        }
+        pipeline.push(&Event::Tick(boot));
+        pipeline.settle();
+        let want = pipeline.snapshot();
+        finished.extend(pipeline.drain().transactions);
+        finished.extend(pipeline.finish().transactions);
+        finished.retain(|transaction| transaction.is_finished() && transaction.end_time <= at);
+        assert_eq!(found.snapshot, want, "at {}", at.0);
+        let mut histograms = Output::default();
+        for transaction in &finished {
+            histograms.histograms.record(transaction);
+        }
+        let of = |histograms: Histograms| Output { histograms, ..Output::default() }.histogram_bytes();
+        assert!(of(found.histograms.clone()) == histograms.histogram_bytes(), "histograms at {}", at.0);
+        // The same from what a machine reads.
+        let json: serde_json::Value = serde_json::from_slice(&found.json()).unwrap();
+        assert_eq!(json["in_flight"], want.n_open);
+        assert_eq!(json["requests"].as_array().unwrap().len(), want.open.len());
+        assert_eq!(json["transactions"], finished.len());
+        most_open = most_open.max(want.n_open);
+        n_checked += finished.len();
+    }
+    assert!(most_open > 2 && n_checked > 10_000, "{most_open} in flight, {n_checked} transactions");
+}
+
+#[test]
+fn an_instant_outside_of_the_recording_is_refused_with_its_bounds() {
+    let temp = tempfile::tempdir().unwrap();
+    run_live(traffic(4, 200), RecordingConfig::new(temp.path().to_owned()));
+    let recording = Recording::open(temp.path()).unwrap();
+    for at in [WallTime(1), WallTime(u64::MAX)] {
+        let error = state_at(&recording, at).unwrap_err();
+        assert!(error.to_string().contains("does not reach to this instant"), "{error}");
+        assert!(tracer_user::cli::failure_lines(&error).contains("hint: it goes from 1"), "{error}");
     }
 }

@@ -143,8 +143,12 @@ fn a_live_demo_is_frozen_selected_opened_filtered_and_left() {
         }
     }
     terminal.press(&["Enter"]);
-    let list = terminal.shows(&["▾elapsed", "and longer"]);
-    assert!(list.lines().filter(|line| line.contains(" S ")).count() > 10, "{list}");
+    terminal.shows(&["▾elapsed", "and longer"]);
+    // The terminal may still be drawing.
+    wait_for("a list of ten", || {
+        let screen = terminal.screen();
+        (screen.lines().filter(|line| line.contains(" S ")).count() > 10).then_some(())
+    });
     terminal.press(&["Down", "Enter"]);
     terminal.shows(&["served by", "on the same connection", "▸"]);
     terminal.press(&["?"]);

@@ -11,6 +11,7 @@ pub mod record;
 pub mod recover;
 pub mod replay;
 pub mod run;
+pub mod snapshot;
 pub mod stop;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +54,8 @@ pub enum Command {
     Record(Box<record::RecordArgs>),
     /// Show a recording as if it happened now
     Replay(Box<replay::ReplayArgs>),
+    /// Print the state at one instant of a recording
+    Snapshot(snapshot::SnapshotArgs),
     /// Seal what a killed run left open and verify a recording
     Recover(recover::RecoverArgs),
     /// Say what this host can and cannot do
@@ -74,6 +77,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Live(args) => live::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),

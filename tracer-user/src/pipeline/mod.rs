@@ -611,13 +611,20 @@ impl Pipeline {
         batch
     }
 
-    /// End of the input: requests in flight become `tracer_stopped`, everything leaves.
-    pub fn finish(&mut self) -> TransactionBatch {
+    /// Applies what waits for earlier events, as if none could come any more: the state of this very instant. What is pushed behind it may
+    /// be applied in another order than without it.
+    pub fn settle(&mut self) {
         while let Some(event) = self.order.pop_any() {
             self.apply(event);
         }
         let frontier = self.order.frontier();
         self.pass(frontier);
+    }
+
+    /// End of the input: requests in flight become `tracer_stopped`, everything leaves.
+    pub fn finish(&mut self) -> TransactionBatch {
+        self.settle();
+        let frontier = self.order.frontier();
         for entry in self.tracker.iter_mut() {
             self.rest.flush_held(entry);
             let last_loss = self.rest.state.last_loss;

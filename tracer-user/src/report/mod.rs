@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod filter;
 pub mod format;
+pub mod instant;
 pub mod loss;
 pub mod strip;
 pub mod summary;

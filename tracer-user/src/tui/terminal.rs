@@ -34,6 +34,9 @@ const READ: Duration = Duration::from_millis(250);
 /// The same while the terminal does not have the focus.
 const READ_UNFOCUSED: Duration = Duration::from_secs(1);
 
+/// Room for a frame: every cell of 400×100 with a colour of its own is 800 KB, what changes between two is a fraction.
+const FRAME_BYTES: usize = 256 << 10;
+
 /// Why the screen was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
@@ -109,7 +112,9 @@ impl Drop for Taken {
 /// Shows the screen until the user leaves it or `stopped` says so. A recording that has ended stays on the screen.
 pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Result<Left> {
     let _taken = Taken::take()?;
-    let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+    // A frame goes out in one piece: standard output itself would cut it at each line.
+    let out = io::BufWriter::with_capacity(FRAME_BYTES, io::stdout());
+    let mut terminal = Terminal::new(CrosstermBackend::new(out))?;
     let theme = Theme::detect(|name| std::env::var(name).ok());
     let mut app = App::with_window(heading.window_ns);
     let (mut seen, mut shown) = (Seen::default(), Layout::default());

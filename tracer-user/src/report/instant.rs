@@ -1,0 +1,216 @@
+//! The state at one instant: what was in flight then, and all that had finished by then. A table for people, one JSON object for
+//! machines.
+
+use std::{fmt::Write as _, io::Write as _};
+
+use super::{
+    format::{self, Align},
+    loss::Losses,
+    summary::{QUANTILES, Summary},
+};
+use crate::{
+    pipeline::{OpenRequest, Snapshot, Step},
+    sink::histogram::Histograms,
+    text::{data_text, push_json, screen_bytes, screen_text},
+    time::WallTime,
+    transaction::Kind,
+};
+
+/// Rows of each text table; the rest is counted in a last line.
+const TABLE_ROWS: usize = 40;
+
+/// The state at an instant.
+#[derive(Clone, Debug)]
+pub struct Instant {
+    /// When.
+    pub at: WallTime,
+    /// What the pipeline held.
+    pub snapshot: Snapshot,
+    /// What had finished.
+    pub histograms: Histograms,
+    /// Losses known by then.
+    pub losses: Losses,
+}
+
+/// Finished transactions, errors among them, and those of the last completed seconds.
+fn totals(histograms: &Histograms) -> [u64; 3] {
+    let watermark = histograms.watermark();
+    let mut totals = [0; 3];
+    for row in histograms.operations() {
+        totals[0] += row.series.count;
+        totals[1] += row.series.errors;
+        totals[2] += row.series.recent(watermark);
+    }
+    totals
+}
+
+/// A word for how far a request is.
+fn step(open: &OpenRequest) -> &'static str {
+    match (open.kind, open.step) {
+        (Kind::LongLived, _) => "open",
+        (_, Step::Reading) => "reading",
+        (_, Step::Waiting) => "waiting",
+        (_, Step::Sending) => "sending",
+    }
+}
+
+impl Instant {
+    /// One JSON object on one line, `"type":"snapshot"`. Times and counts are integers.
+    pub fn json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Writing to a Vec cannot fail.
+        let _ = self.write_json(&mut out);
+        out
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let Snapshot { n_open, n_long_lived, in_flight, open, .. } = &self.snapshot;
+        let [count, errors, recent] = totals(&self.histograms);
+        write!(
+            out,
+            "{{\"type\":\"snapshot\",\"at_ns\":{},\"transactions\":{count},\"errors\":{errors},\
+             \"recent\":{recent},\"recent_s\":{},\"in_flight\":{n_open},\"long_lived\":{n_long_lived}",
+            self.at.0,
+            self.histograms.recent_seconds(),
+        )?;
+        out.extend_from_slice(b",\"in_flight_by_service\":[");
+        for (i, flight) in in_flight.iter().enumerate() {
+            let [young, middle, old] = flight.by_age;
+            out.extend_from_slice(comma(i));
+            out.extend_from_slice(b"{\"service\":");
+            push_json(out, &flight.service);
+            write!(out, ",\"below_3s\":{young},\"below_8s\":{middle},\"older\":{old}}}")?;
+        }
+        out.extend_from_slice(b"],\"requests\":[");
+        for (i, open) in open.iter().enumerate() {
+            out.extend_from_slice(comma(i));
+            let OpenRequest { age_ns, pid, tid, conn, ordinal, .. } = open;
+            write!(out, "{{\"id\":\"{:016x}-{ordinal}\",\"service\":", conn.0)?;
+            push_json(out, &open.service);
+            write!(out, ",\"role\":\"{}\",\"method\":", open.role.as_str())?;
+            push_json(out, &open.method);
+            out.extend_from_slice(b",\"path\":");
+            push_json(out, &data_text(&open.path));
+            write!(out, ",\"step\":\"{}\",\"age_ns\":{age_ns},\"pid\":{pid},\"tid\":{tid}}}", step(open))?;
+        }
+        out.extend_from_slice(b"],\"unpaired\":{");
+        for (i, (reason, n)) in Summary::unpaired(&self.snapshot).iter().enumerate() {
+            out.extend_from_slice(comma(i));
+            write!(out, "\"{}\":{n}", reason.as_str())?;
+        }
+        out.extend_from_slice(b"},\"lost\":{");
+        for (i, (reason, n)) in self.losses.lost.iter().enumerate() {
+            out.extend_from_slice(comma(i));
+            push_json(out, reason);
+            write!(out, ":{n}")?;
+        }
+        let lost = self.losses.requests;
+        write!(out, "}},\"lost_requests\":{{\"low\":{},\"high\":{}}},\"operations\":[", lost.low, lost.high)?;
+        let watermark = self.histograms.watermark();
+        for (i, row) in self.histograms.operations().iter().enumerate() {
+            out.extend_from_slice(comma(i));
+            out.extend_from_slice(b"{\"service\":");
+            push_json(out, row.service);
+            write!(out, ",\"role\":\"{}\",\"operation\":", row.role.as_str())?;
+            push_json(out, row.operation.map_or("", |name| name));
+            let series = row.series;
+            write!(
+                out,
+                ",\"count\":{},\"errors\":{},\"recent\":{}",
+                series.count,
+                series.errors,
+                series.recent(watermark)
+            )?;
+            match series.quantiles(QUANTILES) {
+                Some([p50, p90, p99, p999]) => write!(
+                    out,
+                    ",\"p50_ns\":{p50},\"p90_ns\":{p90},\"p99_ns\":{p99},\"p99_9_ns\":{p999},\"max_ns\":{}}}",
+                    series.max_ns
+                )?,
+                None => out.extend_from_slice(
+                    b",\"p50_ns\":null,\"p90_ns\":null,\"p99_ns\":null,\"p99_9_ns\":null,\"max_ns\":null}",
+                ),
+            }
+        }
+        out.extend_from_slice(b"]}\n");
+        Ok(())
+    }
+
+    /// What was in flight, the operations, the losses.
+    pub fn text(&self) -> String {
+        let Snapshot { n_open, n_long_lived, open, .. } = &self.snapshot;
+        let [count, errors, recent] = totals(&self.histograms);
+        let seconds = self.histograms.recent_seconds();
+        let mut text = format!(
+            "{} UTC: {} in flight, {} long-lived; {} transactions, {} errors, {}/s in the last {seconds} s\n{}\n",
+            format::clock(self.at),
+            format::count(*n_open),
+            format::count(*n_long_lived),
+            format::count(count),
+            format::count(errors),
+            format::rate(recent, seconds * 1_000_000_000),
+            self.losses.line(),
+        );
+        if !open.is_empty() {
+            let mut rows = vec![["age", "step", "role", "service", "request"].map(str::to_owned).to_vec()];
+            rows.extend(open.iter().take(TABLE_ROWS).map(|open| {
+                let path = screen_bytes(&open.path);
+                let request = if open.method.is_empty() { path } else { format!("{} {path}", open.method) };
+                vec![
+                    format::duration(open.age_ns),
+                    step(open).to_owned(),
+                    open.role.as_str().to_owned(),
+                    screen_text(&open.service).into_owned(),
+                    request,
+                ]
+            }));
+            let columns =
+                [(Align::Right, 8), (Align::Left, 8), (Align::Left, 7), (Align::Left, 24), (Align::Left, 60)];
+            text.push('\n');
+            text.push_str(&format::table(&rows, &columns));
+            let all = n_open + n_long_lived;
+            let rest = all.saturating_sub(open.len().min(TABLE_ROWS) as u64);
+            if rest != 0 {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "… and {} younger ones", format::count(rest));
+            }
+        }
+        let mut rows: Vec<_> = self.histograms.operations();
+        if rows.is_empty() {
+            return text;
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse(row.series.count));
+        let heading =
+            ["service", "role", "operation", "count", "errors", "p50", "p90", "p99", "p99.9", "max"];
+        let mut lines = vec![heading.map(str::to_owned).to_vec()];
+        lines.extend(rows.iter().take(TABLE_ROWS).map(|row| {
+            let mut cells = vec![
+                screen_text(row.service).into_owned(),
+                row.role.as_str().to_owned(),
+                screen_text(row.operation.map_or("", |name| name)).into_owned(),
+                format::count(row.series.count),
+                format::count(row.series.errors),
+            ];
+            match row.series.quantiles(QUANTILES) {
+                Some(quantiles) => {
+                    cells.extend(quantiles.map(format::duration));
+                    cells.push(format::duration(row.series.max_ns));
+                }
+                None => cells.extend(["-"; 5].map(str::to_owned)),
+            }
+            cells
+        }));
+        let mut columns = vec![(Align::Left, 24), (Align::Left, 7), (Align::Left, 48)];
+        columns.extend([(Align::Right, 16); 7]);
+        text.push('\n');
+        text.push_str(&format::table(&lines, &columns));
+        if rows.len() > TABLE_ROWS {
+            let _ = writeln!(text, "… and {} more operations", rows.len() - TABLE_ROWS);
+        }
+        text
+    }
+}
+
+fn comma(i: usize) -> &'static [u8] {
+    if i == 0 { b"" } else { b"," }
+}
