@@ -138,6 +138,8 @@ pub struct App {
     pub operations: Rows,
     /// The requests in flight.
     pub active: Rows,
+    /// Who calls whom.
+    pub edges: Rows,
     /// A rectangle that is being selected.
     pub cursor: Option<Cursor>,
     /// The rectangle that is listed.
@@ -177,6 +179,7 @@ impl Default for App {
             sort: Sort::Count,
             operations: Rows::default(),
             active: Rows::default(),
+            edges: Rows::default(),
             cursor: None,
             selection: None,
             list_sort: ListSort::Elapsed,
@@ -291,6 +294,7 @@ impl App {
                 let rows = match self.place() {
                     Place::List => &mut self.list,
                     Place::View(View::Active) => &mut self.active,
+                    Place::View(View::Services) => &mut self.edges,
                     _ => &mut self.operations,
                 };
                 rows.go(action, seen);

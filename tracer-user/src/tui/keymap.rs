@@ -178,6 +178,7 @@ const ALL: &[Place] = &[
     Place::View(View::Xlog),
     Place::View(View::Active),
     Place::View(View::Operations),
+    Place::View(View::Services),
     Place::View(View::Health),
     Place::Select,
     Place::List,
@@ -190,6 +191,7 @@ const VIEWS: &[Place] = &[
     Place::View(View::Xlog),
     Place::View(View::Active),
     Place::View(View::Operations),
+    Place::View(View::Services),
     Place::View(View::Health),
 ];
 /// Where the XLog is.
@@ -248,6 +250,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('2')], VIEWS, A::View(View::Xlog), "XLog: one dot per transaction", ""),
     bind(&[Char('3')], VIEWS, A::View(View::Active), "requests in flight", ""),
     bind(&[Char('4')], VIEWS, A::View(View::Operations), "operations", ""),
+    bind(&[Char('5')], VIEWS, A::View(View::Services), "services, and who calls whom", ""),
     bind(&[Char('8')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
     bind(&[Key::Tab], VIEWS, A::NextView, "next view", ""),
     bind(&[Key::BackTab], VIEWS, A::PreviousView, "view before", ""),

@@ -4,6 +4,7 @@
 mod app;
 mod chart;
 mod draw;
+mod edges;
 mod feed;
 mod keymap;
 mod model;
@@ -14,6 +15,7 @@ mod view;
 pub use app::{App, Command, Cursor, Prompt, Purpose, Rows, Seen, Zoom};
 pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
 pub use draw::{Layout, draw, layout};
+pub use edges::{Edge, Peer};
 pub use feed::{Feed, Heading, SharedStatus, Status, StatusSink};
 pub use keymap::{Action, BINDINGS, Binding, Key};
 pub use model::{Listed, Model, Row};

@@ -6,6 +6,7 @@ use super::{
     app::{App, Seen},
     chart::{Chart, ChartArea, Rectangle},
     draw::Layout,
+    edges::{Edge, edges},
     feed::{Feed, Heading, Status},
     view::{ListSort, Place, Sort, View},
 };
@@ -14,7 +15,7 @@ use crate::{
     pipeline::{InFlight, OpenRequest},
     report::{filter::Filter, loss::Losses, summary::QUANTILES},
     sink::{
-        histogram::Histograms,
+        histogram::{self, Histograms},
         recent::Recent,
         xlog::{Class, Xlog},
     },
@@ -83,6 +84,12 @@ pub struct Model {
     pub in_flight: Vec<InFlight>,
     /// Requests in flight, the oldest first; not all where there are very many.
     pub open: Vec<OpenRequest>,
+    /// Services of the run, most transactions first; where they are shown.
+    pub services: Vec<Row>,
+    /// Who calls whom, of the rows that are kept; where it is shown.
+    pub edges: Vec<Edge>,
+    /// Rows that are kept.
+    pub kept: u64,
     /// Counters: name, total, and how much more it was in the last second that is known.
     pub counters: Vec<(String, u64, Option<u64>)>,
     /// Losses.
@@ -123,6 +130,7 @@ pub struct Listed {
     pub n: u64,
 }
 
+const SECOND_NS: u64 = 1_000_000_000;
 /// Neighbours that are shown on each side.
 const NEIGHBOURS: usize = 5;
 
@@ -204,6 +212,21 @@ impl Model {
             None => (Vec::new(), false),
         };
         let counters = counters(&status);
+        let (mut services, mut calls) = (Vec::new(), Vec::new());
+        if place == Place::View(View::Services) {
+            let second = watermark.0 / SECOND_NS * SECOND_NS;
+            let recent = WallTime(second.saturating_sub(recent_seconds * SECOND_NS))..WallTime(second);
+            services = service_rows(&feed.histograms.lock());
+            calls = match &matching {
+                Some(matching) => edges(matching.rows.iter(), recent),
+                None => {
+                    let rows: Vec<_> =
+                        feed.recent.lock().rows(WallTime(0), WallTime(u64::MAX)).cloned().collect();
+                    edges(rows.iter(), recent)
+                }
+            };
+        }
+        let kept = feed.recent.lock().len() as u64;
         let mut in_flight: Vec<InFlight> = status
             .snapshot
             .in_flight
@@ -235,6 +258,9 @@ impl Model {
             n_long_lived: status.snapshot.n_long_lived,
             in_flight,
             open: status.snapshot.open,
+            services,
+            edges: calls,
+            kept,
             counters,
             losses: status.losses,
             evicted: status.evicted,
@@ -253,6 +279,7 @@ impl Model {
             (Place::Detail | Place::Help, _) => 64,
             (Place::View(View::Health), _) => self.counters.len(),
             (Place::View(View::Active), _) => self.open.len(),
+            (Place::View(View::Services), _) => self.edges.len(),
             _ => self.rows.len(),
         };
         let row = self.list.as_ref().and_then(|list| {
@@ -290,20 +317,28 @@ impl Matching {
 
 fn operations(histograms: &Histograms) -> Vec<Row> {
     let watermark = histograms.watermark();
-    histograms
-        .operations()
-        .into_iter()
-        .map(|row| Row {
-            service: screen_text(row.service).into_owned(),
-            role: row.role,
-            operation: screen_text(row.operation.map_or("", |name| name)).into_owned(),
-            recent: row.series.recent(watermark),
-            count: row.series.count,
-            errors: row.series.errors,
-            quantiles_ns: row.series.quantiles(QUANTILES),
-            max_ns: row.series.max_ns,
-        })
-        .collect()
+    histograms.operations().iter().map(|row| figures(row, watermark)).collect()
+}
+
+fn service_rows(histograms: &Histograms) -> Vec<Row> {
+    let watermark = histograms.watermark();
+    let mut rows: Vec<Row> = histograms.services().iter().map(|row| figures(row, watermark)).collect();
+    // Stable: equal ones stay in the order of their names.
+    rows.sort_by_key(|row| Reverse(row.count));
+    rows
+}
+
+fn figures(row: &histogram::Row<'_>, watermark: WallTime) -> Row {
+    Row {
+        service: screen_text(row.service).into_owned(),
+        role: row.role,
+        operation: screen_text(row.operation.map_or("", |name| name)).into_owned(),
+        recent: row.series.recent(watermark),
+        count: row.series.count,
+        errors: row.series.errors,
+        quantiles_ns: row.series.quantiles(QUANTILES),
+        max_ns: row.series.max_ns,
+    }
 }
 
 /// All counters of the last reading, beside what they grew by since the one before.

@@ -14,13 +14,16 @@ pub enum View {
     Active,
     /// All operations.
     Operations,
+    /// Services, and who calls whom.
+    Services,
     /// txray itself.
     Health,
 }
 
 impl View {
     /// All, in the order of their digits.
-    pub const ALL: [View; 5] = [View::Overview, View::Xlog, View::Active, View::Operations, View::Health];
+    pub const ALL: [View; 6] =
+        [View::Overview, View::Xlog, View::Active, View::Operations, View::Services, View::Health];
 
     /// The key that shows it.
     pub fn digit(self) -> u8 {
@@ -29,6 +32,7 @@ impl View {
             View::Xlog => b'2',
             View::Active => b'3',
             View::Operations => b'4',
+            View::Services => b'5',
             View::Health => b'8',
         }
     }
@@ -40,6 +44,7 @@ impl View {
             View::Xlog => "XLog",
             View::Active => "Active",
             View::Operations => "Operations",
+            View::Services => "Services",
             View::Health => "Health",
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     text::{screen_bytes, screen_text},
     time::WallTime,
     transaction::Transaction,
-    tui::{app::App, model::Model, theme::Theme},
+    tui::{app::App, edges::address, model::Model, theme::Theme},
 };
 
 /// Columns of the names on the left.
@@ -85,12 +85,7 @@ pub(super) fn lines(model: &Model, shown: &Transaction, width: u16, theme: Theme
     lines.push(Line::default());
     lines.push(named("start", instant(shown.start_time)));
     lines.push(named("end", instant(shown.end_time)));
-    let address = |address: &str, port: Option<u16>| match (address, port) {
-        ("", _) => "not known".to_owned(),
-        (address, Some(port)) if address.contains(':') => format!("[{}]:{port}", screen_text(address)),
-        (address, Some(port)) => format!("{}:{port}", screen_text(address)),
-        (address, None) => screen_text(address).into_owned(),
-    };
+    let address = |text: &str, port| screen_text(&address(text, port)).into_owned();
     lines.push(named("client", address(&shown.client_addr, shown.client_port)));
     lines.push(named("server", address(&shown.server_addr, shown.server_port)));
     let Transaction { pid, tid, .. } = shown;

@@ -8,6 +8,7 @@ mod help;
 mod list;
 mod operations;
 mod overview;
+mod services;
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
@@ -50,13 +51,14 @@ pub fn layout(area: Rect, app: &App) -> Layout {
     let chart = match app.view {
         View::Overview => chart::panes(overview::panes(body).chart, false).cells,
         View::Xlog => chart::panes(body, true).cells,
-        View::Active | View::Operations | View::Health => Rect::default(),
+        View::Active | View::Operations | View::Services | View::Health => Rect::default(),
     };
     let rows = match app.place_below_help() {
         Place::List => list::n_rows(body),
         Place::View(View::Overview) => operations::n_rows(overview::panes(body).table),
         Place::View(View::Active) => active::n_rows(body),
         Place::View(View::Operations) => operations::n_rows(body),
+        Place::View(View::Services) => services::n_rows(body),
         _ => body.height,
     };
     Layout { chart, rows }
@@ -83,6 +85,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
         (_, View::Overview) => overview::draw(buffer, body, model, app, theme),
         (_, View::Xlog) => chart::draw(buffer, chart::panes(body, true), model, app, theme),
         (_, View::Active) => active::draw(buffer, body, model, app, theme),
+        (_, View::Services) => services::draw(buffer, body, model, app, theme),
         (_, View::Health) => health::draw(buffer, body, model, app, theme),
         (_, View::Operations) => operations::draw(buffer, body, model, app, theme),
     }

@@ -1,0 +1,332 @@
+//! Each view, and what is opened above it.
+
+use super::*;
+
+#[test]
+fn the_xlog_alone_has_rows_and_percentiles_beside_it() {
+    let feed = feed(busy(), &[lossy(150, 0), lossy(160, 12)]);
+    for (width, height) in [(80, 24), (120, 40), (200, 60), (400, 100)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("2"));
+        insta::assert_snapshot!(format!("xlog_{width}x{height}"), screen.text());
+        if width < 90 {
+            continue;
+        }
+        let [p50, p99] = screen.chart().quantiles([0.5, 0.99]).unwrap();
+        for (name, ns) in [("p50", p50), ("p99", p99)] {
+            let shown = tracer_user::report::format::duration(ns);
+            let row = screen.chart().row_of(ns).unwrap();
+            let line = &screen.lines()[usize::from(screen.layout.chart.y + row)];
+            assert!(line.ends_with(&format!("{name} {shown}")), "{line:?}");
+        }
+        // The smallest value that a hundredth are not below, counted by hand.
+        let mut durations: Vec<i64> =
+            busy().iter().filter(|t| t.role == Role::Server).map(|t| t.duration_ns).collect();
+        durations.sort_unstable();
+        let exact = durations[(durations.len() * 99).div_ceil(100) - 1] as f64;
+        assert!((p99 as f64 / exact - 1.0).abs() < 0.01, "{p99} is not {exact}");
+    }
+}
+
+/// Keys that select columns `a..=b` of the XLog from the middle, in all rows.
+fn select_columns(screen: &Screen, a: u16, b: u16) -> Vec<Key> {
+    let area = screen.layout.chart;
+    let mut keys = vec![Key::Char('v')];
+    let (middle, up) = (area.width / 2, area.height / 2);
+    let step = |from: u16, to: u16| {
+        let key = if to < from { Key::Left } else { Key::Right };
+        std::iter::repeat_n(key, usize::from(from.abs_diff(to)))
+    };
+    keys.extend(step(middle, a));
+    keys.extend(std::iter::repeat_n(Key::Up, usize::from(up)));
+    keys.push(Key::Char('v'));
+    keys.extend(step(a, b));
+    keys.extend(std::iter::repeat_n(Key::Down, usize::from(area.height)));
+    keys
+}
+
+#[test]
+fn a_selected_rectangle_is_listed_without_a_cap_and_its_rows_are_those_that_a_scan_finds() {
+    let feed = feed(busy(), &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    let mut keys = select_columns(&xlog, 20, 59);
+    keys.push(Key::Enter);
+    let list = press(&feed, (120, 40), &mut app, &keys);
+    insta::assert_snapshot!("list_120x40", list.text());
+    let (from, to) = app.selection.unwrap().times();
+    let by_hand: Vec<u64> = {
+        let mut rows: Vec<Transaction> = busy()
+            .into_iter()
+            .filter(|t| t.role == Role::Server && t.end_time >= from && t.end_time < to)
+            .collect();
+        rows.sort_by_key(|t| std::cmp::Reverse(t.duration_ns));
+        rows.iter().map(|t| t.seq).collect()
+    };
+    let listed = list.model.list.as_ref().unwrap();
+    assert!(by_hand.len() > 400, "{}", by_hand.len());
+    assert_eq!(listed.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), by_hand);
+    assert_eq!(list.number_before(&list.lines()[3], " transactions"), by_hand.len() as u64);
+    // The whole list can be walked to its end.
+    let last = press(&feed, (120, 40), &mut app, &[Key::End]);
+    let shortest = listed.rows.last().unwrap();
+    let line = last.lines()[38].clone();
+    assert!(line.contains(&tracer_user::report::format::duration(shortest.duration_ns as u64)), "{line}");
+}
+
+#[test]
+fn any_rectangle_holds_exactly_the_dots_that_are_drawn_in_it() {
+    let feed = feed(busy(), &[snapshot()]);
+    for (size, scale) in [((80, 24), ""), ((120, 40), "l"), ((61, 17), "c"), ((200, 60), "cc")] {
+        let screen = press(&feed, size, &mut App::default(), &typed(&format!("2{scale}")));
+        let chart = screen.chart();
+        let (width, height) = (chart.area.width, chart.area.height);
+        for (a, b) in [((0, 0), (width - 1, height - 1)), ((3, 0), (9, 0)), ((width / 2, 2), (5, height - 1))]
+        {
+            let rectangle = chart.geometry.rectangle(a, b);
+            let drawn: u64 = (0..chart.cells.len())
+                .filter(|&i| rectangle.has(i as u16 % width, i as u16 / width))
+                .map(|i| chart.cells[i].count)
+                .sum();
+            let inside = busy()
+                .iter()
+                .filter(|t| rectangle.contains(t.role, t.end_time, t.duration_ns as u64))
+                .count() as u64;
+            assert_eq!(inside, drawn, "{size:?} {a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn a_transaction_is_opened_from_the_list_and_shows_where_its_time_went() {
+    let base = WallTime(START + 100 * SECOND);
+    let at = |ms: u64| WallTime(base.0 + ms * 1_000_000);
+    let mut transactions: Vec<Transaction> = (0..20)
+        .map(|i| Transaction {
+            ordinal: i,
+            seq: i,
+            start_time: at(i * 50),
+            end_time: at(i * 50 + 1),
+            ..transaction(i)
+        })
+        .collect();
+    transactions.push(Transaction {
+        start_time: at(2_000),
+        request_end: Some(at(2_100)),
+        response_start: Some(at(2_900)),
+        end_time: at(3_000),
+        duration_ns: 1_000_000_000,
+        ttfb_ns: Some(800_000_000),
+        queue_ns: Some(250_000_000),
+        target: Some(Bytes::from_static(b"/item/7?q=\xff\x1b[2J")),
+        status_code: Some(503),
+        error: true,
+        error_type: Some("503".into()),
+        ordinal: 20,
+        seq: 20,
+        ..transaction(0)
+    });
+    let feed = feed(transactions, &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    let mut keys = select_columns(&xlog, 0, 93);
+    keys.extend([Key::Enter, Key::Enter]);
+    let detail = press(&feed, (120, 40), &mut app, &keys);
+    insta::assert_snapshot!("detail_120x40", detail.text());
+    assert!(detail.text().contains("503") && !detail.text().contains('\u{1b}'));
+    for (name, shown) in
+        [("queued", "250ms"), ("reading", "100ms"), ("waiting", "800ms"), ("sending", "100ms")]
+    {
+        let line = detail.lines().into_iter().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.contains(shown), "{line}");
+    }
+}
+
+#[test]
+fn what_is_older_than_the_rows_kept_is_counted_in_the_list() {
+    let transactions: Vec<Transaction> = (0..ROWS as u64 + 500)
+        .map(|i| Transaction {
+            end_time: WallTime(START + 200 * SECOND + i * 1_000_000),
+            seq: i,
+            ordinal: i,
+            ..transaction(0)
+        })
+        .collect();
+    let feed = feed(transactions, &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    let keys = select_columns(&xlog, 0, xlog.layout.chart.width - 1);
+    let list = press(&feed, (120, 40), &mut app, &[keys, vec![Key::Enter]].concat());
+    let title = &list.lines()[3];
+    let listed = list.model.list.as_ref().unwrap();
+    assert_eq!((listed.n, listed.rows.len()), (ROWS as u64 + 500, ROWS));
+    assert!(title.contains("500 of them are older than the rows that are kept"), "{title}");
+}
+
+#[test]
+fn the_help_of_every_place_lists_all_its_keys() {
+    let feed = feed(busy(), &[snapshot()]);
+    for size in [(120, 60), (60, 15)] {
+        let mut app = App::default();
+        let mut seen_text = String::new();
+        let mut screen = press(&feed, size, &mut app, &typed("2?"));
+        for _ in 0..40 {
+            seen_text.push_str(&screen.text());
+            screen = press(&feed, size, &mut app, &[Key::Down]);
+        }
+        for binding in tracer_user::tui::BINDINGS {
+            if binding.places.contains(&tracer_user::tui::Place::View(View::Xlog)) {
+                assert!(seen_text.contains(binding.what), "{size:?}: {}", binding.what);
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_in_flight_are_listed_with_their_step_the_oldest_first() {
+    let mut snapshot = snapshot();
+    snapshot.open = vec![
+        OpenRequest { kind: Kind::LongLived, ..open(0, 900_000, Step::Sending) },
+        open(1, 12_000, Step::Waiting),
+        open(2, 5_000, Step::Sending),
+        open(3, 20, Step::Reading),
+        OpenRequest { path: Bytes::from_static(b"/\x1b[2J\xff"), ..open(4, 1, Step::Waiting) },
+    ];
+    let feed = feed(busy(), &[snapshot]);
+    for (width, height) in [(80, 24), (120, 40), (200, 60), (400, 100)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("3"));
+        insta::assert_snapshot!(format!("active_{width}x{height}"), screen.text());
+        for (step, age) in
+            [("open", "15.0min"), ("waiting", "12.0s"), ("sending", "5.00s"), ("reading", "20.0ms")]
+        {
+            let line = screen.lines().into_iter().find(|line| line.contains(&format!(" {step} "))).unwrap();
+            assert!(step == "open" || line.trim_start().starts_with(age), "{line:?}");
+        }
+        assert!(screen.text().contains("and 28 younger ones"), "{}", screen.text());
+    }
+    let idle =
+        Snapshot { open: Vec::new(), n_open: 0, n_long_lived: 0, in_flight: Vec::new(), ..super::snapshot() };
+    let screen = press(&super::feed(busy(), &[idle]), (80, 24), &mut App::default(), &typed("3"));
+    assert!(screen.text().contains("nothing is in flight"));
+}
+
+#[test]
+fn txrays_own_counters_have_totals_and_what_the_last_second_brought() {
+    let feed = feed(busy(), &[lossy(150, 5), lossy(151, 1_234)]);
+    for (width, height) in [(80, 24), (120, 40)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("8"));
+        insta::assert_snapshot!(format!("health_{width}x{height}"), screen.text());
+        let line = screen.lines().into_iter().find(|line| line.starts_with("kernel.refused_data")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words, ["kernel.refused_data", "1,234", "1,229"]);
+    }
+    let early = press(&super::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("8"));
+    assert!(early.text().contains("no counters yet"));
+}
+
+#[test]
+fn a_filter_that_is_typed_narrows_dots_table_and_list_to_what_matches() {
+    use tracer_user::report::filter::Filter;
+    let feed = feed(busy(), &[snapshot()]);
+    for expression in
+        ["duration > 300ms and not err", "operation ~ 'POST /**'", "status_code = 200 or err", "slow"]
+    {
+        let filter = Filter::parse(expression).unwrap();
+        let by_hand: Vec<Transaction> = busy().into_iter().filter(|t| filter.matches(t)).collect();
+        let mut app = App::default();
+        let keys = [typed("/"), typed(expression), vec![Key::Enter]].concat();
+        let screen = press(&feed, (120, 40), &mut app, &keys);
+        let n = by_hand.len() as u64;
+        assert_eq!(screen.number_before(&screen.lines()[1], " of 1,200 match"), n, "{expression}");
+        let served = by_hand.iter().filter(|t| t.role == Role::Server).count() as u64;
+        assert_eq!(screen.chart().n, served);
+        assert_eq!(screen.model.rows.iter().map(|row| row.count).sum::<u64>(), n);
+        let mut keys = select_columns(&press(&feed, (120, 40), &mut app, &typed("2")), 0, 200);
+        keys.push(Key::Enter);
+        let list = press(&feed, (120, 40), &mut app, &keys);
+        let listed = list.model.list.as_ref().unwrap();
+        assert_eq!((listed.n, listed.rows.len() as u64), (served, served));
+        assert!(listed.rows.iter().all(|row| filter.matches(row)));
+    }
+    let mut app = App::default();
+    let keys = [typed("/operation ~ 'POST /**' and err"), vec![Key::Enter]].concat();
+    insta::assert_snapshot!("filtered_80x24", press(&feed, (80, 24), &mut app, &keys).text());
+    let cleared = press(&feed, (80, 24), &mut app, &[Key::Escape]);
+    assert!(cleared.model.narrowed.is_none());
+    let keys = [typed("/duration > 1h"), vec![Key::Enter]].concat();
+    let none = press(&feed, (80, 24), &mut app, &keys);
+    assert!(none.text().contains("no transaction matched duration > 1h; 1,200 seen"), "{}", none.text());
+}
+
+#[test]
+fn a_fault_in_a_filter_is_pointed_at_where_it_stands() {
+    let feed = feed(busy(), &[snapshot()]);
+    for (size, expression) in [
+        ((80, 24), "duration >> 1s".to_owned()),
+        // Longer than the screen is wide.
+        ((60, 15), format!("{} or durration > 1s", ["pid = 1"; 9].join(" or "))),
+        ((80, 24), "service = '주문' or durration > 1s".to_owned()),
+    ] {
+        let keys = [typed("/"), typed(&expression), vec![Key::Enter]].concat();
+        let screen = press(&feed, size, &mut App::default(), &keys);
+        let y = size.1 - 1;
+        let marked: Vec<u16> =
+            (0..size.0).filter(|&x| screen.buffer[(x, y)].modifier.contains(Modifier::REVERSED)).collect();
+        let fault = screen.app.prompt.as_ref().unwrap().fault.unwrap();
+        let symbol: String = expression.chars().skip(fault).take(1).collect();
+        assert_eq!(marked.len(), 1, "{}", screen.text());
+        assert_eq!(screen.buffer[(marked[0], y)].symbol(), symbol, "{}", screen.lines()[usize::from(y)]);
+    }
+}
+
+#[test]
+fn services_and_who_calls_whom_with_the_figures_of_each_edge() {
+    // A shop that is asked by two remote clients, and asks the order service and a database that is not traced.
+    let transactions: Vec<Transaction> = (0..900_u64)
+        .map(|i| {
+            let base = Transaction {
+                end_time: WallTime(START + 200 * SECOND + i * SECOND / 9),
+                duration_ns: 1_000_000 + i as i64 * 1_000,
+                seq: i,
+                ..transaction(0)
+            };
+            let port = Some(41_000 + (i % 3) as u16);
+            match i % 5 {
+                0 => Transaction { client_addr: "10.1.1.1".into(), ..base },
+                1 => Transaction { client_addr: "10.1.1.2".into(), error: i % 2 == 0, ..base },
+                2 => Transaction { role: Role::Client, client_port: port, server_port: Some(81), ..base },
+                3 => Transaction {
+                    service: "주문서비스".into(),
+                    client_port: Some(41_000 + ((i - 1) % 3) as u16),
+                    server_port: Some(81),
+                    ..base
+                },
+                _ => Transaction {
+                    role: Role::Client,
+                    service: "주문서비스".into(),
+                    server_addr: "fd00::5".into(),
+                    server_port: Some(5432),
+                    ..base
+                },
+            }
+        })
+        .collect();
+    let feed = feed(transactions, &[snapshot()]);
+    for (width, height) in [(80, 24), (120, 40), (200, 60), (400, 100)] {
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("5"));
+        insta::assert_snapshot!(format!("services_{width}x{height}"), screen.text());
+        for (edge, errors) in [
+            ("shop → 주문서비스  http1", "0"),
+            ("주문서비스 → [fd00::5]:5432  http1", "0"),
+            ("10.1.1.1 → shop  http1", "0"),
+            ("10.1.1.2 → shop  http1", "90"),
+        ] {
+            let line = screen.lines().into_iter().find(|line| line.starts_with(edge));
+            let line = line.unwrap_or_else(|| panic!("{edge} is not on the screen:\n{}", screen.text()));
+            let figures: Vec<&str> = line[edge.len()..].split_whitespace().collect();
+            assert_eq!(&figures[..3], ["1.8", errors, "180"], "{line}");
+        }
+    }
+    assert_eq!(press(&feed, (80, 24), &mut App::default(), &typed("5")).model.edges.len(), 4);
+    let empty = press(&super::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("5"));
+    assert!(empty.text().contains("no transactions yet"));
+}
