@@ -142,7 +142,12 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
 }
 
 fn lossy(at: u64, refused: u64) -> Snapshot {
-    let values = vec![("kernel.refused_data".into(), refused), ("kernel.payload_fault".into(), 7)];
+    let values = vec![
+        ("kernel.refused_data".into(), refused),
+        ("kernel.payload_fault".into(), 7),
+        ("txray.cpu_ns".into(), at * 31_000_000),
+        ("gauge.resident_bytes".into(), 80_000_000),
+    ];
     Snapshot {
         wall: WallTime(START + at * SECOND),
         lost_requests: LostRequests { low: refused / 2, high: refused },

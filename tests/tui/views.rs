@@ -218,6 +218,8 @@ fn txrays_own_counters_have_totals_and_what_the_last_second_brought() {
         let line = screen.lines().into_iter().find(|line| line.starts_with("kernel.refused_data")).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words, ["kernel.refused_data", "1,234", "1,229"]);
+        let cost = "4.68s of a processor, 3.1 % of one in the last second   resident 80.0 MB";
+        assert!(screen.text().contains(cost), "{}", screen.text());
     }
     let early = press(&super::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("8"));
     assert!(early.text().contains("no counters yet"));
@@ -329,4 +331,33 @@ fn services_and_who_calls_whom_with_the_figures_of_each_edge() {
     assert_eq!(press(&feed, (80, 24), &mut App::default(), &typed("5")).model.edges.len(), 4);
     let empty = press(&super::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("5"));
     assert!(empty.text().contains("no transactions yet"));
+}
+
+#[test]
+fn what_is_selected_is_compared_with_the_others_field_by_field() {
+    let feed = feed(busy(), &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    // The slow ones: the upper part of the chart, all columns.
+    let area = xlog.layout.chart;
+    let corner = area.height / 4;
+    let rectangle = xlog.chart().geometry.rectangle((0, 0), (area.width - 1, corner));
+    let mut keys = select_columns(&xlog, 0, area.width - 1);
+    keys.extend(std::iter::repeat_n(Key::Up, usize::from(area.height - 1 - corner)));
+    keys.extend([Key::Enter, Key::Char('b')]);
+    let compared = press(&feed, (120, 40), &mut app, &keys);
+    insta::assert_snapshot!("contrast_120x40", compared.text());
+    let (totals, contrasts) = compared.model.contrast.as_ref().unwrap();
+    let served: Vec<Transaction> = busy().into_iter().filter(|t| t.role == Role::Server).collect();
+    let (selected, rest): (Vec<_>, Vec<_>) =
+        served.iter().partition(|t| rectangle.contains(t.role, t.end_time, t.duration_ns as u64));
+    assert_eq!((totals.selected, totals.rest), (selected.len() as u64, rest.len() as u64));
+    assert!(totals.selected > 10);
+    for contrast in contrasts.iter().filter(|contrast| contrast.field == "service") {
+        let n = |rows: &[&Transaction]| rows.iter().filter(|t| *t.service == *contrast.value).count() as u64;
+        assert_eq!((contrast.selected, contrast.rest), (n(&selected), n(&rest)), "{contrast:?}");
+    }
+    assert_eq!(contrasts[0].field, "service", "the slow ones are of one service");
+    let back = press(&feed, (120, 40), &mut app, &[Key::Escape]);
+    assert!(back.model.list.is_some() && back.model.contrast.is_none());
 }

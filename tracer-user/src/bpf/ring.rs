@@ -419,9 +419,21 @@ impl Reader {
         let mut values: Vec<(Arc<str>, u64)> =
             self.names.iter().zip(0u32..).map(|(name, index)| (name.clone(), self.stat(index))).collect();
         values.extend(self.metrics.all().map(|(counter, value)| (counter.name().into(), value)));
+        values.push(("txray.cpu_ns".into(), clock(libc::CLOCK_PROCESS_CPUTIME_ID)));
+        values.extend(resident_bytes().map(|bytes| ("gauge.resident_bytes".into(), bytes)));
+        values.push(("gauge.ring_bytes".into(), self.ring_bytes));
         let counters = Counters { time: boot_now(), values };
         self.tell(Event::Counters(counters));
     }
+}
+
+/// Resident memory of this process; `None` where `/proc` does not say (proc(5), `statm`).
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: no pointers; the page size always exists.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page).ok()?)
 }
 
 fn clock(id: libc::clockid_t) -> u64 {

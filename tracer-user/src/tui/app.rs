@@ -148,6 +148,8 @@ pub struct App {
     pub list_sort: ListSort,
     /// The list.
     pub list: Rows,
+    /// What is selected is compared with the others.
+    pub contrast: bool,
     /// The transaction that is shown.
     pub detail: Option<Arc<Transaction>>,
     /// First line of the detail, or of what a view shows line by line.
@@ -184,6 +186,7 @@ impl Default for App {
             selection: None,
             list_sort: ListSort::Elapsed,
             list: Rows::default(),
+            contrast: false,
             detail: None,
             scroll: 0,
             help: None,
@@ -212,6 +215,8 @@ impl App {
     pub fn place_below_help(&self) -> Place {
         if self.detail.is_some() {
             Place::Detail
+        } else if self.selection.is_some() && self.contrast {
+            Place::Contrast
         } else if self.selection.is_some() {
             Place::List
         } else if self.cursor.is_some() {
@@ -320,6 +325,7 @@ impl App {
                 let Some(rectangle) = self.rectangle(seen) else { return Command::Nothing };
                 self.zoom(&rectangle, seen.now);
             }
+            Action::Contrast => (self.contrast, self.scroll) = (true, 0),
             Action::Open => {
                 let Some(row) = &seen.row else { return Command::Nothing };
                 (self.detail, self.scroll) = (Some(row.clone()), 0);
@@ -350,7 +356,10 @@ impl App {
     }
 
     fn back(&mut self) {
-        if self.help.take().is_some() || self.detail.take().is_some() || self.selection.take().is_some() {
+        if self.help.take().is_some() || self.detail.take().is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.contrast) || self.selection.take().is_some() {
             return;
         }
         if self.cursor.take().is_some() {

@@ -141,6 +141,17 @@ impl Rectangle {
             && self.geometry.cell(end, duration_ns).is_some_and(|(column, row)| self.has(column, row))
     }
 
+    /// Whether the dot of such a transaction is drawn on the chart, here or elsewhere.
+    pub fn is_on_chart(&self, role: Role, end: WallTime) -> bool {
+        let Geometry { area, start, end: behind, .. } = self.geometry;
+        area.roles.shows(role) && (start..behind).contains(&end)
+    }
+
+    /// Time at the left and behind the right edge of the chart.
+    pub fn chart_times(&self) -> (WallTime, WallTime) {
+        (self.geometry.start, self.geometry.end)
+    }
+
     /// Whether a cell is one of its.
     pub fn has(&self, column: u16, row: u16) -> bool {
         (self.columns.0..=self.columns.1).contains(&column) && (self.rows.0..=self.rows.1).contains(&row)

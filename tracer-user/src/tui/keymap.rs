@@ -134,6 +134,8 @@ pub enum Action {
     List,
     /// Make the window what is selected.
     Zoom,
+    /// Compare what is selected with the others.
+    Contrast,
     /// Show the row.
     Open,
     /// Leave what was opened last.
@@ -182,6 +184,7 @@ const ALL: &[Place] = &[
     Place::View(View::Health),
     Place::Select,
     Place::List,
+    Place::Contrast,
     Place::Detail,
     Place::Help,
 ];
@@ -204,8 +207,8 @@ const TABLES: &[Place] =
 /// Where it has more than one order.
 const SORTED: &[Place] = &[Place::View(View::Overview), Place::View(View::Operations), Place::List];
 const SELECT: &[Place] = &[Place::Select];
-const OPENED: &[Place] = &[Place::Select, Place::List, Place::Detail, Place::Help];
-const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Detail, Place::Help];
+const OPENED: &[Place] = &[Place::Select, Place::List, Place::Contrast, Place::Detail, Place::Help];
+const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Contrast, Place::Detail, Place::Help];
 
 /// All bindings, in the order of the help; those of a place with a hint, in the order of its footer.
 pub const BINDINGS: &[Binding] = &[
@@ -223,6 +226,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Down, Char('j')], SELECT, A::CursorDown, "move down", ""),
     bind(&[Key::Left, Char('h')], SELECT, A::CursorLeft, "move left", ""),
     bind(&[Key::Right, Char('l')], SELECT, A::CursorRight, "move right", ""),
+    bind(&[Char('b')], &[Place::List], A::Contrast, "what they have that the others have not", "compare"),
     bind(&[Key::Enter], &[Place::List], A::Open, "open the transaction", "open"),
     bind(&[Key::Up, Char('k')], TABLES, A::Previous, "previous row", ""),
     bind(&[Key::Down, Char('j')], TABLES, A::Next, "next row", ""),

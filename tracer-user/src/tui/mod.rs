@@ -3,6 +3,7 @@
 
 mod app;
 mod chart;
+mod contrast;
 mod draw;
 mod edges;
 mod feed;
@@ -14,6 +15,7 @@ mod view;
 
 pub use app::{App, Command, Cursor, Prompt, Purpose, Rows, Seen, Zoom};
 pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
+pub use contrast::{Contrast, Totals};
 pub use draw::{Layout, draw, layout};
 pub use edges::{Edge, Peer};
 pub use feed::{Feed, Heading, SharedStatus, Status, StatusSink};

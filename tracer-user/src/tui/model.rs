@@ -5,6 +5,7 @@ use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
 use super::{
     app::{App, Seen},
     chart::{Chart, ChartArea, Rectangle},
+    contrast::{Contrast, Totals, contrast},
     draw::Layout,
     edges::{Edge, edges},
     feed::{Feed, Heading, Status},
@@ -100,6 +101,8 @@ pub struct Model {
     pub since_pause: u64,
     /// What was selected, where it is listed.
     pub list: Option<Listed>,
+    /// What was selected against the others, where they are compared.
+    pub contrast: Option<(Totals, Vec<Contrast>)>,
     /// Transactions on the connection of the one that is shown, itself included, in the order of their start.
     pub neighbours: Vec<Arc<Transaction>>,
     /// There are more of them.
@@ -207,6 +210,20 @@ impl Model {
             sort_list(&mut list.rows, app.list_sort);
             list
         });
+        let compared = app.selection.filter(|_| place == Place::Contrast);
+        let contrast = compared.map(|rectangle| {
+            let rows = match &matching {
+                Some(matching) => matching.rows.clone(),
+                None => {
+                    let (from, to) = rectangle.chart_times();
+                    feed.recent.lock().rows(from, to).cloned().collect()
+                }
+            };
+            let shown = |row: &&Arc<Transaction>| rectangle.is_on_chart(row.role, row.end_time);
+            let (selected, rest): (Vec<_>, Vec<_>) =
+                rows.iter().filter(shown).partition(|row| holds(&rectangle, row));
+            contrast(selected.into_iter().map(|row| &**row), rest.into_iter().map(|row| &**row))
+        });
         let (neighbours, neighbours_cut) = match &app.detail {
             Some(shown) => neighbours(shown, &feed.recent.lock()),
             None => (Vec::new(), false),
@@ -266,6 +283,7 @@ impl Model {
             evicted: status.evicted,
             since_pause,
             list,
+            contrast,
             neighbours,
             neighbours_cut,
         }
@@ -277,6 +295,7 @@ impl Model {
             (Place::List, Some(list)) => list.rows.len(),
             // More than there are lines: scrolling stops by itself.
             (Place::Detail | Place::Help, _) => 64,
+            (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),
             (Place::View(View::Health), _) => self.counters.len(),
             (Place::View(View::Active), _) => self.open.len(),
             (Place::View(View::Services), _) => self.edges.len(),

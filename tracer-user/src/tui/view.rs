@@ -59,6 +59,8 @@ pub enum Place {
     Select,
     /// The list of what was selected.
     List,
+    /// What was selected, against the others.
+    Contrast,
     /// One transaction.
     Detail,
     /// The keys.

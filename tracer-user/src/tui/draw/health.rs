@@ -24,6 +24,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         put(buffer, area.x, area.y, area.width, text, theme.dim());
         return;
     }
+    put(buffer, area.x, area.y, area.width, &cost(model), Style::new());
+    let area = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     let heading = format!(
         "{}{}{}",
         fit("counter", NAME, Align::Left),
@@ -58,4 +60,21 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         };
         put(buffer, area.x, area.y + 1 + i as u16, area.width, &text, style);
     }
+}
+
+/// What txray itself takes, where the counters say it.
+fn cost(model: &Model) -> String {
+    let find = |name: &str| model.counters.iter().find(|(known, ..)| known == name);
+    let mut parts = Vec::new();
+    if let Some((_, total, more)) = find("txray.cpu_ns") {
+        // Counters come once a second.
+        let share = more.map(|ns| format!(", {:.1} % of one in the last second", ns as f64 / 1e7));
+        parts.push(format!("{} of a processor{}", duration(*total), share.unwrap_or_default()));
+    }
+    for (name, what) in [("gauge.resident_bytes", "resident"), ("gauge.ring_bytes", "ring")] {
+        if let Some((_, bytes, _)) = find(name) {
+            parts.push(format!("{what} {:.1} MB", *bytes as f64 / 1e6));
+        }
+    }
+    if parts.is_empty() { "what txray itself takes is not known here".to_owned() } else { parts.join("   ") }
 }

@@ -2,6 +2,7 @@
 
 mod active;
 mod chart;
+mod contrast;
 mod detail;
 mod health;
 mod help;
@@ -81,6 +82,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
     let body = body(area);
     match (app.place_below_help(), app.view) {
         (Place::Detail, _) => detail::draw(buffer, body, model, app, theme),
+        (Place::Contrast, _) => contrast::draw(buffer, body, model, app, theme),
         (Place::List, _) => list::draw(buffer, body, model, app, theme),
         (_, View::Overview) => overview::draw(buffer, body, model, app, theme),
         (_, View::Xlog) => chart::draw(buffer, chart::panes(body, true), model, app, theme),
