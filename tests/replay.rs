@@ -296,13 +296,13 @@ impl<S: Source> Source for Slowly<S> {
 fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
     let temp = tempfile::tempdir().unwrap();
     let config = RecordingConfig {
-        rotate_rows: 4_000,
+        rotate_rows: 2_000,
         queue_bytes: 1 << 30,
         queue_batches: 1 << 20,
         ..RecordingConfig::new(temp.path().to_owned())
     };
-    run_live(traffic(3, 1_500), config);
-    let (events, _) = traffic(3, 1_500).all();
+    run_live(traffic(3, 800), config);
+    let (events, _) = traffic(3, 800).all();
     let recording = Recording::open(temp.path()).unwrap();
     let anchor = events
         .iter()
