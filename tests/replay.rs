@@ -308,12 +308,13 @@ fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
         .iter()
         .find_map(|event| if let Event::Anchor(anchor) = event { Some(*anchor) } else { None })
         .unwrap();
-    let last = events.iter().map(order::time).max().unwrap();
+    // Only the load itself, not the quiet time behind it.
+    let is_data = |event: &&Event| matches!(event, Event::Data(_));
+    let last = events.iter().filter(is_data).map(order::time).max().unwrap();
     let mut random = Random(7);
     let (mut most_open, mut n_checked) = (0, 0);
     for _ in 0..100 {
-        // Only the load itself, not the quiet end.
-        let boot = BootTime(anchor.boot.0 + 1 + random.below((last.0 - anchor.boot.0) * 2 / 3));
+        let boot = BootTime(anchor.boot.0 + 1 + random.below(last.0 - anchor.boot.0));
         let at = anchor.wall(boot);
         let found = state_at(&recording, at).unwrap();
         // A run that is asked at that instant.
