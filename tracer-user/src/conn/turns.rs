@@ -75,7 +75,7 @@ pub struct Around {
     pub continued: bool,
     /// No turn is a request any more.
     pub tunnel: bool,
-    /// The head of a request was seen in part, and what came of it was not.
+    /// The head of a request was seen in part, and events were lost: its rest may be among them.
     pub half_a_head: bool,
     /// Events were lost somewhere, and no close has told how far this connection came.
     pub open_end: bool,

@@ -26,7 +26,7 @@ impl Entry {
             most: state.most,
             continued: state.continued,
             tunnel: self.exchange.pairs().is_tunnel(),
-            half_a_head: self.exchange.has_half_a_head(&self.conn, lossy),
+            half_a_head: lossy && self.exchange.has_half_a_head(),
             open_end: lossy && !closed,
         };
         match self.exchange.requests() {

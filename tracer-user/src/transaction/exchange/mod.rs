@@ -248,17 +248,13 @@ impl Exchange {
         (waits && data.direction() != requests && data.turn <= asked.saturating_add(1)).then_some(requests)
     }
 
-    /// A request whose head has come in part; `lossy`: events were lost, its rest may be among them. Otherwise only what the other side
-    /// said since shows that the rest has been there.
-    pub fn has_half_a_head(&self, conn: &Connection, lossy: bool) -> bool {
-        Direction::BOTH.into_iter().filter(|&one| self.requests().is_none_or(|requests| requests == one)).any(
-            |one| {
-                let flow = &self.flows[one.index()];
-                flow.spans.first().is_some_and(|(_, first)| {
-                    (!flow.resyncing || first.turn_start) && (lossy || conn.turns.last() > first.turn)
-                })
-            },
-        )
+    /// A request whose head has come in part. Where events were lost its rest may be among them.
+    pub fn has_half_a_head(&self) -> bool {
+        let asks = |one: &Direction| self.requests().is_none_or(|requests| requests == *one);
+        Direction::BOTH.into_iter().filter(asks).any(|one| {
+            let flow = &self.flows[one.index()];
+            flow.spans.first().is_some_and(|(_, first)| !flow.resyncing || first.turn_start)
+        })
     }
 
     /// Time of the newest bytes that were applied.
