@@ -30,6 +30,8 @@ use tracer_user::{
 const SECOND: u64 = 1_000_000_000;
 /// 2023-11-14 22:13:20 UTC.
 const START: u64 = 1_700_000_000 * SECOND;
+/// Dots that are kept.
+const DOTS: usize = 1 << 16;
 /// Rows that are kept.
 const ROWS: usize = 1 << 15;
 const MANY: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode };
@@ -159,10 +161,16 @@ fn lossy(at: u64, refused: u64) -> Snapshot {
 fn feed(transactions: Vec<Transaction>, snapshots: &[Snapshot]) -> Feed {
     let feed = Feed {
         histograms: SharedHistograms::default(),
-        xlog: SharedXlog::new(1 << 16),
+        xlog: SharedXlog::new(DOTS),
         recent: SharedRecent::new(ROWS),
         status: SharedStatus::default(),
     };
+    fill(&feed, transactions, snapshots);
+    feed
+}
+
+/// More of both for a feed.
+fn fill(feed: &Feed, transactions: Vec<Transaction>, snapshots: &[Snapshot]) {
     let metrics = Metrics::default();
     let watermark =
         transactions.last().map_or(WallTime(0), |transaction| WallTime(transaction.end_time.0 + SECOND / 4));
@@ -177,7 +185,6 @@ fn feed(transactions: Vec<Transaction>, snapshots: &[Snapshot]) -> Feed {
     for snapshot in snapshots {
         feed.status.lock().observe(snapshot, &metrics);
     }
-    feed
 }
 
 struct Screen {
@@ -200,9 +207,20 @@ fn screen_with(
     app: &mut App,
     heading: &Heading,
 ) -> Screen {
-    let area = Rect::new(0, 0, width, height);
+    screen_after(feed, Rect::new(0, 0, width, height), theme, app, heading, None)
+}
+
+/// The screen that follows another.
+fn screen_after(
+    feed: &Feed,
+    area: Rect,
+    theme: Theme,
+    app: &mut App,
+    heading: &Heading,
+    before: Option<&Model>,
+) -> Screen {
     let layout = layout(area, app);
-    let model = Model::read(feed, heading, app, &layout);
+    let model = Model::read(feed, heading, app, &layout, before);
     if let Some(chart) = &model.chart {
         app.density = app.shown_density(chart.density(app.density));
     }
@@ -217,7 +235,8 @@ fn press(feed: &Feed, size: (u16, u16), app: &mut App, keys: &[Key]) -> Screen {
     let mut screen = screen_with(feed, size.0, size.1, MANY, app, &heading);
     for &key in keys {
         app.key(key, &screen.model.seen(app, &screen.layout));
-        screen = screen_with(feed, size.0, size.1, MANY, app, &heading);
+        screen =
+            screen_after(feed, Rect::new(0, 0, size.0, size.1), MANY, app, &heading, Some(&screen.model));
     }
     screen
 }

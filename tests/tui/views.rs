@@ -361,3 +361,97 @@ fn what_is_selected_is_compared_with_the_others_field_by_field() {
     let back = press(&feed, (120, 40), &mut app, &[Key::Escape]);
     assert!(back.model.list.is_some() && back.model.contrast.is_none());
 }
+
+#[test]
+fn a_frozen_screen_stays_what_it_was_while_more_comes() {
+    let mut app = App::default();
+    for view in ["1", "2", "3", "4", "5", "8"] {
+        let feed = feed(busy(), &[lossy(150, 5), lossy(151, 9)]);
+        app = App { paused: None, ..app };
+        let frozen = press(&feed, (120, 40), &mut app, &[typed(view), typed(" ")].concat());
+        // More of everything, also in the last column.
+        let more: Vec<Transaction> = (0..50_u64)
+            .map(|i| Transaction {
+                end_time: WallTime(START + 301 * SECOND + i * SECOND / 20),
+                operation: "GET /later".into(),
+                seq: 5_000 + i,
+                ..transaction(0)
+            })
+            .collect();
+        let mut later = lossy(153, 90_000);
+        later.open = vec![open(1, 5_000, Step::Waiting)];
+        fill(&feed, more, &[later]);
+        let heading = Heading { title: "live  whole host".to_owned(), ..Heading::default() };
+        let area = Rect::new(0, 0, 120, 40);
+        let after = screen_after(&feed, area, MANY, &mut app, &heading, Some(&frozen.model));
+        let without_badge = |screen: &Screen| screen.text().replace("PAUSED +50", "PAUSED +0 ");
+        assert!(after.lines()[0].contains("PAUSED +50"), "{}", after.text());
+        assert_eq!(
+            without_badge(&after).split_whitespace().collect::<Vec<_>>(),
+            without_badge(&frozen).split_whitespace().collect::<Vec<_>>(),
+            "view {view}"
+        );
+        // What is typed then looks at what was there, too.
+        let keys = [typed("/"), typed("operation = 'GET /later'"), vec![Key::Enter]].concat();
+        let mut narrowed = app.clone();
+        let mut screen = after;
+        for key in keys {
+            narrowed.key(key, &screen.model.seen(&narrowed, &screen.layout));
+            screen = screen_after(&feed, area, MANY, &mut narrowed, &heading, Some(&screen.model));
+        }
+        assert_eq!(
+            screen.model.narrowed.as_ref().map(|narrowed| (narrowed.n, narrowed.of)),
+            Some((0, 1_200))
+        );
+        app.paused = None;
+        let live = screen_after(&feed, area, MANY, &mut app, &heading, Some(&screen.model));
+        assert_eq!(live.model.count, 1_250);
+    }
+}
+
+#[test]
+fn a_list_counts_what_fell_out_of_the_ring_as_the_chart_does() {
+    let transactions: Vec<Transaction> = (0..DOTS as u64 + 20_000)
+        .map(|i| Transaction {
+            end_time: WallTime(START + 100 * SECOND + i * 1_000_000),
+            seq: i,
+            ordinal: i,
+            ..transaction(0)
+        })
+        .collect();
+    let n = transactions.len() as u64;
+    let feed = feed(transactions, &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, (120, 40), &mut app, &typed("2"));
+    assert_eq!(xlog.chart().n, n);
+    let keys = select_columns(&xlog, 0, xlog.layout.chart.width - 1);
+    let list = press(&feed, (120, 40), &mut app, &[keys, vec![Key::Enter]].concat());
+    let listed = list.model.list.as_ref().unwrap();
+    assert_eq!((listed.n, listed.rows.len()), (n, ROWS));
+    let older = tracer_user::report::format::count(n - ROWS as u64);
+    assert!(list.lines()[3].contains(&format!("{older} of them are older")), "{}", list.lines()[3]);
+}
+
+#[test]
+fn the_edges_are_walked_with_the_arrows() {
+    let mut transactions = busy();
+    for (i, transaction) in transactions.iter_mut().enumerate() {
+        transaction.client_addr = format!("10.0.0.{}", i % 9).into();
+    }
+    let feed = feed(transactions, &[snapshot()]);
+    let mut app = App::default();
+    let screen = press(&feed, (80, 24), &mut app, &[typed("5"), vec![Key::Down, Key::Down]].concat());
+    assert_eq!(app.edges.selected, 2);
+    let last = press(&feed, (80, 24), &mut app, &[Key::End]);
+    assert_eq!(app.edges.selected, screen.model.edges.len() - 1);
+    let reversed = |y: u16| last.buffer[(0, y)].modifier.contains(Modifier::REVERSED);
+    assert_eq!((2..23).filter(|&y| reversed(y)).count(), 1, "{}", last.text());
+}
+
+#[test]
+fn the_end_of_what_is_typed_is_seen_however_wide_it_is() {
+    let feed = feed(busy(), &[snapshot()]);
+    let text = format!("service = '{}' or comm = 'end'", "주문서비스".repeat(12));
+    let screen = press(&feed, (80, 24), &mut App::default(), &[typed("/"), typed(&text)].concat());
+    assert!(screen.lines()[23].contains("or comm = 'end'_"), "{}", screen.lines()[23]);
+}

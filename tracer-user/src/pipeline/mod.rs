@@ -155,6 +155,28 @@ pub struct OpenRequest {
     pub path: Bytes,
 }
 
+impl OpenRequest {
+    /// A word for how far it is; `open` = meant to be open for long.
+    pub fn step_name(&self) -> &'static str {
+        match (self.kind, self.step) {
+            (Kind::LongLived, _) => "open",
+            (_, Step::Reading) => "reading",
+            (_, Step::Waiting) => "waiting",
+            (_, Step::Sending) => "sending",
+        }
+    }
+
+    /// Method and path, as sent.
+    pub fn request(&self) -> Vec<u8> {
+        let mut text = self.method.as_bytes().to_vec();
+        if !text.is_empty() {
+            text.push(b' ');
+        }
+        text.extend_from_slice(&self.path);
+        text
+    }
+}
+
 /// Requests in flight that a snapshot holds one by one: the oldest. All are counted.
 pub const MAX_OPEN_LISTED: usize = 1_000;
 

@@ -45,7 +45,11 @@ impl Recent {
     }
 
     /// Rows whose end lies in `from..to`, in order.
-    pub fn rows(&self, from: WallTime, to: WallTime) -> impl DoubleEndedIterator<Item = &Arc<Transaction>> {
+    pub fn rows(
+        &self,
+        from: WallTime,
+        to: WallTime,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Transaction>> + ExactSizeIterator {
         let start = self.rows.partition_point(|row| row.end_time < from);
         let end = self.rows.partition_point(|row| row.end_time < to);
         self.rows.range(start..end.max(start))

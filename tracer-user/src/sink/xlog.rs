@@ -124,11 +124,26 @@ pub const OLD_COLUMNS: usize = 3_600;
 
 /// Counts per cell of one second that (in part) fell out of the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldColumn {
+struct OldColumn {
     /// Second of event time since the epoch.
-    pub second: u64,
+    second: u64,
     /// Counts by role (0 = server or not known, 1 = client), row and [`Class`].
-    pub cells: Box<[[[u32; 4]; OLD_ROWS]; 2]>,
+    cells: Box<[[[u32; 4]; OLD_ROWS]; 2]>,
+}
+
+/// Dots that fell out of the ring together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldDots {
+    /// About when they ended.
+    pub end: WallTime,
+    /// About how long they took, ns: known to a power of two.
+    pub duration_ns: u64,
+    /// How they are painted.
+    pub class: Class,
+    /// The traced process's part.
+    pub role: Role,
+    /// How many.
+    pub n: u64,
 }
 
 /// The duration that stands for an old column's row, ns: the middle of its power of two.
@@ -204,9 +219,29 @@ impl Xlog {
         self.dots.range(start..end.max(start)).copied()
     }
 
-    /// Columns of what fell out, oldest first.
-    pub fn old(&self) -> impl DoubleEndedIterator<Item = &OldColumn> {
-        self.old.iter()
+    /// What fell out of the ring in the seconds of `from..to`. Each has no time of its own any more: it is in the middle of its second, or
+    /// just before `to`, whichever is earlier.
+    pub fn old(&self, from: WallTime, to: WallTime) -> impl Iterator<Item = OldDots> + '_ {
+        let last = to.0.saturating_sub(1);
+        let seconds = from.0 / 1_000_000_000..=last / 1_000_000_000;
+        let columns = self.old.iter().rev().skip_while({
+            let to = *seconds.end();
+            move |column| column.second > to
+        });
+        columns.take_while(move |column| seconds.contains(&column.second)).flat_map(move |column| {
+            let end = WallTime((column.second * 1_000_000_000 + 500_000_000).min(last));
+            let roles = [Role::Server, Role::Client].into_iter().zip(column.cells.iter());
+            roles.flat_map(move |(role, rows)| {
+                rows.iter().enumerate().flat_map(move |(row, counts)| {
+                    let duration_ns = old_row_duration(row);
+                    Class::ALL
+                        .into_iter()
+                        .zip(counts)
+                        .filter(|(_, n)| **n != 0)
+                        .map(move |(class, n)| OldDots { end, duration_ns, class, role, n: u64::from(*n) })
+                })
+            })
+        })
     }
 
     /// Numbers of the oldest dot held and of the next to come: `next − oldest` are held, `oldest` fell out.
@@ -311,11 +346,7 @@ mod tests {
         }
         let xlog = shared.lock();
         let held = xlog.dots(WallTime(0), WallTime(u64::MAX)).count() as u64;
-        let old: u64 = xlog
-            .old()
-            .flat_map(|column| column.cells.iter().flatten().flatten())
-            .map(|&n| u64::from(n))
-            .sum();
+        let old: u64 = xlog.old(WallTime(0), WallTime(u64::MAX)).map(|old| old.n).sum();
         assert_eq!((held, old), (100, 500));
         assert_eq!(metrics.get(Counter::XlogEvicted), 500);
         assert_eq!(xlog.numbers(), 500..600);

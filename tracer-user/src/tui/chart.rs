@@ -6,7 +6,7 @@ use crate::{
     event::Role,
     sink::{
         histogram::HIGHEST_NS,
-        xlog::{Class, Xlog, old_row_duration},
+        xlog::{Class, Xlog},
     },
     time::WallTime,
     transaction::Transaction,
@@ -46,7 +46,7 @@ pub struct ChartArea {
     pub width: u16,
     /// Cells down.
     pub height: u16,
-    /// Time at the right edge.
+    /// End of what is shown, at the right edge; what ends at it or later is not.
     pub end: WallTime,
     /// Time from edge to edge, ns.
     pub window_ns: u64,
@@ -95,7 +95,8 @@ impl Geometry {
 
     /// Column and row of the dot of an end and an elapsed time, both in dots; `None` outside of the window.
     fn dot(&self, end: WallTime, duration_ns: u64) -> Option<(u64, u16)> {
-        if end < self.start || end >= self.end {
+        // The last column may reach behind the end of the window: what lies there is not shown.
+        if end < self.start || end >= self.end.min(self.area.end) {
             return None;
         }
         Some(((end.0 - self.start.0) / self.dot_ns, self.area.dot_row(duration_ns)))
@@ -143,13 +144,12 @@ impl Rectangle {
 
     /// Whether the dot of such a transaction is drawn on the chart, here or elsewhere.
     pub fn is_on_chart(&self, role: Role, end: WallTime) -> bool {
-        let Geometry { area, start, end: behind, .. } = self.geometry;
-        area.roles.shows(role) && (start..behind).contains(&end)
+        self.geometry.area.roles.shows(role) && self.geometry.dot(end, 0).is_some()
     }
 
-    /// Time at the left and behind the right edge of the chart.
+    /// Time at the left edge of the chart, and the end of what is shown.
     pub fn chart_times(&self) -> (WallTime, WallTime) {
-        (self.geometry.start, self.geometry.end)
+        (self.geometry.start, self.geometry.area.end)
     }
 
     /// Whether a cell is one of its.
@@ -218,19 +218,9 @@ impl Chart {
     pub fn build(area: ChartArea, xlog: &Xlog, marks: impl Iterator<Item = (WallTime, WallTime)>) -> Chart {
         let mut chart = Chart::empty(area);
         let Geometry { start, end, .. } = chart.geometry;
-        let (from, to) = (start.0 / 1_000_000_000, end.0 / 1_000_000_000);
-        for column in xlog.old().rev().skip_while(|c| c.second > to).take_while(|c| c.second >= from) {
-            // What left the ring has no time of its own any more: the middle of its second.
-            let at = WallTime(column.second * 1_000_000_000 + 500_000_000);
-            for (client, rows) in column.cells.iter().enumerate() {
-                let role = if client == 1 { Role::Client } else { Role::Server };
-                for (row, counts) in rows.iter().enumerate() {
-                    for (class, n) in Class::ALL.into_iter().zip(counts) {
-                        chart.add(at, old_row_duration(row), class, role, u64::from(*n));
-                        chart.is_coarse |= *n != 0;
-                    }
-                }
-            }
+        for old in xlog.old(start, area.end) {
+            chart.add(old.end, old.duration_ns, old.class, old.role, old.n);
+            chart.is_coarse = true;
         }
         for dot in xlog.dots(start, end) {
             chart.add(dot.end(), dot.duration_ns(), dot.class(), dot.role(), 1);

@@ -33,8 +33,6 @@ const FIELDS: [(&str, Read); 15] = [
     ("server_addr", |t| Value::Text(&t.server_addr)),
     ("server_port", |t| t.server_port.map_or(Value::Missing, |port| Value::Number(port.into()))),
 ];
-/// Values of one field that are told apart; the rest is left out of the comparison of that field.
-const MAX_VALUES: usize = 10_000;
 
 /// One value of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,18 +65,9 @@ pub fn contrast<'a>(
     let mut all = Vec::new();
     for (field, read) in FIELDS {
         let mut counts: FxHashMap<Value<'_>, [u64; 2]> = FxHashMap::default();
-        let mut add = |value: Value<'a>, side: usize| {
-            let is_full = counts.len() >= MAX_VALUES;
-            if let Some(count) = counts.get_mut(&value) {
-                count[side] += 1;
-            } else if !is_full {
-                let mut count = [0; 2];
-                count[side] = 1;
-                counts.insert(value, count);
-            }
-        };
-        selected.clone().for_each(|row| add(read(row), 0));
-        rest.clone().for_each(|row| add(read(row), 1));
+        // No more values than rows, which are bounded.
+        selected.clone().for_each(|row| counts.entry(read(row)).or_default()[0] += 1);
+        rest.clone().for_each(|row| counts.entry(read(row)).or_default()[1] += 1);
         let mut values: Vec<(Value<'_>, [u64; 2])> = counts.into_iter().collect();
         values.sort_unstable_by_key(|(value, _)| *value);
         all.extend(values.into_iter().map(|(value, [selected, rest])| Contrast {

@@ -202,8 +202,13 @@ const CHARTS: &[Place] = &[Place::View(View::Overview), Place::View(View::Xlog)]
 /// Where the XLog has the arrows.
 const XLOG: &[Place] = &[Place::View(View::Xlog)];
 /// Where a table has them.
-const TABLES: &[Place] =
-    &[Place::View(View::Overview), Place::View(View::Active), Place::View(View::Operations), Place::List];
+const TABLES: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Active),
+    Place::View(View::Operations),
+    Place::View(View::Services),
+    Place::List,
+];
 /// Where it has more than one order.
 const SORTED: &[Place] = &[Place::View(View::Overview), Place::View(View::Operations), Place::List];
 const SELECT: &[Place] = &[Place::Select];
@@ -310,12 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn every_view_has_its_digit() {
-        for (at, view) in View::ALL.into_iter().enumerate() {
+    fn every_view_has_its_digit_and_can_be_moved_in() {
+        for view in View::ALL {
+            assert!(VIEWS.contains(&Place::View(view)) && ALL.contains(&Place::View(view)), "{view:?}");
             for &place in VIEWS {
-                let digit = Char(char::from(view.digit()));
-                assert_eq!(action(place, digit), Some(A::View(view)), "{at}");
+                assert_eq!(action(place, Char(char::from(view.digit()))), Some(A::View(view)));
             }
+            assert!(action(Place::View(view), Key::Down).is_some(), "{view:?}");
         }
     }
 }

@@ -107,6 +107,31 @@ pub struct Model {
     pub neighbours: Vec<Arc<Transaction>>,
     /// There are more of them.
     pub neighbours_cut: bool,
+    base: Arc<Base>,
+}
+
+/// What tables and counts are made of: read together, and kept while the screen is frozen.
+#[derive(Debug)]
+struct Base {
+    status: Status,
+    watermark: WallTime,
+    recent_seconds: u64,
+    operations: Vec<Row>,
+    services: Vec<Row>,
+}
+
+impl Base {
+    fn read(feed: &Feed) -> Base {
+        let status = feed.status.lock().clone();
+        let histograms = feed.histograms.lock();
+        Base {
+            status,
+            watermark: histograms.watermark(),
+            recent_seconds: histograms.recent_seconds(),
+            operations: operations(&histograms),
+            services: service_rows(&histograms),
+        }
+    }
 }
 
 /// What a filter that was typed on the screen lets through, of the rows that are kept.
@@ -138,26 +163,26 @@ const SECOND_NS: u64 = 1_000_000_000;
 const NEIGHBOURS: usize = 5;
 
 impl Model {
-    /// Reads the feed for a screen with this layout.
-    pub fn read(feed: &Feed, heading: &Heading, app: &App, layout: &Layout) -> Model {
-        let status = feed.status.lock().clone();
-        let matching = app.filter.as_ref().map(|filter| Matching::find(filter, &feed.recent.lock()));
-        let all;
-        let (mut rows, watermark, recent_seconds) = {
-            let histograms = feed.histograms.lock();
-            let watermark = histograms.watermark();
-            all = histograms.operations().iter().map(|row| row.series.count).sum();
-            match &matching {
-                None => (operations(&histograms), watermark, histograms.recent_seconds()),
-                Some(matching) => {
-                    drop(histograms);
-                    let mut narrowed = Histograms::default();
-                    for row in &matching.rows {
-                        narrowed.record(row);
-                    }
-                    narrowed.advance(watermark);
-                    (operations(&narrowed), watermark, narrowed.recent_seconds())
+    /// Reads the feed for a screen with this layout. `before`: the last frame; a frozen screen stays what it was.
+    pub fn read(feed: &Feed, heading: &Heading, app: &App, layout: &Layout, before: Option<&Model>) -> Model {
+        let base = match (app.paused, before) {
+            (Some(_), Some(before)) => before.base.clone(),
+            _ => Arc::new(Base::read(feed)),
+        };
+        let (status, watermark) = (&base.status, base.watermark);
+        // Rows that came since the screen was frozen are not looked at.
+        let until = if app.paused.is_some() { watermark } else { WallTime(u64::MAX) };
+        let matching = app.filter.as_ref().map(|filter| Matching::find(filter, &feed.recent.lock(), until));
+        let all = base.operations.iter().map(|row| row.count).sum();
+        let (mut rows, recent_seconds) = match &matching {
+            None => (base.operations.clone(), base.recent_seconds),
+            Some(matching) => {
+                let mut narrowed = Histograms::default();
+                for row in &matching.rows {
+                    narrowed.record(row);
                 }
+                narrowed.advance(watermark);
+                (operations(&narrowed), narrowed.recent_seconds())
             }
         };
         sort(&mut rows, app.sort);
@@ -228,22 +253,20 @@ impl Model {
             Some(shown) => neighbours(shown, &feed.recent.lock()),
             None => (Vec::new(), false),
         };
-        let counters = counters(&status);
-        let (mut services, mut calls) = (Vec::new(), Vec::new());
+        let counters = counters(status);
+        let mut calls = Vec::new();
         if place == Place::View(View::Services) {
             let second = watermark.0 / SECOND_NS * SECOND_NS;
             let recent = WallTime(second.saturating_sub(recent_seconds * SECOND_NS))..WallTime(second);
-            services = service_rows(&feed.histograms.lock());
             calls = match &matching {
                 Some(matching) => edges(matching.rows.iter(), recent),
                 None => {
-                    let rows: Vec<_> =
-                        feed.recent.lock().rows(WallTime(0), WallTime(u64::MAX)).cloned().collect();
+                    let rows: Vec<_> = feed.recent.lock().rows(WallTime(0), until).cloned().collect();
                     edges(rows.iter(), recent)
                 }
             };
         }
-        let kept = feed.recent.lock().len() as u64;
+        let kept = feed.recent.lock().rows(WallTime(0), until).len() as u64;
         let mut in_flight: Vec<InFlight> = status
             .snapshot
             .in_flight
@@ -274,18 +297,19 @@ impl Model {
             n_open: status.snapshot.n_open,
             n_long_lived: status.snapshot.n_long_lived,
             in_flight,
-            open: status.snapshot.open,
-            services,
+            open: status.snapshot.open.clone(),
+            services: base.services.clone(),
             edges: calls,
             kept,
             counters,
-            losses: status.losses,
+            losses: status.losses.clone(),
             evicted: status.evicted,
             since_pause,
             list,
             contrast,
             neighbours,
             neighbours_cut,
+            base,
         }
     }
 
@@ -327,10 +351,11 @@ struct Matching {
 }
 
 impl Matching {
-    fn find(filter: &Filter, recent: &Recent) -> Matching {
-        let all = recent.rows(WallTime(0), WallTime(u64::MAX));
+    fn find(filter: &Filter, recent: &Recent, until: WallTime) -> Matching {
+        let all = recent.rows(WallTime(0), until);
+        let of = all.len() as u64;
         let rows = all.filter(|row| filter.matches(row)).cloned().collect();
-        Matching { rows, of: recent.len() as u64, older: recent.evicted() }
+        Matching { rows, of, older: recent.evicted() }
     }
 }
 
@@ -375,11 +400,14 @@ fn counters(status: &Status) -> Vec<(String, u64, Option<u64>)> {
         .collect()
 }
 
-/// Dots in a rectangle. What fell out of the ring has no place of its own any more and is not among them.
+/// Dots that are drawn in a rectangle, those that fell out of the ring included.
 fn dots_in(rectangle: &Rectangle, xlog: &Xlog) -> u64 {
     let (from, to) = rectangle.times();
-    xlog.dots(from, to).filter(|dot| rectangle.contains(dot.role(), dot.end(), dot.duration_ns())).count()
-        as u64
+    let dots = xlog.dots(from, to);
+    let n = dots.filter(|dot| rectangle.contains(dot.role(), dot.end(), dot.duration_ns())).count() as u64;
+    let (start, end) = rectangle.chart_times();
+    let old = xlog.old(start, end).filter(|old| rectangle.contains(old.role, old.end, old.duration_ns));
+    n + old.map(|old| old.n).sum::<u64>()
 }
 
 /// Rows in a rectangle, in the order of their end.

@@ -123,6 +123,7 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
     let (mut last_frame, mut last_read): (Option<Instant>, Option<Instant>) = (None, None);
     let mut cost = Duration::ZERO;
     let mut last_progress = None;
+    let mut model: Option<Model> = None;
     loop {
         if stopped() || (!heading.replay && feed.status.lock().finished) {
             return Ok(Left::Stopped);
@@ -142,16 +143,17 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
             let started = Instant::now();
             let size = terminal.size()?;
             shown = layout(Rect::new(0, 0, size.width, size.height), &app);
-            let model = Model::read(feed, &heading, &app, &shown);
-            if let Some(chart) = &model.chart {
+            let read = Model::read(feed, &heading, &app, &shown, model.as_ref());
+            if let Some(chart) = &read.chart {
                 app.density = app.shown_density(chart.density(app.density));
             }
-            terminal.draw(|frame| draw(frame.buffer_mut(), &model, &app, theme))?;
+            terminal.draw(|frame| draw(frame.buffer_mut(), &read, &app, theme))?;
             #[cfg(debug_assertions)]
-            if std::env::var_os("TXRAY_TEST_PANIC").is_some_and(|_| model.count > 0) {
+            if std::env::var_os("TXRAY_TEST_PANIC").is_some_and(|_| read.count > 0) {
                 panic!("asked for by TXRAY_TEST_PANIC");
             }
-            seen = model.seen(&app, &shown);
+            seen = read.seen(&app, &shown);
+            model = Some(read);
             (dirty, last_frame) = (false, Some(Instant::now()));
             cost = started.elapsed();
         }

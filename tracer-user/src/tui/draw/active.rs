@@ -4,7 +4,6 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::{operations::role_letter, overview, put};
 use crate::{
-    pipeline::{OpenRequest, Step},
     report::format::{Align, count, duration, fit},
     text::{screen_bytes, screen_text},
     transaction::Kind,
@@ -47,7 +46,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     };
     let heading = line("age", "step", "", "service", "request", "pid/tid");
     put(buffer, table.x, table.y, table.width, &heading, theme.heading());
-    let room = usize::from(n_rows(area));
+    let hidden = (model.n_open + model.n_long_lived).saturating_sub(model.open.len() as u64);
+    // What is not listed has the last line.
+    let room = usize::from(n_rows(area)).saturating_sub(usize::from(hidden != 0));
     if model.open.is_empty() {
         put(buffer, table.x, table.y + 1, table.width, "nothing is in flight", theme.dim());
         return;
@@ -55,51 +56,28 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     let selected = app.active.selected.min(model.open.len() - 1);
     let first = (selected + 1).saturating_sub(room);
     for (i, open) in model.open.iter().enumerate().skip(first).take(room) {
-        let step = match (open.kind, open.step) {
-            (Kind::LongLived, _) => "open",
-            (_, Step::Reading) => "reading",
-            (_, Step::Waiting) => "waiting",
-            (_, Step::Sending) => "sending",
-        };
         let text = line(
             &duration(open.age_ns),
-            step,
+            open.step_name(),
             role_letter(open.role),
             &screen_text(&open.service),
-            &screen_bytes(&request(open)),
+            &screen_bytes(&open.request()),
             &format!("{}/{}", open.pid, open.tid),
         );
-        let step = STEPS_NS.iter().filter(|step| open.age_ns >= **step).count();
-        let mut style = if open.kind == Kind::LongLived { theme.dim() } else { Style::new() };
-        if step > 0 {
-            style = theme.step(step).1;
-        }
+        let n_steps = STEPS_NS.iter().filter(|step| open.age_ns >= **step).count();
+        let mut style = match (open.kind, n_steps) {
+            // Meant to be open for long.
+            (Kind::LongLived, _) => theme.dim(),
+            (_, 0) => Style::new(),
+            (_, n_steps) => theme.step(n_steps).1,
+        };
         if i == selected {
             style = theme.reversed();
         }
         put(buffer, table.x, table.y + 1 + (i - first) as u16, table.width, &text, style);
     }
-    let all = model.n_open + model.n_long_lived;
-    let hidden = all.saturating_sub(model.open.len() as u64);
-    if hidden != 0 && table.height > 1 {
+    if hidden != 0 {
         let text = format!("and {} younger ones", count(hidden));
-        put(
-            buffer,
-            table.x,
-            table.bottom() - 1,
-            table.width,
-            &fit(&text, usize::from(table.width), Align::Left),
-            theme.dim(),
-        );
+        put(buffer, table.x, table.bottom() - 1, table.width, &text, theme.dim());
     }
-}
-
-/// Method and target.
-fn request(open: &OpenRequest) -> Vec<u8> {
-    let mut text = open.method.as_bytes().to_vec();
-    if !text.is_empty() {
-        text.push(b' ');
-    }
-    text.extend_from_slice(&open.path);
-    text
 }

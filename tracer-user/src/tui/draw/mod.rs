@@ -181,20 +181,19 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         }
     };
     // The end of what is typed is always to be seen, and so is a fault in it.
-    let room = usize::from(area.width).saturating_sub(name.width() + 1).max(1);
-    let text: Vec<char> = prompt
-        .text
-        .chars()
-        .flat_map(|c| screen_text(c.encode_utf8(&mut [0; 4])).chars().collect::<Vec<_>>())
-        .collect();
-    let end = prompt.fault.map_or(text.len(), |fault| (fault + room / 2).min(text.len()));
-    let shown: String = text[end.saturating_sub(room / 2 * 2).min(end)..end].iter().collect();
-    let skipped = text.len().min(end) - shown.chars().count();
-    let line = format!("{name}{shown}_{help}");
+    let room = usize::from(area.width).saturating_sub(name.width() + 2);
+    let typed: Vec<String> =
+        prompt.text.chars().map(|c| screen_text(c.encode_utf8(&mut [0; 4])).into_owned()).collect();
+    let fault = prompt.fault.map(|fault| fault.min(typed.len()));
+    let width = |from: usize, to: usize| typed[from..to].iter().map(|text| text.width()).sum::<usize>();
+    let mut first = 0;
+    while width(first, fault.map_or(typed.len(), |fault| (fault + 1).min(typed.len()))) > room {
+        first += 1;
+    }
+    let line = format!("{name}{}_{help}", typed[first..].concat());
     put(buffer, area.x, area.y, area.width, &line, theme.heading());
-    if let Some(fault) = prompt.fault {
-        let before: String = text[skipped..fault.clamp(skipped, end)].iter().collect();
-        let x = area.x + (name.width() + before.width()) as u16;
+    if let Some(fault) = fault {
+        let x = area.x + (name.width() + width(first, fault)) as u16;
         if x < area.right() {
             buffer[(x, area.y)].set_style(theme.reversed());
         }
