@@ -316,7 +316,8 @@ fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
     for _ in 0..100 {
         let boot = BootTime(anchor.boot.0 + 1 + random.below(last.0 - anchor.boot.0));
         let at = anchor.wall(boot);
-        let found = state_at(&recording, at).unwrap();
+        let (found, n_unread) = state_at(&recording, at).unwrap();
+        assert_eq!(n_unread, 0);
         // A run that is asked at that instant.
         let mut pipeline = new_pipeline();
         let mut finished = Vec::new();

@@ -43,10 +43,11 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
         let what = format!("recording {}: {error}", args.dir.display());
         Expected::new(what, "name the folder that txray record --out has written")
     })?;
-    let instant = state_at(&recording, args.at)?;
+    let (instant, n_unread) = state_at(&recording, args.at)?;
     let text = if args.json { instant.json() } else { instant.text().into_bytes() };
     io::stdout().write_all(&text).context("write the snapshot")?;
-    let n_faults = recording.faults.len();
+    // The source has told of its own in the log.
+    let n_faults = recording.faults.len() as u64 + n_unread;
     for fault in &recording.faults {
         // A closed standard error is nobody's loss.
         let _ = io::stderr().write_all(format!("txray: {fault}\n").as_bytes());
@@ -58,8 +59,9 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// Runs what was recorded up to `at` through the pipeline, and looks at it there.
-pub fn state_at(recording: &Recording, at: WallTime) -> anyhow::Result<Instant> {
+/// Runs what was recorded up to `at` through the pipeline, and looks at it there. Also the number of files that turned out unreadable
+/// on the way.
+pub fn state_at(recording: &Recording, at: WallTime) -> anyhow::Result<(Instant, u64)> {
     if recording.payload() == PayloadMode::None {
         return Err(Expected::new(
             "recorded with --payload none: what was in flight cannot be known",
@@ -91,6 +93,8 @@ pub fn state_at(recording: &Recording, at: WallTime) -> anyhow::Result<Instant> 
     while let Some(batch) = source.next_batch()? {
         if let Some(restart) = source.restart() {
             let next = if restart.checkpoint.is_empty() {
+                // Another run, perhaps after another boot: it begins with an anchor.
+                line = WallLine::default();
                 Pipeline::new(config.clone(), metrics.clone(), Box::new(NullVerdicts))
             } else {
                 let verdicts = Box::new(NullVerdicts);
@@ -119,5 +123,5 @@ pub fn state_at(recording: &Recording, at: WallTime) -> anyhow::Result<Instant> 
     take(pipeline.finish());
     histograms.advance(at);
     let losses = Losses::collect(&snapshot, &metrics);
-    Ok(Instant { at, snapshot, histograms, losses })
+    Ok((Instant { at, snapshot, histograms, losses }, source.faults().1))
 }

@@ -6,17 +6,16 @@ use std::{fmt::Write as _, io::Write as _};
 use super::{
     format::{self, Align},
     loss::Losses,
-    summary::{QUANTILES, Summary},
+    summary::{self, QUANTILES, Summary, comma},
 };
 use crate::{
-    pipeline::{OpenRequest, Snapshot, Step},
+    pipeline::{OpenRequest, Snapshot},
     sink::histogram::Histograms,
     text::{data_text, push_json, screen_bytes, screen_text},
     time::WallTime,
-    transaction::Kind,
 };
 
-/// Rows of each text table; the rest is counted in a last line.
+/// Requests in flight in the text; the rest is counted in a last line.
 const TABLE_ROWS: usize = 40;
 
 /// The state at an instant.
@@ -44,16 +43,6 @@ fn totals(histograms: &Histograms) -> [u64; 3] {
     totals
 }
 
-/// A word for how far a request is.
-fn step(open: &OpenRequest) -> &'static str {
-    match (open.kind, open.step) {
-        (Kind::LongLived, _) => "open",
-        (_, Step::Reading) => "reading",
-        (_, Step::Waiting) => "waiting",
-        (_, Step::Sending) => "sending",
-    }
-}
-
 impl Instant {
     /// One JSON object on one line, `"type":"snapshot"`. Times and counts are integers.
     pub fn json(&self) -> Vec<u8> {
@@ -76,14 +65,14 @@ impl Instant {
         out.extend_from_slice(b",\"in_flight_by_service\":[");
         for (i, flight) in in_flight.iter().enumerate() {
             let [young, middle, old] = flight.by_age;
-            out.extend_from_slice(comma(i));
+            out.extend_from_slice(comma(i).as_bytes());
             out.extend_from_slice(b"{\"service\":");
             push_json(out, &flight.service);
             write!(out, ",\"below_3s\":{young},\"below_8s\":{middle},\"older\":{old}}}")?;
         }
         out.extend_from_slice(b"],\"requests\":[");
         for (i, open) in open.iter().enumerate() {
-            out.extend_from_slice(comma(i));
+            out.extend_from_slice(comma(i).as_bytes());
             let OpenRequest { age_ns, pid, tid, conn, ordinal, .. } = open;
             write!(out, "{{\"id\":\"{:016x}-{ordinal}\",\"service\":", conn.0)?;
             push_json(out, &open.service);
@@ -91,16 +80,20 @@ impl Instant {
             push_json(out, &open.method);
             out.extend_from_slice(b",\"path\":");
             push_json(out, &data_text(&open.path));
-            write!(out, ",\"step\":\"{}\",\"age_ns\":{age_ns},\"pid\":{pid},\"tid\":{tid}}}", step(open))?;
+            write!(
+                out,
+                ",\"step\":\"{}\",\"age_ns\":{age_ns},\"pid\":{pid},\"tid\":{tid}}}",
+                open.step_name()
+            )?;
         }
         out.extend_from_slice(b"],\"unpaired\":{");
         for (i, (reason, n)) in Summary::unpaired(&self.snapshot).iter().enumerate() {
-            out.extend_from_slice(comma(i));
+            out.extend_from_slice(comma(i).as_bytes());
             write!(out, "\"{}\":{n}", reason.as_str())?;
         }
         out.extend_from_slice(b"},\"lost\":{");
         for (i, (reason, n)) in self.losses.lost.iter().enumerate() {
-            out.extend_from_slice(comma(i));
+            out.extend_from_slice(comma(i).as_bytes());
             push_json(out, reason);
             write!(out, ":{n}")?;
         }
@@ -108,7 +101,7 @@ impl Instant {
         write!(out, "}},\"lost_requests\":{{\"low\":{},\"high\":{}}},\"operations\":[", lost.low, lost.high)?;
         let watermark = self.histograms.watermark();
         for (i, row) in self.histograms.operations().iter().enumerate() {
-            out.extend_from_slice(comma(i));
+            out.extend_from_slice(comma(i).as_bytes());
             out.extend_from_slice(b"{\"service\":");
             push_json(out, row.service);
             write!(out, ",\"role\":\"{}\",\"operation\":", row.role.as_str())?;
@@ -154,14 +147,12 @@ impl Instant {
         if !open.is_empty() {
             let mut rows = vec![["age", "step", "role", "service", "request"].map(str::to_owned).to_vec()];
             rows.extend(open.iter().take(TABLE_ROWS).map(|open| {
-                let path = screen_bytes(&open.path);
-                let request = if open.method.is_empty() { path } else { format!("{} {path}", open.method) };
                 vec![
                     format::duration(open.age_ns),
-                    step(open).to_owned(),
+                    open.step_name().to_owned(),
                     open.role.as_str().to_owned(),
                     screen_text(&open.service).into_owned(),
-                    request,
+                    screen_bytes(&open.request()),
                 ]
             }));
             let columns =
@@ -175,42 +166,8 @@ impl Instant {
                 let _ = writeln!(text, "… and {} younger ones", format::count(rest));
             }
         }
-        let mut rows: Vec<_> = self.histograms.operations();
-        if rows.is_empty() {
-            return text;
-        }
-        rows.sort_by_key(|row| std::cmp::Reverse(row.series.count));
-        let heading =
-            ["service", "role", "operation", "count", "errors", "p50", "p90", "p99", "p99.9", "max"];
-        let mut lines = vec![heading.map(str::to_owned).to_vec()];
-        lines.extend(rows.iter().take(TABLE_ROWS).map(|row| {
-            let mut cells = vec![
-                screen_text(row.service).into_owned(),
-                row.role.as_str().to_owned(),
-                screen_text(row.operation.map_or("", |name| name)).into_owned(),
-                format::count(row.series.count),
-                format::count(row.series.errors),
-            ];
-            match row.series.quantiles(QUANTILES) {
-                Some(quantiles) => {
-                    cells.extend(quantiles.map(format::duration));
-                    cells.push(format::duration(row.series.max_ns));
-                }
-                None => cells.extend(["-"; 5].map(str::to_owned)),
-            }
-            cells
-        }));
-        let mut columns = vec![(Align::Left, 24), (Align::Left, 7), (Align::Left, 48)];
-        columns.extend([(Align::Right, 16); 7]);
         text.push('\n');
-        text.push_str(&format::table(&lines, &columns));
-        if rows.len() > TABLE_ROWS {
-            let _ = writeln!(text, "… and {} more operations", rows.len() - TABLE_ROWS);
-        }
+        text.push_str(&summary::table(&summary::operations(&self.histograms), None));
         text
     }
-}
-
-fn comma(i: usize) -> &'static [u8] {
-    if i == 0 { b"" } else { b"," }
 }

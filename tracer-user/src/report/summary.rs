@@ -141,59 +141,7 @@ impl Summary {
 
     /// The table and the totals.
     pub fn text(&self) -> String {
-        let mut rows = vec![
-            [
-                "service",
-                "role",
-                "operation",
-                "count",
-                "rate/s",
-                "errors",
-                "p50",
-                "p90",
-                "p99",
-                "p99.9",
-                "max",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
-        ];
-        let mut order: Vec<&Operation> = self.operations.iter().collect();
-        // Stable: equal counts stay in the order of their names.
-        order.sort_by_key(|row| std::cmp::Reverse(row.count));
-        for row in order.iter().take(TABLE_ROWS) {
-            let mut cells = vec![
-                screen_text(&row.service).into_owned(),
-                row.role.as_str().to_owned(),
-                screen_text(&row.operation).into_owned(),
-                format::count(row.count),
-                format::rate(row.count, self.duration_ns),
-                format::count(row.errors),
-            ];
-            match row.quantiles_ns {
-                Some(quantiles) => {
-                    cells.extend(quantiles.map(format::duration));
-                    cells.push(format::duration(row.max_ns));
-                }
-                None => cells.extend(["-"; 5].map(str::to_owned)),
-            }
-            rows.push(cells);
-        }
-        let mut columns = vec![(Align::Left, 24), (Align::Left, 7), (Align::Left, 48)];
-        columns.extend([(Align::Right, 16); 8]);
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        if self.operations.is_empty() {
-            text.push_str("no transactions\n");
-        } else {
-            text.push_str(&format::table(&rows, &columns));
-        }
-        if order.len() > TABLE_ROWS {
-            let rest = &order[TABLE_ROWS..];
-            let n: u64 = rest.iter().map(|row| row.count).sum();
-            let _ =
-                writeln!(text, "… and {} more operations with {} transactions", rest.len(), format::count(n));
-        }
+        let mut text = table(&self.operations, Some(self.duration_ns));
         let _ = write!(
             text,
             "\n{} transactions in {}, {} open, {} events",
@@ -219,7 +167,61 @@ impl Summary {
     }
 }
 
-fn comma(i: usize) -> &'static str {
+/// The operations, most transactions first; `over_ns`: with their rate over so long a time.
+pub(super) fn table(operations: &[Operation], over_ns: Option<u64>) -> String {
+    if operations.is_empty() {
+        return "no transactions\n".to_owned();
+    }
+    let mut heading =
+        ["service", "role", "operation", "count", "rate/s", "errors", "p50", "p90", "p99", "p99.9", "max"]
+            .map(str::to_owned)
+            .to_vec();
+    let mut order: Vec<&Operation> = operations.iter().collect();
+    // Stable: equal counts stay in the order of their names.
+    order.sort_by_key(|row| std::cmp::Reverse(row.count));
+    let mut rows: Vec<Vec<String>> = order
+        .iter()
+        .take(TABLE_ROWS)
+        .map(|row| {
+            let mut cells = vec![
+                screen_text(&row.service).into_owned(),
+                row.role.as_str().to_owned(),
+                screen_text(&row.operation).into_owned(),
+                format::count(row.count),
+                over_ns.map(|over_ns| format::rate(row.count, over_ns)).unwrap_or_default(),
+                format::count(row.errors),
+            ];
+            match row.quantiles_ns {
+                Some(quantiles) => {
+                    cells.extend(quantiles.map(format::duration));
+                    cells.push(format::duration(row.max_ns));
+                }
+                None => cells.extend(["-"; 5].map(str::to_owned)),
+            }
+            cells
+        })
+        .collect();
+    let mut columns = vec![(Align::Left, 24), (Align::Left, 7), (Align::Left, 48)];
+    columns.extend([(Align::Right, 16); 8]);
+    if over_ns.is_none() {
+        const RATE: usize = 4;
+        heading.remove(RATE);
+        columns.remove(RATE);
+        for row in &mut rows {
+            row.remove(RATE);
+        }
+    }
+    rows.insert(0, heading);
+    let mut text = format::table(&rows, &columns);
+    if let Some(rest) = order.get(TABLE_ROWS..).filter(|rest| !rest.is_empty()) {
+        let n: u64 = rest.iter().map(|row| row.count).sum();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "… and {} more operations with {} transactions", rest.len(), format::count(n));
+    }
+    text
+}
+
+pub(super) fn comma(i: usize) -> &'static str {
     if i == 0 { "" } else { "," }
 }
 
