@@ -468,3 +468,22 @@ fn the_screen_gives_the_terminal_back_however_it_is_left() {
         assert!(after.contains("200 transactions in"), "{way}: {after:?}");
     }
 }
+
+#[test]
+fn a_snapshot_that_cannot_be_taken_says_why() {
+    let temp = recorded(20);
+    let dir = temp.path().to_str().unwrap();
+    fails(
+        &["snapshot", dir, "--at", "1700000000000000000"],
+        "recorded with --payload none: what was in flight cannot be known",
+        "`txray replay` shows the transactions of such a recording",
+    );
+    fails(
+        &["snapshot", "/nowhere/at/all", "--at", "1"],
+        "recording /nowhere/at/all",
+        "name the folder that txray record --out has written",
+    );
+    let odd = txray(&["snapshot", dir, "--at", "noon"]);
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(text(&odd.stderr).contains("'noon' is not a time such as 2026-08-21T14:03:07Z"));
+}
