@@ -69,8 +69,14 @@ pub fn batch(range: std::ops::Range<u64>, step_ns: u64) -> Arc<EventBatch> {
     Arc::new(EventBatch { first_ordinal, events: range.map(|i| event(i, step_ns)).collect() })
 }
 
+/// Parts end by rows or by the hour alone. With [`tap_and_wait`] a flush holds at most seven batches, on a machine of any speed:
+/// less than a part, so that a part always ends by a checkpoint and never because it is overdue.
 pub fn config(dir: &Path) -> RecordingConfig {
-    RecordingConfig { flush_after: Duration::from_millis(5), ..RecordingConfig::new(dir.to_owned()) }
+    RecordingConfig {
+        flush_after: Duration::from_millis(1),
+        rotate_after: Duration::from_secs(86_400),
+        ..RecordingConfig::new(dir.to_owned())
+    }
 }
 
 /// State of the "pipeline" of these tests before the event `ordinal`.
