@@ -12,6 +12,8 @@ mod doctor;
 mod live;
 /// The pipeline against the synthetic source and its truth.
 mod pipeline;
+/// A recording played on the screen.
+mod playback;
 /// Tracing without root.
 mod privileges;
 /// Properties of all parsers.

@@ -56,10 +56,10 @@ impl Terminal {
     /// Waits until the screen shows all of these.
     #[track_caller]
     fn shows(&self, words: &[&str]) -> String {
-        let mut last = String::new();
+        let mut last = Last(String::new());
         wait_for(&format!("{words:?} on the screen"), || {
-            last = self.screen();
-            words.iter().all(|word| last.contains(word)).then(|| last.clone())
+            last.0 = self.screen();
+            words.iter().all(|word| last.0.contains(word)).then(|| last.0.clone())
         })
     }
 
@@ -106,6 +106,17 @@ impl Drop for Terminal {
         let socket = self.path().join("socket");
         // What runs in it ends with it. There may be nothing left to end.
         let _ = Command::new("tmux").arg("-S").arg(socket).arg("kill-server").output();
+    }
+}
+
+/// What was on the screen, for whoever finds out why something else was not.
+struct Last(String);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
     }
 }
 
@@ -172,10 +183,62 @@ fn a_live_demo_is_frozen_selected_opened_filtered_and_left() {
     // Back in time, and to now.
     terminal.press(&["Left", "Left", "L"]);
     terminal.shows(&[" LIVE"]);
+    // Into the recording, while the capture goes on.
+    terminal.press(&[":"]);
+    terminal.types("goto soon");
+    terminal.press(&["Enter"]);
+    terminal.shows(&[": goto soon_", "'soon' is no time"]);
+    terminal.press(&["Escape"]);
+    terminal.shows(&["/ filter"]);
+    terminal.press(&["Escape"]);
+    wait_for("no filter", || (!terminal.screen().contains(" match ")).then_some(()));
+    terminal.press(&[":"]);
+    terminal.types("goto -1s");
+    terminal.press(&["Enter"]);
+    terminal.shows(&[" PAST STOPPED"]);
+    terminal.press(&["W"]);
+    terminal.shows(&["on the same connection"]);
+    terminal.press(&["Escape"]);
+    terminal.shows(&["/ filter"]);
+    terminal.press(&["Space"]);
+    terminal.shows(&[" PAST 1×"]);
+    terminal.press(&["]"]);
+    terminal.shows(&[" PAST 2×"]);
+    terminal.press(&[","]);
+    terminal.shows(&[" PAST STOPPED"]);
+    terminal.press(&["L"]);
+    terminal.shows(&[" LIVE"]);
     terminal.press(&["q"]);
     terminal.is_as_before(0);
     let last = terminal.screen();
     assert!(last.contains("to see it again: txray replay"), "{last}");
+}
+
+#[test]
+fn a_recording_is_played_stopped_and_searched() {
+    let _machine = machine();
+    let made = Terminal::start("", "demo --duration 5s --out {folder}/recording");
+    made.is_as_before(0);
+    let recording = made.path().join("recording");
+    let terminal = Terminal::start("", &format!("replay {}", recording.display()));
+    terminal.shows(&["txray replay", " REPLAY END", "GET /product/{id}"]);
+    let whole = terminal.screen().lines().next().unwrap().to_owned();
+    terminal.press(&["N"]);
+    terminal.shows(&["on the same connection"]);
+    terminal.press(&["Escape"]);
+    terminal.shows(&["/ filter"]);
+    terminal.press(&[","]);
+    terminal.shows(&[" REPLAY STOPPED"]);
+    // As slow as it gets, so that the end is far.
+    terminal.press(&["["; 9]);
+    terminal.press(&["Space"]);
+    terminal.shows(&[" REPLAY 0.1×"]);
+    terminal.press(&["L"]);
+    let end = terminal.shows(&[" REPLAY END"]);
+    assert_eq!(end.lines().next().unwrap(), whole, "all of it again");
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+    assert!(terminal.screen().contains("transactions in"), "the summary");
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 pub mod args;
 pub mod completions;
+pub mod delivery;
 pub mod demo;
 pub mod doctor;
 pub mod live;
 pub mod log;
 pub mod man;
+pub mod player;
 pub mod record;
 pub mod recover;
 pub mod replay;

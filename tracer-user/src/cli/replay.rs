@@ -3,25 +3,37 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{
     ExitCode, Expected,
     args::RunArgs,
+    player::{Begin, Outcome, Player, Tape, WHOLE_EVENTS},
     run::{self, Input, Mode, Run},
-    stop::Stop,
+    stop::{Reason, Stop},
 };
 use crate::{
-    config::{Settings, Speed},
+    config::{Config, Settings, Speed},
     event::EventBatch,
     metrics::Metrics,
     pipeline::{NullVerdicts, PipelineConfig},
+    report::{
+        loss::Losses,
+        summary::{self, Summary},
+    },
     schema::PayloadMode,
-    source::{Restart, Source, SourceError, recording::Recording, replay::ReplaySource},
+    source::{
+        Restart, Source, SourceError,
+        recording::Recording,
+        replay::{ReplayError, ReplaySource},
+    },
     time::WallTime,
     transaction::WallRange,
+    tui::{self, Playback as _},
 };
 
 /// Run a recording through the pipeline again: the same transactions, histograms and dots as the live run had. Needs no
@@ -41,6 +53,9 @@ pub struct ReplayArgs {
     /// Only what ended before this time
     #[arg(long, value_name = "TIME")]
     to: Option<WallTime>,
+    /// On a terminal: stop at this instant, with the screen as it was then
+    #[arg(long, value_name = "TIME")]
+    at: Option<WallTime>,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -54,6 +69,16 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         return Err(Expected::new("--from is not before --to", "nothing can lie between them").into());
     }
     let recording = open(&args.dir)?;
+    if run::wants_screen(&config) {
+        return play(args, config, range, &recording);
+    }
+    if args.at.is_some() {
+        return Err(Expected::new(
+            "--at shows the screen of an instant, and there is no terminal to show it on",
+            "`txray snapshot DIR --at TIME` prints the state then",
+        )
+        .into());
+    }
     let metrics = Metrics::default();
     let faults = Faults::default();
     for fault in &recording.faults {
@@ -65,9 +90,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         );
         Input::Rows(Box::new(recording.transactions(range).map(|rows| Ok(rows?))))
     } else {
-        let source = ReplaySource::open(&recording, range, metrics.clone()).map_err(|error| {
-            Expected::new(error.to_string(), "a recording is a folder that txray record --out has written")
-        })?;
+        let source =
+            ReplaySource::open(&recording, range, metrics.clone()).map_err(|error| no_recording(&error))?;
         Input::Events(Box::new(Watched { source, faults: faults.clone() }))
     };
     let pace = match args.speed {
@@ -87,14 +111,96 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         title: format!("replay  {}", args.dir.display()),
         config,
     })?;
-    match faults.take() {
-        0 => Ok(code),
+    unreadable(faults.take()).map(|()| code)
+}
+
+fn unreadable(n: u64) -> anyhow::Result<()> {
+    match n {
+        0 => Ok(()),
         n => Err(Expected::new(
             format!("{n} files of the recording cannot be read; what was good is above"),
             "txray recover DIR seals what a kill left open and verifies every file",
         )
         .into()),
     }
+}
+
+/// Plays the recording on the screen, and prints the summary of what was loaded last.
+fn play(
+    args: &ReplayArgs,
+    config: Config,
+    range: WallRange,
+    recording: &Recording,
+) -> anyhow::Result<ExitCode> {
+    super::log::start(true);
+    let bounds = recording.summary().range.unwrap_or_default();
+    if let Some(at) = args.at.filter(|at| !(bounds.from..=bounds.to).contains(at)) {
+        let WallRange { from, to } = bounds;
+        let hint = format!("it goes from {} to {} (ns since 1970)", from.0, to.0);
+        return Err(Expected::new(format!("the recording does not reach to {}", at.0), hint).into());
+    }
+    if recording.payload() != PayloadMode::None && recording.runs.iter().all(|run| run.events.is_empty()) {
+        return Err(no_recording(&ReplayError::NoEvents(args.dir.clone())));
+    }
+    let filter = run::filter(&config)?;
+    let stop = Stop::default();
+    stop.watch(None, tui::restore).context("watch for signals")?;
+    let heading = tui::Heading {
+        title: format!("replay  {}", args.dir.display()),
+        filter: filter.as_ref().map(|filter| filter.text().to_owned()),
+        replay: true,
+        window_ns: config
+            .duration
+            .filter(|duration| *duration < Duration::from_secs(300))
+            .map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+    };
+    let window_ns = tui::App::with_window(heading.window_ns).window_ns;
+    let begin = Begin {
+        order: args.at.map(|at| tui::Order::Goto { at, window_ns }),
+        narrowed: None,
+        pace: match args.speed {
+            Speed::Real => tui::Pace::REAL,
+            Speed::Tenfold => tui::Pace::Thousandths(10_000),
+            Speed::Max => tui::Pace::Max,
+        },
+    };
+    let tape = Tape {
+        dir: args.dir.clone(),
+        pipeline: PipelineConfig { protocols: config.protocols.clone(), ..PipelineConfig::default() },
+        filter: filter.clone(),
+        range,
+        until: config.duration,
+        xlog_dots: config.terminal.xlog_dots,
+        whole_events: WHOLE_EVENTS,
+        follows: false,
+    };
+    let player = Player::start(tape, begin).context("play the recording")?;
+    let left = run::show(tui::Shows::Recording(&player), heading, &stop, &stop.clone());
+    let histograms = player.feed().histograms;
+    let Outcome { totals, snapshot, metrics, n_faults } = player.finish();
+    left.context("draw the screen")?;
+    let unknown = recording.payload() == PayloadMode::None;
+    let summary = Summary {
+        events: totals.events,
+        transactions: totals.transactions,
+        open: totals.open,
+        unpaired: Summary::unpaired(&snapshot),
+        losses: Losses { unknown, ..Losses::collect(&snapshot, &metrics) },
+        filtered: totals.filtered,
+        duration_ns: totals.duration_ns(),
+        operations: summary::operations(&histograms.lock()),
+    };
+    run::print(&summary, &config)?;
+    unreadable(n_faults)?;
+    Ok(match stop.reason() {
+        Some(Reason::Signal) => ExitCode::Interrupted,
+        _ if filter.is_some() && totals.transactions == totals.filtered => ExitCode::NothingMatched,
+        _ => ExitCode::Ok,
+    })
+}
+
+fn no_recording(error: &ReplayError) -> anyhow::Error {
+    Expected::new(error.to_string(), "a recording is a folder that txray record --out has written").into()
 }
 
 fn open(dir: &Path) -> anyhow::Result<Recording> {

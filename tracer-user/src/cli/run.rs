@@ -11,12 +11,14 @@ use anyhow::Context as _;
 
 use super::{
     ExitCode, Expected,
+    delivery::{Delivery, Out, Totals},
+    player::{Begin, Player, Tape, WHOLE_EVENTS},
     stop::{Reason, Stop},
 };
 use crate::{
     config::{Config, SummaryForm},
-    event::{Event, EventBatch},
-    metrics::{Counter, Metrics},
+    event::EventBatch,
+    metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
     report::{
         filter::Filter,
@@ -40,12 +42,6 @@ use crate::{
     tui,
 };
 
-/// Sinks hear of what the pipeline holds when so much event time has passed since they last did, ns.
-const OBSERVE_EVERY_NS: u64 = 250_000_000;
-/// Transactions go to the sinks this often (event time), or when so many are ready: a batch costs each sink a wake-up and a place
-/// in its queue, however few it holds.
-const DELIVER_EVERY_NS: u64 = 20_000_000;
-const DELIVER_AT: usize = 1024;
 /// A paced replay hands over events in slices of so much event time, ns: shorter than a screen's frame.
 const SLICE_NS: u64 = 50_000_000;
 
@@ -119,8 +115,8 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(recorder.transactions()));
     }
     sinks.push(Box::new(HistogramSink::new(histograms.clone())));
-    let out_is_terminal = io::stdout().is_terminal();
-    let has_screen = out_is_terminal && io::stdin().is_terminal() && tui::usable() && !config.terminal.json;
+    // A replay on the screen is a playback.
+    let has_screen = mode == Mode::Live && wants_screen(&config);
     super::log::start(has_screen);
     let closed = {
         let stop = stop.clone();
@@ -140,15 +136,17 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         let heading = tui::Heading {
             title,
             filter: filter.as_ref().map(|filter| filter.text().to_owned()),
-            replay: mode != Mode::Live,
+            replay: false,
             window_ns: config
                 .duration
                 .filter(|duration| *duration < Duration::from_secs(300))
                 .map(|duration| duration.as_nanos() as u64),
         };
+        let past = recorder.is_some().then(|| past(&config, &pipeline, filter.as_ref())).flatten();
         screen = Some((
             tui::Feed { histograms: histograms.clone(), xlog, recent, status: status.clone() },
             heading,
+            past,
         ));
     } else if config.terminal.summary == SummaryForm::Text {
         sinks.push(Box::new(Strip::new(io::stdout(), rows_only, closed)));
@@ -168,25 +166,24 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
             }
         }),
         fan_out,
-        filter: filter.clone(),
-        metrics: metrics.clone(),
+        delivery: Delivery::new(
+            filter.clone(),
+            match mode {
+                Mode::Live => None,
+                Mode::Replay { range, .. } => Some(range),
+            },
+            metrics.clone(),
+        ),
         stop: stop.clone(),
         pace: match mode {
             Mode::Live => None,
             Mode::Replay { pace, .. } => pace.map(Pace::new),
-        },
-        range: match mode {
-            Mode::Live => None,
-            Mode::Replay { range, .. } => Some(range),
         },
         until: match mode {
             Mode::Live => None,
             Mode::Replay { .. } => config.duration,
         },
         is_replay: mode != Mode::Live,
-        totals: Totals::default(),
-        observed: 0,
-        delivered: 0,
     };
     let timer = if mode == Mode::Live { config.duration } else { None };
     stop.watch(timer, tui::restore).context("watch for signals")?;
@@ -195,7 +192,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
 
     let done = match screen {
         None => pump.run(input, verdicts, recorder),
-        Some((feed, heading)) => {
+        Some((feed, heading, past)) => {
             let status = feed.status.clone();
             let worker = thread::Builder::new()
                 .name("pipeline".to_owned())
@@ -206,12 +203,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
                 })
                 .context("start the pipeline's thread")?;
             let keys = stop.clone();
-            let shown = tui::run(&feed, heading, || keys.reason().is_some());
-            match &shown {
-                Ok(tui::Left::Quit) => stop.stop(Reason::Quit),
-                Ok(tui::Left::Interrupted) | Err(_) => stop.stop(Reason::Signal),
-                Ok(tui::Left::Stopped) => {}
-            }
+            let shown = show(tui::Shows::Live(&feed, past), heading, &stop, &keys);
             let done = worker.join().map_err(|_| anyhow::anyhow!("the pipeline's thread panicked"))?;
             shown.context("draw the screen")?;
             done
@@ -232,18 +224,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         operations: summary::operations(&histograms.lock()),
     };
     if stop.reason() != Some(Reason::ClosedPipe) {
-        let text = match (config.terminal.summary, config.terminal.json) {
-            (SummaryForm::Json, _) => summary.json(),
-            // Nothing but rows on standard output.
-            (SummaryForm::Text, true) => Vec::new(),
-            (SummaryForm::Text, false) => format!("\n{}", summary.text()).into_bytes(),
-        };
-        match io::stdout().write_all(&text) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                return Err(error).context("write the summary");
-            }
-            _ => {}
-        }
+        print(&summary, &config)?;
     }
     complain(&reports)?;
     if let Some(failure) = failure {
@@ -254,6 +235,55 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         _ if filter.is_some() && shown == 0 => ExitCode::NothingMatched,
         _ => ExitCode::Ok,
     })
+}
+
+/// Whether there is a terminal, and a screen is wanted on it.
+pub fn wants_screen(config: &Config) -> bool {
+    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    is_terminal && tui::usable() && !config.terminal.json
+}
+
+/// Shows the screen; what it was left by stops the run.
+pub fn show(shows: tui::Shows<'_>, heading: tui::Heading, stop: &Stop, keys: &Stop) -> io::Result<tui::Left> {
+    let left = tui::run(shows, heading, || keys.reason().is_some());
+    match &left {
+        Ok(tui::Left::Quit) => stop.stop(Reason::Quit),
+        Ok(tui::Left::Interrupted) | Err(_) => stop.stop(Reason::Signal),
+        Ok(tui::Left::Stopped) => {}
+    }
+    left
+}
+
+/// What plays the recording that this run makes.
+fn past(config: &Config, pipeline: &PipelineConfig, filter: Option<&Filter>) -> Option<tui::OpenPast> {
+    let tape = Tape {
+        dir: config.record.out.clone()?,
+        pipeline: pipeline.clone(),
+        filter: filter.cloned(),
+        range: WallRange::default(),
+        until: None,
+        xlog_dots: config.terminal.xlog_dots,
+        whole_events: WHOLE_EVENTS,
+        follows: true,
+    };
+    Some(Box::new(move |order, narrowed| {
+        let begin = Begin { order: Some(order), narrowed: narrowed.cloned(), pace: tui::Pace::REAL };
+        Ok(Box::new(Player::start(tape.clone(), begin)?))
+    }))
+}
+
+/// Prints the summary.
+pub fn print(summary: &Summary, config: &Config) -> anyhow::Result<()> {
+    let text = match (config.terminal.summary, config.terminal.json) {
+        (SummaryForm::Json, _) => summary.json(),
+        // Nothing but rows on standard output.
+        (SummaryForm::Text, true) => Vec::new(),
+        (SummaryForm::Text, false) => format!("\n{}", summary.text()).into_bytes(),
+    };
+    match io::stdout().write_all(&text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("write the summary"),
+        _ => Ok(()),
+    }
 }
 
 /// What sinks failed to do, on standard error; the run itself goes on without it, the losses are counted.
@@ -283,35 +313,17 @@ type MakePipeline = dyn Fn(&[u8], Box<dyn VerdictSink + Send>) -> anyhow::Result
 struct Pump {
     make: Box<MakePipeline>,
     fan_out: FanOut,
-    filter: Option<Filter>,
-    metrics: Metrics,
+    delivery: Delivery,
     stop: Stop,
     pace: Option<Pace>,
     /// Event time after which a replay ends.
     until: Option<Duration>,
     is_replay: bool,
-    /// What is outside is no part of the run.
-    range: Option<WallRange>,
-    totals: Totals,
-    /// Event time of the last snapshot handed to the sinks.
-    observed: u64,
-    /// Event time of the last batch handed to the sinks.
-    delivered: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Totals {
-    events: u64,
-    transactions: u64,
-    open: u64,
-    filtered: u64,
-    first: Option<BootTime>,
-    last: BootTime,
-}
-
-impl Totals {
-    fn duration_ns(&self) -> u64 {
-        self.first.map_or(0, |first| self.last.0.saturating_sub(first.0))
+impl Out for FanOut {
+    fn take(&mut self, batch: TransactionBatch, snapshot: Option<Arc<Snapshot>>) {
+        self.send(batch, snapshot);
     }
 }
 
@@ -340,7 +352,7 @@ impl Pump {
         {
             failure.get_or_insert(error.into());
         }
-        Done { totals: self.totals, snapshot, reports, failure }
+        Done { totals: self.delivery.totals, snapshot, reports, failure }
     }
 
     fn events(
@@ -361,7 +373,7 @@ impl Pump {
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
         let last = Snapshot { n_open, n_long_lived, in_flight, open, ..snapshot.clone() };
-        self.deliver(rest, Some(&last));
+        self.deliver(rest, Some(Arc::new(last)));
         (snapshot, failure)
     }
 
@@ -375,7 +387,7 @@ impl Pump {
                 Ok(mut transactions) => {
                     let n_all = transactions.len();
                     if let (Some(until), Some(first)) = (self.until, transactions.first()) {
-                        let start = self.totals.first.map_or(first.start_time.0, |first| first.0);
+                        let start = self.delivery.totals.first.map_or(first.start_time.0, |first| first.0);
                         let last = start.saturating_add(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
                         transactions.retain(|transaction| transaction.end_time.0 <= last);
                     }
@@ -383,9 +395,10 @@ impl Pump {
                     for transaction in &transactions {
                         // Wall time stands for boot time: only differences of it are shown.
                         let start = BootTime(transaction.start_time.0);
-                        let first = self.totals.first.get_or_insert(start);
+                        let totals = &mut self.delivery.totals;
+                        let first = totals.first.get_or_insert(start);
                         *first = (*first).min(start);
-                        self.totals.last = self.totals.last.max(BootTime(transaction.end_time.0));
+                        totals.last = totals.last.max(BootTime(transaction.end_time.0));
                     }
                     let watermark = transactions.last().map_or(WallTime(0), |last| last.end_time);
                     self.deliver(TransactionBatch { transactions, watermark }, None);
@@ -441,11 +454,10 @@ impl Pump {
     /// Pushes a batch; returns whether the time of a replay is over.
     fn push(&mut self, batch: &EventBatch, pipeline: &mut Pipeline) -> bool {
         for event in &batch.events {
-            let time = time_of(event);
-            // What the machine said before the first probe was attached is no part of the run's time.
-            let is_fact = matches!(event, Event::Listening(_) | Event::ProcessFacts(_));
-            if let Some(time) = time.known().filter(|_| !is_fact) {
-                let first = *self.totals.first.get_or_insert(time);
+            if self.is_replay
+                && let Some(time) = Delivery::time_of(event)
+            {
+                let first = self.delivery.totals.first.unwrap_or(time);
                 let elapsed = Duration::from_nanos(time.0.saturating_sub(first.0));
                 if self.until.is_some_and(|until| elapsed > until) {
                     self.stop.stop(Reason::Time);
@@ -454,36 +466,16 @@ impl Pump {
                 if let Some(pace) = &mut self.pace
                     && let Some(wait) = pace.wait(time)
                 {
-                    let snapshot = self.snapshot_if_due(pipeline, time);
-                    let ready = pipeline.drain();
-                    self.deliver(ready, snapshot.as_ref());
+                    self.delivery.batch_is_over(pipeline, &mut self.fan_out);
                     if self.pause(wait) {
                         return true;
                     }
                 }
-                self.totals.last = self.totals.last.max(time);
             }
-            self.totals.events += u64::from(!matches!(event, Event::Tick(_)));
-            pipeline.push(event);
+            self.delivery.push(event, pipeline, &mut self.fan_out);
         }
-        let now = self.totals.last;
-        let snapshot = self.snapshot_if_due(pipeline, now);
-        let is_due =
-            now.0 >= self.delivered.saturating_add(DELIVER_EVERY_NS) || pipeline.n_ready() >= DELIVER_AT;
-        if is_due || snapshot.is_some() {
-            self.delivered = now.0;
-            let ready = pipeline.drain();
-            self.deliver(ready, snapshot.as_ref());
-        }
+        self.delivery.batch_is_over(pipeline, &mut self.fan_out);
         false
-    }
-
-    fn snapshot_if_due(&mut self, pipeline: &Pipeline, now: BootTime) -> Option<Snapshot> {
-        if now.0 < self.observed.saturating_add(OBSERVE_EVERY_NS) {
-            return None;
-        }
-        self.observed = now.0;
-        Some(pipeline.snapshot())
     }
 
     /// Waits, unless the run is stopped meanwhile; returns whether it was.
@@ -501,31 +493,8 @@ impl Pump {
         }
     }
 
-    fn deliver(&mut self, mut batch: TransactionBatch, snapshot: Option<&Snapshot>) {
-        if let Some(range) = self.range {
-            batch.transactions.retain(|transaction| {
-                // A request that was in flight when a cut replay ended is in the whole one a finished one behind the cut.
-                let is_inside = (range.from..range.to).contains(&transaction.end_time);
-                is_inside && (transaction.is_finished() || range.to == WallTime(u64::MAX))
-            });
-        }
-        let n_all = batch.transactions.len();
-        let n_open = batch.transactions.iter().filter(|transaction| !transaction.is_finished()).count();
-        self.totals.open += n_open as u64;
-        self.totals.transactions += (n_all - n_open) as u64;
-        if let Some(filter) = &self.filter {
-            let mut filtered = 0;
-            batch.transactions.retain(|transaction| {
-                let keep = filter.matches(transaction);
-                filtered += u64::from(!keep && transaction.is_finished());
-                keep
-            });
-            self.totals.filtered += filtered;
-            self.metrics.add(Counter::Filtered, filtered);
-        }
-        if n_all != 0 || snapshot.is_some() || batch.watermark != WallTime(0) {
-            self.fan_out.send(batch, snapshot.map(|snapshot| Arc::new(snapshot.clone())));
-        }
+    fn deliver(&mut self, batch: TransactionBatch, snapshot: Option<Arc<Snapshot>>) {
+        self.delivery.deliver(batch, snapshot, &mut self.fan_out);
     }
 }
 
@@ -550,21 +519,5 @@ impl Pace {
         self.slice_end = time.0 + SLICE_NS;
         let due = Duration::from_nanos((time.0.saturating_sub(first.0) as f64 / self.factor) as u64);
         Some(due.saturating_sub(started.elapsed()))
-    }
-}
-
-fn time_of(event: &Event) -> BootTime {
-    match event {
-        Event::Data(data) => data.time,
-        Event::ConnOpen(open) => open.time,
-        Event::ConnShut(shut) => shut.time,
-        Event::ConnClose(close) => close.time,
-        Event::Process(process) => process.time,
-        Event::Anchor(anchor) => anchor.boot,
-        Event::ProcessFacts(facts) => facts.time,
-        Event::Listening(listening) => listening.time,
-        Event::Counters(counters) => counters.time,
-        Event::Tick(time) => *time,
-        Event::Loss(loss) => loss.time,
     }
 }

@@ -608,6 +608,11 @@ impl Pipeline {
         self.rest.state.next_stuck = next;
     }
 
+    /// What ties boot time to wall time, as far as the anchors were applied.
+    pub fn line(&self) -> &WallLine {
+        &self.rest.state.line
+    }
+
     /// How many transactions [`Pipeline::drain`] would give.
     pub fn n_ready(&self) -> usize {
         self.rest.watermark.n_ready()

@@ -130,35 +130,82 @@ impl FanOut {
     }
 }
 
-fn drain(mut sink: Box<dyn Sink>, queue: &Receiver<Delivery>, metrics: &Metrics) -> SinkReport {
-    let mut report = SinkReport { name: sink.name(), written: 0, dropped: 0, failed: 0, error: None };
-    let mut watermark = WallTime(0);
+fn drain(sink: Box<dyn Sink>, queue: &Receiver<Delivery>, metrics: &Metrics) -> SinkReport {
+    let mut fed = Fed::new(sink);
     for Delivery { batch, snapshot } in queue {
+        fed.take(&batch, snapshot.as_deref(), metrics);
+    }
+    fed.finish()
+}
+
+/// A sink and what became of it so far.
+struct Fed {
+    sink: Box<dyn Sink>,
+    report: SinkReport,
+    watermark: WallTime,
+}
+
+impl Fed {
+    fn new(sink: Box<dyn Sink>) -> Fed {
+        let report = SinkReport { name: sink.name(), written: 0, dropped: 0, failed: 0, error: None };
+        Fed { sink, report, watermark: WallTime(0) }
+    }
+
+    fn take(&mut self, batch: &TransactionBatch, snapshot: Option<&Snapshot>, metrics: &Metrics) {
+        let Fed { sink, report, watermark } = self;
         if let Some(snapshot) = snapshot
-            && let Err(error) = sink.observe(&snapshot)
+            && let Err(error) = sink.observe(snapshot)
         {
-            keep_first(&mut report, error);
+            keep_first(report, error);
         }
         let n = batch.transactions.len() as u64;
-        match sink.write(&batch) {
+        match sink.write(batch) {
             Ok(()) => report.written += n,
             Err(error) => {
                 report.failed += n;
                 metrics.add(Counter::SinkWrite, n);
-                keep_first(&mut report, error);
+                keep_first(report, error);
             }
         }
-        if batch.watermark > watermark {
-            watermark = batch.watermark;
-            if let Err(error) = sink.advance(watermark) {
-                keep_first(&mut report, error);
+        if batch.watermark > *watermark {
+            *watermark = batch.watermark;
+            if let Err(error) = sink.advance(*watermark) {
+                keep_first(report, error);
             }
         }
     }
-    if let Err(error) = sink.finish() {
-        keep_first(&mut report, error);
+
+    fn finish(mut self) -> SinkReport {
+        if let Err(error) = self.sink.finish() {
+            keep_first(&mut self.report, error);
+        }
+        self.report
     }
-    report
+}
+
+/// Sinks on the caller's own thread: what was handed over has been taken in when the call returns.
+pub struct Inline {
+    sinks: Vec<Fed>,
+    metrics: Metrics,
+}
+
+impl Inline {
+    /// Over these sinks, in this order.
+    pub fn new(sinks: Vec<Box<dyn Sink>>, metrics: Metrics) -> Inline {
+        Inline { sinks: sinks.into_iter().map(Fed::new).collect(), metrics }
+    }
+
+    /// Hands a batch to every sink, with what the pipeline held after it if that was asked.
+    pub fn send(&mut self, batch: &TransactionBatch, snapshot: Option<&Snapshot>) {
+        for fed in &mut self.sinks {
+            fed.take(batch, snapshot, &self.metrics);
+        }
+    }
+
+    /// Lets every sink finish, once.
+    pub fn finish(self) -> Vec<SinkReport> {
+        self.sinks.into_iter().map(Fed::finish).collect()
+    }
 }
 
 fn keep_first(report: &mut SinkReport, error: super::SinkError) {

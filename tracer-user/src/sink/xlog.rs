@@ -196,6 +196,12 @@ impl Xlog {
         evicted
     }
 
+    /// Of what ended before this, no dots are kept; 0: none has fallen out yet.
+    pub fn kept_from(&self) -> WallTime {
+        let has_all = self.dots.len() as u64 == self.next;
+        self.dots.front().filter(|_| !has_all).map_or(WallTime(0), |dot| dot.end())
+    }
+
     fn retire(&mut self, dot: Dot) {
         let second = dot.end_ns / 1_000_000_000;
         // Dots leave in the order of their end, so the column is the last one or a new one.

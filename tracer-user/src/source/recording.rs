@@ -204,6 +204,12 @@ fn part_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// What a journal is called once it is sealed.
+fn sealed_name(journal: &Path) -> PathBuf {
+    let name = journal.file_name().unwrap_or_default().to_string_lossy();
+    journal.with_file_name(format!("{}.parquet", name.trim_start_matches('_').trim_end_matches(".journal")))
+}
+
 /// What a file is. `None`: not a part (a temporary file, another program's).
 fn look(path: &Path, dataset: Dataset) -> Result<Option<Part>, FormatError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -212,10 +218,7 @@ fn look(path: &Path, dataset: Dataset) -> Result<Option<Part>, FormatError> {
             Ok(journal) => journal,
             // Sealed and removed since the folder was listed: the next look finds the sealed file.
             Err(FormatError { what: Fault::Io(error), .. }) if error.kind() == io::ErrorKind::NotFound => {
-                let sealed = path.with_file_name(format!(
-                    "{}.parquet",
-                    name.trim_start_matches('_').trim_end_matches(".journal")
-                ));
+                let sealed = sealed_name(path);
                 return if sealed.exists() { look(&sealed, dataset) } else { Ok(None) };
             }
             Err(FormatError { what: Fault::Unbegun, .. }) => return Ok(None),
@@ -276,7 +279,16 @@ impl Part {
                     (Err(error), None) => Err(error),
                 }
             }
-            (None, Some(path)) => journal(path),
+            (None, Some(path)) => match journal(path) {
+                // Sealed since the folder was looked through: by a run that goes on.
+                Err(FormatError { what: Fault::Io(error), .. })
+                    if error.kind() == io::ErrorKind::NotFound && sealed_name(path).exists() =>
+                {
+                    let rows = SealedFile::open(&sealed_name(path)).and_then(|file| file.rows(BATCH_ROWS))?;
+                    Ok(PartRows::Sealed(Box::new(rows)))
+                }
+                opened => opened,
+            },
             (None, None) => Ok(PartRows::None),
         }
     }

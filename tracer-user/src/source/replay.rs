@@ -125,6 +125,14 @@ impl ReplaySource {
         (&self.faults, self.n_faults)
     }
 
+    /// Takes what was recorded since: for whoever reads a recording that is still being written, when it has come to its end. Of the
+    /// runs it reads the one that it is in.
+    pub fn follow(&mut self, recording: &Recording) {
+        let Some(run) = recording.runs.iter().find(|run| Some(run.id) == self.run) else { return };
+        let more = run.events.iter().filter(|part| part.meta.next > self.expected);
+        self.parts.extend(more.cloned());
+    }
+
     fn fault(&mut self, error: FormatError) {
         tracing::warn!(%error, "part of the recording cannot be read");
         self.n_faults += 1;

@@ -4,17 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     chart::{ChartArea, Density, Geometry, Rectangle, Scale},
+    command,
     keymap::{self, Action, Key},
+    playback::{Order, Played, Sought},
     view::{ListSort, Place, Roles, Sort, View},
 };
 use crate::{config::Span, report::filter::Filter, time::WallTime, transaction::Transaction};
 
-const SECOND_NS: u64 = 1_000_000_000;
+pub(super) const SECOND_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60 * SECOND_NS;
 /// Longest window.
-const LONGEST_NS: u64 = 60 * MINUTE_NS;
+pub(super) const LONGEST_NS: u64 = 60 * MINUTE_NS;
 /// Windows below a minute; above, whole minutes.
-const SHORT_NS: [u64; 6] =
+pub(super) const SHORT_NS: [u64; 6] =
     [SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS, 10 * SECOND_NS, 20 * SECOND_NS, 30 * SECOND_NS];
 /// Lowest and highest top of the elapsed axis.
 const TOPS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=3_600 * SECOND_NS;
@@ -34,6 +36,8 @@ pub enum Command {
     Quit,
     /// Leave as if interrupted.
     Interrupt,
+    /// Ask the playback for something.
+    Order(Order),
 }
 
 /// A rectangle while it is being selected, in cells of the chart.
@@ -63,6 +67,8 @@ pub enum Purpose {
     Top,
     /// A filter.
     Filter,
+    /// A command.
+    Command,
 }
 
 /// What was shown before a zoom.
@@ -87,6 +93,19 @@ pub struct Seen {
     pub chart: Option<Geometry>,
     /// The selected row of a list.
     pub row: Option<Arc<Transaction>>,
+    /// The recording that is played; `None`: what happens now is shown.
+    pub played: Option<Played>,
+    /// There is a recording to go back in.
+    pub has_past: bool,
+    /// Of what ended before this, dots are no longer kept.
+    pub kept_from: WallTime,
+}
+
+impl Seen {
+    /// The instant that is shown, or that a playback is on the way to.
+    pub fn instant(&self) -> WallTime {
+        self.played.as_ref().and_then(|played| played.seeking).unwrap_or(self.now)
+    }
 }
 
 /// Rows of one table.
@@ -232,7 +251,7 @@ impl App {
             return Command::Interrupt;
         }
         if self.prompt.is_some() {
-            return self.prompt_key(key);
+            return self.prompt_key(key, seen);
         }
         self.complaint = None;
         match keymap::action(self.place(), key) {
@@ -250,10 +269,28 @@ impl App {
             Action::View(view) => (self.view, self.scroll) = (view, 0),
             Action::NextView => (self.view, self.scroll) = (self.beside(1), 0),
             Action::PreviousView => (self.view, self.scroll) = (self.beside(View::ALL.len() - 1), 0),
+            Action::Pause if seen.played.is_some() => return Command::Order(Order::Toggle),
             Action::Pause => self.paused = if self.paused.is_some() { None } else { Some(seen.now) },
-            Action::Live => self.live(),
-            Action::Earlier => self.back_ns = self.back_ns.saturating_add(10 * SECOND_NS),
+            Action::Live => {
+                self.live();
+                return if seen.played.is_some() { Command::Order(Order::Live) } else { Command::Draw };
+            }
+            Action::Earlier => return self.earlier(seen),
+            Action::Later if seen.played.is_some() => return self.step(10 * SECOND_NS as i64, seen),
             Action::Later => self.back_ns = self.back_ns.saturating_sub(10 * SECOND_NS),
+            Action::StepBack => return self.step(-(SECOND_NS as i64), seen),
+            Action::Step => return self.step(SECOND_NS as i64, seen),
+            Action::Faster | Action::Slower => {
+                let Some(played) = &seen.played else { return self.only_in_a_recording(seen) };
+                let pace = if action == Action::Faster { played.pace.faster() } else { played.pace.slower() };
+                return Command::Order(Order::Pace(pace));
+            }
+            Action::NextError => return self.find(Sought::NextError, seen),
+            Action::PreviousError => return self.find(Sought::PreviousError, seen),
+            Action::Slowest => return self.find(Sought::Slowest, seen),
+            Action::TypeCommand => {
+                self.prompt = Some(Prompt { purpose: Purpose::Command, text: String::new(), fault: None });
+            }
             Action::Shorter => self.window_ns = shorter(self.window_ns),
             Action::Longer => self.window_ns = longer(self.window_ns),
             // A third up or down: 10 s, 7.5 s, 5.6 s …
@@ -416,12 +453,19 @@ impl App {
         self.cursor = None;
     }
 
+    /// Shows a transaction that was found.
+    pub fn open(&mut self, row: Option<Arc<Transaction>>) {
+        if row.is_some() {
+            (self.detail, self.scroll, self.help) = (row, 0, None);
+        }
+    }
+
     /// Whether the window is one that was zoomed to.
     pub fn is_zoomed(&self) -> bool {
         !self.zooms.is_empty()
     }
 
-    fn prompt_key(&mut self, key: Key) -> Command {
+    fn prompt_key(&mut self, key: Key, seen: &Seen) -> Command {
         let Some(prompt) = &mut self.prompt else { return Command::Nothing };
         prompt.fault = None;
         self.complaint = None;
@@ -429,7 +473,9 @@ impl App {
             (Key::Char(c), Purpose::Top) if c.is_ascii_graphic() && prompt.text.len() < MAX_TYPED[0] => {
                 prompt.text.push(c);
             }
-            (Key::Char(c), Purpose::Filter) if !c.is_control() && prompt.text.len() < MAX_TYPED[1] => {
+            (Key::Char(c), Purpose::Filter | Purpose::Command)
+                if !c.is_control() && prompt.text.len() < MAX_TYPED[1] =>
+            {
                 prompt.text.push(c);
             }
             (Key::Backspace, _) => drop(prompt.text.pop()),
@@ -444,6 +490,17 @@ impl App {
                     _ => self.complaint = Some(format!("'{text}' is not a duration such as 500ms or 9s")),
                 }
             }
+            (Key::Enter, Purpose::Command) if prompt.text.trim().is_empty() => self.prompt = None,
+            (Key::Enter, Purpose::Command) => match command::parse(&prompt.text, seen.instant()) {
+                Ok(typed) => {
+                    self.prompt = None;
+                    return self.obey(typed, seen);
+                }
+                Err((at, what)) => {
+                    prompt.fault = Some(at);
+                    self.complaint = Some(what);
+                }
+            },
             (Key::Enter, Purpose::Filter) => {
                 if prompt.text.trim().is_empty() {
                     (self.filter, self.prompt) = (None, None);
@@ -477,7 +534,7 @@ impl App {
     }
 }
 
-fn top(ns: u64) -> u64 {
+pub(super) fn top(ns: u64) -> u64 {
     ns.clamp(*TOPS_NS.start(), *TOPS_NS.end())
 }
 
@@ -516,6 +573,9 @@ mod tests {
             page: 5,
             chart: Some(Geometry::of(area)),
             row: Some(row),
+            played: None,
+            has_past: false,
+            kept_from: WallTime(0),
         }
     }
 

@@ -62,17 +62,20 @@ pub struct Status {
     pub finished: bool,
     /// The counters that came before the last ones.
     pub counters_before: Option<Arc<Counters>>,
+    /// When it was observed last, and what was lost by then.
+    observed: (WallTime, u64, u64),
 }
 
 impl Status {
     /// Takes a newer snapshot: where more was lost than before, the time between the two is marked.
     pub fn observe(&mut self, snapshot: &Snapshot, metrics: &Metrics) {
-        let losses = Losses { unknown: self.losses.unknown, ..Losses::collect(snapshot, metrics) };
-        let worse = losses.total() > self.losses.total() || losses.requests.high > self.losses.requests.high;
-        if worse {
+        self.look(snapshot, metrics);
+        let (last, total, high) = self.observed;
+        self.observed = (snapshot.wall, self.losses.total(), self.losses.requests.high);
+        if self.losses.total() > total || self.losses.requests.high > high {
             // Counters come once a second, so a loss may be as old as that.
             let before = snapshot.wall.0.saturating_sub(1_000_000_000);
-            let from = WallTime(self.snapshot.wall.0.min(before).max(before.saturating_sub(1_000_000_000)));
+            let from = WallTime(last.0.min(before).max(before.saturating_sub(1_000_000_000)));
             match self.marks.back_mut() {
                 Some((_, to)) if *to >= from => *to = snapshot.wall,
                 _ => {
@@ -83,7 +86,11 @@ impl Status {
                 }
             }
         }
-        self.losses = losses;
+    }
+
+    /// Takes a snapshot of an instant at which the run itself does not look: what is marked must not depend on where somebody stopped.
+    pub fn look(&mut self, snapshot: &Snapshot, metrics: &Metrics) {
+        self.losses = Losses { unknown: self.losses.unknown, ..Losses::collect(snapshot, metrics) };
         let times = [&self.snapshot, snapshot].map(|s| s.counters.as_ref().map(|counters| counters.time));
         if times[0] != times[1] {
             self.counters_before = self.snapshot.counters.take();

@@ -144,6 +144,22 @@ pub enum Action {
     ScrollUp,
     /// Scroll down.
     ScrollDown,
+    /// A second back in a recording.
+    StepBack,
+    /// A second on in a recording.
+    Step,
+    /// Play it faster.
+    Faster,
+    /// Play it slower.
+    Slower,
+    /// To the next error of the recording.
+    NextError,
+    /// To the error before.
+    PreviousError,
+    /// To the slowest transaction of the window.
+    Slowest,
+    /// Type a command.
+    TypeCommand,
 }
 
 /// Keys that do one thing in some places.
@@ -211,6 +227,16 @@ const TABLES: &[Place] = &[
 ];
 /// Where it has more than one order.
 const SORTED: &[Place] = &[Place::View(View::Overview), Place::View(View::Operations), Place::List];
+/// In every view, and where one transaction is shown.
+const FOUND: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Xlog),
+    Place::View(View::Active),
+    Place::View(View::Operations),
+    Place::View(View::Services),
+    Place::View(View::Health),
+    Place::Detail,
+];
 const SELECT: &[Place] = &[Place::Select];
 const OPENED: &[Place] = &[Place::Select, Place::List, Place::Contrast, Place::Detail, Place::Help];
 const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Contrast, Place::Detail, Place::Help];
@@ -242,10 +268,18 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('s')], SORTED, A::Sort, "sort by another column", "sort"),
     bind(&[Key::Up, Char('k')], SCROLLED, A::ScrollUp, "scroll up", ""),
     bind(&[Key::Down, Char('j')], SCROLLED, A::ScrollDown, "scroll down", ""),
-    bind(&[Char(' ')], VIEWS, A::Pause, "freeze the screen; capture goes on", "pause"),
+    bind(&[Char(' ')], VIEWS, A::Pause, "stop, go on; capture goes on either way", "pause"),
     bind(&[Char('L')], VIEWS, A::Live, "back to now, not frozen, not zoomed", "now"),
-    bind(&[Key::Left], CHARTS, A::Earlier, "10 s back", ""),
+    bind(&[Char(':')], VIEWS, A::TypeCommand, "type a command: goto, speed, window …", "go to"),
+    bind(&[Key::Left], CHARTS, A::Earlier, "10 s back, into the recording too", ""),
     bind(&[Key::Right], CHARTS, A::Later, "10 s forth", ""),
+    bind(&[Char(',')], VIEWS, A::StepBack, "in a recording: a second back", ""),
+    bind(&[Char('.')], VIEWS, A::Step, "in a recording: a second on, then stop", ""),
+    bind(&[Char(']')], VIEWS, A::Faster, "in a recording: faster", ""),
+    bind(&[Char('[')], VIEWS, A::Slower, "in a recording: slower", ""),
+    bind(&[Char('n')], FOUND, A::NextError, "in a recording: to the next error", ""),
+    bind(&[Char('N')], FOUND, A::PreviousError, "in a recording: to the error before", ""),
+    bind(&[Char('W')], FOUND, A::Slowest, "in a recording: the window's slowest", ""),
     bind(&[Char('+'), Char('=')], CHARTS, A::Shorter, "a shorter window", "window"),
     bind(&[Char('-'), Char('_')], CHARTS, A::Longer, "a longer window", ""),
     bind(&[Key::Up, Char('k')], XLOG, A::HigherTop, "a higher top of the axis", ""),

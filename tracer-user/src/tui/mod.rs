@@ -3,15 +3,18 @@
 
 mod app;
 mod chart;
+mod command;
 mod contrast;
 mod draw;
 mod edges;
 mod feed;
 mod keymap;
 mod model;
+mod playback;
 mod terminal;
 mod theme;
 mod view;
+mod walk;
 
 pub use app::{App, Command, Cursor, Prompt, Purpose, Rows, Seen, Zoom};
 pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
@@ -21,6 +24,7 @@ pub use edges::{Edge, Peer};
 pub use feed::{Feed, Heading, SharedStatus, Status, StatusSink};
 pub use keymap::{Action, BINDINGS, Binding, Key};
 pub use model::{Listed, Model, Row};
-pub use terminal::{Left, restore, run, usable};
+pub use playback::{OpenPast, Order, Pace, Playback, Played, Sought};
+pub use terminal::{Left, Shows, restore, run, usable};
 pub use theme::{Colours, Symbols, Theme};
 pub use view::{ListSort, Place, Roles, Sort, View};

@@ -9,6 +9,7 @@ use super::{
     draw::Layout,
     edges::{Edge, edges},
     feed::{Feed, Heading, Status},
+    playback::Played,
     view::{ListSort, Place, Sort, View},
 };
 use crate::{
@@ -57,6 +58,12 @@ pub struct Model {
     pub narrowed: Option<Narrowed>,
     /// A recording.
     pub replay: bool,
+    /// The recording that is played.
+    pub played: Option<Played>,
+    /// There is a recording to go back in.
+    pub has_past: bool,
+    /// Of what ended before this, dots are no longer kept.
+    pub kept_from: WallTime,
     /// Event time.
     pub now: WallTime,
     /// Nothing more will come.
@@ -203,8 +210,9 @@ impl Model {
         };
         let marks = status.marks.iter().copied();
         let listed = app.selection.filter(|_| place == Place::List);
-        let (chart, since_pause, list) = {
+        let (chart, since_pause, list, kept_from) = {
             let xlog = feed.xlog.lock();
+            let kept_from = xlog.kept_from();
             let since = app.paused.map_or(0, |at| xlog.dots(at, WallTime(u64::MAX)).count() as u64);
             match &matching {
                 None => {
@@ -216,7 +224,7 @@ impl Model {
                         rows: rows_in(&rectangle, &feed.recent.lock()),
                         n,
                     });
-                    (chart, since, list)
+                    (chart, since, list, kept_from)
                 }
                 Some(matching) => {
                     drop(xlog);
@@ -227,7 +235,7 @@ impl Model {
                             matching.rows.iter().filter(|row| holds(&rectangle, row)).cloned().collect();
                         Listed { rectangle, n: rows.len() as u64, rows }
                     });
-                    (chart, since, list)
+                    (chart, since, list, kept_from)
                 }
             }
         };
@@ -284,6 +292,9 @@ impl Model {
                 older: matching.older,
             }),
             replay: heading.replay,
+            played: None,
+            has_past: false,
+            kept_from,
             now,
             finished: status.finished,
             chart,
@@ -334,7 +345,15 @@ impl Model {
             page: usize::from(layout.rows),
             chart: self.chart.as_ref().map(|chart| chart.geometry),
             row,
+            played: self.played.clone(),
+            has_past: self.has_past,
+            kept_from: self.kept_from,
         }
+    }
+
+    /// The same, of a recording that is played, or of a run whose recording could be.
+    pub fn of(self, played: Option<Played>, has_past: bool) -> Model {
+        Model { played, has_past, ..self }
     }
 
     /// A rate per second over the recent seconds.

@@ -24,6 +24,7 @@ use super::{
     feed::{Feed, Heading},
     keymap::Key,
     model::Model,
+    playback::{OpenPast, Order, Playback, Played},
     theme::Theme,
 };
 
@@ -109,8 +110,93 @@ impl Drop for Taken {
     }
 }
 
+/// What the screen shows.
+pub enum Shows<'a> {
+    /// A run that goes on; and what plays its recording, if it makes one.
+    Live(&'a Feed, Option<OpenPast>),
+    /// A recording.
+    Recording(&'a dyn Playback),
+}
+
+/// Where this frame's data come from.
+struct Source<'a> {
+    shows: Shows<'a>,
+    /// The past of a run that goes on, while it is looked at.
+    past: Option<Box<dyn Playback>>,
+    /// What was found or went wrong last, as far as it was told.
+    told: (u64, u64),
+}
+
+impl Source<'_> {
+    fn playback(&self) -> Option<&dyn Playback> {
+        match (&self.past, &self.shows) {
+            (Some(past), _) => Some(&**past),
+            (None, Shows::Recording(playback)) => Some(*playback),
+            (None, Shows::Live(..)) => None,
+        }
+    }
+
+    /// What is played, and the feed of it. Until the past has arrived, what happens now stays on the screen.
+    fn look(&self) -> (Feed, Option<Played>) {
+        let played = self.playback().map(|playback| (playback.feed(), playback.played()));
+        match (played, &self.shows) {
+            (Some((_, played)), Shows::Live(feed, _)) if played.generation == 0 => {
+                ((*feed).clone(), Some(played))
+            }
+            (Some((feed, played)), _) => (feed, Some(played)),
+            (None, Shows::Live(feed, _)) => ((*feed).clone(), None),
+            (None, Shows::Recording(playback)) => (playback.feed(), Some(playback.played())),
+        }
+    }
+
+    fn has_past(&self) -> bool {
+        matches!(self.shows, Shows::Live(_, Some(_)) | Shows::Recording(_))
+    }
+
+    fn has_ended(&self) -> bool {
+        // A recording that has ended stays on the screen.
+        matches!(self.shows, Shows::Live(feed, _) if feed.status.lock().finished)
+    }
+
+    fn order(&mut self, order: Order, app: &mut App) {
+        match (order, &self.shows) {
+            (Order::Live, Shows::Live(..)) => self.past = None,
+            (Order::Live, Shows::Recording(playback)) => playback.order(Order::End),
+            (order, Shows::Live(_, Some(open))) if self.past.is_none() => {
+                match open(order, app.filter.as_ref()) {
+                    Ok(past) => {
+                        // What is looked at is the end of what is played.
+                        (app.back_ns, app.paused) = (0, None);
+                        app.zooms.clear();
+                        (self.past, self.told) = (Some(past), (0, 0));
+                    }
+                    Err(error) => app.complaint = Some(format!("the recording cannot be read: {error}")),
+                }
+            }
+            (order, _) => {
+                if let Some(playback) = self.playback() {
+                    playback.narrow(app.filter.as_ref());
+                    playback.order(order);
+                }
+            }
+        }
+    }
+
+    /// Shows what was found, and says what went wrong, once.
+    fn tell(&mut self, played: &Played, app: &mut App) {
+        if played.found.0 > self.told.0 && played.seeking.is_none() {
+            self.told.0 = played.found.0;
+            app.open(played.found.1.clone());
+        }
+        if played.fault.0 > self.told.1 {
+            self.told.1 = played.fault.0;
+            app.complaint = Some(crate::text::screen_text(&played.fault.1).into_owned());
+        }
+    }
+}
+
 /// Shows the screen until the user leaves it or `stopped` says so. A recording that has ended stays on the screen.
-pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Result<Left> {
+pub fn run(shows: Shows<'_>, heading: Heading, stopped: impl Fn() -> bool) -> io::Result<Left> {
     let _taken = Taken::take()?;
     // A frame goes out in one piece: standard output itself would cut it at each line.
     let out = io::BufWriter::with_capacity(FRAME_BYTES, io::stdout());
@@ -122,18 +208,28 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
     let (mut dirty, mut focused) = (true, true);
     let (mut last_frame, mut last_read): (Option<Instant>, Option<Instant>) = (None, None);
     let mut cost = Duration::ZERO;
-    let mut last_progress = None;
+    let (mut last_progress, mut last_state) = (None, None);
     let mut model: Option<Model> = None;
+    let mut source = Source { shows, past: None, told: (0, 0) };
     loop {
-        if stopped() || (!heading.replay && feed.status.lock().finished) {
+        if stopped() || source.has_ended() {
             return Ok(Left::Stopped);
+        }
+        let (feed, played) = source.look();
+        if let Some(played) = &played {
+            source.tell(played, &mut app);
+        }
+        // What was asked for is seen when it is there, however long a frame takes.
+        let state = played.as_ref().map(Played::state);
+        if state != last_state {
+            (last_state, dirty) = (state, true);
         }
         let due = |last: Option<Instant>, every| last.is_none_or(|last: Instant| last.elapsed() >= every);
         // However much there is to read: at most a fiftieth of the time.
         let every = if focused { READ } else { READ_UNFOCUSED }.max(cost * 50);
         if due(last_read, every) {
             last_read = Some(Instant::now());
-            let progress = progress(feed);
+            let progress = progress(&feed);
             if last_progress != Some(progress) {
                 last_progress = Some(progress);
                 dirty = true;
@@ -143,7 +239,12 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
             let started = Instant::now();
             let size = terminal.size()?;
             shown = layout(Rect::new(0, 0, size.width, size.height), &app);
-            let read = Model::read(feed, &heading, &app, &shown, model.as_ref());
+            let generation = played.as_ref().map(|played| played.generation);
+            // Another feed: nothing of the last frame stays.
+            let before = model
+                .as_ref()
+                .filter(|model| model.played.as_ref().map(|played| played.generation) == generation);
+            let read = Model::read(&feed, &heading, &app, &shown, before).of(played, source.has_past());
             if let Some(chart) = &read.chart {
                 app.density = app.shown_density(chart.density(app.density));
             }
@@ -181,6 +282,12 @@ pub fn run(feed: &Feed, heading: Heading, stopped: impl Fn() -> bool) -> io::Res
             Command::Nothing => {}
             Command::Quit => return Ok(Left::Quit),
             Command::Interrupt => return Ok(Left::Interrupted),
+            Command::Order(order) => {
+                source.order(order, &mut app);
+                // What is asked next refers to where this one leads.
+                seen.played = source.playback().map(|playback| playback.played());
+                dirty = true;
+            }
         }
     }
 }

@@ -16,8 +16,9 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     app::{App, Purpose},
-    keymap,
+    command, keymap,
     model::{Model, Narrowed},
+    playback::Played,
     theme::Theme,
     view::{Place, View},
 };
@@ -110,7 +111,9 @@ fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Them
     let mut right = vec![format!("{}/s", model.rate_of(model.recent))];
     right.push(format!("{} transactions", count(model.count)));
     right.push(format!("{} errors", count(model.errors)));
-    let state = if app.paused.is_some() {
+    let state = if let Some(played) = &model.played {
+        playing(played, model.replay)
+    } else if app.paused.is_some() {
         format!("PAUSED +{}", count(model.since_pause))
     } else if model.finished {
         "END".to_owned()
@@ -119,6 +122,10 @@ fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Them
     } else {
         "LIVE".to_owned()
     };
+    if let Some(played) = model.played.as_ref().filter(|played| played.is_cut()) {
+        // What lies before was not loaded: no figure holds it.
+        right.push(format!("since {}", clock(played.from)));
+    }
     let time = if model.now.0 == 0 { "--:--:--".to_owned() } else { clock(model.now) };
     right.push(format!("{time} UTC"));
     let right = right.join("  ");
@@ -131,6 +138,17 @@ fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Them
     let x = x + right.width() as u16 + 1;
     let style = if app.paused.is_some() { theme.reversed() } else { theme.heading() };
     put(buffer, x, area.y, area.right().saturating_sub(x), &format!(" {state} "), style);
+}
+
+/// Where a playback is, in a few words; `replay`: a recording, not the past of a run that goes on.
+fn playing(played: &Played, replay: bool) -> String {
+    let name = if replay { "REPLAY" } else { "PAST" };
+    match played.seeking {
+        Some(at) => format!("{name} → {}", clock(at)),
+        None if played.ended => format!("{name} END"),
+        None if played.paused => format!("{name} STOPPED"),
+        None => format!("{name} {}", played.pace),
+    }
 }
 
 /// The views, and behind them the filter with what it lets through.
@@ -175,6 +193,10 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
     };
     let (name, help) = match prompt.purpose {
         Purpose::Top => ("top of the axis: ", "   Enter takes it, Esc leaves it".to_owned()),
+        Purpose::Command => {
+            let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
+            (": ", complaint.unwrap_or_else(|| format!("   {}", command::HELP)))
+        }
         Purpose::Filter => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
             ("filter: ", complaint.unwrap_or_else(|| "   such as duration > 100ms and err".to_owned()))
