@@ -259,6 +259,19 @@ fn a_small_and_a_growing_terminal_are_no_trouble() {
 }
 
 #[test]
+fn a_terminal_that_is_gone_ends_the_run() {
+    let _machine = machine();
+    let terminal = demo("");
+    terminal.shows(&[" LIVE", "in flight"]);
+    let pid = terminal.pid();
+    terminal.tmux(&["kill-server"]);
+    wait_for("the end of txray", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+}
+
+#[test]
 fn a_signal_and_a_panic_give_the_terminal_back() {
     let _machine = machine();
     for signal in [libc::SIGTERM, libc::SIGHUP] {

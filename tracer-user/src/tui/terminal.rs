@@ -258,7 +258,11 @@ pub fn run(shows: Shows<'_>, heading: Heading, stopped: impl Fn() -> bool) -> io
             (dirty, last_frame) = (false, Some(Instant::now()));
             cost = started.elapsed();
         }
-        if !event::poll(FRAME)? {
+        if wait_for_input(FRAME)? {
+            // The terminal is gone: nobody can see or say anything any more.
+            return Ok(Left::Interrupted);
+        }
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         let command = match event::read()? {
@@ -290,6 +294,21 @@ pub fn run(shows: Shows<'_>, heading: Heading, stopped: impl Fn() -> bool) -> io
             }
         }
     }
+}
+
+/// Waits until something was typed, at most so long; returns whether the terminal has hung up. crossterm's own wait never returns
+/// then: it reads the end of the input over and over.
+fn wait_for_input(most: Duration) -> io::Result<bool> {
+    let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+    let most = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one valid entry.
+    let n = unsafe { libc::poll(&raw mut input, 1, most) };
+    if n < 0 {
+        let error = io::Error::last_os_error();
+        // A signal: a resize, perhaps.
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
+    }
+    Ok(input.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0)
 }
 
 /// The left button selects a rectangle of the XLog, from where it is pressed to where it is let go.
