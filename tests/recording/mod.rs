@@ -25,7 +25,9 @@ use tracer_user::{
 
 mod damage;
 mod disk;
+mod find;
 mod kill;
+mod prune;
 mod versions;
 
 /// 2026-11-22T09:59:59Z.

@@ -153,7 +153,7 @@ fn recorded_transactions_come_back_over_hours() {
 
 /// An interpreter with pyarrow, pandas, DuckDB and Polars: `TXRAY_PYTHON`, or one of the tests' own below the user's cache
 /// folder, made with pip the first time.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     if let Some(python) = std::env::var_os("TXRAY_PYTHON") {
         return python.into();
     }

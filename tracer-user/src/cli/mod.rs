@@ -5,6 +5,7 @@ pub mod completions;
 pub mod delivery;
 pub mod demo;
 pub mod doctor;
+pub mod find;
 pub mod live;
 pub mod log;
 pub mod man;
@@ -56,6 +57,8 @@ pub enum Command {
     Record(Box<record::RecordArgs>),
     /// Show a recording as if it happened now
     Replay(Box<replay::ReplayArgs>),
+    /// Print the transactions of a recording that match
+    Find(find::FindArgs),
     /// Print the state at one instant of a recording
     Snapshot(snapshot::SnapshotArgs),
     /// Seal what a killed run left open and verify a recording
@@ -79,6 +82,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Live(args) => live::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Find(args) => find::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Doctor(args) => doctor::run(&args),

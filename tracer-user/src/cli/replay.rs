@@ -1,7 +1,7 @@
 //! `txray replay`: the same code over a recording. No root, no BPF, any machine.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -64,11 +64,8 @@ pub struct ReplayArgs {
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = args.run.resolve(args.run.settings(Settings::default()))?;
     run::filter(&config)?;
-    let range = WallRange { from: args.from.unwrap_or_default(), to: args.to.unwrap_or(WallTime(u64::MAX)) };
-    if range.from >= range.to {
-        return Err(Expected::new("--from is not before --to", "nothing can lie between them").into());
-    }
-    let recording = open(&args.dir)?;
+    let range = run::range(args.from, args.to)?;
+    let recording = run::open_recording(&args.dir)?;
     if run::wants_screen(&config) {
         return play(args, config, range, &recording);
     }
@@ -88,6 +85,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         faults.note(
             "recorded with --payload none: these are the recorded transactions, nothing is parsed again and losses are not known",
         );
+        // Only the range leaves row groups out: what the filter leaves out is still counted.
         Input::Rows(Box::new(recording.transactions(range).map(|rows| Ok(rows?))))
     } else {
         let source =
@@ -201,13 +199,6 @@ fn play(
 
 fn no_recording(error: &ReplayError) -> anyhow::Error {
     Expected::new(error.to_string(), "a recording is a folder that txray record --out has written").into()
-}
-
-fn open(dir: &Path) -> anyhow::Result<Recording> {
-    Recording::open(dir).map_err(|error| {
-        let what = format!("recording {}: {error}", dir.display());
-        Expected::new(what, "name the folder that txray record --out has written").into()
-    })
 }
 
 /// Files that cannot be read, told as they are met and counted.

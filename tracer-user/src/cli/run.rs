@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -36,7 +37,7 @@ use crate::{
         recording::Recorder,
         xlog::{SharedXlog, XlogSink},
     },
-    source::Source,
+    source::{Source, recording::Recording},
     time::{BootTime, WallTime},
     transaction::{Transaction, TransactionBatch, WallRange},
     tui,
@@ -93,15 +94,34 @@ pub struct Run {
 
 /// Reads the filter of the settings, if there is one.
 pub fn filter(config: &Config) -> anyhow::Result<Option<Filter>> {
-    let parse = |text: &String| {
-        Filter::parse(text).map_err(|error| {
-            Expected::new(
-                error.to_string(),
-                "for example: duration >= 100ms and (status_code in (500, 503) or target ~ '/api/**')",
-            )
-        })
-    };
-    Ok(config.filter.as_ref().map(parse).transpose()?)
+    config.filter.as_deref().map(read_filter).transpose()
+}
+
+/// Reads a filter.
+pub fn read_filter(text: &str) -> anyhow::Result<Filter> {
+    Ok(Filter::parse(text).map_err(|error| {
+        Expected::new(
+            error.to_string(),
+            "for example: duration >= 100ms and (status_code in (500, 503) or target ~ '/api/**')",
+        )
+    })?)
+}
+
+/// The range that `--from` and `--to` name.
+pub fn range(from: Option<WallTime>, to: Option<WallTime>) -> anyhow::Result<WallRange> {
+    let range = WallRange { from: from.unwrap_or_default(), to: to.unwrap_or(WallTime(u64::MAX)) };
+    if range.from >= range.to {
+        return Err(Expected::new("--from is not before --to", "nothing can lie between them").into());
+    }
+    Ok(range)
+}
+
+/// Opens a recording.
+pub fn open_recording(dir: &Path) -> anyhow::Result<Recording> {
+    Recording::open(dir).map_err(|error| {
+        let what = format!("recording {}: {error}", dir.display());
+        Expected::new(what, "name the folder that txray record --out has written").into()
+    })
 }
 
 /// Runs to the end and prints the summary.

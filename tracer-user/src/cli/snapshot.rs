@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{ExitCode, Expected};
+use super::{ExitCode, Expected, run::open_recording};
 use crate::{
     event::Event,
     metrics::Metrics,
@@ -39,10 +39,7 @@ pub struct SnapshotArgs {
 
 /// Runs it.
 pub fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
-    let recording = Recording::open(&args.dir).map_err(|error| {
-        let what = format!("recording {}: {error}", args.dir.display());
-        Expected::new(what, "name the folder that txray record --out has written")
-    })?;
+    let recording = open_recording(&args.dir)?;
     let (instant, n_unread) = state_at(&recording, args.at)?;
     let text = if args.json { instant.json() } else { instant.text().into_bytes() };
     io::stdout().write_all(&text).context("write the snapshot")?;

@@ -2,7 +2,7 @@
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::time::WallTime;
+use crate::{schema::civil_date, time::WallTime};
 
 /// A duration with three significant digits: `950ns`, `1.23ms`, `12.3s`, `1h02m`.
 pub fn duration(ns: u64) -> String {
@@ -56,6 +56,12 @@ pub fn rate(n: u64, over_ns: u64) -> String {
 pub fn clock(at: WallTime) -> String {
     let second = at.0 / 1_000_000_000 % 86_400;
     format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
+}
+
+/// Date and time of day with milliseconds, UTC, as `--from` and `--to` take it: `2026-08-21T14:03:07.250Z`.
+pub fn date_clock(at: WallTime) -> String {
+    let (year, month, day) = civil_date(at.0 / 86_400_000_000_000);
+    format!("{year:04}-{month:02}-{day:02}T{}.{:03}Z", clock(at), at.0 / 1_000_000 % 1_000)
 }
 
 /// Which end of a text that is too long is cut.
@@ -139,6 +145,14 @@ mod tests {
         for (ns, text) in cases {
             assert_eq!(duration(ns), text, "{ns}");
         }
+    }
+
+    #[test]
+    fn a_date_and_time_reads_back_as_the_same_millisecond() {
+        for ns in [0, 951_825_599_999_000_000, 1_787_320_987_250_000_000, 4_102_444_800_000_000_000] {
+            assert_eq!(date_clock(WallTime(ns + 999_999)).parse(), Ok(WallTime(ns)));
+        }
+        assert_eq!(date_clock(WallTime(1_787_320_987_250_999_999)), "2026-08-21T14:03:07.250Z");
     }
 
     #[test]

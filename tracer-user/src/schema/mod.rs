@@ -22,6 +22,7 @@ use std::{fmt, path::PathBuf};
 mod event_blob;
 pub mod event_rows;
 pub mod file;
+pub mod groups;
 pub mod journal;
 pub mod transaction_rows;
 
@@ -170,7 +171,7 @@ pub fn partition(wall_ns: u64) -> [String; 2] {
 }
 
 /// Year, month, day of a day since 1970-01-01 in the Gregorian calendar (years of 400-year cycles that begin in March).
-fn civil_date(days: u64) -> (u64, u64, u64) {
+pub fn civil_date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (cycle, day_of_cycle) = (shifted / 146_097, shifted % 146_097);
     let year_of_cycle =

@@ -12,6 +12,7 @@ use crate::{
     schema::{
         Dataset, Fault, FormatError, PartMeta, PayloadMode, RunId,
         file::{Rows, SealedFile},
+        groups::{Group, GroupTest},
         journal::{Journal, is_journal},
         transaction_rows::{self, Names},
     },
@@ -56,6 +57,8 @@ pub struct Part {
     pub n_rows: u64,
     /// Bytes on disk.
     pub n_bytes: u64,
+    /// Row groups of the sealed file.
+    pub n_groups: usize,
     /// The sealed file.
     pub sealed: Option<PathBuf>,
     /// The journal.
@@ -173,11 +176,29 @@ impl Recording {
 
     /// The recorded transactions that end within `range`, in order: batch by batch.
     pub fn transactions(&self, range: WallRange) -> TransactionRows {
-        let reaches =
-            |part: &&Part| part.meta.last_time_ns >= range.from.0 && part.meta.first_time_ns < range.to.0;
-        let parts: Vec<Part> =
-            self.runs.iter().flat_map(|run| run.transactions.iter().filter(reaches).cloned()).collect();
-        TransactionRows { range, parts: parts.into_iter(), rows: None, names: Names::default() }
+        self.transactions_of(range, Box::new(|_| true))
+    }
+
+    /// As [`Recording::transactions`], without the row groups that are not `wanted`: what is left still has to be looked at one
+    /// by one. Journals have no row groups; they come whole.
+    pub fn transactions_of(&self, range: WallRange, wanted: Box<GroupTest>) -> TransactionRows {
+        // A part's own times are no help here: the wall clock may have stepped back within it.
+        let parts: Vec<Part> = self.runs.iter().flat_map(|run| run.transactions.iter().cloned()).collect();
+        let wanted = move |group: &Group<'_>| {
+            let reaches = group.end_times().is_none_or(|times| {
+                let end = |time: i64| u64::try_from(time).unwrap_or(0);
+                end(*times.end()) >= range.from.0 && end(*times.start()) < range.to.0
+            });
+            reaches && wanted(group)
+        };
+        TransactionRows {
+            range,
+            parts: parts.into_iter(),
+            wanted: Box::new(wanted),
+            rows: None,
+            names: Names::default(),
+            reach: Reach::default(),
+        }
     }
 }
 
@@ -227,6 +248,7 @@ fn look(path: &Path, dataset: Dataset) -> Result<Option<Part>, FormatError> {
         Part {
             n_rows: journal.n_rows(),
             n_bytes: journal.n_bytes,
+            n_groups: 0,
             meta: journal.meta,
             sealed: None,
             journal: Some(path.to_owned()),
@@ -236,6 +258,7 @@ fn look(path: &Path, dataset: Dataset) -> Result<Option<Part>, FormatError> {
         Part {
             n_rows: file.n_rows,
             n_bytes: file.n_bytes,
+            n_groups: file.n_groups(),
             meta: file.meta,
             sealed: Some(path.to_owned()),
             journal: None,
@@ -267,12 +290,17 @@ impl Part {
 
     /// Its rows. A sealed file that turns out damaged is replaced by its journal where there is one.
     pub(super) fn rows(&self) -> Result<PartRows, FormatError> {
+        self.rows_of(&|_| true)
+    }
+
+    /// As [`Part::rows`], without the row groups of a sealed file that are not `wanted`.
+    fn rows_of(&self, wanted: &GroupTest) -> Result<PartRows, FormatError> {
         let journal = |path: &Path| {
             Journal::open(path).map(|journal| PartRows::Journal { journal, path: path.to_owned(), next: 0 })
         };
         match (&self.sealed, &self.journal) {
             (Some(sealed), backup) => {
-                let opened = SealedFile::open(sealed).and_then(|file| file.rows(BATCH_ROWS));
+                let opened = SealedFile::open(sealed).and_then(|file| file.rows_of(BATCH_ROWS, wanted));
                 match (opened, backup) {
                     (Ok(rows), _) => Ok(PartRows::Sealed(Box::new(rows))),
                     (Err(_), Some(path)) => journal(path),
@@ -280,14 +308,15 @@ impl Part {
                 }
             }
             (None, Some(path)) => match journal(path) {
-                // Sealed since the folder was looked through: by a run that goes on.
+                // Sealed and removed since the folder was listed.
                 Err(FormatError { what: Fault::Io(error), .. })
-                    if error.kind() == io::ErrorKind::NotFound && sealed_name(path).exists() =>
+                    if error.kind() == io::ErrorKind::NotFound
+                        && path.with_file_name(self.meta.sealed_name()).exists() =>
                 {
-                    let rows = SealedFile::open(&sealed_name(path)).and_then(|file| file.rows(BATCH_ROWS))?;
-                    Ok(PartRows::Sealed(Box::new(rows)))
+                    let sealed = SealedFile::open(&path.with_file_name(self.meta.sealed_name()))?;
+                    Ok(PartRows::Sealed(Box::new(sealed.rows_of(BATCH_ROWS, wanted)?)))
                 }
-                opened => opened,
+                rows => rows,
             },
             (None, None) => Ok(PartRows::None),
         }
@@ -324,12 +353,39 @@ impl Iterator for PartRows {
     }
 }
 
+/// How much of a recording was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Row groups that were read; none twice.
+    pub n_groups_read: usize,
+    /// Row groups of the recording.
+    pub n_groups: usize,
+    /// Transactions of the recording.
+    pub n_rows: u64,
+    /// Journals that were read, which have no row groups.
+    pub n_journals: usize,
+}
+
 /// Recorded transactions, batch by batch.
 pub struct TransactionRows {
     range: WallRange,
     parts: std::vec::IntoIter<Part>,
+    wanted: Box<GroupTest>,
     rows: Option<PartRows>,
     names: Names,
+    reach: Reach,
+}
+
+impl TransactionRows {
+    /// How much was read so far, of how much.
+    pub fn reach(&self) -> Reach {
+        let mut reach = self.reach;
+        for part in self.parts.as_slice() {
+            reach.n_groups += part.n_groups;
+            reach.n_rows += part.n_rows;
+        }
+        reach
+    }
 }
 
 impl Iterator for TransactionRows {
@@ -339,7 +395,26 @@ impl Iterator for TransactionRows {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let Some(rows) = &mut self.rows else {
-                match self.parts.next()?.rows() {
+                let part = self.parts.next()?;
+                let rows = part.rows_of(&self.wanted);
+                // A journal may have grown, or been sealed, since the folder was listed.
+                match &rows {
+                    Ok(PartRows::Sealed(rows)) => {
+                        self.reach.n_groups_read += rows.n_groups;
+                        self.reach.n_groups += rows.n_all_groups;
+                        self.reach.n_rows += rows.n_all_rows;
+                    }
+                    Ok(PartRows::Journal { journal, .. }) => {
+                        self.reach.n_journals += 1;
+                        self.reach.n_rows += journal.n_rows();
+                    }
+                    Ok(PartRows::None) => {}
+                    Err(_) => {
+                        self.reach.n_groups += part.n_groups;
+                        self.reach.n_rows += part.n_rows;
+                    }
+                }
+                match rows {
                     Ok(rows) => self.rows = Some(rows),
                     Err(error) => return Some(Err(error)),
                 }

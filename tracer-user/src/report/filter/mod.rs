@@ -5,12 +5,27 @@
 //! whatever the operator (so that `not` of it is true); `field = null` and `field != null` ask for it. Units: `us ms s
 //! m h` of fields in ns, `KB MB GB` (1,024) of counts of bytes; times are RFC 3339 or ns. In globs of paths
 //! (`target`, `operation`) `*` stops at `/` and `**` does not; elsewhere `*` takes everything.
+//!
+//! In a recording a filter leaves out row groups that cannot match ([`Filter::may_match`]). It never narrows what the kernel
+//! captures, because that would change which transactions there are:
+//!
+//! * `pid`, `tid`, `comm`, `service` are of the thread that moved the first byte of the request. The answer may be written by
+//!   another process, the connection accepted by a third (workers that share sockets): without their calls the answer is a
+//!   gap. Roles of old connections come from listening sockets, which may belong to others, too.
+//! * Ports are a connection's, and never change. Still, names of operations are learned from all calls of a service: on one
+//!   that listens on two ports, those of one port would get other names.
+//! * Everything else is known only when the transaction is over.
+//!
+//! And what a filter left out is counted (`filtered`), which takes having seen it. Whoever wants less captured says so with
+//! the targets (`--pid`, `--comm`, `--port`, …).
 
 mod parse;
+mod prune;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, rc::Rc};
 
 use crate::{
+    schema::groups::ColumnFacts,
     text::data_text,
     transaction::{Kind, Transaction},
 };
@@ -40,9 +55,35 @@ impl Filter {
         &self.text
     }
 
+    /// The transactions with this `seq`: one of each run.
+    pub fn seq(seq: u64) -> Filter {
+        let expression = Expression::Integer { field: Field::Seq, op: Order::Equal, value: i128::from(seq) };
+        Filter { text: format!("seq = {seq}"), expression }
+    }
+
+    /// The transaction with this `id`.
+    pub fn id(id: &str) -> Filter {
+        let expression = Expression::Text { field: Field::Id, op: Order::Equal, value: id.to_owned() };
+        Filter { text: format!("id = '{id}'"), expression }
+    }
+
+    /// What both want.
+    #[must_use]
+    pub fn and(self, other: Filter) -> Filter {
+        Filter {
+            text: format!("({}) and ({})", self.text, other.text),
+            expression: Expression::And(Box::new(self.expression), Box::new(other.expression)),
+        }
+    }
+
     /// Whether a transaction is wanted.
     pub fn matches(&self, transaction: &Transaction) -> bool {
         self.expression.matches(transaction)
+    }
+
+    /// Whether one of many transactions may be wanted, by what is known of each of their columns. `false` is certain.
+    pub fn may_match(&self, column: &dyn Fn(&str) -> Rc<ColumnFacts>) -> bool {
+        self.expression.outcomes(column).hit
     }
 }
 

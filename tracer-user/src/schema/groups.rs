@@ -1,0 +1,154 @@
+//! What is known of a row group before its rows are decoded: ranges from the footer, and the dictionaries in front of its
+//! pages, which hold every value of a column and nothing else.
+//!
+//! A dictionary says more than a range (a port either is in it or is not) and costs no byte beyond what compresses the
+//! column anyway. It stands in the body, so that the body has to be read, and its checksum to match, first.
+
+use std::{cell::RefCell, ops::RangeInclusive, rc::Rc, sync::Arc};
+
+use bytes::{Buf as _, Bytes};
+use parquet::{
+    basic::{Encoding, Type},
+    column::page::{Page, PageReader as _},
+    file::{
+        metadata::{ColumnChunkMetaData, RowGroupMetaData},
+        serialized_reader::SerializedPageReader,
+        statistics::Statistics,
+    },
+};
+
+use super::file::guarded;
+
+/// Whether a row group is to be read. Asked twice of the same group: by the footer alone, then with its dictionaries.
+pub type GroupTest = dyn Fn(&Group<'_>) -> bool + Send;
+
+/// What is known of a column's values in a group of rows: never less than what is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnFacts {
+    /// Values that are not null.
+    pub values: Values,
+    /// Whether a value may be null.
+    pub nulls: bool,
+}
+
+/// The values of a column that are not null.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Nothing is known.
+    Unknown,
+    /// There is none.
+    None,
+    /// None outside of this range.
+    Integers(RangeInclusive<i64>),
+    /// None but these.
+    IntegerSet(Vec<i64>),
+    /// None outside of this range; `false` comes first.
+    Booleans(RangeInclusive<bool>),
+    /// None but these.
+    Texts(Vec<String>),
+}
+
+impl ColumnFacts {
+    /// Nothing is known.
+    pub const UNKNOWN: ColumnFacts = ColumnFacts { values: Values::Unknown, nulls: true };
+}
+
+/// A row group.
+pub struct Group<'a> {
+    metadata: &'a RowGroupMetaData,
+    /// The whole file, verified. `None`: only the footer was read.
+    file: Option<&'a Arc<Bytes>>,
+    /// What was looked up: an expression may name a column many times. At most one entry per column.
+    known: RefCell<Vec<(String, Rc<ColumnFacts>)>>,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn new(metadata: &'a RowGroupMetaData, file: Option<&'a Arc<Bytes>>) -> Group<'a> {
+        Group { metadata, file, known: RefCell::default() }
+    }
+
+    /// What is known of a column.
+    pub fn column(&self, name: &str) -> Rc<ColumnFacts> {
+        let known =
+            self.known.borrow().iter().find(|(known, _)| known == name).map(|(_, facts)| facts.clone());
+        known.unwrap_or_else(|| {
+            let facts = Rc::new(self.look(name));
+            self.known.borrow_mut().push((name.to_owned(), facts.clone()));
+            facts
+        })
+    }
+
+    /// Between which times its transactions end, if the footer says so.
+    pub fn end_times(&self) -> Option<RangeInclusive<i64>> {
+        self.chunk("end_time_ns").and_then(|chunk| match range(chunk) {
+            Values::Integers(times) => Some(times),
+            _ => None,
+        })
+    }
+
+    fn chunk(&self, name: &str) -> Option<&'a ColumnChunkMetaData> {
+        self.metadata
+            .columns()
+            .iter()
+            .find(|chunk| matches!(chunk.column_path().parts(), [only] if only == name))
+    }
+
+    fn look(&self, name: &str) -> ColumnFacts {
+        let Some(chunk) = self.chunk(name) else { return ColumnFacts::UNKNOWN };
+        let may_be_null = chunk.column_descr().max_def_level() > 0;
+        let n_nulls = chunk.statistics().and_then(Statistics::null_count_opt);
+        let n_rows = u64::try_from(self.metadata.num_rows()).unwrap_or(u64::MAX);
+        if may_be_null && n_nulls == Some(n_rows) {
+            return ColumnFacts { values: Values::None, nulls: true };
+        }
+        let dictionary = self.file.and_then(|file| dictionary(chunk, file, self.metadata.num_rows()));
+        ColumnFacts {
+            values: dictionary.unwrap_or_else(|| range(chunk)),
+            nulls: may_be_null && n_nulls != Some(0),
+        }
+    }
+}
+
+/// What the footer says of a column's values.
+fn range(chunk: &ColumnChunkMetaData) -> Values {
+    match chunk.statistics() {
+        Some(Statistics::Int64(statistics)) => match (statistics.min_opt(), statistics.max_opt()) {
+            (Some(&min), Some(&max)) if min <= max => Values::Integers(min..=max),
+            _ => Values::Unknown,
+        },
+        Some(Statistics::Boolean(statistics)) => match (statistics.min_opt(), statistics.max_opt()) {
+            (Some(&min), Some(&max)) if min <= max => Values::Booleans(min..=max),
+            _ => Values::Unknown,
+        },
+        _ => Values::Unknown,
+    }
+}
+
+/// The dictionary of a column, where every page of it is written by its dictionary.
+fn dictionary(chunk: &ColumnChunkMetaData, file: &Arc<Bytes>, n_rows: i64) -> Option<Values> {
+    let pages = chunk.page_encoding_stats_mask()?;
+    let all = pages.is_only(Encoding::RLE_DICTIONARY) || pages.is_only(Encoding::PLAIN_DICTIONARY);
+    if !all || chunk.dictionary_page_offset().is_none() {
+        return None;
+    }
+    let n_rows = usize::try_from(n_rows).ok()?;
+    let page = guarded(|| Ok(SerializedPageReader::new(file.clone(), chunk, n_rows, None)?.get_next_page()?));
+    let Ok(Some(Page::DictionaryPage { mut buf, num_values, .. })) = page else { return None };
+    match chunk.column_type() {
+        // Only nulls.
+        _ if num_values == 0 => Some(Values::None),
+        Type::INT64 => {
+            let values = (0..num_values).map(|_| buf.try_get_i64_le().ok());
+            values.collect::<Option<_>>().map(Values::IntegerSet)
+        }
+        Type::BYTE_ARRAY => {
+            let mut text = || {
+                let length = buf.try_get_u32_le().ok()? as usize;
+                let bytes = (length <= buf.remaining()).then(|| buf.split_to(length))?;
+                String::from_utf8(bytes.into()).ok()
+            };
+            (0..num_values).map(|_| text()).collect::<Option<_>>().map(Values::Texts)
+        }
+        _ => None,
+    }
+}
