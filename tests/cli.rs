@@ -26,6 +26,8 @@ fn txray(args: &[&str]) -> Output {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TXRAY_")) {
         command.env_remove(name);
     }
+    // Nobody's own settings take part.
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
     command.args(args).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -294,6 +296,7 @@ fn defaults_yield_to_the_file_the_file_to_the_environment_and_that_to_the_flags(
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TXRAY_")) {
             command.env_remove(name);
         }
+        command.env("XDG_CONFIG_HOME", "/nonexistent");
         command.arg("replay").arg(recording.path());
         match file_in {
             Some("flag") => drop(command.arg("--config").arg(&file)),
@@ -486,4 +489,78 @@ fn a_snapshot_that_cannot_be_taken_says_why() {
     let odd = txray(&["snapshot", dir, "--at", "noon"]);
     assert_eq!(odd.status.code(), Some(2));
     assert!(text(&odd.stderr).contains("'noon' is not a time such as 2026-08-21T14:03:07Z"));
+}
+
+/// A settings file with this text, in a folder of its own.
+fn settings_file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("txray.toml");
+    fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    (folder, file)
+}
+
+#[test]
+fn a_bad_setting_of_the_screen_is_told_with_its_place_before_anything_runs() {
+    let dir = recorded(10);
+    let path = dir.path().to_str().unwrap();
+    let (folder, file) = settings_file("ring_size = '64M'\n\n[screen.keys]\npause = ['q']\n");
+    for command in ["live", "record"] {
+        let line = format!("{file}:4:1: the key q is both `quit` and `pause`");
+        let out = folder.path().join("out");
+        let out: &[&str] = if command == "record" { &["--out", out.to_str().unwrap()] } else { &[] };
+        fails(&[&[command, "--config", &file], out].concat(), &line, "give one of them another key");
+        assert!(!folder.path().join("out").exists());
+    }
+    fails(&["replay", path, "--config", &file], "txray.toml:4:1: ", "give one of them another key");
+    let (folder, file) = settings_file("[[screen.layout]]\nname = 'errors'\n");
+    fails(&["replay", path, "--config", &file, "--layout", "erors"], "there is no layout 'erors'", "errors");
+    fs::write(folder.path().join("layouts.toml"), "odd").unwrap();
+    fails(&["replay", path, "--config", &file], "layouts.toml:1:", "TOML");
+    fails(&["replay", path, "--layout", "x"], "there is no layout 'x'", "S on the screen keeps one");
+}
+
+#[test]
+fn how_the_screen_looks_changes_no_row() {
+    let dir = recorded(200);
+    let path = dir.path().to_str().unwrap();
+    let plain = txray(&["replay", path, "--json"]);
+    let (_folder, file) = settings_file(
+        "layout = 'errors'\n[screen]\npalette = 'colour-blind'\nactive_steps = 'jennifer'\nslow = '3s'\n\
+         [[screen.layout]]\nname = 'errors'\nfilter = 'err'\n",
+    );
+    let other = txray(&["replay", path, "--json", "--config", &file]);
+    assert_eq!((plain.status.code(), other.status.code()), (Some(0), Some(0)), "{}", text(&other.stderr));
+    assert_eq!(text(&plain.stdout), text(&other.stdout));
+}
+
+#[test]
+fn without_a_file_that_is_named_the_users_own_is_read() {
+    let dir = recorded(100);
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("txray");
+    fs::create_dir(&folder).unwrap();
+    let rows = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_txray"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TXRAY_")) {
+            command.env_remove(name);
+        }
+        command.env("XDG_CONFIG_HOME", home.path()).arg("replay").arg(dir.path()).arg("--json");
+        let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+        let rows = text(&output.stdout).lines().count();
+        (output.status.code(), rows, text(&output.stderr))
+    };
+    let n_rows = |arguments: &[&str]| {
+        let (code, rows, errors) = rows(arguments);
+        assert_eq!(code, Some(0), "{errors}");
+        rows
+    };
+    assert_eq!(n_rows(&[]), 100);
+    fs::write(folder.join("config.toml"), "filter = \"status_code = 500\"\n").unwrap();
+    assert_eq!(n_rows(&[]), 10);
+    let (_folder, other) = settings_file("");
+    assert_eq!(n_rows(&["--config", &other]), 100);
+    fs::write(folder.join("config.toml"), "[screen]\nslow = 'x'\n").unwrap();
+    let (code, _, errors) = rows(&[]);
+    assert!(code == Some(2) && errors.contains("txray/config.toml:2:8: `slow`"), "{errors}");
 }

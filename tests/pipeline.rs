@@ -4,7 +4,7 @@ use tracer_user::{
     conn::order,
     event::{Data, Event, EventBatch},
     metrics::{Counter, Metrics},
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
+    pipeline::{AgeSteps, NullVerdicts, Pipeline, PipelineConfig, Snapshot},
     source::synthetic::{Random, Synthetic, SyntheticConfig, Truth, id_of, status_of},
     transaction::{Confidence, End, Transaction, Unpaired},
 };
@@ -284,6 +284,34 @@ fn a_checkpoint_in_the_middle_changes_nothing() {
         assert!(whole.transactions == transactions, "at {at}");
         assert_eq!(whole.snapshot, second.snapshot());
         assert_eq!(whole.metrics.all().collect::<Vec<_>>(), metrics.all().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn other_steps_of_age_count_the_same_requests_in_other_classes_and_change_nothing_else() {
+    let (events, _) = Synthetic::new(rich(1)).all();
+    let run = |age_steps: AgeSteps| {
+        let config = PipelineConfig { age_steps, ..PipelineConfig::default() };
+        let mut pipeline = Pipeline::new(config, Metrics::default(), Box::new(NullVerdicts));
+        let (mut transactions, mut checkpoints, mut open) = (Vec::new(), Vec::new(), Vec::new());
+        for events in events.chunks(events.len() / 7) {
+            pipeline.push_batch(&EventBatch { first_ordinal: 0, events: events.to_vec() });
+            transactions.extend(pipeline.drain().transactions);
+            checkpoints.push(pipeline.checkpoint());
+            let snapshot = pipeline.snapshot();
+            assert!(snapshot.in_flight.iter().all(|flight| flight.by_age.len() == age_steps.n_classes()));
+            let by_service = snapshot.in_flight.iter();
+            open.push((by_service.flat_map(|flight| &flight.by_age).sum::<u64>(), snapshot.n_open));
+        }
+        transactions.extend(pipeline.finish().transactions);
+        (transactions, checkpoints, open)
+    };
+    let scouter = run(AgeSteps::SCOUTER);
+    assert!(
+        scouter.2.iter().all(|(counted, open)| counted == open) && scouter.2.iter().any(|(n, _)| *n != 0)
+    );
+    for steps in [AgeSteps::JENNIFER, AgeSteps::new(&[1]).unwrap()] {
+        assert!(run(steps) == scouter, "{steps:?}");
     }
 }
 

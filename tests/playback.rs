@@ -25,13 +25,13 @@ use tracer_user::{
     time::{BootTime, WallTime},
     transaction::{TransactionBatch, WallRange, watermark::WallLine},
     tui::{
-        App, Colours, Feed, Heading, Model, Order, Pace, Playback, Played, SharedStatus, Sought, StatusSink,
-        Symbols, Theme, View, draw, layout,
+        App, Colours, Feed, Heading, Model, Order, Pace, Palette, Playback, Played, SharedStatus, Sought,
+        StatusSink, Symbols, Theme, View, draw, layout,
     },
 };
 
 const DOTS: usize = 1 << 16;
-const THEME: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode };
+const THEME: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode, palette: Palette::DEFAULT };
 const SIZE: Rect = Rect { x: 0, y: 0, width: 120, height: 40 };
 
 /// Numbers as random as a test needs.

@@ -242,6 +242,38 @@ fn a_recording_is_played_stopped_and_searched() {
 }
 
 #[test]
+fn a_layout_is_kept_in_the_users_folder_and_shown_by_its_number_and_at_the_next_start() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("txray");
+    fs::create_dir(&own).unwrap();
+    let settings = "# mine\n[screen.keys]\npause = ['p']\nview-xlog = ['x']\n";
+    fs::write(own.join("config.toml"), settings).unwrap();
+    let environment = format!("XDG_CONFIG_HOME={}", folder.path().display());
+    let terminal = demo(&environment);
+    terminal.shows(&[" LIVE", "x XLog", "p pause"]);
+    terminal.press(&["x", "l", "S"]);
+    terminal.shows(&["keep as: 1 _"]);
+    terminal.types("straight");
+    terminal.press(&["Enter"]);
+    terminal.shows(&["kept as preset 1 in", "linear"]);
+    terminal.press(&["0", "1"]);
+    terminal.shows(&["5 min  log", "rate/s"]);
+    terminal.press(&["M-1"]);
+    terminal.shows(&["min  linear", "v select"]);
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+    let kept = fs::read_to_string(own.join("layouts.toml")).unwrap();
+    assert!(kept.contains("name = \"straight\"") && kept.contains("scale = \"linear\""), "{kept}");
+    assert_eq!(fs::read_to_string(own.join("config.toml")).unwrap(), settings);
+    fs::write(own.join("config.toml"), format!("layout = 'straight'\n{settings}")).unwrap();
+    let terminal = demo(&environment);
+    terminal.shows(&["min  linear", "v select"]);
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+}
+
+#[test]
 fn a_small_and_a_growing_terminal_are_no_trouble() {
     let _machine = machine();
     let terminal = demo("TERM=screen NO_COLOR=1");

@@ -1,6 +1,7 @@
 //! The live screen, drawn into memory: golden screens, and figures read back from the cells.
 
 mod overview;
+mod settings;
 mod views;
 
 use bytes::Bytes;
@@ -22,8 +23,8 @@ use tracer_user::{
     time::{BootTime, WallTime},
     transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch},
     tui::{
-        App, Chart, Colours, Density, Feed, Heading, Key, Layout, Model, SharedStatus, Symbols, Theme, View,
-        draw, layout,
+        App, Chart, Colours, Density, Feed, Heading, Key, Layout, Model, Palette, SharedStatus, Symbols,
+        Theme, View, draw, layout,
     },
 };
 
@@ -34,7 +35,7 @@ const START: u64 = 1_700_000_000 * SECOND;
 const DOTS: usize = 1 << 16;
 /// Rows that are kept.
 const ROWS: usize = 1 << 15;
-const MANY: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode };
+const MANY: Theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode, palette: Palette::DEFAULT };
 
 fn transaction(i: u64) -> Transaction {
     Transaction {
@@ -110,7 +111,8 @@ fn busy() -> Vec<Transaction> {
 }
 
 fn snapshot() -> Snapshot {
-    let flight = |service: &str, by_age| InFlight { service: service.into(), by_age };
+    let flight =
+        |service: &str, by_age: [u64; 3]| InFlight { service: service.into(), by_age: by_age.to_vec() };
     Snapshot {
         wall: WallTime(START + 300 * SECOND),
         watermark: WallTime(START + 300 * SECOND),

@@ -107,7 +107,7 @@ fn an_error_that_shares_its_cell_is_painted_as_one() {
             .map(|cell| cell.style().fg)
             .collect();
         assert_eq!(painted, [red]);
-        let none = Theme { colours: Colours::None, symbols: Symbols::Unicode };
+        let none = Theme { colours: Colours::None, ..MANY };
         let plain = screen(&feed, 80, 24, none, App::default());
         let letters: Vec<_> = (4..13)
             .flat_map(|y| (7..80).map(move |x| (x, y)))
@@ -120,7 +120,7 @@ fn an_error_that_shares_its_cell_is_painted_as_one() {
 
 #[test]
 fn ascii_terminals_get_ascii() {
-    let theme = Theme { colours: Colours::Sixteen, symbols: Symbols::Ascii };
+    let theme = Theme { colours: Colours::Sixteen, symbols: Symbols::Ascii, ..MANY };
     let transactions =
         busy().into_iter().filter(|t| t.service.is_ascii() && t.operation.is_ascii()).collect();
     let mut snapshot = lossy(160, 12);

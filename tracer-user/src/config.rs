@@ -134,6 +134,7 @@ impl std::str::FromStr for Span {
         let fail = || ParseError::new(text, "a duration such as 500ms, 20s, 5m, 2h or 7d");
         let (number, unit) = split_unit(text);
         let nanos: u64 = match unit {
+            "ns" => 1,
             "us" => 1_000,
             "ms" => 1_000_000,
             "" | "s" => 1_000_000_000,
@@ -149,6 +150,23 @@ impl std::str::FromStr for Span {
             return Err(fail());
         }
         Ok(Span(Duration::from_nanos(total as u64)))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0.as_nanos();
+        let units = [
+            (3_600_000_000_000, "h"),
+            (60_000_000_000, "m"),
+            (1_000_000_000, "s"),
+            (1_000_000, "ms"),
+            (1_000, "us"),
+        ];
+        // In the largest unit that leaves nothing over: it reads back as the same.
+        let unit = units.into_iter().find(|(unit, _)| ns != 0 && ns.is_multiple_of(*unit));
+        let (unit, name) = unit.unwrap_or((1, "ns"));
+        write!(f, "{}{name}", ns / unit)
     }
 }
 
@@ -235,6 +253,22 @@ pub struct Settings {
     pub max_bytes: Option<Size>,
     /// Age budget of the recording.
     pub max_age: Option<Span>,
+    /// Layout of the screen at the start.
+    pub layout: Option<String>,
+    /// The screen's own section: read by the screen, which knows its words.
+    pub screen: Option<serde::de::IgnoredAny>,
+    /// The file that was read.
+    #[serde(skip)]
+    pub file: Option<SettingsFile>,
+}
+
+/// A settings file as it was read: its faults have a line and a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsFile {
+    /// Its path, for messages.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
 }
 
 impl Settings {
@@ -242,8 +276,9 @@ impl Settings {
     pub fn read(path: &Path) -> Result<Settings, FileError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| FileError::Parse { path: path.to_owned(), source: Box::new(source) })
+        let settings: Settings = toml::from_str(&text)
+            .map_err(|source| FileError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        Ok(Settings { file: Some(SettingsFile { path: path.to_owned(), text }), ..settings })
     }
 
     /// Puts `upper` over `self`.
@@ -273,6 +308,9 @@ impl Settings {
             payload: upper.payload.or(self.payload),
             max_bytes: upper.max_bytes.or(self.max_bytes),
             max_age: upper.max_age.or(self.max_age),
+            layout: upper.layout.or(self.layout),
+            screen: upper.screen.or(self.screen),
+            file: upper.file.or(self.file),
         }
     }
 }
@@ -319,6 +357,19 @@ pub struct Config {
     pub terminal: Terminal,
     /// The recording.
     pub record: Record,
+    /// Where the screen's settings are.
+    pub screen: Screen,
+}
+
+/// Where the screen's settings are: the screen reads them itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Screen {
+    /// The settings file; it may have a section `[screen]`.
+    pub file: Option<SettingsFile>,
+    /// Where layouts are kept that were saved on the screen; `None` = nowhere.
+    pub folder: Option<PathBuf>,
+    /// Layout at the start, by name.
+    pub layout: Option<String>,
 }
 
 /// Bounds between the kernel and the sinks.
@@ -375,6 +426,7 @@ impl Default for Config {
             duration: None,
             terminal: Terminal { json: false, summary: SummaryForm::Text, xlog_dots: 1 << 20 },
             record: Record { out: None, payload: Payload::Heads, max_bytes: None, max_age: None },
+            screen: Screen::default(),
         }
     }
 }
@@ -418,6 +470,7 @@ impl Config {
                 max_bytes: settings.max_bytes.map(|size| size.0),
                 max_age: settings.max_age.map(|span| span.0),
             },
+            screen: Screen { file: settings.file, folder: None, layout: settings.layout },
         })
     }
 }
@@ -460,6 +513,9 @@ mod tests {
         assert_eq!(span("1.5s"), Some(1_500));
         assert_eq!(span("5m"), Some(300_000));
         assert_eq!(span("7d"), Some(604_800_000));
+        for text in ["3s", "1500ms", "90s", "10m", "2h", "7us", "1001ns", "0ns"] {
+            assert_eq!(text.parse::<Span>().map(|span| span.to_string()).as_deref(), Ok(text));
+        }
         for bad in ["", "s", "-1s", "1y", "1e99", "999999999999d"] {
             assert_eq!(span(bad), None, "{bad}");
         }

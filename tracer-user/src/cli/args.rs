@@ -1,13 +1,14 @@
 //! Flags that several subcommands share. Each turns into a layer of [`Settings`]; clap fills a flag from its
 //! environment variable where the flag is absent, so that both stand above the file.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 
 use crate::{
     config::{Config, Hooks, Settings, Size, Span, SummaryForm},
     protocol::REGISTRY,
+    sink::recording::Owner,
 };
 
 /// What is traced, and how: live runs only.
@@ -45,7 +46,7 @@ pub struct CaptureArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct RunArgs {
-    /// Settings file (TOML); environment and flags win over it
+    /// Settings file (TOML); environment and flags win over it [default: config.toml in $XDG_CONFIG_HOME/txray, if it is there]
     #[arg(long, value_name = "FILE", env = "TXRAY_CONFIG", help_heading = "Run")]
     pub config: Option<PathBuf>,
     /// Look for this protocol only (repeatable): connections that speak another one are counted and not read [default: all]
@@ -66,6 +67,9 @@ pub struct RunArgs {
     /// Batches in front of each sink [default: 256]
     #[arg(long, value_name = "N", env = "TXRAY_QUEUE_SINK", help_heading = "Capture")]
     pub queue_sink: Option<usize>,
+    /// Layout of the screen at the start: one of the settings, or one that was kept with S
+    #[arg(long, value_name = "NAME", env = "TXRAY_LAYOUT")]
+    pub layout: Option<String>,
     /// Dots that the XLog holds [default: 1048576]
     #[arg(long, value_name = "N", env = "TXRAY_XLOG_DOTS", help_heading = "Capture")]
     pub xlog_dots: Option<usize>,
@@ -93,6 +97,24 @@ fn check_protocols(names: &[String]) -> Result<(), super::Expected> {
     }
 }
 
+/// The user's own folder of settings, asked through `variable`: under sudo that of whoever called it.
+fn settings_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(folder) = folder("XDG_CONFIG_HOME") {
+        return Some(folder.join("txray"));
+    }
+    let sudo = Owner::behind_sudo().filter(|_| variable("SUDO_UID").is_some());
+    let home = sudo.and_then(|owner| home_of(owner.uid, &std::fs::read_to_string("/etc/passwd").ok()?));
+    Some(home.or_else(|| folder("HOME"))?.join(".config/txray"))
+}
+
+/// Home of a user by number, in the text of `/etc/passwd`.
+fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
+    let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|fields| fields.get(2).is_some_and(|number| number.parse() == Ok(uid)))?;
+    user.get(5).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
 impl CaptureArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
@@ -104,7 +126,7 @@ impl CaptureArgs {
 impl RunArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let RunArgs { config: _, protocol, duration, filter, json, summary, queue_sink, xlog_dots } =
+        let RunArgs { config: _, protocol, duration, filter, json, summary, layout, queue_sink, xlog_dots } =
             self.clone();
         Settings {
             protocol,
@@ -112,6 +134,7 @@ impl RunArgs {
             filter,
             json: json.then_some(true),
             summary,
+            layout,
             queue_sink,
             xlog_dots,
             ..settings
@@ -120,17 +143,46 @@ impl RunArgs {
 
     /// Defaults, then the file, then `flags` (environment included).
     pub fn resolve(&self, flags: Settings) -> anyhow::Result<Config> {
-        let file = match &self.config {
+        let own = settings_folder(|name| std::env::var_os(name));
+        let default = own.as_ref().map(|folder| folder.join("config.toml")).filter(|file| file.is_file());
+        let file = match self.config.as_ref().or(default.as_ref()) {
             Some(path) => Settings::read(path).map_err(|error| {
                 super::Expected::new(
                     error.to_string().trim_end(),
-                    "keys are the long flags with _ for -, for example ring_size = \"64M\"",
+                    "keys are the long flags with _ for -, for example ring_size = \"64M\", and the section [screen]",
                 )
             })?,
             None => Settings::default(),
         };
-        let config = Config::resolve([file, flags])?;
+        let mut config = Config::resolve([file, flags])?;
+        config.screen.folder = match &self.config {
+            // What was saved stands beside what was written.
+            Some(path) => path
+                .parent()
+                .map(|folder| if folder.as_os_str().is_empty() { ".".into() } else { folder.into() }),
+            None => own,
+        };
         check_protocols(&config.protocols)?;
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_settings_is_the_users_own() {
+        let folder = |pairs: &[(&str, &str)]| {
+            settings_folder(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).into()))
+        };
+        assert_eq!(
+            folder(&[("XDG_CONFIG_HOME", "/x"), ("HOME", "/home/a")]),
+            Some(PathBuf::from("/x/txray"))
+        );
+        assert_eq!(folder(&[("XDG_CONFIG_HOME", "x"), ("HOME", "relative")]), None);
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nodd\nann:x:1000:1000:Ann,,,:/home/ann:/bin/sh\n";
+        assert_eq!(home_of(1000, passwd), Some(PathBuf::from("/home/ann")));
+        assert_eq!(home_of(1001, passwd), None);
     }
 }

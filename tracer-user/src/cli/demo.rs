@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{ExitCode, Expected, live, stop::Stop};
+use super::{ExitCode, Expected, args::RunArgs, live, stop::Stop};
 use crate::config::{Config, Hooks, Settings, Span, SummaryForm};
 
 /// The workload outlives the tracing by so much, so that the end is not quiet.
@@ -37,6 +37,8 @@ pub struct DemoArgs {
 
 /// Runs it.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    // The file's targets are not the demo's; how the screen looks is the user's own.
+    let screen = RunArgs::default().resolve(Settings::default())?.screen;
     let out = args
         .out
         .clone()
@@ -52,7 +54,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         json: args.json.then_some(true),
         ..Settings::default()
     };
-    let config = Config::resolve([settings])?;
+    let config = Config { screen, ..Config::resolve([settings])? };
     let quiet = config.terminal.json || config.terminal.summary == SummaryForm::Json;
     let code = live::trace(config, "demo", Some("a shop, its stock and its shoppers"), Stop::default());
     // It ends here, whatever became of the tracing.

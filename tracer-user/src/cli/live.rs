@@ -44,6 +44,7 @@ pub fn run(args: &LiveArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong with what was typed is found before anything is attached.
     run::filter(&config)?;
+    let age_steps = run::screen(&config)?.age_steps;
     let metrics = Metrics::default();
     let recorder = record::recorder(&config, &metrics)?;
     let everything = recorder.is_some() && config.record.payload == Payload::Full;
@@ -72,7 +73,11 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         notes.push_str(&format!("txray: without {}: {}\n", missing.feature, missing.reason));
     }
     run::run(Run {
-        pipeline: PipelineConfig { protocols: config.protocols.clone(), ..PipelineConfig::default() },
+        pipeline: PipelineConfig {
+            protocols: config.protocols.clone(),
+            age_steps,
+            ..PipelineConfig::default()
+        },
         mode: Mode::Live,
         input: Input::Events(Box::new(source)),
         verdicts,

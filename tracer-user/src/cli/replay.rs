@@ -64,10 +64,11 @@ pub struct ReplayArgs {
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = args.run.resolve(args.run.settings(Settings::default()))?;
     run::filter(&config)?;
+    let screen = run::screen(&config)?;
     let range = run::range(args.from, args.to)?;
     let recording = run::open_recording(&args.dir)?;
     if run::wants_screen(&config) {
-        return play(args, config, range, &recording);
+        return play(args, config, screen, range, &recording);
     }
     if args.at.is_some() {
         return Err(Expected::new(
@@ -98,7 +99,11 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         Speed::Max => None,
     };
     let code = run::run(Run {
-        pipeline: PipelineConfig { protocols: config.protocols.clone(), ..PipelineConfig::default() },
+        pipeline: PipelineConfig {
+            protocols: config.protocols.clone(),
+            age_steps: screen.age_steps,
+            ..PipelineConfig::default()
+        },
         mode: Mode::Replay { pace, range },
         input,
         verdicts: Box::new(NullVerdicts),
@@ -127,6 +132,7 @@ fn unreadable(n: u64) -> anyhow::Result<()> {
 fn play(
     args: &ReplayArgs,
     config: Config,
+    screen: tui::ScreenSettings,
     range: WallRange,
     recording: &Recording,
 ) -> anyhow::Result<ExitCode> {
@@ -164,7 +170,11 @@ fn play(
     };
     let tape = Tape {
         dir: args.dir.clone(),
-        pipeline: PipelineConfig { protocols: config.protocols.clone(), ..PipelineConfig::default() },
+        pipeline: PipelineConfig {
+            protocols: config.protocols.clone(),
+            age_steps: screen.age_steps,
+            ..PipelineConfig::default()
+        },
         filter: filter.clone(),
         range,
         until: config.duration,
@@ -173,7 +183,7 @@ fn play(
         follows: false,
     };
     let player = Player::start(tape, begin).context("play the recording")?;
-    let left = run::show(tui::Shows::Recording(&player), heading, &stop, &stop.clone());
+    let left = run::show(tui::Shows::Recording(&player), heading, screen, &stop, &stop.clone());
     let histograms = player.feed().histograms;
     let Outcome { totals, snapshot, metrics, n_faults } = player.finish();
     left.context("draw the screen")?;

@@ -124,10 +124,17 @@ pub fn open_recording(dir: &Path) -> anyhow::Result<Recording> {
     })
 }
 
+/// Reads what the settings say about the screen.
+pub fn screen(config: &Config) -> anyhow::Result<tui::ScreenSettings> {
+    let settings = tui::ScreenSettings::read(&config.screen);
+    Ok(settings.map_err(|fault| Expected::new(fault.to_string(), fault.way_out))?)
+}
+
 /// Runs to the end and prints the summary.
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title, notes } = run;
     let filter = filter(&config)?;
+    let settings = screen(&config)?;
     let rows_only = matches!(input, Input::Rows(_));
     let histograms = SharedHistograms::default();
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
@@ -223,7 +230,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
                 })
                 .context("start the pipeline's thread")?;
             let keys = stop.clone();
-            let shown = show(tui::Shows::Live(&feed, past), heading, &stop, &keys);
+            let shown = show(tui::Shows::Live(&feed, past), heading, settings, &stop, &keys);
             let done = worker.join().map_err(|_| anyhow::anyhow!("the pipeline's thread panicked"))?;
             shown.context("draw the screen")?;
             done
@@ -264,8 +271,14 @@ pub fn wants_screen(config: &Config) -> bool {
 }
 
 /// Shows the screen; what it was left by stops the run.
-pub fn show(shows: tui::Shows<'_>, heading: tui::Heading, stop: &Stop, keys: &Stop) -> io::Result<tui::Left> {
-    let left = tui::run(shows, heading, || keys.reason().is_some());
+pub fn show(
+    shows: tui::Shows<'_>,
+    heading: tui::Heading,
+    settings: tui::ScreenSettings,
+    stop: &Stop,
+    keys: &Stop,
+) -> io::Result<tui::Left> {
+    let left = tui::run(shows, heading, settings, || keys.reason().is_some());
     match &left {
         Ok(tui::Left::Quit) => stop.stop(Reason::Quit),
         Ok(tui::Left::Interrupted) | Err(_) => stop.stop(Reason::Signal),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::age::AgeSteps;
 pub use crate::conn::turns::LostRequests;
 use crate::{
     conn::{
@@ -73,6 +74,8 @@ pub struct PipelineConfig {
     /// Registry names of the protocols looked for; empty = all. A connection that speaks another one is opaque: counted as
     /// such (`connections.opaque`), no longer captured, and nothing of it is lost.
     pub protocols: Vec<String>,
+    /// Classes of age in which snapshots count what is in flight: no part of what is computed.
+    pub age_steps: AgeSteps,
 }
 
 impl Default for PipelineConfig {
@@ -89,6 +92,7 @@ impl Default for PipelineConfig {
             keep_target: true,
             max_operations: 1_000,
             protocols: Vec::new(),
+            age_steps: AgeSteps::SCOUTER,
         }
     }
 }
@@ -113,8 +117,8 @@ impl VerdictSink for NullVerdicts {
 pub struct InFlight {
     /// Service.
     pub service: Arc<str>,
-    /// Younger than 3 s, 3 to 8 s, 8 s and older (event time).
-    pub by_age: [u64; 3],
+    /// How many of each class of age (event time), the youngest first: one for each class of [`Snapshot::age_steps`].
+    pub by_age: Vec<u64>,
 }
 
 /// How far a request in flight is.
@@ -199,6 +203,8 @@ pub struct Snapshot {
     pub n_unended: u64,
     /// Transactions that wait behind the watermark, or have not been drained.
     pub n_waiting: u64,
+    /// Classes of age in which the requests in flight are counted.
+    pub age_steps: AgeSteps,
     /// Requests in flight by service, in the order of the names.
     pub in_flight: Vec<InFlight>,
     /// Requests in flight (long-lived ones too), the oldest [`MAX_OPEN_LISTED`].
@@ -230,6 +236,7 @@ pub enum CheckpointError {
 /// Version of the checkpoint's layout.
 pub const CHECKPOINT_VERSION: u32 = 2;
 
+mod age;
 mod checkpoint;
 mod step;
 
@@ -673,7 +680,8 @@ impl Pipeline {
         let frontier = self.order.frontier();
         let mut lost = state.lost;
         let (mut n_open, mut n_long_lived) = (0, 0);
-        let mut by_service: BTreeMap<Arc<str>, [u64; 3]> = BTreeMap::new();
+        let age_steps = self.rest.config.age_steps;
+        let mut by_service: BTreeMap<Arc<str>, [u64; AgeSteps::MAX_CLASSES]> = BTreeMap::new();
         let mut listed: BTreeMap<(BootTime, ConnId, u64), OpenRequest> = BTreeMap::new();
         for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
             lost.add(entry.lost(state, false));
@@ -691,12 +699,8 @@ impl Pipeline {
                     continue;
                 }
                 n_open += 1;
-                let step = match frontier.0.saturating_sub(open.start.0) {
-                    0..3_000_000_000 => 0,
-                    3_000_000_000..8_000_000_000 => 1,
-                    _ => 2,
-                };
-                by_service.entry(self.rest.processes.service_of(open.pid, &open.comm)).or_default()[step] +=
+                let class = age_steps.class(frontier.0.saturating_sub(open.start.0));
+                by_service.entry(self.rest.processes.service_of(open.pid, &open.comm)).or_default()[class] +=
                     1;
             }
         }
@@ -710,7 +714,14 @@ impl Pipeline {
             n_long_lived,
             n_unended: state.n_unended,
             n_waiting: self.rest.watermark.n_waiting() as u64,
-            in_flight: by_service.into_iter().map(|(service, by_age)| InFlight { service, by_age }).collect(),
+            age_steps,
+            in_flight: by_service
+                .into_iter()
+                .map(|(service, by_age)| InFlight {
+                    service,
+                    by_age: by_age[..age_steps.n_classes()].to_vec(),
+                })
+                .collect(),
             open: listed.into_values().collect(),
             unpaired: Unpaired::ALL.iter().map(|&reason| (reason, state.unpaired[reason as usize])).collect(),
             lost_requests: lost,

@@ -1,7 +1,7 @@
 //! The state at one instant: what was in flight then, and all that had finished by then. A table for people, one JSON object for
 //! machines.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use super::{
     format::{self, Align},
@@ -9,6 +9,7 @@ use super::{
     summary::{self, QUANTILES, Summary, comma},
 };
 use crate::{
+    config::Span,
     pipeline::{OpenRequest, Snapshot},
     sink::histogram::Histograms,
     text::{data_text, push_json, screen_bytes, screen_text},
@@ -64,11 +65,19 @@ impl Instant {
         )?;
         out.extend_from_slice(b",\"in_flight_by_service\":[");
         for (i, flight) in in_flight.iter().enumerate() {
-            let [young, middle, old] = flight.by_age;
             out.extend_from_slice(comma(i).as_bytes());
             out.extend_from_slice(b"{\"service\":");
             push_json(out, &flight.service);
-            write!(out, ",\"below_3s\":{young},\"below_8s\":{middle},\"older\":{old}}}")?;
+            let below = self
+                .snapshot
+                .age_steps
+                .ages_ns()
+                .iter()
+                .map(|age| format!("below_{}", Span(Duration::from_nanos(*age))));
+            for (class, n) in below.chain(["older".to_owned()]).zip(&flight.by_age) {
+                write!(out, ",\"{class}\":{n}")?;
+            }
+            out.push(b'}');
         }
         out.extend_from_slice(b"],\"requests\":[");
         for (i, open) in open.iter().enumerate() {
@@ -169,5 +178,33 @@ impl Instant {
         text.push('\n');
         text.push_str(&summary::table(&summary::operations(&self.histograms), None));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{AgeSteps, InFlight};
+
+    #[test]
+    fn classes_of_age_are_called_by_their_bounds() {
+        for (age_steps, by_age, keys) in [
+            (AgeSteps::SCOUTER, vec![5, 2, 1], "\"below_3s\":5,\"below_8s\":2,\"older\":1}"),
+            (
+                AgeSteps::PINPOINT,
+                vec![5, 0, 2, 1],
+                "\"below_1s\":5,\"below_3s\":0,\"below_5s\":2,\"older\":1}",
+            ),
+        ] {
+            let in_flight = vec![InFlight { service: "shop".into(), by_age }];
+            let instant = Instant {
+                at: WallTime(1),
+                snapshot: Snapshot { age_steps, in_flight, ..Snapshot::default() },
+                histograms: Histograms::default(),
+                losses: Losses::default(),
+            };
+            let json = String::from_utf8(instant.json()).unwrap();
+            assert!(json.contains(&format!("[{{\"service\":\"shop\",{keys}]")), "{json}");
+        }
     }
 }

@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     chart::{ChartArea, Density, Geometry, Rectangle, Scale},
+    columns::Columns,
     command,
-    keymap::{self, Action, Key},
+    keymap::{Action, Key},
+    layouts::SavedLayout,
     playback::{Order, Played, Sought},
+    settings::ScreenSettings,
     view::{ListSort, Place, Roles, Sort, View},
 };
 use crate::{config::Span, report::filter::Filter, time::WallTime, transaction::Transaction};
@@ -18,10 +21,14 @@ pub(super) const LONGEST_NS: u64 = 60 * MINUTE_NS;
 /// Windows below a minute; above, whole minutes.
 pub(super) const SHORT_NS: [u64; 6] =
     [SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS, 10 * SECOND_NS, 20 * SECOND_NS, 30 * SECOND_NS];
+/// Shortest and longest window.
+pub(super) const WINDOWS_NS: std::ops::RangeInclusive<u64> = SHORT_NS[0]..=LONGEST_NS;
 /// Lowest and highest top of the elapsed axis.
-const TOPS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=3_600 * SECOND_NS;
+pub(super) const TOPS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=3_600 * SECOND_NS;
 /// Longest duration that is typed, and longest filter.
 const MAX_TYPED: [usize; 2] = [16, 512];
+/// Longest number and name of a layout that are typed.
+const MAX_LAYOUT: usize = 40;
 /// Zooms that can be taken back.
 const MAX_ZOOMS: usize = 32;
 
@@ -38,6 +45,8 @@ pub enum Command {
     Interrupt,
     /// Ask the playback for something.
     Order(Order),
+    /// Draw again, and keep [`App::to_save`].
+    Save,
 }
 
 /// A rectangle while it is being selected, in cells of the chart.
@@ -69,6 +78,8 @@ pub enum Purpose {
     Filter,
     /// A command.
     Command,
+    /// Number and name of a layout to keep.
+    Layout,
 }
 
 /// What was shown before a zoom.
@@ -183,6 +194,12 @@ pub struct App {
     pub complaint: Option<String>,
     /// What was shown before each zoom.
     pub zooms: Vec<Zoom>,
+    /// Columns of the tables.
+    pub columns: Columns,
+    /// A layout that is to be kept.
+    pub to_save: Option<SavedLayout>,
+    /// What the settings say.
+    pub settings: Arc<ScreenSettings>,
 }
 
 impl Default for App {
@@ -213,6 +230,9 @@ impl Default for App {
             prompt: None,
             complaint: None,
             zooms: Vec::new(),
+            columns: Columns::default(),
+            to_save: None,
+            settings: Arc::default(),
         }
     }
 }
@@ -254,7 +274,7 @@ impl App {
             return self.prompt_key(key, seen);
         }
         self.complaint = None;
-        match keymap::action(self.place(), key) {
+        match self.settings.keymap.action(self.place(), key) {
             Some(action) => self.act(action, seen),
             None => Command::Nothing,
         }
@@ -321,7 +341,8 @@ impl App {
                 };
             }
             Action::Reset => {
-                *self = App { view: self.view, density: self.density, paused: self.paused, ..App::default() };
+                let start = App::with_settings(self.settings.clone(), None);
+                *self = App { view: self.view, density: self.density, paused: self.paused, ..start };
             }
             Action::Sort if self.place() == Place::List => {
                 (self.list_sort, self.list) = (self.list_sort.next(), Rows::default());
@@ -368,6 +389,8 @@ impl App {
                 (self.detail, self.scroll) = (Some(row.clone()), 0);
             }
             Action::Back => self.back(),
+            Action::Preset(number) => self.show_preset(number),
+            Action::SaveLayout => self.type_layout(),
             Action::ScrollUp | Action::ScrollDown => {
                 let scroll = self.help.as_mut().unwrap_or(&mut self.scroll);
                 *scroll = match action {
@@ -478,6 +501,10 @@ impl App {
             {
                 prompt.text.push(c);
             }
+            (Key::Char(c), Purpose::Layout) if !c.is_control() && prompt.text.len() < MAX_LAYOUT => {
+                prompt.text.push(c);
+            }
+            (Key::Enter, Purpose::Layout) => return self.keep_typed(),
             (Key::Backspace, _) => drop(prompt.text.pop()),
             (Key::Escape, _) => self.prompt = None,
             (Key::Enter, Purpose::Top) => {
@@ -729,7 +756,8 @@ mod tests {
     }
 
     fn any_key() -> impl Strategy<Value = Key> {
-        let bound: Vec<Key> = keymap::BINDINGS.iter().flat_map(|binding| binding.keys).copied().collect();
+        let bound: Vec<Key> =
+            crate::tui::keymap::BINDINGS.iter().flat_map(|binding| binding.keys).copied().collect();
         let typed = "0123456789.msqx ".chars().map(Key::Char).collect::<Vec<_>>();
         prop_oneof![
             any::<char>().prop_map(Key::Char),

@@ -7,6 +7,8 @@ use super::view::{Place, View};
 pub enum Key {
     /// A character.
     Char(char),
+    /// Alt and a character.
+    Alt(char),
     /// Enter.
     Enter,
     /// Escape.
@@ -43,6 +45,7 @@ impl Key {
         match self {
             Key::Char(' ') => "space".to_owned(),
             Key::Char(c) => c.to_string(),
+            Key::Alt(c) => format!("Alt-{c}"),
             Key::Enter => "Enter".to_owned(),
             Key::Escape => "Esc".to_owned(),
             Key::Backspace => "Backspace".to_owned(),
@@ -160,6 +163,10 @@ pub enum Action {
     Slowest,
     /// Type a command.
     TypeCommand,
+    /// Show a layout that is kept, by the number of its preset, from 1.
+    Preset(u8),
+    /// Keep what is shown as a layout.
+    SaveLayout,
 }
 
 /// Keys that do one thing in some places.
@@ -188,7 +195,7 @@ const fn bind(
 }
 
 use Action as A;
-use Key::Char;
+use Key::{Alt, Char};
 
 /// Everywhere.
 const ALL: &[Place] = &[
@@ -240,6 +247,10 @@ const FOUND: &[Place] = &[
 const SELECT: &[Place] = &[Place::Select];
 const OPENED: &[Place] = &[Place::Select, Place::List, Place::Contrast, Place::Detail, Place::Help];
 const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Contrast, Place::Detail, Place::Help];
+
+/// The nth shows the nth preset.
+const PRESET_KEYS: &[Key] =
+    &[Alt('1'), Alt('2'), Alt('3'), Alt('4'), Alt('5'), Alt('6'), Alt('7'), Alt('8'), Alt('9')];
 
 /// All bindings, in the order of the help; those of a place with a hint, in the order of its footer.
 pub const BINDINGS: &[Binding] = &[
@@ -297,14 +308,18 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('8')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
     bind(&[Key::Tab], VIEWS, A::NextView, "next view", ""),
     bind(&[Key::BackTab], VIEWS, A::PreviousView, "view before", ""),
+    bind(PRESET_KEYS, VIEWS, A::Preset(0), "a layout that is kept, by its number", ""),
+    bind(&[Char('S')], VIEWS, A::SaveLayout, "keep this layout: number and name", ""),
 ];
 
-/// The bindings of a place.
+/// The bindings of a place, as in the table.
+#[cfg(test)]
 pub fn of(place: Place) -> impl Iterator<Item = &'static Binding> {
     BINDINGS.iter().filter(move |binding| binding.places.contains(&place))
 }
 
-/// What a key does in a place.
+/// What a key does in a place, by the table.
+#[cfg(test)]
 pub fn action(place: Place, key: Key) -> Option<Action> {
     of(place).find(|binding| binding.keys.contains(&key)).map(|binding| binding.action)
 }
@@ -343,8 +358,10 @@ mod tests {
     #[test]
     fn every_binding_fits_the_help_of_the_narrowest_screen() {
         for binding in BINDINGS {
-            let keys: usize = binding.keys.iter().map(|key| key.name().chars().count() + 1).sum();
-            assert!(keys <= 14 && (1..=44).contains(&binding.what.len()), "{binding:?}");
+            let keymap = crate::tui::Keymap::default();
+            let mut texts = keymap.of(binding.places[0]).filter(|bound| bound.what == binding.what);
+            let keys = texts.next().map_or(0, |bound| bound.keys_text().chars().count() + 1);
+            assert!((1..=14).contains(&keys) && (1..=44).contains(&binding.what.len()), "{binding:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     event::Role,
-    pipeline::{InFlight, OpenRequest},
+    pipeline::{AgeSteps, InFlight, OpenRequest},
     report::{filter::Filter, loss::Losses, summary::QUANTILES},
     sink::{
         histogram::{self, Histograms},
@@ -88,6 +88,8 @@ pub struct Model {
     pub n_open: u64,
     /// Tunnels and streams.
     pub n_long_lived: u64,
+    /// Classes of age in which they are counted.
+    pub age_steps: AgeSteps,
     /// By service, most first.
     pub in_flight: Vec<InFlight>,
     /// Requests in flight, the oldest first; not all where there are very many.
@@ -307,6 +309,7 @@ impl Model {
             filtered: status.filtered,
             n_open: status.snapshot.n_open,
             n_long_lived: status.snapshot.n_long_lived,
+            age_steps: status.snapshot.age_steps,
             in_flight,
             open: status.snapshot.open.clone(),
             services: base.services.clone(),

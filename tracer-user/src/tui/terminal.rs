@@ -23,8 +23,11 @@ use super::{
     draw::{Layout, draw, layout},
     feed::{Feed, Heading},
     keymap::Key,
+    layouts,
     model::Model,
     playback::{OpenPast, Order, Playback, Played},
+    settings::ScreenSettings,
+    table::Fault,
     theme::Theme,
 };
 
@@ -196,13 +199,18 @@ impl Source<'_> {
 }
 
 /// Shows the screen until the user leaves it or `stopped` says so. A recording that has ended stays on the screen.
-pub fn run(shows: Shows<'_>, heading: Heading, stopped: impl Fn() -> bool) -> io::Result<Left> {
+pub fn run(
+    shows: Shows<'_>,
+    heading: Heading,
+    settings: ScreenSettings,
+    stopped: impl Fn() -> bool,
+) -> io::Result<Left> {
     let _taken = Taken::take()?;
     // A frame goes out in one piece: standard output itself would cut it at each line.
     let out = io::BufWriter::with_capacity(FRAME_BYTES, io::stdout());
     let mut terminal = Terminal::new(CrosstermBackend::new(out))?;
-    let theme = Theme::detect(|name| std::env::var(name).ok());
-    let mut app = App::with_window(heading.window_ns);
+    let theme = Theme { palette: settings.palette, ..Theme::detect(|name| std::env::var(name).ok()) };
+    let mut app = App::with_settings(settings.into(), heading.window_ns);
     let (mut seen, mut shown) = (Seen::default(), Layout::default());
     let mut pressed = None;
     let (mut dirty, mut focused) = (true, true);
@@ -283,6 +291,10 @@ pub fn run(shows: Shows<'_>, heading: Heading, stopped: impl Fn() -> bool) -> io
         };
         match command {
             Command::Draw => dirty = true,
+            Command::Save => {
+                dirty = true;
+                save(&mut app);
+            }
             Command::Nothing => {}
             Command::Quit => return Ok(Left::Quit),
             Command::Interrupt => return Ok(Left::Interrupted),
@@ -309,6 +321,20 @@ fn wait_for_input(most: Duration) -> io::Result<bool> {
         return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
     }
     Ok(input.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0)
+}
+
+/// Keeps the layout that is to be kept.
+fn save(app: &mut App) {
+    let Some(layout) = app.to_save.take() else { return };
+    let saved = match &app.settings.folder {
+        Some(folder) => layouts::save(folder, &layout),
+        None => Err(Fault {
+            place: None,
+            what: "there is no folder to keep it in: neither HOME nor XDG_CONFIG_HOME is set".to_owned(),
+            way_out: "name a settings file: --config FILE".to_owned(),
+        }),
+    };
+    app.saved(layout, saved);
 }
 
 /// The left button selects a rectangle of the XLog, from where it is pressed to where it is let go.
@@ -354,9 +380,8 @@ fn progress(feed: &Feed) -> (u64, u64, u64, bool) {
 fn key_of(key: KeyEvent) -> Option<Key> {
     Some(match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Key::Interrupt,
-        KeyCode::Char(_) if key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) => {
-            return None;
-        }
+        KeyCode::Char(_) if key.modifiers.contains(KeyModifiers::CONTROL) => return None,
+        KeyCode::Char(c) if key.modifiers.contains(KeyModifiers::ALT) => Key::Alt(c),
         KeyCode::Char(c) => Key::Char(c),
         KeyCode::Enter => Key::Enter,
         KeyCode::Esc => Key::Escape,

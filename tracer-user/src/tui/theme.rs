@@ -2,7 +2,11 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use crate::sink::xlog::Class;
+use super::palette::{Palette, Tone};
+use crate::{
+    sink::xlog::Class,
+    transaction::{End, Transaction},
+};
 
 /// How many colours there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Theme {
     pub colours: Colours,
     /// Characters.
     pub symbols: Symbols,
+    /// What the settings change of the colours.
+    pub palette: Palette,
 }
 
 impl Theme {
@@ -49,12 +55,19 @@ impl Theme {
         let locale = locale.to_ascii_lowercase();
         // Under sudo the locale is often gone; most terminals are UTF-8, and only an explicit other charset says no.
         let ascii = term == "linux" || locale.contains("8859") || locale.contains("ascii");
-        Theme { colours, symbols: if ascii { Symbols::Ascii } else { Symbols::Unicode } }
+        let symbols = if ascii { Symbols::Ascii } else { Symbols::Unicode };
+        Theme { colours, symbols, palette: Palette::DEFAULT }
     }
 
     /// A dot or cell of a class.
     pub fn class(self, class: Class) -> Style {
-        match (self.colours, class) {
+        let tone = match class {
+            Class::Normal => Tone::Normal,
+            Class::LongLived => Tone::Async,
+            Class::Stuck => Tone::Stuck,
+            Class::Error => Tone::Error,
+        };
+        let own = match (self.colours, class) {
             (Colours::None, Class::Error) => Style::new().add_modifier(Modifier::REVERSED),
             (Colours::None, _) => Style::new(),
             (Colours::Sixteen, Class::Error) => Style::new().fg(Color::Red).add_modifier(Modifier::REVERSED),
@@ -65,7 +78,41 @@ impl Theme {
             (Colours::Many, Class::LongLived) => Style::new().fg(Color::Rgb(172, 172, 172)),
             (Colours::Sixteen, Class::Normal) => Style::new().fg(Color::Blue),
             (Colours::Many, Class::Normal) => Style::new().fg(Color::Rgb(0x5c, 0xa8, 0xff)),
+        };
+        self.painted(tone, own)
+    }
+
+    fn painted(self, tone: Tone, own: Style) -> Style {
+        self.palette.over(tone, self.colours, own)
+    }
+
+    /// A line about a transaction: told apart further than a dot, where the settings have colours for it.
+    pub fn line(self, transaction: &Transaction) -> Style {
+        let own = match Class::of(transaction) {
+            Class::Normal => Style::new(),
+            class => self.class(class),
+        };
+        match (transaction.end, transaction.status_code) {
+            (End::Closed | End::Reset | End::Exited, _) => self.painted(Tone::Aborted, own),
+            (End::Answered, Some(400..500)) => self.painted(Tone::ClientError, own),
+            _ => own,
         }
+    }
+
+    /// A cell of the heat map without anything special, `level` full (1 to 8).
+    pub fn heat(self, level: usize) -> Style {
+        let own = self.class(Class::Normal);
+        self.palette.heat(level, self.colours).map_or(own, |colour| own.fg(colour))
+    }
+
+    /// The line of what counts as slow: symbol and style.
+    pub fn slow(self) -> (char, Style) {
+        let symbol = if self.symbols == Symbols::Ascii { '=' } else { '╌' };
+        let own = match self.colours {
+            Colours::None => Style::new(),
+            _ => Style::new().fg(Color::Yellow),
+        };
+        (symbol, self.painted(Tone::Slow, own))
     }
 
     /// Whether a cell with an error shows a letter, because its colour may not.
@@ -75,10 +122,11 @@ impl Theme {
 
     /// Something was lost.
     pub fn loss(self) -> Style {
-        match self.colours {
+        let own = match self.colours {
             Colours::None => Style::new().add_modifier(Modifier::REVERSED),
             _ => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
-        }
+        };
+        self.painted(Tone::Loss, own)
     }
 
     /// Less important text.
@@ -96,15 +144,16 @@ impl Theme {
 
     /// What a filter, a pause or a selection changes.
     pub fn reversed(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
+        self.painted(Tone::Selected, Style::new().add_modifier(Modifier::REVERSED))
     }
 
     /// A figure that counts errors.
     pub fn error(self) -> Style {
-        match self.colours {
+        let own = match self.colours {
             Colours::None => Style::new().add_modifier(Modifier::BOLD),
             _ => Style::new().fg(Color::Red),
-        }
+        };
+        self.painted(Tone::Error, own)
     }
 
     /// A line across empty cells.
@@ -132,26 +181,32 @@ impl Theme {
         }
     }
 
-    /// Requests in flight by age: up to 3 s, 3 to 8 s, longer. Each step has a symbol of its own too.
-    pub fn step(self, step: usize) -> (char, Style) {
-        let symbol = match (self.symbols, step) {
-            (Symbols::Unicode, 0) => '░',
-            (Symbols::Unicode, 1) => '▓',
-            (Symbols::Unicode, _) => '█',
-            (Symbols::Ascii, 0) => '.',
-            (Symbols::Ascii, 1) => 'o',
-            (Symbols::Ascii, _) => '#',
+    /// Requests in flight by class of age, 0 the youngest of `n_classes` (two to four). Each has a symbol of its own too.
+    pub fn step(self, class: usize, n_classes: usize) -> (char, Style) {
+        // Of four looks: the first and the last are always there.
+        let look = match (class, n_classes) {
+            (0, _) => 0,
+            (class, n) if class + 1 >= n => 3,
+            (1, 4) => 1,
+            _ => 2,
         };
-        let style = match (self.colours, step) {
+        let symbols = match self.symbols {
+            Symbols::Unicode => ['░', '▒', '▓', '█'],
+            Symbols::Ascii => ['.', ':', 'o', '#'],
+        };
+        let own = match (self.colours, look) {
             (Colours::None, _) => Style::new(),
             (Colours::Sixteen, 0) => Style::new().fg(Color::Blue),
-            (Colours::Sixteen, 1) => Style::new().fg(Color::Yellow),
+            (Colours::Sixteen, 1) => Style::new().fg(Color::Cyan),
+            (Colours::Sixteen, 2) => Style::new().fg(Color::Yellow),
             (Colours::Sixteen, _) => Style::new().fg(Color::Red),
             (Colours::Many, 0) => Style::new().fg(Color::Rgb(108, 192, 255)),
-            (Colours::Many, 1) => Style::new().fg(Color::Rgb(242, 203, 97)),
+            (Colours::Many, 1) => Style::new().fg(Color::Rgb(52, 185, 148)),
+            (Colours::Many, 2) => Style::new().fg(Color::Rgb(242, 203, 97)),
             (Colours::Many, _) => Style::new().fg(Color::Rgb(255, 130, 193)),
         };
-        (symbol, style)
+        let tone = [Tone::Step1, Tone::Step2, Tone::Step3, Tone::Step4][class.min(3)];
+        (symbols[look], self.painted(tone, own))
     }
 }
 

@@ -10,9 +10,6 @@ use crate::{
     tui::{app::App, model::Model, theme::Theme},
 };
 
-/// Ages from which a request counts as slower: the steps of the bars.
-const STEPS_NS: [u64; 2] = [3_000_000_000, 8_000_000_000];
-
 /// Bars above, table below.
 fn panes(area: Rect) -> (Rect, Rect) {
     let bars = (area.height / 3).max(1);
@@ -64,12 +61,12 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
             &screen_bytes(&open.request()),
             &format!("{}/{}", open.pid, open.tid),
         );
-        let n_steps = STEPS_NS.iter().filter(|step| open.age_ns >= **step).count();
-        let mut style = match (open.kind, n_steps) {
+        let class = model.age_steps.class(open.age_ns);
+        let mut style = match (open.kind, class) {
             // Meant to be open for long.
             (Kind::LongLived, _) => theme.dim(),
             (_, 0) => Style::new(),
-            (_, n_steps) => theme.step(n_steps).1,
+            (_, class) => theme.step(class, model.age_steps.n_classes()).1,
         };
         if i == selected {
             style = theme.reversed();

@@ -10,6 +10,7 @@ use crate::{
     tui::{
         app::App,
         chart::{Cell, Chart, Density, Scale},
+        keymap::Action,
         model::Model,
         theme::{Symbols, Theme},
         view::Roles,
@@ -62,6 +63,7 @@ pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, 
         }
     }
     let lines = side(buffer, panes.side, chart, theme);
+    let slow = slow(buffer, panes, chart, app, theme);
     let rectangle = app
         .cursor
         .map(|cursor| (cursor, chart.geometry.rectangle(cursor.corner.unwrap_or(cursor.at), cursor.at)));
@@ -72,6 +74,9 @@ pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, 
             let (mut symbol, mut style) = symbol(chart, cell, lost, app.density, theme);
             if symbol == ' ' && lines.contains(&row) {
                 (symbol, style) = (theme.rule(), theme.dim());
+            }
+            if symbol == ' ' && slow == Some(row) {
+                (symbol, style) = theme.slow();
             }
             if let Some((cursor, rectangle)) = rectangle {
                 if rectangle.has(column, row) {
@@ -112,10 +117,12 @@ fn title(buffer: &mut Buffer, area: Rect, model: &Model, chart: &Chart, app: &Ap
     };
     note(chart.n_errors, "errors");
     note(chart.n_clamped, &format!("≥ {}", duration(app.y_max_ns)));
-    note(chart.n_hidden, if app.roles == Roles::Servers { "made hidden: c" } else { "served hidden: c" });
+    let key = |action| app.settings.keymap.key_name(action);
+    let hidden = if app.roles == Roles::Servers { "made" } else { "served" };
+    note(chart.n_hidden, &format!("{hidden} hidden: {}", key(Action::Roles)));
     note(model.evicted, "older as counts");
     if app.is_zoomed() {
-        text.push_str("  zoomed: Esc");
+        text.push_str(&format!("  zoomed: {}", key(Action::Back)));
     }
     put(buffer, area.x, area.y, area.width, &text, theme.heading());
 }
@@ -139,7 +146,22 @@ fn symbol(chart: &Chart, cell: Cell, lost: bool, density: Density, theme: Theme)
         (Density::Scatter, true) => '.',
         (Density::Heat, _) => theme.level(chart.level(cell)),
     };
+    if density == Density::Heat && class == Class::Normal {
+        return (symbol, theme.heat(chart.level(cell)));
+    }
     (symbol, style)
+}
+
+/// The row of what counts as slow, named where nothing else has a label.
+fn slow(buffer: &mut Buffer, panes: Panes, chart: &Chart, app: &App, theme: Theme) -> Option<u16> {
+    let ns = app.settings.slow_ns?;
+    let area = panes.cells;
+    let row = chart.row_of(ns).filter(|row| *row < area.height)?;
+    if chart.area.labels().iter().all(|(other, _)| *other != row) {
+        let text = format!("{} ", fit(&duration(ns), usize::from(LABELS) - 1, Align::Right));
+        put(buffer, area.x - LABELS, area.y + row, LABELS, &text, theme.slow().1);
+    }
+    Some(row)
 }
 
 /// A bar for each row, and the percentiles of what is shown. Returns the rows in which those lie.

@@ -1,15 +1,15 @@
 //! The list of what was selected.
 
-use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{operations::role_letter, put};
 use crate::{
     report::format::{Align, count, duration, fit},
-    sink::xlog::Class,
     text::{screen_bytes, screen_text},
     transaction::{End, Transaction},
     tui::{
         app::App,
+        columns::{self, ListColumn},
         model::{Listed, Model},
         theme::{Symbols, Theme},
     },
@@ -17,13 +17,50 @@ use crate::{
 
 /// Title and heading.
 const ABOVE: u16 = 2;
-/// Columns before the names: heading, width, alignment.
-const FIGURES: [(&str, usize, Align); 4] = [
-    ("end", 12, Align::Left),
-    ("elapsed", 8, Align::Right),
-    ("status", 8, Align::Right),
-    ("", 1, Align::Left),
+/// Widths and alignments of the columns, in the order of [`ListColumn`]; those of names are the least they need where columns were chosen.
+const WIDTHS: [(usize, Align); 7] = [
+    (12, Align::Left),
+    (8, Align::Right),
+    (8, Align::Right),
+    (1, Align::Left),
+    (8, Align::Left),
+    (12, Align::Left),
+    (12, Align::Left),
 ];
+
+/// The columns that are shown with their widths, and how many of the chosen ones are not.
+fn columns(app: &App, width: u16) -> (Vec<(ListColumn, usize)>, usize) {
+    let least = |column: ListColumn| WIDTHS[column as usize].0;
+    let is_name = |column| matches!(column, ListColumn::Service | ListColumn::Operation | ListColumn::Target);
+    let Some(chosen) = &app.columns.list else {
+        let all = ListColumn::ALL.map(|(column, _)| column);
+        let figures: usize = all.into_iter().filter(|c| !is_name(*c)).map(|column| least(column) + 1).sum();
+        let names = usize::from(width).saturating_sub(figures + 1);
+        let service = (names / 4).clamp(4, 24);
+        let operation = names.saturating_sub(service + 1).min(40).min((names - service.min(names)) / 2 + 8);
+        let target = names.saturating_sub(service + operation + 2);
+        let width = |column| match column {
+            ListColumn::Service => service,
+            ListColumn::Operation => operation,
+            ListColumn::Target => target,
+            figure => least(figure),
+        };
+        let all = all.into_iter().map(|column| (column, width(column)));
+        return (all.filter(|(_, width)| *width != 0).collect(), 0);
+    };
+    let n = columns::fitting(chosen.iter().map(|column| least(*column)), width.into());
+    let hidden = chosen.len() - n;
+    let mut shown: Vec<_> = chosen[..n].iter().map(|column| (*column, least(*column))).collect();
+    let mark = if hidden == 0 { 0 } else { columns::MARK };
+    let used: usize = shown.iter().map(|(_, width)| width + 1).sum();
+    let rest = usize::from(width).saturating_sub(used + mark);
+    // What is left is the names', in equal parts.
+    let names = shown.iter().filter(|(column, _)| is_name(*column)).count();
+    for (_, width) in shown.iter_mut().filter(|(column, _)| is_name(*column)) {
+        *width += rest / names;
+    }
+    (shown, hidden)
+}
 
 /// Rows that fit below the heading.
 pub(super) fn n_rows(area: Rect) -> u16 {
@@ -34,31 +71,22 @@ pub(super) fn n_rows(area: Rect) -> u16 {
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
     let Some(list) = &model.list else { return };
     put(buffer, area.x, area.y, area.width, &title(list), theme.heading());
-    let figures: usize = FIGURES.iter().map(|(_, width, _)| width + 1).sum();
-    let names = usize::from(area.width).saturating_sub(figures + 1);
-    let service = (names / 4).clamp(4, 24);
-    let operation = names.saturating_sub(service + 1).min(40).min((names - service.min(names)) / 2 + 8);
-    let target = names.saturating_sub(service + operation + 2);
-    let line = |cells: [&str; 4], names: [&str; 3]| {
+    let (columns, hidden) = columns(app, area.width);
+    let line = |cell: &dyn Fn(ListColumn) -> String| {
         let mut text = String::new();
-        for ((_, width, align), cell) in FIGURES.iter().zip(cells) {
-            text.push_str(&fit(cell, *width, *align));
+        for &(column, width) in &columns {
+            text.push_str(&fit(&cell(column), width, WIDTHS[column as usize].1));
             text.push(' ');
-        }
-        for (width, name) in [service, operation, target].into_iter().zip(names) {
-            if width != 0 {
-                text.push_str(&fit(name, width, Align::Left));
-                text.push(' ');
-            }
         }
         text
     };
     let mark = if theme.symbols == Symbols::Ascii { "*" } else { "▾" };
-    let heading = |name: &str| {
-        if name == app.list_sort.column() { format!("{mark}{name}") } else { name.to_owned() }
-    };
-    let headings = FIGURES.map(|(name, ..)| heading(name));
-    let text = line(headings.each_ref().map(String::as_str), ["service", &heading("operation"), "target"]);
+    let mut text = line(&|column| match ListColumn::ALL[column as usize].1 {
+        "role" => String::new(),
+        name if name == app.list_sort.column() => format!("{mark}{name}"),
+        name => name.to_owned(),
+    });
+    text.extend(columns::mark(hidden));
     put(buffer, area.x, area.y + 1, area.width, &text, theme.heading());
     let room = usize::from(n_rows(area));
     if list.rows.is_empty() {
@@ -68,15 +96,16 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     let selected = app.list.selected.min(list.rows.len() - 1);
     let first = (selected + 1).saturating_sub(room);
     for (i, row) in list.rows.iter().enumerate().skip(first).take(room) {
-        let target = row.target.as_deref().map(screen_bytes).unwrap_or_default();
-        let cells = [&clock_ms(row), &duration(row.duration_ns.max(0).unsigned_abs()), &status(row)];
-        let [end, elapsed, status] = cells.map(String::as_str);
-        let names = [&*screen_text(&row.service), &*screen_text(&row.operation), &*target];
-        let text = line([end, elapsed, status, role_letter(row.role)], names);
-        let mut style = match Class::of(row) {
-            Class::Normal => Style::new(),
-            class => theme.class(class),
-        };
+        let text = line(&|column| match column {
+            ListColumn::End => clock_ms(row),
+            ListColumn::Elapsed => duration(row.duration_ns.max(0).unsigned_abs()),
+            ListColumn::Status => status(row),
+            ListColumn::Role => role_letter(row.role).to_owned(),
+            ListColumn::Service => screen_text(&row.service).into_owned(),
+            ListColumn::Operation => screen_text(&row.operation).into_owned(),
+            ListColumn::Target => row.target.as_deref().map(screen_bytes).unwrap_or_default(),
+        });
+        let mut style = theme.line(row);
         if i == selected {
             style = theme.reversed();
         }

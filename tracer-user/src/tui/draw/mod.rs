@@ -16,7 +16,8 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     app::{App, Purpose},
-    command, keymap,
+    command,
+    keymap::Action,
     model::{Model, Narrowed},
     playback::Played,
     theme::Theme,
@@ -94,7 +95,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
     }
     footer(buffer, line(area.bottom() - 1), app, theme);
     if let Some(scroll) = app.help {
-        help::draw(buffer, area, app.place_below_help(), scroll, theme);
+        help::draw(buffer, area, app, scroll, theme);
     }
 }
 
@@ -165,8 +166,8 @@ fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme)
     }
     let badge = Some(badge).filter(|badge| !badge.is_empty());
     let name = |view: View, short: bool| {
-        let digit = char::from(view.digit());
-        if short && view != app.view { format!(" {digit} ") } else { format!(" {digit} {} ", view.name()) }
+        let key = app.settings.keymap.key_name(Action::View(view));
+        if short && view != app.view { format!(" {key} ") } else { format!(" {key} {} ", view.name()) }
     };
     let wanted = badge.as_ref().map_or(0, |badge| badge.width() + 1);
     let whole: usize = View::ALL.iter().map(|view| name(*view, false).width()).sum();
@@ -187,7 +188,7 @@ fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme)
 
 fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
     let Some(prompt) = &app.prompt else {
-        let text = app.complaint.clone().unwrap_or_else(|| hints(app.place(), usize::from(area.width)));
+        let text = app.complaint.clone().unwrap_or_else(|| hints(app, usize::from(area.width)));
         put(buffer, area.x, area.y, area.width, &text, theme.dim());
         return;
     };
@@ -196,6 +197,10 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         Purpose::Command => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
             (": ", complaint.unwrap_or_else(|| format!("   {}", command::HELP)))
+        }
+        Purpose::Layout => {
+            let complaint = app.complaint.as_deref().unwrap_or("a number from 1 to 9, then a name");
+            ("keep as: ", format!("   {complaint}"))
         }
         Purpose::Filter => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
@@ -223,10 +228,11 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
 }
 
 /// The keys of a place in a word each, as many as there is room for; help is always among them.
-fn hints(place: Place, width: usize) -> String {
+fn hints(app: &App, width: usize) -> String {
     let mut text = String::new();
-    for binding in keymap::of(place).filter(|binding| !binding.hint.is_empty()) {
-        let key = binding.keys.first().map(|key| key.name()).unwrap_or_default();
+    let keymap = &app.settings.keymap;
+    for binding in keymap.of(app.place()).filter(|binding| !binding.hint.is_empty()) {
+        let Some(key) = binding.keys.first().map(|key| key.name()) else { continue };
         let hint = format!("{key} {}", binding.hint);
         let gap = if text.is_empty() { 0 } else { 2 };
         if text.width() + gap + hint.width() > width {

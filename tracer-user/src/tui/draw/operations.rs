@@ -8,6 +8,7 @@ use crate::{
     report::format::{self, Align, count, duration, fit},
     tui::{
         app::App,
+        columns,
         model::{Model, Row},
         theme::{Symbols, Theme},
         view::Sort,
@@ -19,7 +20,8 @@ pub(super) fn n_rows(area: Rect) -> u16 {
     area.height.saturating_sub(1)
 }
 
-/// Columns behind the names: heading, width, and the narrowest screen that shows it (all of them are in the summary).
+/// Columns behind the names, in the order of [`columns::OperationColumn`]: heading, width, and the narrowest screen that shows it unless it was chosen
+/// (all of them are in the summary).
 const FIGURES: [(&str, usize, u16); 8] = [
     ("rate/s", 7, 0),
     ("errors", 7, 0),
@@ -31,14 +33,30 @@ const FIGURES: [(&str, usize, u16); 8] = [
     ("max", 6, 0),
 ];
 
+/// Least room for the names where columns were chosen.
+const NAMES: usize = 24;
+
+/// Which figures are shown, and how many of the chosen ones are not.
+fn shown(app: &App, width: u16) -> (Vec<usize>, usize) {
+    let Some(chosen) = &app.columns.operations else {
+        return ((0..FIGURES.len()).filter(|at| width >= FIGURES[*at].2).collect(), 0);
+    };
+    let mut chosen: Vec<usize> = chosen.iter().map(|column| *column as usize).collect();
+    let room = usize::from(width).saturating_sub(NAMES + 2);
+    let n = columns::fitting(chosen.iter().map(|at| FIGURES[*at].1), room);
+    let hidden = chosen.len() - n;
+    chosen.truncate(n);
+    (chosen, hidden)
+}
+
 /// Draws it.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
     if area.height == 0 {
         return;
     }
-    let shown = |narrowest: u16| area.width >= narrowest;
-    let figures: usize =
-        FIGURES.iter().filter(|(_, _, narrowest)| shown(*narrowest)).map(|(_, width, _)| width + 1).sum();
+    let (shown, hidden) = shown(app, area.width);
+    let figures: usize = shown.iter().map(|at| FIGURES[*at].1 + 1).sum::<usize>()
+        + columns::mark(hidden).map_or(0, |_| columns::MARK);
     let names = usize::from(area.width).saturating_sub(figures + 2);
     let service = (names / 3).clamp(4, 24);
     let operation = names.saturating_sub(service + 1);
@@ -48,9 +66,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         text.push_str(&fit(operation_text, operation, Align::Left));
         text.push(' ');
         text.push_str(&fit(role, 1, Align::Left));
-        for ((_, width, _), cell) in FIGURES.iter().zip(cells).filter(|(figure, _)| shown(figure.2)) {
+        for &at in &shown {
             text.push(' ');
-            text.push_str(&fit(cell, *width, Align::Right));
+            text.push_str(&fit(&cells[at], FIGURES[at].1, Align::Right));
         }
         text
     };
@@ -60,7 +78,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         .map(|name| if theme.symbols == Symbols::Ascii { name.replace('▾', "*") } else { name })
         .collect();
     let operation_heading = if app.sort == Sort::Name { "operation (sorted)" } else { "operation" };
-    let text = line("service", "", operation_heading, &heading);
+    let mut text = line("service", "", operation_heading, &heading);
+    text.extend(columns::mark(hidden).map(|mark| format!(" {mark}")));
     put(buffer, area.x, area.y, area.width, &text, theme.heading());
     let room = usize::from(area.height - 1);
     if model.rows.is_empty() {
@@ -110,4 +129,18 @@ fn cells(model: &Model, row: &Row) -> Vec<String> {
         None => cells.extend(["-"; 5].map(str::to_owned)),
     }
     cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_that_can_be_chosen_is_the_figure_of_its_name() {
+        let names = columns::OperationColumn::ALL.map(|(column, name)| (column as usize, name));
+        for ((at, name), (heading, ..)) in names.into_iter().zip(FIGURES) {
+            assert_eq!(heading.trim_end_matches("/s"), name);
+            assert_eq!(FIGURES[at].0, heading);
+        }
+    }
 }

@@ -60,18 +60,17 @@ pub(super) fn flights(buffer: &mut Buffer, area: Rect, model: &Model, theme: The
     let most = model.in_flight.iter().map(|flight| flight.by_age.iter().sum::<u64>()).max().unwrap_or(0);
     for (i, flight) in model.in_flight.iter().take(shown).enumerate() {
         let total: u64 = flight.by_age.iter().sum();
-        let [young, middle, old] = flight.by_age;
         let name = fit(&flight.service, 16, Align::Left);
-        let label =
-            format!("{name} {} ({} / {} / {}) ", count(total), count(old), count(middle), count(young));
+        let counts: Vec<String> = flight.by_age.iter().rev().map(|n| count(*n)).collect();
+        let label = format!("{name} {} ({}) ", count(total), counts.join(" / "));
         let y = area.y + i as u16;
         let x = area.x + left;
         put(buffer, x, y, room, &label, Style::new());
         let mut bar = x + (label.width() as u16).min(room);
         let cells = u64::from(area.right().saturating_sub(bar)).min(40);
         // From the left: the oldest first. Every step that is there has at least one cell.
-        for (step, n) in [(2, old), (1, middle), (0, young)] {
-            let (symbol, style) = theme.step(step);
+        for (step, &n) in flight.by_age.iter().enumerate().rev() {
+            let (symbol, style) = theme.step(step, model.age_steps.n_classes());
             let length = if n == 0 || most == 0 { 0 } else { (n * cells / most.max(cells)).max(1) };
             for _ in 0..length {
                 if bar < area.right() {
