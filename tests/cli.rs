@@ -49,7 +49,8 @@ fn fails(args: &[&str], line: &str, hint: &str) {
 #[test]
 fn help_names_every_subcommand() {
     let help = text(&txray(&["--help"]).stdout);
-    for name in ["live", "record", "replay", "find", "recover", "doctor", "demo", "completions", "man"] {
+    for name in ["live", "record", "replay", "find", "recover", "map", "doctor", "demo", "completions", "man"]
+    {
         assert!(
             help.lines().any(|line| line.trim_start().starts_with(&format!("{name} "))),
             "{name}: {help}"
@@ -61,7 +62,8 @@ fn help_names_every_subcommand() {
 #[test]
 fn every_subcommand_has_help_and_the_manual_page_has_them_all() {
     let page = text(&txray(&["man"]).stdout);
-    for name in ["live", "record", "replay", "find", "recover", "doctor", "demo", "completions", "man"] {
+    for name in ["live", "record", "replay", "find", "recover", "map", "doctor", "demo", "completions", "man"]
+    {
         let output = txray(&[name, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{name}");
         assert!(
@@ -89,6 +91,8 @@ fn what_was_typed_wrong_is_found_before_anything_is_traced() {
         assert!(text(&output.stderr).contains("--no-such-flag"));
     }
     fails(&["live", "--filter", "dration > 1s"], "did you mean 'duration'?", "duration >= 100ms");
+    let template = "https://traces.example/{span_id}";
+    fails(&["live", "--open-url", template], "there is no '{span_id}'", "{service}&start={from_ms}");
     fails(&["record"], "no folder to record into", "--out DIR");
     let output = txray(&["live", "--duration", "soon"]);
     assert_eq!(output.status.code(), Some(2));

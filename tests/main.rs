@@ -10,6 +10,8 @@ mod conversation;
 mod doctor;
 /// Real programs, traced, against what they logged themselves.
 mod live;
+/// Who calls whom, of a recording.
+mod map;
 /// The pipeline against the synthetic source and its truth.
 mod pipeline;
 /// A recording played on the screen.

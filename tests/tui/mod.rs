@@ -1,5 +1,7 @@
 //! The live screen, drawn into memory: golden screens, and figures read back from the cells.
 
+mod actions;
+mod graph;
 mod overview;
 mod settings;
 mod views;

@@ -82,7 +82,7 @@ fn hostile_bytes_and_wide_characters_stay_inside_their_cells() {
         title: hostile.to_owned(),
         filter: Some(hostile.to_owned()),
         replay: true,
-        window_ns: None,
+        ..Heading::default()
     };
     let screen = screen_with(&feed, 120, 40, MANY, &mut App::default(), &heading);
     insta::assert_snapshot!("hostile_120x40", screen.text());

@@ -245,6 +245,8 @@ pub struct Settings {
     pub queue_recorder: Option<usize>,
     /// Dots of the XLog.
     pub xlog_dots: Option<usize>,
+    /// Template of the links to another tool.
+    pub open_url: Option<String>,
     /// Folder of the recording.
     pub out: Option<PathBuf>,
     /// Payload kept.
@@ -304,6 +306,7 @@ impl Settings {
             queue_sink: upper.queue_sink.or(self.queue_sink),
             queue_recorder: upper.queue_recorder.or(self.queue_recorder),
             xlog_dots: upper.xlog_dots.or(self.xlog_dots),
+            open_url: upper.open_url.or(self.open_url),
             out: upper.out.or(self.out),
             payload: upper.payload.or(self.payload),
             max_bytes: upper.max_bytes.or(self.max_bytes),
@@ -395,6 +398,8 @@ pub struct Terminal {
     pub summary: SummaryForm,
     /// Dots that the XLog holds. 1 M × 24 bytes = 24 MB.
     pub xlog_dots: usize,
+    /// Template of the links to another tool, as typed.
+    pub open_url: Option<String>,
 }
 
 /// The recording.
@@ -424,7 +429,12 @@ impl Default for Config {
             },
             filter: None,
             duration: None,
-            terminal: Terminal { json: false, summary: SummaryForm::Text, xlog_dots: 1 << 20 },
+            terminal: Terminal {
+                json: false,
+                summary: SummaryForm::Text,
+                xlog_dots: 1 << 20,
+                open_url: None,
+            },
             record: Record { out: None, payload: Payload::Heads, max_bytes: None, max_age: None },
             screen: Screen::default(),
         }
@@ -463,6 +473,7 @@ impl Config {
                 json: settings.json.unwrap_or(default.terminal.json),
                 summary: settings.summary.unwrap_or(default.terminal.summary),
                 xlog_dots: queue(settings.xlog_dots, default.terminal.xlog_dots)?,
+                open_url: settings.open_url,
             },
             record: Record {
                 out: settings.out,

@@ -73,6 +73,9 @@ pub struct RunArgs {
     /// Dots that the XLog holds [default: 1048576]
     #[arg(long, value_name = "N", env = "TXRAY_XLOG_DOTS", help_heading = "Capture")]
     pub xlog_dots: Option<usize>,
+    /// Link that the key o makes of a transaction, with {trace_id} {from_ms} {to_ms} {service} {operation} {conn_id}
+    #[arg(long, value_name = "TEMPLATE", env = "TXRAY_OPEN_URL")]
+    pub open_url: Option<String>,
 }
 
 fn process_number(text: &str) -> Result<u32, crate::config::ParseError> {
@@ -126,8 +129,18 @@ impl CaptureArgs {
 impl RunArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let RunArgs { config: _, protocol, duration, filter, json, summary, layout, queue_sink, xlog_dots } =
-            self.clone();
+        let RunArgs {
+            config: _,
+            protocol,
+            duration,
+            filter,
+            json,
+            summary,
+            layout,
+            queue_sink,
+            xlog_dots,
+            open_url,
+        } = self.clone();
         Settings {
             protocol,
             duration,
@@ -137,6 +150,7 @@ impl RunArgs {
             layout,
             queue_sink,
             xlog_dots,
+            open_url,
             ..settings
         }
     }
@@ -163,6 +177,7 @@ impl RunArgs {
             None => own,
         };
         check_protocols(&config.protocols)?;
+        super::run::template(&config)?;
         Ok(config)
     }
 }

@@ -9,6 +9,7 @@ pub mod find;
 pub mod live;
 pub mod log;
 pub mod man;
+pub mod map;
 pub mod player;
 pub mod record;
 pub mod recover;
@@ -61,6 +62,8 @@ pub enum Command {
     Find(find::FindArgs),
     /// Print the state at one instant of a recording
     Snapshot(snapshot::SnapshotArgs),
+    /// Print who calls whom in a recording
+    Map(map::MapArgs),
     /// Seal what a killed run left open and verify a recording
     Recover(recover::RecoverArgs),
     /// Say what this host can and cannot do
@@ -84,6 +87,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
+        Command::Map(args) => map::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -153,6 +153,7 @@ fn play(
         title: format!("replay  {}", args.dir.display()),
         filter: filter.as_ref().map(|filter| filter.text().to_owned()),
         replay: true,
+        template: run::template(&config)?,
         window_ns: config
             .duration
             .filter(|duration| *duration < Duration::from_secs(300))

@@ -130,6 +130,18 @@ pub fn screen(config: &Config) -> anyhow::Result<tui::ScreenSettings> {
     Ok(settings.map_err(|fault| Expected::new(fault.to_string(), fault.way_out))?)
 }
 
+/// Reads the template of links of the settings, if there is one.
+pub fn template(config: &Config) -> anyhow::Result<Option<tui::Template>> {
+    let parse = |text: &String| {
+        tui::Template::parse(text).map_err(|error| {
+            let hint =
+                "for example: https://traces.example/search?service={service}&start={from_ms}&end={to_ms}";
+            Expected::new(error.to_string(), hint)
+        })
+    };
+    Ok(config.terminal.open_url.as_ref().map(parse).transpose()?)
+}
+
 /// Runs to the end and prints the summary.
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title, notes } = run;
@@ -164,6 +176,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
             title,
             filter: filter.as_ref().map(|filter| filter.text().to_owned()),
             replay: false,
+            template: template(&config)?,
             window_ns: config
                 .duration
                 .filter(|duration| *duration < Duration::from_secs(300))

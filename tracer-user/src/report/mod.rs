@@ -1,9 +1,11 @@
-//! What people read: losses, the summary, the strip, the filter language.
+//! What people read: losses, the summary, who calls whom, the strip, the filter language.
 
 pub mod doctor;
+pub mod edges;
 pub mod filter;
 pub mod format;
 pub mod instant;
 pub mod loss;
+pub mod map;
 pub mod strip;
 pub mod summary;

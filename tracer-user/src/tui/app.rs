@@ -6,13 +6,15 @@ use super::{
     chart::{ChartArea, Density, Geometry, Rectangle, Scale},
     columns::Columns,
     command,
+    errand::{self, Errand},
     keymap::{Action, Key},
     layouts::SavedLayout,
+    link::Template,
     playback::{Order, Played, Sought},
     settings::ScreenSettings,
     view::{ListSort, Place, Roles, Sort, View},
 };
-use crate::{config::Span, report::filter::Filter, time::WallTime, transaction::Transaction};
+use crate::{config::Span, event::Role, report::filter::Filter, time::WallTime, transaction::Transaction};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60 * SECOND_NS;
@@ -80,6 +82,8 @@ pub enum Purpose {
     Command,
     /// Number and name of a layout to keep.
     Layout,
+    /// A file to export to.
+    Export,
 }
 
 /// What was shown before a zoom.
@@ -110,6 +114,8 @@ pub struct Seen {
     pub has_past: bool,
     /// Of what ended before this, dots are no longer kept.
     pub kept_from: WallTime,
+    /// What the selected row of a table stands for.
+    pub narrow: Option<Narrowing>,
 }
 
 impl Seen {
@@ -117,6 +123,15 @@ impl Seen {
     pub fn instant(&self) -> WallTime {
         self.played.as_ref().and_then(|played| played.seeking).unwrap_or(self.now)
     }
+}
+
+/// The transactions that a row stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowing {
+    /// The filter that matches them; `None` = there is none.
+    pub filter: Option<String>,
+    /// The role they have.
+    pub role: Role,
 }
 
 /// Rows of one table.
@@ -170,6 +185,8 @@ pub struct App {
     pub active: Rows,
     /// Who calls whom.
     pub edges: Rows,
+    /// It is drawn too, where there is room.
+    pub map: bool,
     /// A rectangle that is being selected.
     pub cursor: Option<Cursor>,
     /// The rectangle that is listed.
@@ -200,6 +217,12 @@ pub struct App {
     pub to_save: Option<SavedLayout>,
     /// What the settings say.
     pub settings: Arc<ScreenSettings>,
+    /// What is to be done outside of the screen's state.
+    pub errand: Option<Errand>,
+    /// How to make a link of a transaction.
+    pub template: Option<Template>,
+    /// The link that is shown.
+    pub url: Option<String>,
 }
 
 impl Default for App {
@@ -218,6 +241,7 @@ impl Default for App {
             operations: Rows::default(),
             active: Rows::default(),
             edges: Rows::default(),
+            map: true,
             cursor: None,
             selection: None,
             list_sort: ListSort::Elapsed,
@@ -233,6 +257,9 @@ impl Default for App {
             columns: Columns::default(),
             to_save: None,
             settings: Arc::default(),
+            errand: None,
+            template: None,
+            url: None,
         }
     }
 }
@@ -269,6 +296,14 @@ impl App {
     pub fn key(&mut self, key: Key, seen: &Seen) -> Command {
         if key == Key::Interrupt {
             return Command::Interrupt;
+        }
+        // Whatever is being typed: what is on the screen is what is kept of it.
+        let is_typed = matches!(key, Key::Char(_) | Key::Backspace | Key::Enter | Key::Escape);
+        if !is_typed && self.settings.keymap.action(self.place(), key) == Some(Action::Dump) {
+            return self.act(Action::Dump, seen);
+        }
+        if self.url.take().is_some() {
+            return Command::Draw;
         }
         if self.prompt.is_some() {
             return self.prompt_key(key, seen);
@@ -340,9 +375,12 @@ impl App {
                     Roles::Both => Roles::Servers,
                 };
             }
+            Action::Map => self.map = !self.map,
             Action::Reset => {
                 let start = App::with_settings(self.settings.clone(), None);
-                *self = App { view: self.view, density: self.density, paused: self.paused, ..start };
+                let template = self.template.take();
+                let App { view, density, paused, .. } = *self;
+                *self = App { view, density, paused, template, ..start };
             }
             Action::Sort if self.place() == Place::List => {
                 (self.list_sort, self.list) = (self.list_sort.next(), Rows::default());
@@ -388,6 +426,26 @@ impl App {
                 let Some(row) = &seen.row else { return Command::Nothing };
                 (self.detail, self.scroll) = (Some(row.clone()), 0);
             }
+            Action::Narrow => {
+                let Some(narrow) = &seen.narrow else { return Command::Nothing };
+                self.narrow(narrow);
+            }
+            Action::TypeExport => {
+                let text = errand::default_name(seen.now);
+                self.prompt = Some(Prompt { purpose: Purpose::Export, text, fault: None });
+            }
+            Action::Dump => self.errand = Some(Errand::Dump),
+            Action::Link => {
+                let Some(row) = self.detail.as_ref().or(seen.row.as_ref()) else { return Command::Nothing };
+                match self.template.as_ref().map(|template| template.url(row)) {
+                    Some(Ok(url)) => (self.url, self.errand) = (Some(url.clone()), Some(Errand::Copy(url))),
+                    Some(Err(error)) => self.complaint = Some(error),
+                    None => {
+                        let hint = "no link is set: --open-url 'https://…?service={service}&from={from_ms}'";
+                        self.complaint = Some(hint.to_owned());
+                    }
+                }
+            }
             Action::Back => self.back(),
             Action::Preset(number) => self.show_preset(number),
             Action::SaveLayout => self.type_layout(),
@@ -431,6 +489,38 @@ impl App {
         } else {
             self.filter = None;
         }
+    }
+
+    /// Adds a row's filter to the one that is there, and shows what it matches in the XLog.
+    fn narrow(&mut self, narrow: &Narrowing) {
+        let Some(wanted) = &narrow.filter else {
+            self.complaint = Some("no filter can tell apart what is gathered in this row".to_owned());
+            return;
+        };
+        let text = match &self.filter {
+            Some(filter) if filter.text() == wanted => wanted.clone(),
+            Some(filter) => format!("({}) and {wanted}", filter.text()),
+            None => wanted.clone(),
+        };
+        match Filter::parse(&text) {
+            Ok(filter) => {
+                (self.filter, self.view, self.scroll) = (Some(filter), View::Xlog, 0);
+                (self.operations, self.list) = (Rows::default(), Rows::default());
+                if !self.roles.shows(narrow.role) {
+                    self.roles = if narrow.role == Role::Client { Roles::Clients } else { Roles::Servers };
+                }
+            }
+            Err(error) => self.complaint = Some(format!("the filter cannot be added: {}", error.message)),
+        }
+    }
+
+    /// An errand is done, or could not be: what is said of it. What was typed for it comes back, to be mended.
+    pub fn done(&mut self, errand: &Errand, result: Result<String, String>) {
+        if let (Errand::Export(text), Err(_)) = (errand, &result) {
+            self.prompt = Some(Prompt { purpose: Purpose::Export, text: text.clone(), fault: None });
+        }
+        let (Ok(said) | Err(said)) = result;
+        self.complaint = Some(said).filter(|said| !said.is_empty());
     }
 
     fn move_cursor(&mut self, action: Action, seen: &Seen) {
@@ -496,7 +586,7 @@ impl App {
             (Key::Char(c), Purpose::Top) if c.is_ascii_graphic() && prompt.text.len() < MAX_TYPED[0] => {
                 prompt.text.push(c);
             }
-            (Key::Char(c), Purpose::Filter | Purpose::Command)
+            (Key::Char(c), Purpose::Filter | Purpose::Command | Purpose::Export)
                 if !c.is_control() && prompt.text.len() < MAX_TYPED[1] =>
             {
                 prompt.text.push(c);
@@ -544,6 +634,10 @@ impl App {
                         self.complaint = Some(format!("column {}: {}", error.column, error.message));
                     }
                 }
+            }
+            (Key::Enter, Purpose::Export) => {
+                self.errand = Some(Errand::Export(std::mem::take(&mut prompt.text)));
+                self.prompt = None;
             }
             _ => return Command::Nothing,
         }
@@ -603,6 +697,7 @@ mod tests {
             played: None,
             has_past: false,
             kept_from: WallTime(0),
+            narrow: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::link::Template;
 use crate::{
     event::Counters,
     metrics::{Counter, Metrics},
@@ -43,6 +44,8 @@ pub struct Heading {
     pub replay: bool,
     /// Time across the XLog at first, ns; `None` = the screen's own choice.
     pub window_ns: Option<u64>,
+    /// How to make a link of a transaction.
+    pub template: Option<Template>,
 }
 
 /// What the pipeline holds, as the screen shows it.

@@ -37,6 +37,8 @@ pub enum Key {
     End,
     /// Ctrl-C.
     Interrupt,
+    /// Ctrl and another letter.
+    Ctrl(char),
 }
 
 impl Key {
@@ -60,6 +62,7 @@ impl Key {
             Key::Home => "Home".to_owned(),
             Key::End => "End".to_owned(),
             Key::Interrupt => "Ctrl-C".to_owned(),
+            Key::Ctrl(c) => format!("Ctrl-{}", c.to_ascii_uppercase()),
         }
     }
 }
@@ -105,6 +108,8 @@ pub enum Action {
     Density,
     /// Requests served, made, or both.
     Roles,
+    /// The picture of who calls whom, or not.
+    Map,
     /// Everything as at the start.
     Reset,
     /// Another order of the table.
@@ -141,6 +146,14 @@ pub enum Action {
     Contrast,
     /// Show the row.
     Open,
+    /// Narrow the screen to the row, and show its dots.
+    Narrow,
+    /// Type where to export to.
+    TypeExport,
+    /// Show the link of the transaction.
+    Link,
+    /// Write the screen to a file.
+    Dump,
     /// Leave what was opened last.
     Back,
     /// Scroll up.
@@ -245,6 +258,23 @@ const FOUND: &[Place] = &[
     Place::Detail,
 ];
 const SELECT: &[Place] = &[Place::Select];
+/// Where a row stands for some transactions.
+const NARROWING: &[Place] =
+    &[Place::View(View::Overview), Place::View(View::Operations), Place::View(View::Services)];
+/// Where there is something to export.
+const EXPORTED: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Xlog),
+    Place::View(View::Active),
+    Place::View(View::Operations),
+    Place::View(View::Services),
+    Place::View(View::Health),
+    Place::List,
+    Place::Contrast,
+    Place::Detail,
+];
+/// Where a transaction is selected.
+const LINKED: &[Place] = &[Place::List, Place::Detail];
 const OPENED: &[Place] = &[Place::Select, Place::List, Place::Contrast, Place::Detail, Place::Help];
 const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Contrast, Place::Detail, Place::Help];
 
@@ -270,6 +300,10 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Right, Char('l')], SELECT, A::CursorRight, "move right", ""),
     bind(&[Char('b')], &[Place::List], A::Contrast, "what they have that the others have not", "compare"),
     bind(&[Key::Enter], &[Place::List], A::Open, "open the transaction", "open"),
+    bind(&[Key::Enter], NARROWING, A::Narrow, "filter to the row, and show its dots", ""),
+    bind(&[Char('o')], LINKED, A::Link, "the link to another tool (--open-url)", ""),
+    bind(&[Char('e')], EXPORTED, A::TypeExport, "export all rows to a file", ""),
+    bind(&[Key::Ctrl('s')], ALL, A::Dump, "write the screen to a file, text and JSON", ""),
     bind(&[Key::Up, Char('k')], TABLES, A::Previous, "previous row", ""),
     bind(&[Key::Down, Char('j')], TABLES, A::Next, "next row", ""),
     bind(&[Char('g'), Key::Home], TABLES, A::First, "first row", ""),
@@ -299,6 +333,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('l')], CHARTS, A::Scale, "logarithmic or linear axis", "log"),
     bind(&[Char('H')], CHARTS, A::Density, "heat map, dots, or what fits", "heat"),
     bind(&[Char('c')], CHARTS, A::Roles, "requests served, made, or both", "role"),
+    bind(&[Char('m')], &[Place::View(View::Services)], A::Map, "the map, or the tables alone", "map"),
     bind(&[Char('0')], VIEWS, A::Reset, "everything as at the start", ""),
     bind(&[Char('1')], VIEWS, A::View(View::Overview), "overview", ""),
     bind(&[Char('2')], VIEWS, A::View(View::Xlog), "XLog: one dot per transaction", ""),

@@ -208,7 +208,7 @@ impl Action {
 }
 
 impl Key {
-    /// Reads a key as the help shows it: `x`, `space`, `PgUp`, `Alt-1`, `↑` or `Up`.
+    /// Reads a key as the help shows it: `x`, `space`, `PgUp`, `Alt-1`, `Ctrl-S`, `↑` or `Up`.
     pub fn parse(text: &str) -> Option<Key> {
         const NAMED: [(Key, &[&str]); 15] = [
             (Key::Char(' '), &["space"]),
@@ -237,7 +237,9 @@ impl Key {
         let alt = || lower.starts_with("alt-").then(|| one(&text[4..])).flatten().map(Key::Alt);
         let bound =
             || BINDINGS.iter().flat_map(|binding| binding.keys).copied().find(|key| key.name() == text);
-        named.or_else(|| one(text).map(Key::Char)).or_else(alt).or_else(bound)
+        let letter = |c: char| c.is_ascii_alphabetic();
+        let ctrl = || lower.strip_prefix("ctrl-").and_then(one).filter(|c| letter(*c)).map(Key::Ctrl);
+        named.or_else(|| one(text).map(Key::Char)).or_else(alt).or_else(ctrl).or_else(bound)
     }
 }
 
@@ -278,6 +280,8 @@ mod tests {
             ("Space", Some(Key::Char(' '))),
             ("down", Some(Key::Down)),
             ("Alt-x", Some(Key::Alt('x'))),
+            ("ctrl-X", Some(Key::Ctrl('x'))),
+            ("Ctrl-1", None),
             ("ㅁ", Some(Key::Char('ㅁ'))),
             ("xx", None),
             ("", None),

@@ -3,19 +3,25 @@
 use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
 
 use super::{
-    app::{App, Seen},
+    app::{App, Narrowing, Rows, Seen},
     chart::{Chart, ChartArea, Rectangle},
     contrast::{Contrast, Totals, contrast},
     draw::Layout,
-    edges::{Edge, edges},
+    edges::{Edge, edges, edges_among},
     feed::{Feed, Heading, Status},
+    graph::{Graph, Picture, picture},
     playback::Played,
     view::{ListSort, Place, Sort, View},
 };
 use crate::{
     event::Role,
     pipeline::{AgeSteps, InFlight, OpenRequest},
-    report::{filter::Filter, loss::Losses, summary::QUANTILES},
+    report::{
+        filter::{Filter, quoted},
+        format::rate,
+        loss::Losses,
+        summary::QUANTILES,
+    },
     sink::{
         histogram::{self, Histograms},
         recent::Recent,
@@ -35,6 +41,8 @@ pub struct Row {
     pub role: Role,
     /// Operation, safe to show.
     pub operation: String,
+    /// Service and operation as they are.
+    pub names: [Arc<str>; 2],
     /// Transactions of the last completed seconds, 30 at most.
     pub recent: u64,
     /// All transactions.
@@ -98,6 +106,8 @@ pub struct Model {
     pub services: Vec<Row>,
     /// Who calls whom, of the rows that are kept; where it is shown.
     pub edges: Vec<Edge>,
+    /// The same as a picture; where there is room for it.
+    pub map: Option<(Graph, Option<Picture>)>,
     /// Rows that are kept.
     pub kept: u64,
     /// Counters: name, total, and how much more it was in the last second that is known.
@@ -268,14 +278,18 @@ impl Model {
         if place == Place::View(View::Services) {
             let second = watermark.0 / SECOND_NS * SECOND_NS;
             let recent = WallTime(second.saturating_sub(recent_seconds * SECOND_NS))..WallTime(second);
+            let rows: Vec<_> = feed.recent.lock().rows(WallTime(0), until).cloned().collect();
             calls = match &matching {
-                Some(matching) => edges(matching.rows.iter(), recent),
-                None => {
-                    let rows: Vec<_> = feed.recent.lock().rows(WallTime(0), until).cloned().collect();
-                    edges(rows.iter(), recent)
-                }
+                Some(matching) => edges_among(rows.iter(), matching.rows.iter(), recent),
+                None => edges(rows.iter(), recent),
             };
         }
+        let map = (place == Place::View(View::Services) && !layout.map.is_empty()).then(|| {
+            let rate = |edge: &Edge| rate(edge.recent, recent_seconds * SECOND_NS);
+            let graph = Graph::of(&calls, rate);
+            let picture = picture(&graph, layout.map.width, layout.map.height);
+            (graph, picture)
+        });
         let kept = feed.recent.lock().rows(WallTime(0), until).len() as u64;
         let mut in_flight: Vec<InFlight> = status
             .snapshot
@@ -314,6 +328,7 @@ impl Model {
             open: status.snapshot.open.clone(),
             services: base.services.clone(),
             edges: calls,
+            map,
             kept,
             counters,
             losses: status.losses.clone(),
@@ -342,6 +357,17 @@ impl Model {
         let row = self.list.as_ref().and_then(|list| {
             list.rows.get(app.list.selected.min(list.rows.len().saturating_sub(1))).cloned()
         });
+        // As it is drawn: rows may have gone.
+        let at = |rows: &Rows, n: usize| rows.selected.min(n.saturating_sub(1));
+        let narrow = match app.place() {
+            Place::View(View::Overview | View::Operations) => {
+                self.rows.get(at(&app.operations, self.rows.len())).map(narrowing_of_row)
+            }
+            Place::View(View::Services) => {
+                self.edges.get(at(&app.edges, self.edges.len())).map(narrowing_of_edge)
+            }
+            _ => None,
+        };
         Seen {
             now: self.now,
             n_rows,
@@ -351,6 +377,7 @@ impl Model {
             played: self.played.clone(),
             has_past: self.has_past,
             kept_from: self.kept_from,
+            narrow,
         }
     }
 
@@ -363,6 +390,21 @@ impl Model {
     pub fn rate_of(&self, recent: u64) -> String {
         crate::report::format::rate(recent, self.recent_seconds * 1_000_000_000)
     }
+}
+
+/// What an operation stands for.
+fn narrowing_of_row(row: &Row) -> Narrowing {
+    let [service, operation] = &row.names;
+    let is_gathered = [service, operation].iter().any(|name| &***name == histogram::OVERFLOW);
+    let (role, service, operation) = (row.role.as_str(), quoted(service), quoted(operation));
+    let filter = format!("role = {role} and service = {service} and operation = {operation}");
+    Narrowing { filter: (!is_gathered).then_some(filter), role: row.role }
+}
+
+/// What an edge stands for.
+fn narrowing_of_edge(edge: &Edge) -> Narrowing {
+    let role = if edge.is_told_by_client() { Role::Client } else { Role::Server };
+    Narrowing { filter: edge.filter(), role }
 }
 
 /// The kept rows that a filter lets through.
@@ -399,6 +441,7 @@ fn figures(row: &histogram::Row<'_>, watermark: WallTime) -> Row {
         service: screen_text(row.service).into_owned(),
         role: row.role,
         operation: screen_text(row.operation.map_or("", |name| name)).into_owned(),
+        names: [row.service.clone(), row.operation.cloned().unwrap_or_default()],
         recent: row.series.recent(watermark),
         count: row.series.count,
         errors: row.series.errors,

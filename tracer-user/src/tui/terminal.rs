@@ -1,7 +1,8 @@
 //! The terminal itself: taking it over, giving it back however the program ends, keys, frames.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
     sync::{
         Once,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +22,7 @@ use ratatui::{Terminal, backend::CrosstermBackend, layout::Rect};
 use super::{
     app::{App, Command, Seen},
     draw::{Layout, draw, layout},
+    errand::{self, Here},
     feed::{Feed, Heading},
     keymap::Key,
     layouts,
@@ -28,7 +30,7 @@ use super::{
     playback::{OpenPast, Order, Playback, Played},
     settings::ScreenSettings,
     table::Fault,
-    theme::Theme,
+    theme::{Symbols, Theme},
 };
 
 /// Shortest time between two frames: at most ten a second.
@@ -57,6 +59,16 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Whether this terminal can show a screen.
 pub fn usable() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term != "dumb" && !term.is_empty())
+}
+
+/// Columns of the terminal on standard output, if there is one.
+pub fn columns() -> Option<u16> {
+    io::stdout().is_terminal().then(|| tty::size().ok()).flatten().map(|(columns, _)| columns)
+}
+
+/// The characters that this terminal can show.
+pub fn symbols() -> Symbols {
+    Theme::detect(|name| std::env::var(name).ok()).symbols
 }
 
 /// Gives the terminal back, if it was taken. May be called from anywhere, any number of times.
@@ -210,7 +222,8 @@ pub fn run(
     let out = io::BufWriter::with_capacity(FRAME_BYTES, io::stdout());
     let mut terminal = Terminal::new(CrosstermBackend::new(out))?;
     let theme = Theme { palette: settings.palette, ..Theme::detect(|name| std::env::var(name).ok()) };
-    let mut app = App::with_settings(settings.into(), heading.window_ns);
+    let mut app =
+        App { template: heading.template.clone(), ..App::with_settings(settings.into(), heading.window_ns) };
     let (mut seen, mut shown) = (Seen::default(), Layout::default());
     let mut pressed = None;
     let (mut dirty, mut focused) = (true, true);
@@ -289,6 +302,17 @@ pub fn run(
             }
             Event::Key(_) | Event::Paste(_) => Command::Nothing,
         };
+        if let Some(errand) = app.errand.take() {
+            let size = terminal.size()?;
+            let area = Rect::new(0, 0, size.width, size.height);
+            let done = errand::run(
+                &errand,
+                &Here { feed: &feed, heading: &heading, theme, area, dir: Path::new(".") },
+                &app,
+                model.as_ref(),
+            );
+            app.done(&errand, done);
+        }
         match command {
             Command::Draw => dirty = true,
             Command::Save => {
@@ -380,6 +404,7 @@ fn progress(feed: &Feed) -> (u64, u64, u64, bool) {
 fn key_of(key: KeyEvent) -> Option<Key> {
     Some(match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Key::Interrupt,
+        KeyCode::Char(c) if key.modifiers == KeyModifiers::CONTROL => Key::Ctrl(c.to_ascii_lowercase()),
         KeyCode::Char(_) if key.modifiers.contains(KeyModifiers::CONTROL) => return None,
         KeyCode::Char(c) if key.modifiers.contains(KeyModifiers::ALT) => Key::Alt(c),
         KeyCode::Char(c) => Key::Char(c),

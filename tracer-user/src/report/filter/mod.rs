@@ -87,6 +87,20 @@ impl Filter {
     }
 }
 
+/// A text as a literal of an expression: whatever is in it, the filter means exactly it.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('\'');
+    for c in text.chars() {
+        if matches!(c, '\'' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('\'');
+    out
+}
+
 /// An expression that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("filter, column {column}: {message}\n  {text}\n  {:>column$}", "^")]

@@ -14,22 +14,33 @@ use crate::{
     text::{screen_bytes, screen_text},
     time::WallTime,
     transaction::Transaction,
-    tui::{app::App, edges::address, model::Model, theme::Theme},
+    tui::{
+        app::App,
+        edges::address,
+        model::Model,
+        palette::Palette,
+        theme::{Colours, Symbols, Theme},
+    },
 };
 
+/// Columns of the text that is written to a file.
+const TEXT_WIDTH: u16 = 120;
 /// Columns of the names on the left.
 const NAMES: usize = 12;
 
 /// A part of the elapsed time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    name: &'static str,
-    from: WallTime,
-    to: WallTime,
+pub(in crate::tui) struct Part {
+    /// Its name.
+    pub(in crate::tui) name: &'static str,
+    /// Where it begins.
+    pub(in crate::tui) from: WallTime,
+    /// Where it ends.
+    pub(in crate::tui) to: WallTime,
 }
 
 /// The parts that are known, in order. Before the start: the queue. They may overlap where a response came early.
-pub(super) fn parts(transaction: &Transaction) -> Vec<Part> {
+pub(in crate::tui) fn parts(transaction: &Transaction) -> Vec<Part> {
     let start = transaction.start_time;
     let mut parts = Vec::new();
     let mut part = |name, from: WallTime, to: WallTime| {
@@ -120,6 +131,13 @@ pub(super) fn lines(model: &Model, shown: &Transaction, width: u16, theme: Theme
         lines.push(Line::from(Span::styled(text, style)));
     }
     lines
+}
+
+/// The same as text.
+pub(in crate::tui) fn detail_text(model: &Model, shown: &Transaction) -> String {
+    let theme = Theme { colours: Colours::None, symbols: Symbols::Unicode, palette: Palette::DEFAULT };
+    let lines = lines(model, shown, TEXT_WIDTH, theme).into_iter();
+    lines.map(|line| format!("{line}").trim_end().to_owned() + "\n").collect()
 }
 
 /// An instant to the nanosecond.

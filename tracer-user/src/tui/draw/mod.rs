@@ -10,10 +10,12 @@ mod list;
 mod operations;
 mod overview;
 mod services;
+mod url;
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
 
+pub(in crate::tui) use self::detail::{detail_text, parts};
 use super::{
     app::{App, Purpose},
     command,
@@ -38,6 +40,8 @@ pub struct Layout {
     pub chart: Rect,
     /// Rows of the table that has the arrows.
     pub rows: u16,
+    /// Cells of the map.
+    pub map: Rect,
 }
 
 /// Header, tabs and losses above, footer below.
@@ -61,10 +65,10 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         Place::View(View::Overview) => operations::n_rows(overview::panes(body).table),
         Place::View(View::Active) => active::n_rows(body),
         Place::View(View::Operations) => operations::n_rows(body),
-        Place::View(View::Services) => services::n_rows(body),
+        Place::View(View::Services) => services::n_rows(body, app),
         _ => body.height,
     };
-    Layout { chart, rows }
+    Layout { chart, rows, map: services::map_cells(body, app) }
 }
 
 /// Draws one frame.
@@ -96,6 +100,9 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
     footer(buffer, line(area.bottom() - 1), app, theme);
     if let Some(scroll) = app.help {
         help::draw(buffer, area, app, scroll, theme);
+    }
+    if let Some(link) = &app.url {
+        url::draw(buffer, area, link, theme);
     }
 }
 
@@ -205,6 +212,13 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         Purpose::Filter => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
             ("filter: ", complaint.unwrap_or_else(|| "   such as duration > 100ms and err".to_owned()))
+        }
+        Purpose::Export => {
+            let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
+            (
+                "export to: ",
+                complaint.unwrap_or_else(|| "   .jsonl .csv .txt, .json: Chrome trace".to_owned()),
+            )
         }
     };
     // The end of what is typed is always to be seen, and so is a fault in it.

@@ -1,6 +1,7 @@
 //! Services, and who calls whom.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::{operations::role_letter, put};
 use crate::{
@@ -8,6 +9,7 @@ use crate::{
     tui::{
         app::App,
         edges::Edge,
+        graph::{Owner, Text},
         model::{Model, Row},
         theme::{Symbols, Theme},
     },
@@ -17,16 +19,36 @@ use crate::{
 const FIGURES: [(&str, usize, u16); 6] =
     [("rate/s", 7, 0), ("errors", 7, 0), ("count", 9, 0), ("p50", 6, 100), ("p99", 6, 0), ("max", 6, 100)];
 
-/// Services above, edges below.
-fn panes(area: Rect) -> (Rect, Rect) {
-    let above = (area.height / 3).max(3).min(area.height);
-    let top = Rect { height: above, ..area };
-    (top, Rect { y: top.bottom(), height: area.height.saturating_sub(above), ..area })
+/// The narrowest and lowest area that has room for the map beside the tables.
+const MAP: (u16, u16) = (100, 26);
+
+/// Where things are.
+struct Panes {
+    services: Rect,
+    map: Rect,
+    edges: Rect,
+}
+
+/// Services above, the map in the middle if there is one, edges below.
+fn panes(area: Rect, app: &App) -> Panes {
+    let has_map = app.map && area.width >= MAP.0 && area.height >= MAP.1;
+    let above = if has_map { area.height / 5 } else { (area.height / 3).max(3).min(area.height) };
+    let map = if has_map { area.height / 2 } else { 0 };
+    let services = Rect { height: above, ..area };
+    let map = Rect { y: services.bottom(), height: map, ..area };
+    let edges = Rect { y: map.bottom(), height: area.height.saturating_sub(above + map.height), ..area };
+    Panes { services, map, edges }
 }
 
 /// Edges that fit below their heading.
-pub(super) fn n_rows(area: Rect) -> u16 {
-    panes(area).1.height.saturating_sub(2)
+pub(super) fn n_rows(area: Rect, app: &App) -> u16 {
+    panes(area, app).edges.height.saturating_sub(2)
+}
+
+/// Cells of the map, without the line above it and the one below it.
+pub(super) fn map_cells(area: Rect, app: &App) -> Rect {
+    let map = panes(area, app).map;
+    Rect { y: map.y + 1, height: map.height.saturating_sub(2), ..map }
 }
 
 fn line(names: &str, width: u16, figures: [String; 6]) -> String {
@@ -59,7 +81,7 @@ fn figures(
 
 /// Draws it.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
-    let (top, below) = panes(area);
+    let Panes { services: top, map: middle, edges: below } = panes(area, app);
     let headings = FIGURES.map(|(name, ..)| name.to_owned());
     put(buffer, top.x, top.y, top.width, &line("service", top.width, headings.clone()), theme.heading());
     if model.services.is_empty() {
@@ -76,10 +98,14 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         let text = format!("and {} more services", count((model.services.len() - room) as u64));
         put(buffer, top.x, top.bottom() - 1, top.width, &text, theme.dim());
     }
+    map(buffer, middle, map_cells(area, app), model, app, theme);
     if below.height < 2 {
         return;
     }
-    let kept = format!("who calls whom, of the {} transactions that are kept", count(model.kept));
+    let mut kept = format!("who calls whom, of the {} transactions that are kept", count(model.kept));
+    if app.map && middle.is_empty() {
+        kept.push_str("; the map needs more room");
+    }
     put(buffer, below.x, below.y, below.width, &kept, theme.dim());
     put(
         buffer,
@@ -89,12 +115,12 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         &line("from → to", below.width, headings),
         theme.heading(),
     );
-    let room = usize::from(n_rows(area));
+    let room = usize::from(n_rows(area, app));
     let selected = app.edges.selected.min(model.edges.len().saturating_sub(1));
     let first = (selected + 1).saturating_sub(room);
     let arrow = if theme.symbols == Symbols::Ascii { "->" } else { "→" };
     for (i, edge) in model.edges.iter().enumerate().skip(first).take(room) {
-        let Edge { from, to, protocol, recent, errors, count: n, quantiles_ns, max_ns } = edge;
+        let Edge { from, to, protocol, recent, errors, count: n, quantiles_ns, max_ns, .. } = edge;
         let names = format!("{} {arrow} {}  {protocol}", from.name(), to.name());
         let text = line(&names, below.width, figures(model, *recent, *errors, *n, *quantiles_ns, *max_ns));
         let mut style = if *errors * 2 >= *n { theme.error() } else { Style::new() };
@@ -103,4 +129,43 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         }
         put(buffer, below.x, below.y + 2 + (i - first) as u16, below.width, &text, style);
     }
+}
+
+/// Draws the map.
+fn map(buffer: &mut Buffer, pane: Rect, cells: Rect, model: &Model, app: &App, theme: Theme) {
+    let Some((graph, picture)) = model.map.as_ref().filter(|_| !pane.is_empty()) else { return };
+    let heading = "map: rate, errors and p99 of each call; a dashed end is not traced";
+    put(buffer, pane.x, pane.y, pane.width, heading, theme.dim());
+    let Some(picture) = picture else {
+        let text = if graph.nodes.is_empty() { "no calls yet" } else { "no room for a single box" };
+        put(buffer, cells.x, cells.y, cells.width, text, theme.dim());
+        return;
+    };
+    // The links are in the order of the edges.
+    let selected = app.edges.selected.min(model.edges.len().saturating_sub(1));
+    let style = |owner: Owner| match owner {
+        Owner::Link(link) if link == selected => theme.heading(),
+        Owner::Link(_) => theme.dim(),
+        Owner::Node(_) => Style::new(),
+    };
+    for ((x, y), c, owner) in picture.strokes(&graph.nodes, theme.symbols) {
+        put(buffer, cells.x + x, cells.y + y, 1, c.encode_utf8(&mut [0; 4]), style(owner));
+    }
+    for Text { at: (x, y), text, owner } in &picture.texts {
+        let (x, y) = (cells.x + x, cells.y + y);
+        let room = cells.right().saturating_sub(x);
+        let Owner::Link(link) = *owner else {
+            put(buffer, x, y, room, text, theme.heading());
+            continue;
+        };
+        let plain = if link == selected { theme.reversed() } else { Style::new() };
+        put(buffer, x, y, room, text, plain);
+        let errors = &graph.links[link].errors[picture.form];
+        if let Some(at) = text.find(errors.as_str()).filter(|_| !errors.is_empty()) {
+            let x = x + text[..at].width() as u16;
+            put(buffer, x, y, cells.right().saturating_sub(x), errors, plain.patch(theme.error()));
+        }
+    }
+    let more = picture.left_out.line(|recent| model.rate_of(recent));
+    put(buffer, pane.x, pane.bottom() - 1, pane.width, &more, theme.dim());
 }
