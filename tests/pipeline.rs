@@ -2,10 +2,14 @@
 
 use tracer_user::{
     conn::order,
-    event::{Data, Event, EventBatch},
+    event::{ConnClose, ConnId, ConnOpen, Data, Event, EventBatch, Role},
     metrics::{Counter, Metrics},
-    pipeline::{AgeSteps, NullVerdicts, Pipeline, PipelineConfig, Snapshot},
+    pipeline::{
+        AgeSteps, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED, NullVerdicts, Pipeline,
+        PipelineConfig, Snapshot,
+    },
     source::synthetic::{Random, Synthetic, SyntheticConfig, Truth, id_of, status_of},
+    time::BootTime,
     transaction::{Confidence, End, Transaction, Unpaired},
 };
 
@@ -17,8 +21,12 @@ struct Run {
     most_lost: u64,
 }
 
+fn listing() -> PipelineConfig {
+    PipelineConfig { list_connections: true, ..PipelineConfig::default() }
+}
+
 fn new(metrics: &Metrics) -> Pipeline {
-    Pipeline::new(PipelineConfig::default(), metrics.clone(), Box::new(NullVerdicts))
+    Pipeline::new(listing(), metrics.clone(), Box::new(NullVerdicts))
 }
 
 /// Pushes events in batches of `batch`, draining after each, and checks what must hold of every run.
@@ -274,9 +282,8 @@ fn a_checkpoint_in_the_middle_changes_nothing() {
         }
         let mut transactions = first.drain().transactions;
         let saved = first.checkpoint();
-        let mut second =
-            Pipeline::restore(&saved, PipelineConfig::default(), metrics.clone(), Box::new(NullVerdicts))
-                .expect("a good checkpoint");
+        let mut second = Pipeline::restore(&saved, listing(), metrics.clone(), Box::new(NullVerdicts))
+            .expect("a good checkpoint");
         for event in &events[at..] {
             second.push(event);
         }
@@ -312,6 +319,132 @@ fn other_steps_of_age_count_the_same_requests_in_other_classes_and_change_nothin
     );
     for steps in [AgeSteps::JENNIFER, AgeSteps::new(&[1]).unwrap()] {
         assert!(run(steps) == scouter, "{steps:?}");
+    }
+}
+
+#[test]
+fn every_connection_is_listed_with_what_was_done_on_it() {
+    for seed in seeds() {
+        let config = SyntheticConfig { n_requests: 2_000, n_conns: 40, lost: 0, lost_ends: 0, ..rich(seed) };
+        let (events, _) = Synthetic::new(config).all();
+        let run = run(&events, 64);
+        let conns = &run.snapshot.connections;
+        assert_eq!(conns.open.len(), run.snapshot.n_conns);
+        let n_closed = events.iter().filter(|event| matches!(event, Event::ConnClose(_))).count() as u64;
+        assert_eq!(conns.n_closed, n_closed);
+        assert_eq!(conns.closed.len() as u64, n_closed.min(MAX_CLOSED_LISTED as u64));
+        let mut n_checked = 0;
+        for row in conns.open.iter().chain(&conns.closed) {
+            let own = || run.transactions.iter().filter(|t| t.conn == row.conn && t.is_finished());
+            let n = (own().count() as u64, own().filter(|t| t.error).count() as u64);
+            assert_eq!((row.requests, row.errors), n, "seed {seed}: {row:?}");
+            let bytes = own().map(|t| t.request_bytes + t.response_bytes).sum::<u64>();
+            let moved: u64 = row.bytes.iter().sum();
+            assert!(moved >= bytes || own().any(|t| t.confidence != Confidence::Complete), "{row:?}");
+            assert_eq!(row.state.is_over(), conns.closed.iter().any(|closed| closed.conn == row.conn));
+            if let Some(transaction) = own().next() {
+                assert_eq!(
+                    (row.role, row.protocol, row.ends()),
+                    (
+                        transaction.role,
+                        Some(transaction.protocol),
+                        if row.role == Role::Client { ends(transaction) } else { flipped(ends(transaction)) }
+                    )
+                );
+                n_checked += 1;
+            }
+        }
+        assert!(n_checked > 30, "{n_checked}");
+        assert!(conns.open.is_sorted_by_key(|row| row.idle_ns), "the last used first");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_before_connections_were_counted_is_read_and_they_count_from_there() {
+    let (events, _) = Synthetic::new(rich(7)).all();
+    let whole = run(&events, 50);
+    let at = events.len() / 2;
+    let metrics = Metrics::default();
+    let mut first = new(&metrics);
+    for event in &events[..at] {
+        first.push(event);
+    }
+    let mut transactions = first.drain().transactions;
+    // Such a one says its version, and ends where the counts would begin.
+    let mut saved = first.checkpoint();
+    saved[..4].copy_from_slice(&2_u32.to_le_bytes());
+    let mut second = Pipeline::restore(&saved, listing(), metrics, Box::new(NullVerdicts)).unwrap();
+    for event in &events[at..] {
+        second.push(event);
+    }
+    transactions.extend(second.finish().transactions);
+    assert!(whole.transactions == transactions);
+    let (all, counted) = (whole.snapshot.connections, second.snapshot().connections);
+    assert_eq!(all.open.len(), counted.open.len());
+    assert!(counted.n_closed < all.n_closed);
+    assert!(all.open.iter().zip(&counted.open).all(|(all, counted)| counted.requests <= all.requests));
+}
+
+type Ends = [(std::sync::Arc<str>, Option<u16>); 2];
+
+/// Client and server.
+fn ends(transaction: &Transaction) -> Ends {
+    let Transaction { client_addr, client_port, server_addr, server_port, .. } = transaction;
+    [(client_addr.clone(), *client_port), (server_addr.clone(), *server_port)]
+}
+
+fn flipped([a, b]: Ends) -> Ends {
+    [b, a]
+}
+
+#[test]
+fn connections_that_are_not_asked_for_are_counted_only() {
+    let (events, _) = Synthetic::new(rich(9)).all();
+    let mut pipeline = Pipeline::new(PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts));
+    for event in &events[..events.len() / 2] {
+        pipeline.push(event);
+    }
+    let snapshot = pipeline.snapshot();
+    assert!(snapshot.n_conns > 0);
+    assert_eq!(*snapshot.connections, Connections::default());
+}
+
+#[test]
+fn what_is_listed_is_bounded_and_the_rest_is_counted() {
+    let mut pipeline = new(&Metrics::default());
+    let n = 10_000_u64;
+    for id in 1..=n {
+        pipeline.push(&Event::ConnOpen(ConnOpen {
+            conn: ConnId(id),
+            time: BootTime(id * 1_000),
+            established: BootTime(id * 1_000),
+            ..ConnOpen::default()
+        }));
+    }
+    pipeline.settle();
+    let snapshot = pipeline.snapshot();
+    assert_eq!((snapshot.n_conns, snapshot.connections.open.len()), (n as usize, MAX_CONNS_LISTED));
+    let newest = (n - MAX_CONNS_LISTED as u64 + 1..=n).rev();
+    assert!(snapshot.connections.open.iter().map(|row| row.conn.0).eq(newest));
+    assert!(snapshot.connections.open.iter().all(|row| row.state == ConnState::Opening));
+    for id in 1..=n {
+        pipeline.push(&Event::ConnClose(ConnClose {
+            conn: ConnId(id),
+            time: BootTime((n + id) * 1_000),
+            position: [0; 2],
+            turn: 0,
+            reason: u32::from(id % 2 == 0),
+            n_refused: 0,
+            error: 0,
+        }));
+    }
+    pipeline.settle();
+    let Snapshot { n_conns, connections, .. } = pipeline.snapshot();
+    assert_eq!((n_conns, connections.n_closed, connections.closed.len()), (0, n, MAX_CLOSED_LISTED));
+    assert_eq!(connections.closed[0].conn, ConnId(n));
+    for row in &connections.closed {
+        let state = if row.conn.0 % 2 == 0 { ConnState::Reset } else { ConnState::Closed };
+        assert_eq!((row.state, row.age_ns), (state, n * 1_000));
     }
 }
 

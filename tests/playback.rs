@@ -115,6 +115,11 @@ fn with_counters(events: Vec<Event>) -> Vec<Event> {
     all
 }
 
+/// As for a screen.
+fn pipeline() -> PipelineConfig {
+    PipelineConfig { list_connections: true, ..PipelineConfig::default() }
+}
+
 /// A run as the live one is put together, without its threads.
 struct Run {
     pipeline: Pipeline,
@@ -151,7 +156,7 @@ impl Run {
             sinks.push(Box::new(recorder.transactions()));
         }
         Run {
-            pipeline: Pipeline::new(PipelineConfig::default(), metrics.clone(), Box::new(NullVerdicts)),
+            pipeline: Pipeline::new(pipeline(), metrics.clone(), Box::new(NullVerdicts)),
             delivery: Delivery::new(None, None, metrics.clone()),
             out: Screen(Inline::new(sinks, metrics.clone())),
             feed,
@@ -232,7 +237,7 @@ fn record(
 fn tape(dir: &std::path::Path) -> Tape {
     Tape {
         dir: dir.to_owned(),
-        pipeline: PipelineConfig::default(),
+        pipeline: pipeline(),
         filter: None,
         range: WallRange { from: WallTime(0), to: WallTime(u64::MAX) },
         until: None,

@@ -312,14 +312,15 @@ fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
     let is_data = |event: &&Event| matches!(event, Event::Data(_));
     let last = events.iter().filter(is_data).map(order::time).max().unwrap();
     let mut random = Random(7);
-    let (mut most_open, mut n_checked) = (0, 0);
+    let (mut most_open, mut n_checked, mut most_conns) = (0, 0, 0);
     for _ in 0..100 {
         let boot = BootTime(anchor.boot.0 + 1 + random.below(last.0 - anchor.boot.0));
         let at = anchor.wall(boot);
         let (found, n_unread) = state_at(&recording, at).unwrap();
         assert_eq!(n_unread, 0);
         // A run that is asked at that instant.
-        let mut pipeline = new_pipeline();
+        let config = PipelineConfig { list_connections: true, ..PipelineConfig::default() };
+        let mut pipeline = Pipeline::new(config, Metrics::default(), Box::new(NullVerdicts));
         let mut finished = Vec::new();
         for event in events.iter().filter(|event| order::time(event) <= boot) {
             pipeline.push(event);
@@ -342,10 +343,21 @@ fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
         assert_eq!(json["in_flight"], want.n_open);
         assert_eq!(json["requests"].as_array().unwrap().len(), want.open.len());
         assert_eq!(json["transactions"], finished.len());
+        let listed = &want.connections;
+        assert_eq!(
+            (json["connections_open"].as_u64(), listed.open.len()),
+            (Some(want.n_conns as u64), want.n_conns)
+        );
+        let conns = json["connections"].as_array().unwrap();
+        assert_eq!(conns.len(), listed.open.len() + listed.closed.len());
+        let in_flight: u64 = conns.iter().map(|conn| conn["in_flight"].as_u64().unwrap()).sum();
+        assert_eq!(in_flight, want.n_open + want.n_long_lived);
+        most_conns = most_conns.max(conns.len());
         most_open = most_open.max(want.n_open);
         n_checked += finished.len();
     }
     assert!(most_open > 2 && n_checked > 10_000, "{most_open} in flight, {n_checked} transactions");
+    assert!(most_conns > 100, "{most_conns} connections");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The live screen, drawn into memory: golden screens, and figures read back from the cells.
 
 mod actions;
+mod axes;
+mod connections;
 mod graph;
 mod overview;
 mod settings;

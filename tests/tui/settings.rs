@@ -107,7 +107,7 @@ fn a_bad_setting_is_told_with_its_place_its_cause_and_the_way_out() {
         ),
         ("[screen.keys]\npause = ['F99']", "2:10: `pause`: there is no key 'F99'", "Alt- and a character"),
         ("[screen.keys]\npause = ['q']", "2:1: the key q is both `quit` and `pause`", "another key"),
-        ("[screen.keys]\nsort = ['x']\npause = ['x']", "the key x is both `sort` and `pause`", "another key"),
+        ("[screen.keys]\nsort = ['u']\npause = ['u']", "the key u is both `sort` and `pause`", "another key"),
         ("[screen.keys]\nquit = []", "2:1: `quit` is left without a key", "give it a key"),
         ("[screen.keys]\nhelp = []", "2:1: `help` is left without a key", "give it a key"),
         (

@@ -365,7 +365,7 @@ fn what_is_selected_is_compared_with_the_others_field_by_field() {
 #[test]
 fn a_frozen_screen_stays_what_it_was_while_more_comes() {
     let mut app = App::default();
-    for view in ["1", "2", "3", "4", "5", "8"] {
+    for view in ["1", "2", "3", "4", "5", "6", "7", "8"] {
         let feed = feed(busy(), &[lossy(150, 5), lossy(151, 9)]);
         app = App { paused: None, ..app };
         let frozen = press(&feed, (120, 40), &mut app, &[typed(view), typed(" ")].concat());

@@ -566,10 +566,10 @@ impl Pass<'_> {
     /// All of it was played: what is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
     fn over(&mut self, pipeline: &mut Pipeline, n_faults: u64) -> Option<Next> {
         self.n_faults = self.n_faults.max(n_faults);
-        let Snapshot { n_open, n_long_lived, in_flight, open, .. } = pipeline.snapshot();
+        let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
-        let last = Snapshot { n_open, n_long_lived, in_flight, open, ..snapshot };
+        let last = Snapshot { n_open, n_long_lived, in_flight, open, connections, ..snapshot };
         self.delivery.deliver(rest, Some(Arc::new(last)), &mut self.out);
         None
     }

@@ -174,6 +174,7 @@ fn play(
         pipeline: PipelineConfig {
             protocols: config.protocols.clone(),
             age_steps: screen.age_steps,
+            list_connections: true,
             ..PipelineConfig::default()
         },
         filter: filter.clone(),

@@ -157,6 +157,8 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     // A replay on the screen is a playback.
     let has_screen = mode == Mode::Live && wants_screen(&config);
     super::log::start(has_screen);
+    // Nobody else looks at them.
+    let pipeline = PipelineConfig { list_connections: has_screen, ..pipeline };
     let closed = {
         let stop = stop.clone();
         move || stop.stop(Reason::ClosedPipe)
@@ -415,10 +417,10 @@ impl Pump {
         // The probes go first: nothing is read any more.
         drop(source);
         // What is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
-        let Snapshot { n_open, n_long_lived, in_flight, open, .. } = pipeline.snapshot();
+        let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
-        let last = Snapshot { n_open, n_long_lived, in_flight, open, ..snapshot.clone() };
+        let last = Snapshot { n_open, n_long_lived, in_flight, open, connections, ..snapshot.clone() };
         self.deliver(rest, Some(Arc::new(last)));
         (snapshot, failure)
     }

@@ -74,7 +74,7 @@ pub fn state_at(recording: &Recording, at: WallTime) -> anyhow::Result<(Instant,
         return Err(Expected::new("the recording does not reach to this instant", hint).into());
     }
     let metrics = Metrics::default();
-    let config = PipelineConfig::default();
+    let config = PipelineConfig { list_connections: true, ..PipelineConfig::default() };
     let range = WallRange { from: WallTime(0), to: at };
     let mut source = ReplaySource::open(recording, range, metrics.clone()).map_err(|error| {
         Expected::new(error.to_string(), "a recording is a folder that txray record --out has written")

@@ -123,6 +123,16 @@ impl<C> Tracker<C> {
         })
     }
 
+    /// All, the one that was used last first.
+    pub fn newest_first(&self) -> impl Iterator<Item = &C> {
+        let mut at = self.newest;
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(at as usize)?;
+            at = slot.older;
+            slot.conn.as_deref()
+        })
+    }
+
     /// All, in no order that means anything but the same in every run.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut C> {
         self.slots.iter_mut().filter_map(|slot| slot.conn.as_deref_mut())
@@ -200,6 +210,7 @@ mod tests {
         assert_eq!(tracker.iter().copied().collect::<Vec<_>>(), [3, 1]);
         tracker.insert(ConnId(9), 9);
         assert_eq!(tracker.iter().copied().collect::<Vec<_>>(), [3, 1, 9]);
+        assert_eq!(tracker.newest_first().copied().collect::<Vec<_>>(), [9, 1, 3]);
         assert_eq!(tracker.slots.len(), 3, "slots are used again");
     }
 

@@ -4,7 +4,10 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINT_VERSION, CheckpointError, Entry, Pipeline, PipelineConfig, State, VerdictSink};
+use super::{
+    CHECKPOINT_VERSION, CheckpointError, ClosedConns, Entry, Pipeline, PipelineConfig, State, Tally,
+    VerdictSink,
+};
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
     enrich::table::ProcessTable,
@@ -20,6 +23,9 @@ use crate::{
 
 /// A connection in a checkpoint, with its parser's name and state.
 type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
+
+/// Version without what is counted by connection; all else is the same.
+const VERSION_WITHOUT_TALLIES: u32 = 2;
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -67,6 +73,9 @@ impl Pipeline {
         let mut bytes = CHECKPOINT_VERSION.to_le_bytes().to_vec();
         // Plain data into memory: there is no way to fail; and `restore` refuses a checkpoint without a state.
         bytes.extend(postcard::to_allocvec(&saved).unwrap_or_default());
+        // In the order of the connections.
+        let tallies: Vec<&Tally> = self.tracker.iter().map(|entry| &entry.tally).collect();
+        bytes.extend(postcard::to_allocvec(&(tallies, &rest.closed)).unwrap_or_default());
         bytes
     }
 
@@ -80,11 +89,16 @@ impl Pipeline {
         let corrupt = |why: &str| CheckpointError::Corrupt(why.to_owned());
         let (version, bytes) = bytes.split_first_chunk::<4>().ok_or_else(|| corrupt("no version"))?;
         let found = u32::from_le_bytes(*version);
-        if found != CHECKPOINT_VERSION {
+        if !(VERSION_WITHOUT_TALLIES..=CHECKPOINT_VERSION).contains(&found) {
             return Err(CheckpointError::Version { found, readable: CHECKPOINT_VERSION });
         }
-        let saved: Saved =
-            postcard::from_bytes(bytes).map_err(|error| CheckpointError::Corrupt(error.to_string()))?;
+        let fault = |error: postcard::Error| CheckpointError::Corrupt(error.to_string());
+        let (saved, bytes): (Saved, &[u8]) = postcard::take_from_bytes(bytes).map_err(fault)?;
+        let (tallies, closed): (Vec<Tally>, ClosedConns) = match found {
+            VERSION_WITHOUT_TALLIES => Default::default(),
+            _ => postcard::from_bytes(bytes).map_err(fault)?,
+        };
+        let mut tallies = tallies.into_iter();
         let mut pipeline = Pipeline::new(config, metrics, verdicts);
         pipeline.order = Order::restore(saved.waiting, saved.frontier);
         for (conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
@@ -94,7 +108,8 @@ impl Pipeline {
                 return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
             }
             let opaque = exchange.is_opaque();
-            let entry = Entry { conn, exchange, ends: None, hold_armed, quiet_armed, opaque };
+            let tally = tallies.next().unwrap_or_default();
+            let entry = Entry { conn, exchange, ends: None, hold_armed, quiet_armed, opaque, tally };
             pipeline.tracker.insert(entry.conn.id, entry);
         }
         pipeline.tracker.restore_ended(saved.ended);
@@ -105,6 +120,7 @@ impl Pipeline {
         rest.templates = Templates::load(&saved.templates).ok_or_else(|| corrupt("operation names"))?;
         rest.watermark = Watermark::load(saved.watermark);
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
+        rest.closed = closed;
         Ok(pipeline)
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     sync::Arc,
 };
 
@@ -30,13 +30,13 @@ use crate::{
         Role,
     },
     metrics::{Counter, Metrics},
-    protocol::{Mark, Operation},
+    protocol::Mark,
     time::{BootTime, WallTime},
     transaction::{
         End, Kind, TransactionBatch, Unpaired,
         exchange::Exchange,
         finish::Ends,
-        pairing::{Effects, Open},
+        pairing::Effects,
         template::Templates,
         watermark::{WallLine, Watermark},
     },
@@ -76,6 +76,8 @@ pub struct PipelineConfig {
     pub protocols: Vec<String>,
     /// Classes of age in which snapshots count what is in flight: no part of what is computed.
     pub age_steps: AgeSteps,
+    /// Snapshots list connections one by one. Changes nothing else.
+    pub list_connections: bool,
 }
 
 impl Default for PipelineConfig {
@@ -93,6 +95,7 @@ impl Default for PipelineConfig {
             max_operations: 1_000,
             protocols: Vec::new(),
             age_steps: AgeSteps::SCOUTER,
+            list_connections: false,
         }
     }
 }
@@ -195,6 +198,8 @@ pub struct Snapshot {
     pub watermark: WallTime,
     /// Connections tracked.
     pub n_conns: usize,
+    /// The same one by one, where the configuration asks for it.
+    pub connections: Arc<Connections>,
     /// Requests in flight, long-lived ones apart.
     pub n_open: u64,
     /// Tunnels, upgraded connections and streams that are open.
@@ -234,12 +239,16 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 2;
+pub const CHECKPOINT_VERSION: u32 = 3;
 
 mod age;
 mod checkpoint;
+mod connections;
+mod snapshot;
 mod step;
 
+use connections::{ClosedConns, Tally};
+pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
 use step::excludes;
 
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order; 250 ms, see
@@ -268,6 +277,7 @@ struct Entry {
     quiet_armed: bool,
     /// Counted as one whose bytes are not looked at.
     opaque: bool,
+    tally: Tally,
 }
 
 /// Everything but the connections.
@@ -281,6 +291,7 @@ struct Rest {
     templates: Templates,
     watermark: Watermark,
     timers: BinaryHeap<Reverse<(BootTime, ConnId)>>,
+    closed: ClosedConns,
     marks: Vec<Mark>,
     fx: Effects,
 }
@@ -336,6 +347,7 @@ impl Pipeline {
                 listening: ListeningSet::default(),
                 watermark: Watermark::default(),
                 timers: BinaryHeap::new(),
+                closed: ClosedConns::default(),
                 marks: Vec::new(),
                 fx: Effects::default(),
             },
@@ -450,6 +462,7 @@ impl Pipeline {
                     hold_armed: false,
                     quiet_armed: false,
                     opaque: false,
+                    tally: Tally::default(),
                 },
             );
         }
@@ -460,6 +473,7 @@ impl Pipeline {
         let Some((entry, rest)) = self.entry(open.conn) else { return };
         entry.conn.open(open);
         entry.conn.forgotten = false;
+        entry.tally.open(open);
         if entry.conn.role == Role::Unknown {
             entry.conn.role = rest.listening.role(open.netns, &open.tuple);
         }
@@ -514,7 +528,7 @@ impl Pipeline {
             // Nothing was seen that would tell which direction they had.
             entry.conn.turns.close(close.turn, [false; 2], false);
         }
-        self.remove(close.conn, true);
+        self.remove(close.conn, Some(close));
         self.tracker.end(close.conn, close.time);
     }
 
@@ -526,14 +540,15 @@ impl Pipeline {
             self.rest.with(entry, |exchange, _, turnover| exchange.pairs_mut().lose_all(now, turnover.fx));
         }
         self.rest.state.forgotten = true;
-        self.remove(id, false);
+        self.remove(id, None);
     }
 
-    fn remove(&mut self, id: ConnId, closed: bool) {
+    fn remove(&mut self, id: ConnId, close: Option<&ConnClose>) {
         if let Some(entry) = self.tracker.remove(id) {
+            self.rest.note_end(&entry, close);
             let state = &mut self.rest.state;
             if !excludes(&self.rest.config, &entry) {
-                let lost = entry.lost(state, closed);
+                let lost = entry.lost(state, close.is_some());
                 state.lost.add(lost);
             }
             let (requests, unknown) = entry.known_turns();
@@ -672,86 +687,6 @@ impl Pipeline {
         let Rest { watermark, templates, .. } = &mut self.rest;
         watermark.flush(templates);
         self.drain()
-    }
-
-    /// What is in flight and lost at this instant of event time.
-    pub fn snapshot(&self) -> Snapshot {
-        let state = &self.rest.state;
-        let frontier = self.order.frontier();
-        let mut lost = state.lost;
-        let (mut n_open, mut n_long_lived) = (0, 0);
-        let age_steps = self.rest.config.age_steps;
-        let mut by_service: BTreeMap<Arc<str>, [u64; AgeSteps::MAX_CLASSES]> = BTreeMap::new();
-        let mut listed: BTreeMap<(BootTime, ConnId, u64), OpenRequest> = BTreeMap::new();
-        for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
-            lost.add(entry.lost(state, false));
-            for open in entry.exchange.open() {
-                let key = (open.start, entry.conn.id, open.ordinal);
-                let full = listed.len() >= MAX_OPEN_LISTED;
-                if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {
-                    listed.insert(key, self.open_request(entry, open, frontier));
-                    if full {
-                        listed.pop_last();
-                    }
-                }
-                if open.kind == Kind::LongLived {
-                    n_long_lived += 1;
-                    continue;
-                }
-                n_open += 1;
-                let class = age_steps.class(frontier.0.saturating_sub(open.start.0));
-                by_service.entry(self.rest.processes.service_of(open.pid, &open.comm)).or_default()[class] +=
-                    1;
-            }
-        }
-        lost.high = lost.high.saturating_add(state.residual);
-        Snapshot {
-            time: frontier,
-            wall: state.line.at(frontier).1.wall(frontier),
-            watermark: self.rest.watermark.reached(),
-            n_conns: self.tracker.len(),
-            n_open,
-            n_long_lived,
-            n_unended: state.n_unended,
-            n_waiting: self.rest.watermark.n_waiting() as u64,
-            age_steps,
-            in_flight: by_service
-                .into_iter()
-                .map(|(service, by_age)| InFlight {
-                    service,
-                    by_age: by_age[..age_steps.n_classes()].to_vec(),
-                })
-                .collect(),
-            open: listed.into_values().collect(),
-            unpaired: Unpaired::ALL.iter().map(|&reason| (reason, state.unpaired[reason as usize])).collect(),
-            lost_requests: lost,
-            counters: state.counters.clone(),
-        }
-    }
-
-    fn open_request(&self, entry: &Entry, open: &Open, now: BootTime) -> OpenRequest {
-        let (method, path) = match &open.operation {
-            Operation::Fixed(name) => ("".into(), Bytes::copy_from_slice(name.as_bytes())),
-            // A slice of a captured batch would keep the whole batch in memory.
-            Operation::Path { method, path } => (method.clone(), Bytes::copy_from_slice(path)),
-        };
-        OpenRequest {
-            age_ns: now.0.saturating_sub(open.start.0),
-            step: match (open.request_end, open.response_start) {
-                (_, Some(_)) => Step::Sending,
-                (Some(_), None) => Step::Waiting,
-                (None, None) => Step::Reading,
-            },
-            kind: open.kind,
-            role: entry.exchange.role(),
-            service: self.rest.processes.service_of(open.pid, &open.comm),
-            pid: open.pid,
-            tid: open.tid,
-            conn: entry.conn.id,
-            ordinal: open.ordinal,
-            method,
-            path,
-        }
     }
 
     /// The kernel's own count of turns tells what happened on connections of which nothing was seen, or whose last

@@ -141,6 +141,7 @@ impl Rest {
             let comm = self.processes.name(&ended.open.comm);
             let (transaction, operation) =
                 finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
+            entry.tally.ended(&transaction);
             self.count(&transaction);
             self.watermark.push(epoch, transaction, operation);
         }
@@ -184,6 +185,7 @@ impl Rest {
             Place::Behind { seen } if seen >= data.bytes => return,
             Place::Behind { seen } => (0, seen),
         };
+        entry.tally.data(data, !entry.conn.streams[data.direction().index()].started);
         self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
         if !self.is_excluded(entry)
             && let Some(verdict) = entry.exchange.verdict(&entry.conn)

@@ -36,8 +36,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Body, ErrorFor, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request, Response, Resync,
-    Step,
+    Body, ErrorFor, Family, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request, Response,
+    Resync, Step,
     codec::{
         chunked::{Chunked, Progress},
         head::{self, Fields, Length, Parse, RequestLine},
@@ -64,6 +64,10 @@ impl Protocol for Http1 {
 
     fn semconv_name(&self) -> &'static str {
         "http"
+    }
+
+    fn family(&self) -> Family {
+        Family::Http
     }
 
     fn infer(&self, head: &[u8]) -> Inference {

@@ -25,6 +25,9 @@ pub trait Protocol: Sync {
         self.name()
     }
 
+    /// What sort of protocol it is: decides which views show its operations.
+    fn family(&self) -> Family;
+
     /// Looks at the first bytes of one direction. Must never answer `Yes` to bytes that another protocol could send.
     fn infer(&self, head: &[u8]) -> Inference;
 
@@ -35,6 +38,25 @@ pub trait Protocol: Sync {
     fn pairing(&self) -> Pairing {
         Pairing::Fifo
     }
+}
+
+/// What sort of protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// HTTP in all its versions.
+    Http,
+    /// Remote procedure calls.
+    Rpc,
+    /// Databases: operations are statements.
+    Database,
+    /// Caches and key-value stores: operations are commands.
+    Cache,
+    /// Queues and brokers.
+    Messaging,
+    /// Name resolution.
+    Dns,
+    /// None of these.
+    Other,
 }
 
 /// What the first bytes of a direction say.

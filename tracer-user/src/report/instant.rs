@@ -1,7 +1,11 @@
 //! The state at one instant: what was in flight then, and all that had finished by then. A table for people, one JSON object for
 //! machines.
 
-use std::{fmt::Write as _, io::Write as _, time::Duration};
+use std::{
+    fmt::{Display, Write as _},
+    io::Write as _,
+    time::Duration,
+};
 
 use super::{
     format::{self, Align},
@@ -10,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Span,
-    pipeline::{OpenRequest, Snapshot},
+    pipeline::{ConnRow, Connections, OpenRequest, Snapshot},
     sink::histogram::Histograms,
     text::{data_text, push_json, screen_bytes, screen_text},
     time::WallTime,
@@ -42,6 +46,14 @@ fn totals(histograms: &Histograms) -> [u64; 3] {
         totals[2] += row.series.recent(watermark);
     }
     totals
+}
+
+/// A member of an object behind others; `null` without a value.
+fn write_or_null(out: &mut Vec<u8>, name: &str, value: Option<impl Display>) -> std::io::Result<()> {
+    match value {
+        Some(value) => write!(out, ",\"{name}\":{value}"),
+        None => write!(out, ",\"{name}\":null"),
+    }
 }
 
 impl Instant {
@@ -134,7 +146,43 @@ impl Instant {
                 ),
             }
         }
-        out.extend_from_slice(b"]}\n");
+        out.extend_from_slice(b"]");
+        self.write_connections(out)?;
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+
+    /// Those that are open and those that ended, each with the count of all: the lists are bounded.
+    fn write_connections(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let Connections { open, closed, n_closed } = &*self.snapshot.connections;
+        let n_open = self.snapshot.n_conns;
+        write!(out, ",\"connections_open\":{n_open},\"connections_closed\":{n_closed},\"connections\":[")?;
+        for (i, row) in open.iter().chain(closed).enumerate() {
+            out.extend_from_slice(comma(i).as_bytes());
+            let ConnRow { conn, pid, requests, errors, in_flight, age_ns, from_start, .. } = row;
+            write!(out, "{{\"conn_id\":\"{:016x}\",\"service\":", conn.0)?;
+            push_json(out, &row.service);
+            write!(out, ",\"pid\":{pid},\"comm\":")?;
+            push_json(out, &row.thread());
+            write!(out, ",\"role\":\"{}\"", row.role.as_str())?;
+            for (name, (address, port)) in ["local", "peer"].into_iter().zip(row.ends()) {
+                write!(out, ",\"{name}_addr\":")?;
+                match &*address {
+                    "" => out.extend_from_slice(b"null"),
+                    address => push_json(out, address),
+                }
+                write_or_null(out, &format!("{name}_port"), port)?;
+            }
+            let [bytes_in, bytes_out] = row.bytes;
+            write_or_null(out, "protocol", row.protocol.map(|name| format!("\"{name}\"")))?;
+            write!(out, ",\"state\":\"{}\",\"capture\":\"{}\"", row.state.as_str(), row.capture)?;
+            write!(out, ",\"age_ns\":{age_ns},\"from_start\":{from_start}")?;
+            write_or_null(out, "idle_ns", row.idle_ns)?;
+            write!(out, ",\"requests\":{requests},\"errors\":{errors},\"in_flight\":{in_flight}")?;
+            write_or_null(out, "step", row.step.map(|step| format!("\"{}\"", step.as_str())))?;
+            write!(out, ",\"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out}}}")?;
+        }
+        out.extend_from_slice(b"]");
         Ok(())
     }
 

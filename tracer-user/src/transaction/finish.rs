@@ -26,25 +26,28 @@ pub struct Ends {
 impl Ends {
     /// Of a connection on which the traced process has `role`.
     pub fn of(conn: &Connection, role: Role) -> Ends {
-        let tuple = &conn.tuple;
-        let address = |bytes: &[u8; 16], port: u16| -> (Arc<str>, Option<u16>) {
-            match tuple.family {
-                abi::FAMILY_INET => {
-                    let [a, b, c, d, ..] = *bytes;
-                    (Ipv4Addr::new(a, b, c, d).to_string().into(), Some(port))
-                }
-                abi::FAMILY_INET6 => (Ipv6Addr::from(*bytes).to_canonical().to_string().into(), Some(port)),
-                abi::FAMILY_UNIX => (unix(&conn.unix_path, bytes).into(), None),
-                _ => ("".into(), None),
-            }
-        };
-        let local = address(&tuple.local, tuple.local_port);
-        let remote = address(&tuple.remote, tuple.remote_port);
+        let [local, remote] = local_and_remote(&conn.tuple, &conn.unix_path);
         match role {
             Role::Client => Ends { client: local, server: remote },
             Role::Server | Role::Unknown => Ends { client: remote, server: local },
         }
     }
+}
+
+/// Address and port of a process's own end and of its peer's, as text.
+pub fn local_and_remote(tuple: &abi::Tuple, unix_path: &[u8]) -> [(Arc<str>, Option<u16>); 2] {
+    let address = |bytes: &[u8; 16], port: u16| -> (Arc<str>, Option<u16>) {
+        match tuple.family {
+            abi::FAMILY_INET => {
+                let [a, b, c, d, ..] = *bytes;
+                (Ipv4Addr::new(a, b, c, d).to_string().into(), Some(port))
+            }
+            abi::FAMILY_INET6 => (Ipv6Addr::from(*bytes).to_canonical().to_string().into(), Some(port)),
+            abi::FAMILY_UNIX => (unix(unix_path, bytes).into(), None),
+            _ => ("".into(), None),
+        }
+    };
+    [address(&tuple.local, tuple.local_port), address(&tuple.remote, tuple.remote_port)]
 }
 
 /// `unix:PATH`; an abstract name as `unix:@NAME`; bytes that are not UTF-8 as `\xNN`.

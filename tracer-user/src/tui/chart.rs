@@ -12,9 +12,9 @@ use crate::{
     transaction::Transaction,
 };
 
-use super::view::Roles;
+use super::{axis::Axis, view::Roles};
 
-/// Decades that a logarithmic axis shows.
+/// Decades that a logarithmic axis of time shows; as many steps of 16 of one of bytes.
 const DECADES: i32 = 5;
 /// Dots per occupied position from which a scatter hides more than it shows…
 const DENSE: u64 = 4;
@@ -50,9 +50,11 @@ pub struct ChartArea {
     pub end: WallTime,
     /// Time from edge to edge, ns.
     pub window_ns: u64,
-    /// Elapsed at the top, ns.
+    /// What is shown upwards.
+    pub axis: Axis,
+    /// The value at the top, in the axis's unit: ns or bytes.
     pub y_max_ns: u64,
-    /// Elapsed axis.
+    /// Logarithmic or linear.
     pub scale: Scale,
     /// Whose dots.
     pub roles: Roles,
@@ -120,7 +122,10 @@ impl Geometry {
         let top = self.area.y_max_ns as f64;
         match self.area.scale {
             Scale::Linear => (top * share).round() as u64,
-            Scale::Log => (top * 10_f64.powf((share - 1.0) * f64::from(DECADES))).round() as u64,
+            Scale::Log => {
+                let step = self.area.axis.step() as f64;
+                (top * step.powf((share - 1.0) * f64::from(DECADES))).round() as u64
+            }
         }
     }
 }
@@ -140,6 +145,17 @@ impl Rectangle {
     pub fn contains(&self, role: Role, end: WallTime, duration_ns: u64) -> bool {
         self.geometry.area.roles.shows(role)
             && self.geometry.cell(end, duration_ns).is_some_and(|(column, row)| self.has(column, row))
+    }
+
+    /// Whether the dot of a transaction is drawn in it.
+    pub fn holds(&self, row: &Transaction) -> bool {
+        let value = self.geometry.area.axis.value(row);
+        value.is_some_and(|value| self.contains(row.role, row.end_time, value))
+    }
+
+    /// What is shown upwards.
+    pub fn axis(&self) -> Axis {
+        self.geometry.area.axis
     }
 
     /// Whether the dot of such a transaction is drawn on the chart, here or elsewhere.
@@ -201,6 +217,10 @@ pub struct Chart {
     pub n_clamped: u64,
     /// Dots of the other role.
     pub n_hidden: u64,
+    /// Transactions of the window that have no such value: they have no dot.
+    pub n_without: u64,
+    /// Transactions of the window whose value is not kept, so that they have none either.
+    pub n_older: u64,
     /// Greatest count of a cell.
     pub max_count: u64,
     /// Dots by row of cells.
@@ -237,8 +257,10 @@ impl Chart {
     ) -> Chart {
         let mut chart = Chart::empty(area);
         for row in rows {
-            let duration_ns = row.duration_ns.max(0).unsigned_abs();
-            chart.add(row.end_time, duration_ns, Class::of(row), row.role, 1);
+            match area.axis.value(row) {
+                Some(value) => chart.add(row.end_time, value, Class::of(row), row.role, 1),
+                None => chart.add_without(row.end_time, row.role),
+            }
         }
         chart.mark(marks);
         chart
@@ -255,6 +277,8 @@ impl Chart {
             n_errors: 0,
             n_clamped: 0,
             n_hidden: 0,
+            n_without: 0,
+            n_older: 0,
             max_count: 0,
             by_row: vec![0; usize::from(area.height)],
             latency: Histogram::new_with_bounds(8, HIGHEST_NS, 2).ok(),
@@ -276,6 +300,13 @@ impl Chart {
                     *lost = true;
                 }
             }
+        }
+    }
+
+    fn add_without(&mut self, at: WallTime, role: Role) {
+        if self.geometry.dot(at, 0).is_some() {
+            let n = if self.area.roles.shows(role) { &mut self.n_without } else { &mut self.n_hidden };
+            *n += 1;
         }
     }
 
@@ -357,14 +388,19 @@ impl ChartArea {
         }
         match self.scale {
             Scale::Linear => value / top,
-            Scale::Log => ((value.max(1.0) / top).log10() / f64::from(DECADES) + 1.0).clamp(0.0, 1.0),
+            Scale::Log => {
+                let steps = (value.max(1.0) / top).log10() / (self.axis.step() as f64).log10();
+                (steps / f64::from(DECADES) + 1.0).clamp(0.0, 1.0)
+            }
         }
     }
 
     /// Elapsed times to label, with the cell row each belongs to; from the top, no two in one row.
     pub fn labels(&self) -> Vec<(u16, u64)> {
         let values: Vec<u64> = match self.scale {
-            Scale::Log => (0..DECADES).map(|decade| self.y_max_ns / 10_u64.pow(decade as u32)).collect(),
+            Scale::Log => {
+                (0..DECADES).map(|step| self.y_max_ns / self.axis.step().pow(step as u32)).collect()
+            }
             Scale::Linear => (0..4).map(|quarter| self.y_max_ns / 4 * (4 - quarter)).collect(),
         };
         let mut labels: Vec<(u16, u64)> = Vec::new();
@@ -391,6 +427,7 @@ mod tests {
             height: 5,
             end: WallTime(1_000 * SECOND),
             window_ns: 100 * SECOND,
+            axis: Axis::Elapsed,
             y_max_ns: 10 * SECOND,
             scale,
             roles: Roles::Servers,
@@ -467,6 +504,32 @@ mod tests {
         assert_eq!(rows, [0, 40, 80, 120, 160]);
         assert_eq!(area.dot_row(0), 199);
         assert_eq!(area.labels()[1], (10, SECOND));
+    }
+
+    #[test]
+    fn sixteenths_are_equally_high_on_the_log_axis_of_bytes() {
+        let area = ChartArea { axis: Axis::ResponseBytes, y_max_ns: 1 << 20, height: 50, ..area(Scale::Log) };
+        assert_eq!(
+            [1 << 20, 1 << 16, 1 << 12, 1 << 8, 1 << 4].map(|n| area.dot_row(n)),
+            [0, 40, 80, 120, 160]
+        );
+        assert_eq!(area.labels()[1], (10, 1 << 16));
+        assert_eq!(Geometry::of(area).edge_ns(20), 1 << 12);
+    }
+
+    #[test]
+    fn what_has_no_such_value_is_counted_and_not_drawn_at_zero() {
+        let area = ChartArea { axis: Axis::Queue, ..area(Scale::Log) };
+        let rows = [
+            Transaction { queue_ns: Some(0), ..at(950, SECOND) },
+            Transaction { queue_ns: Some(20 * SECOND), ..at(950, SECOND) },
+            at(950, SECOND),
+            Transaction { role: Role::Client, ..at(950, SECOND) },
+            at(10, SECOND),
+        ];
+        let chart = Chart::of_rows(area, rows.iter(), std::iter::empty());
+        assert_eq!((chart.n, chart.n_clamped, chart.n_without, chart.n_hidden), (2, 1, 1, 1));
+        assert_eq!(chart.cells.iter().map(|cell| cell.count).sum::<u64>(), 2);
     }
 
     #[test]

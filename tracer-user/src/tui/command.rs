@@ -17,8 +17,8 @@ pub enum Typed {
     Filter(Option<Filter>),
     /// `window TIME`, ns.
     Window(u64),
-    /// `top TIME`, ns.
-    Top(u64),
+    /// `top VALUE`, as the axis that is shown reads it.
+    Top(String),
     /// `view NAME`.
     View(View),
     /// `live`.
@@ -57,7 +57,7 @@ pub fn parse(text: &str, now: WallTime) -> Result<Typed, (usize, String)> {
             .map(|filter| Typed::Filter(Some(filter)))
             .map_err(|error| (at + error.column.saturating_sub(1), error.message)),
         "window" => span(argument).map(Typed::Window),
-        "top" => span(argument).map(Typed::Top),
+        "top" => Ok(Typed::Top(argument.to_owned())),
         "view" => {
             let known = |view: &&View| view.name().eq_ignore_ascii_case(argument);
             View::ALL.iter().find(known).map(|view| Typed::View(*view)).ok_or_else(|| {

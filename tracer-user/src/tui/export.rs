@@ -204,7 +204,7 @@ pub fn export(form: Form, feed: &Feed, app: &App, model: &Model) -> Export {
         (Form::Csv, _) => whole(&rows).csv(),
         (Form::Trace, _) => chrome_trace(&rows),
         (Form::Text, Place::Detail) => {
-            rows.iter().flat_map(|row| detail_text(model, row).into_bytes()).collect()
+            rows.iter().flat_map(|row| detail_text(model, app, row).into_bytes()).collect()
         }
         (Form::Text, _) => listed(&rows).text(),
     };

@@ -102,6 +102,16 @@ pub enum Action {
     TypeTop,
     /// Type a filter.
     TypeFilter,
+    /// Another value upwards.
+    Axis,
+    /// Only errors, or all.
+    OnlyErrors,
+    /// Only long-lived ones, or all.
+    OnlyLongLived,
+    /// The transactions of a connection.
+    ShowConnection,
+    /// Both ends of a local call, or one line.
+    Unfold,
     /// Logarithmic or linear.
     Scale,
     /// Heat map, dots, or what fits.
@@ -217,6 +227,8 @@ const ALL: &[Place] = &[
     Place::View(View::Active),
     Place::View(View::Operations),
     Place::View(View::Services),
+    Place::View(View::Statements),
+    Place::View(View::Connections),
     Place::View(View::Health),
     Place::Select,
     Place::List,
@@ -231,6 +243,8 @@ const VIEWS: &[Place] = &[
     Place::View(View::Active),
     Place::View(View::Operations),
     Place::View(View::Services),
+    Place::View(View::Statements),
+    Place::View(View::Connections),
     Place::View(View::Health),
 ];
 /// Where the XLog is.
@@ -243,10 +257,19 @@ const TABLES: &[Place] = &[
     Place::View(View::Active),
     Place::View(View::Operations),
     Place::View(View::Services),
+    Place::View(View::Statements),
+    Place::View(View::Connections),
     Place::List,
 ];
 /// Where it has more than one order.
-const SORTED: &[Place] = &[Place::View(View::Overview), Place::View(View::Operations), Place::List];
+const SORTED: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Operations),
+    Place::View(View::Statements),
+    Place::View(View::Connections),
+    Place::List,
+];
+const CONNECTIONS: &[Place] = &[Place::View(View::Connections)];
 /// In every view, and where one transaction is shown.
 const FOUND: &[Place] = &[
     Place::View(View::Overview),
@@ -254,6 +277,8 @@ const FOUND: &[Place] = &[
     Place::View(View::Active),
     Place::View(View::Operations),
     Place::View(View::Services),
+    Place::View(View::Statements),
+    Place::View(View::Connections),
     Place::View(View::Health),
     Place::Detail,
 ];
@@ -289,7 +314,9 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('?')], ALL, A::Help, "the keys of this place", "help"),
     bind(&[Key::Escape], OPENED, A::Back, "back", "back"),
     bind(&[Char('/')], VIEWS, A::TypeFilter, "type a filter; empty: no filter", "filter"),
-    bind(&[Key::Escape], VIEWS, A::Back, "back from a zoom; then without the filter", ""),
+    bind(&[Char('E')], VIEWS, A::OnlyErrors, "only errors, or all", "errors"),
+    bind(&[Char('A')], VIEWS, A::OnlyLongLived, "only long-lived (async) ones, or all", ""),
+    bind(&[Key::Escape], VIEWS, A::Back, "back from a zoom; then no filter, no 'only'", ""),
     bind(&[Char('v')], XLOG, A::Select, "select a rectangle (or drag the mouse)", "select"),
     bind(&[Char('v'), Char(' ')], SELECT, A::Corner, "fix this corner, then move the other", "corner"),
     bind(&[Key::Enter], SELECT, A::List, "list what is in the rectangle", "list"),
@@ -304,6 +331,14 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('o')], LINKED, A::Link, "the link to another tool (--open-url)", ""),
     bind(&[Char('e')], EXPORTED, A::TypeExport, "export all rows to a file", ""),
     bind(&[Key::Ctrl('s')], ALL, A::Dump, "write the screen to a file, text and JSON", ""),
+    bind(
+        &[Char('x')],
+        &[Place::List, Place::Detail],
+        A::Unfold,
+        "both ends of a local call, or one line",
+        "",
+    ),
+    bind(&[Key::Enter], CONNECTIONS, A::ShowConnection, "its transactions, in the XLog", "its dots"),
     bind(&[Key::Up, Char('k')], TABLES, A::Previous, "previous row", ""),
     bind(&[Key::Down, Char('j')], TABLES, A::Next, "next row", ""),
     bind(&[Char('g'), Key::Home], TABLES, A::First, "first row", ""),
@@ -330,6 +365,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Up, Char('k')], XLOG, A::HigherTop, "a higher top of the axis", ""),
     bind(&[Key::Down, Char('j')], XLOG, A::LowerTop, "a lower top of the axis", ""),
     bind(&[Char('y')], CHARTS, A::TypeTop, "type the top of the axis", "top"),
+    bind(&[Char('Y')], CHARTS, A::Axis, "elapsed, first byte, queue, sending, bytes", "axis"),
     bind(&[Char('l')], CHARTS, A::Scale, "logarithmic or linear axis", "log"),
     bind(&[Char('H')], CHARTS, A::Density, "heat map, dots, or what fits", "heat"),
     bind(&[Char('c')], CHARTS, A::Roles, "requests served, made, or both", "role"),
@@ -340,6 +376,8 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('3')], VIEWS, A::View(View::Active), "requests in flight", ""),
     bind(&[Char('4')], VIEWS, A::View(View::Operations), "operations", ""),
     bind(&[Char('5')], VIEWS, A::View(View::Services), "services, and who calls whom", ""),
+    bind(&[Char('6')], VIEWS, A::View(View::Statements), "what databases and caches are asked", ""),
+    bind(&[Char('7')], VIEWS, A::View(View::Connections), "connections", ""),
     bind(&[Char('8')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
     bind(&[Key::Tab], VIEWS, A::NextView, "next view", ""),
     bind(&[Key::BackTab], VIEWS, A::PreviousView, "view before", ""),

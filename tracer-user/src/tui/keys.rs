@@ -318,9 +318,9 @@ mod tests {
 
     #[test]
     fn the_nth_key_of_the_presets_selects_the_nth() {
-        let keymap = Keymap::build([(Action::Preset(0), vec![Key::Char('A'), Key::Char('B')])]).unwrap();
+        let keymap = Keymap::build([(Action::Preset(0), vec![Key::Char('P'), Key::Char('Q')])]).unwrap();
         let at = |c| keymap.action(Place::View(View::Health), Key::Char(c));
-        assert_eq!([at('A'), at('B')], [Some(Action::Preset(1)), Some(Action::Preset(2))]);
+        assert_eq!([at('P'), at('Q')], [Some(Action::Preset(1)), Some(Action::Preset(2))]);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    app::{App, TOPS_NS, WINDOWS_NS},
+    app::{App, WINDOWS_NS},
+    axis::{Axis, TOPS_NS},
     chart::{Density, Scale},
     columns::{Columns, ListColumn, OperationColumn},
     keys::PRESETS,
@@ -96,7 +97,7 @@ impl SavedLayout {
             view: Some(app.view),
             window_ns: Some(app.window_ns),
             scale: Some(app.scale),
-            top_ns: Some(app.y_max_ns),
+            top_ns: Some(app.top_of(Axis::Elapsed)),
             roles: Some(app.roles),
             sort: Some(app.sort),
             list_sort: Some(app.list_sort),
@@ -111,6 +112,7 @@ impl SavedLayout {
         app.view = self.view.unwrap_or(start.view);
         app.window_ns = self.window_ns.unwrap_or(start.window_ns);
         app.scale = self.scale.unwrap_or(start.scale);
+        app.show_axis(Axis::Elapsed);
         app.y_max_ns = self.top_ns.unwrap_or(start.y_max_ns);
         app.roles = self.roles.unwrap_or(start.roles);
         app.sort = self.sort.unwrap_or(start.sort);

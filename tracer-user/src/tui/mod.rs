@@ -2,6 +2,8 @@
 //! do.
 
 mod app;
+mod axis;
+mod calls;
 mod chart;
 mod columns;
 mod command;
@@ -17,10 +19,12 @@ mod keys;
 mod layouts;
 mod link;
 mod model;
+mod only;
 mod palette;
 mod playback;
 mod presets;
 mod settings;
+mod statements;
 mod table;
 mod terminal;
 mod theme;
@@ -31,6 +35,8 @@ mod walk;
 use crate::report::edges;
 
 pub use app::{App, Command, Cursor, Narrowing, Prompt, Purpose, Rows, Seen, Zoom};
+pub use axis::Axis;
+pub use calls::{Line, other_ends};
 pub use chart::{Cell, Chart, ChartArea, Density, Geometry, Rectangle, Scale};
 pub use columns::{Columns, ListColumn, OperationColumn};
 pub use contrast::{Contrast, Totals};
@@ -45,10 +51,12 @@ pub use keys::{Bound, KeyFault, Keymap};
 pub use layouts::{LAYOUTS_FILE, SavedLayout, save};
 pub use link::{Template, clipboard};
 pub use model::{Listed, Model, Row};
+pub use only::Only;
 pub use palette::{Paint, Palette, Tone};
 pub use playback::{OpenPast, Order, Pace, Playback, Played, Sought};
 pub use settings::ScreenSettings;
+pub use statements::{Statement, StatementSort, statements};
 pub use table::Fault;
 pub use terminal::{Left, Shows, columns, restore, run, symbols, usable};
 pub use theme::{Colours, Symbols, Theme};
-pub use view::{ListSort, Place, Roles, Sort, View};
+pub use view::{ConnSort, ListSort, Place, Roles, Sort, View};

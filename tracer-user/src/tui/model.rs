@@ -1,27 +1,29 @@
 //! One frame's data: read from the feed at once, safe to show, nothing left to compute while drawing.
 
-use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use super::{
     app::{App, Narrowing, Rows, Seen},
-    chart::{Chart, ChartArea, Rectangle},
+    axis::Axis,
+    calls::{self, Line},
+    chart::{Chart, ChartArea, Geometry, Rectangle},
     contrast::{Contrast, Totals, contrast},
     draw::Layout,
     edges::{Edge, edges, edges_among},
     feed::{Feed, Heading, Status},
     graph::{Graph, Picture, picture},
     playback::Played,
-    view::{ListSort, Place, Sort, View},
+    statements::{Statement, family, statements},
+    view::{ConnSort, ListSort, Place, Sort, View},
 };
 use crate::{
     event::Role,
-    pipeline::{AgeSteps, InFlight, OpenRequest},
-    report::{
-        filter::{Filter, quoted},
-        format::rate,
-        loss::Losses,
-        summary::QUANTILES,
-    },
+    pipeline::{AgeSteps, ConnRow, InFlight, OpenRequest},
+    report::{filter::quoted, format::rate, loss::Losses, summary::QUANTILES},
     sink::{
         histogram::{self, Histograms},
         recent::Recent,
@@ -108,6 +110,14 @@ pub struct Model {
     pub edges: Vec<Edge>,
     /// The same as a picture; where there is room for it.
     pub map: Option<(Graph, Option<Picture>)>,
+    /// What databases and caches are asked, of the rows that are kept; where it is shown.
+    pub statements: Vec<Statement>,
+    /// Protocols of the rows that are kept, in the order of their names; where it matters.
+    pub protocols: Vec<&'static str>,
+    /// Connections, sorted: open ones and those that ended of late; where they are shown.
+    pub conns: Vec<ConnRow>,
+    /// Connections that are open, and that ended: all of them.
+    pub n_conns: [u64; 2],
     /// Rows that are kept.
     pub kept: u64,
     /// Counters: name, total, and how much more it was in the last second that is known.
@@ -126,6 +136,8 @@ pub struct Model {
     pub neighbours: Vec<Arc<Transaction>>,
     /// There are more of them.
     pub neighbours_cut: bool,
+    /// The other end of each neighbour that is a local call, where it is kept.
+    pub neighbours_ends: Vec<Option<Arc<Transaction>>>,
     base: Arc<Base>,
 }
 
@@ -175,6 +187,18 @@ pub struct Listed {
     pub rows: Vec<Arc<Transaction>>,
     /// All of which there are dots.
     pub n: u64,
+    /// Those of the same time whose value on the axis is not kept: some may lie in the rectangle.
+    pub older: u64,
+    /// The rows as they are shown: both ends of a local call in one line, or two.
+    pub lines: Vec<Line>,
+    /// Local calls both of whose ends are among the rows.
+    pub n_calls: u64,
+}
+
+impl Listed {
+    fn new(rectangle: Rectangle, rows: Vec<Arc<Transaction>>) -> Listed {
+        Listed { rectangle, n: rows.len() as u64, rows, older: 0, lines: Vec::new(), n_calls: 0 }
+    }
 }
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -191,7 +215,7 @@ impl Model {
         let (status, watermark) = (&base.status, base.watermark);
         // Rows that came since the screen was frozen are not looked at.
         let until = if app.paused.is_some() { watermark } else { WallTime(u64::MAX) };
-        let matching = app.filter.as_ref().map(|filter| Matching::find(filter, &feed.recent.lock(), until));
+        let matching = app.is_narrowed().then(|| Matching::find(app, &feed.recent.lock(), until));
         let all = base.operations.iter().map(|row| row.count).sum();
         let (mut rows, recent_seconds) = match &matching {
             None => (base.operations.clone(), base.recent_seconds),
@@ -211,6 +235,7 @@ impl Model {
             height: layout.chart.height,
             end: app.end(now),
             window_ns: app.window_ns,
+            axis: app.axis,
             y_max_ns: app.y_max_ns,
             scale: app.scale,
             roles: app.roles,
@@ -227,14 +252,28 @@ impl Model {
             let kept_from = xlog.kept_from();
             let since = app.paused.map_or(0, |at| xlog.dots(at, WallTime(u64::MAX)).count() as u64);
             match &matching {
+                None if app.axis != Axis::Elapsed => {
+                    let recent = feed.recent.lock();
+                    let geometry = Geometry::of(area);
+                    let chart = has_chart.then(|| {
+                        let rows = recent.rows(geometry.start, geometry.end).map(|row| &**row);
+                        let mut chart = Chart::of_rows(area, rows, marks);
+                        chart.n_older = not_kept(&area, area_times(&geometry), &xlog, &recent);
+                        chart
+                    });
+                    let list = listed.map(|rectangle| {
+                        let older = not_kept(&area, rectangle.times(), &xlog, &recent);
+                        Listed { older, ..Listed::new(rectangle, rows_in(&rectangle, &recent)) }
+                    });
+                    (chart, since, list, kept_from)
+                }
                 None => {
                     let chart = has_chart.then(|| Chart::build(area, &xlog, marks));
                     let n = listed.map(|rectangle| (rectangle, dots_in(&rectangle, &xlog)));
                     drop(xlog);
                     let list = n.map(|(rectangle, n)| Listed {
-                        rectangle,
-                        rows: rows_in(&rectangle, &feed.recent.lock()),
                         n,
+                        ..Listed::new(rectangle, rows_in(&rectangle, &feed.recent.lock()))
                     });
                     (chart, since, list, kept_from)
                 }
@@ -244,8 +283,8 @@ impl Model {
                     let chart = has_chart.then(|| Chart::of_rows(area, rows(), marks));
                     let list = listed.map(|rectangle| {
                         let rows: Vec<_> =
-                            matching.rows.iter().filter(|row| holds(&rectangle, row)).cloned().collect();
-                        Listed { rectangle, n: rows.len() as u64, rows }
+                            matching.rows.iter().filter(|row| rectangle.holds(row)).cloned().collect();
+                        Listed::new(rectangle, rows)
                     });
                     (chart, since, list, kept_from)
                 }
@@ -253,6 +292,7 @@ impl Model {
         };
         let list = list.map(|mut list| {
             sort_list(&mut list.rows, app.list_sort);
+            (list.lines, list.n_calls) = calls::lines(&list.rows, &app.unfolded);
             list
         });
         let compared = app.selection.filter(|_| place == Place::Contrast);
@@ -266,12 +306,17 @@ impl Model {
             };
             let shown = |row: &&Arc<Transaction>| rectangle.is_on_chart(row.role, row.end_time);
             let (selected, rest): (Vec<_>, Vec<_>) =
-                rows.iter().filter(shown).partition(|row| holds(&rectangle, row));
+                rows.iter().filter(shown).partition(|row| rectangle.holds(row));
             contrast(selected.into_iter().map(|row| &**row), rest.into_iter().map(|row| &**row))
         });
-        let (neighbours, neighbours_cut) = match &app.detail {
-            Some(shown) => neighbours(shown, &feed.recent.lock()),
-            None => (Vec::new(), false),
+        let (neighbours, neighbours_cut, neighbours_ends) = match &app.detail {
+            Some(shown) => {
+                let recent = feed.recent.lock();
+                let (rows, cut) = neighbours(shown, &recent);
+                let ends = calls::ends_of(&rows, recent.rows(WallTime(0), WallTime(u64::MAX)));
+                (rows, cut, ends)
+            }
+            None => Default::default(),
         };
         let counters = counters(status);
         let mut calls = Vec::new();
@@ -290,6 +335,23 @@ impl Model {
             let picture = picture(&graph, layout.map.width, layout.map.height);
             (graph, picture)
         });
+        let (mut asked, mut protocols) = (Vec::new(), Vec::new());
+        if place == Place::View(View::Statements) {
+            let second = watermark.0 / SECOND_NS * SECOND_NS;
+            let recent = WallTime(second.saturating_sub(recent_seconds * SECOND_NS))..WallTime(second);
+            let rows: Vec<_> = match &matching {
+                Some(matching) => matching.rows.clone(),
+                None => feed.recent.lock().rows(WallTime(0), until).cloned().collect(),
+            };
+            asked = statements(rows.iter(), family, recent, app.statement_sort);
+            protocols.extend(rows.iter().map(|row| row.protocol).collect::<BTreeSet<_>>());
+        }
+        let connections = &status.snapshot.connections;
+        let mut conns: Vec<ConnRow> = Vec::new();
+        if place == Place::View(View::Connections) {
+            conns.extend(connections.open.iter().chain(&connections.closed).cloned());
+            sort_conns(&mut conns, app.conn_sort);
+        }
         let kept = feed.recent.lock().rows(WallTime(0), until).len() as u64;
         let mut in_flight: Vec<InFlight> = status
             .snapshot
@@ -302,7 +364,7 @@ impl Model {
             title: screen_text(&heading.title).into_owned(),
             filter: heading.filter.as_deref().map(|text| screen_text(text).into_owned()),
             narrowed: matching.map(|matching| Narrowed {
-                text: screen_text(app.filter.as_ref().map_or("", |filter| filter.text())).into_owned(),
+                text: screen_text(&app.narrowed_to()).into_owned(),
                 n: matching.rows.len() as u64,
                 of: matching.of,
                 older: matching.older,
@@ -329,6 +391,10 @@ impl Model {
             services: base.services.clone(),
             edges: calls,
             map,
+            statements: asked,
+            protocols,
+            conns,
+            n_conns: [status.snapshot.n_conns as u64, connections.n_closed],
             kept,
             counters,
             losses: status.losses.clone(),
@@ -338,6 +404,7 @@ impl Model {
             contrast,
             neighbours,
             neighbours_cut,
+            neighbours_ends,
             base,
         }
     }
@@ -345,18 +412,22 @@ impl Model {
     /// What a key refers to while this frame is on the screen.
     pub fn seen(&self, app: &App, layout: &Layout) -> Seen {
         let n_rows = match (app.place(), &self.list) {
-            (Place::List, Some(list)) => list.rows.len(),
+            (Place::List, Some(list)) => list.lines.len(),
             // More than there are lines: scrolling stops by itself.
             (Place::Detail | Place::Help, _) => 64,
             (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),
             (Place::View(View::Health), _) => self.counters.len(),
             (Place::View(View::Active), _) => self.open.len(),
             (Place::View(View::Services), _) => self.edges.len(),
+            (Place::View(View::Statements), _) => self.statements.len(),
+            (Place::View(View::Connections), _) => self.conns.len(),
             _ => self.rows.len(),
         };
-        let row = self.list.as_ref().and_then(|list| {
-            list.rows.get(app.list.selected.min(list.rows.len().saturating_sub(1))).cloned()
-        });
+        let line = self
+            .list
+            .as_ref()
+            .and_then(|list| list.lines.get(app.list.selected.min(list.lines.len().saturating_sub(1))));
+        let conn = self.conns.get(app.conns.selected.min(self.conns.len().saturating_sub(1)));
         // As it is drawn: rows may have gone.
         let at = |rows: &Rows, n: usize| rows.selected.min(n.saturating_sub(1));
         let narrow = match app.place() {
@@ -373,11 +444,13 @@ impl Model {
             n_rows,
             page: usize::from(layout.rows),
             chart: self.chart.as_ref().map(|chart| chart.geometry),
-            row,
             played: self.played.clone(),
             has_past: self.has_past,
             kept_from: self.kept_from,
             narrow,
+            row: line.map(|line| line.row.clone()),
+            call: line.and_then(Line::call),
+            conn: conn.map(|row| row.conn),
         }
     }
 
@@ -415,10 +488,10 @@ struct Matching {
 }
 
 impl Matching {
-    fn find(filter: &Filter, recent: &Recent, until: WallTime) -> Matching {
+    fn find(app: &App, recent: &Recent, until: WallTime) -> Matching {
         let all = recent.rows(WallTime(0), until);
         let of = all.len() as u64;
-        let rows = all.filter(|row| filter.matches(row)).cloned().collect();
+        let rows = all.filter(|row| app.wants(row)).cloned().collect();
         Matching { rows, of, older: recent.evicted() }
     }
 }
@@ -478,11 +551,40 @@ fn dots_in(rectangle: &Rectangle, xlog: &Xlog) -> u64 {
 /// Rows in a rectangle, in the order of their end.
 fn rows_in(rectangle: &Rectangle, recent: &Recent) -> Vec<Arc<Transaction>> {
     let (from, to) = rectangle.times();
-    recent.rows(from, to).filter(|row| holds(rectangle, row)).cloned().collect()
+    recent.rows(from, to).filter(|row| rectangle.holds(row)).cloned().collect()
 }
 
-fn holds(rectangle: &Rectangle, row: &Transaction) -> bool {
-    rectangle.contains(row.role, row.end_time, row.duration_ns.max(0).unsigned_abs())
+/// Time at the left edge of a chart, and the end of what is shown.
+fn area_times(geometry: &Geometry) -> (WallTime, WallTime) {
+    (geometry.start, geometry.area.end)
+}
+
+/// Transactions of which only dots are left, so that no value but the elapsed time is known: of these roles, that ended in `from..to`.
+fn not_kept(area: &ChartArea, (from, to): (WallTime, WallTime), xlog: &Xlog, recent: &Recent) -> u64 {
+    if recent.evicted() == 0 {
+        return 0;
+    }
+    let all = || recent.rows(WallTime(0), WallTime(u64::MAX));
+    let oldest = all().next().map_or(u64::MAX, |row| row.seq);
+    let dots =
+        xlog.dots(from, to).filter(|dot| area.roles.shows(dot.role()) && dot.seq() < oldest).count() as u64;
+    let old: u64 = xlog.old(from, to).filter(|old| area.roles.shows(old.role)).map(|old| old.n).sum();
+    // A ring that holds less than the rows: what fell out of it may be kept.
+    let first_dot = xlog.dots(WallTime(0), WallTime(u64::MAX)).next().map_or(u64::MAX, |dot| dot.seq());
+    let still = recent.rows(from, to).filter(|row| row.seq < first_dot && area.roles.shows(row.role)).count();
+    dots + old.saturating_sub(still as u64)
+}
+
+fn sort_conns(rows: &mut [ConnRow], by: ConnSort) {
+    // Stable: equal ones stay in the order in which they were used last, open ones before those that ended.
+    match by {
+        ConnSort::Idle => {}
+        ConnSort::Requests => rows.sort_by_key(|row| Reverse(row.requests)),
+        ConnSort::Errors => rows.sort_by_key(|row| Reverse(row.errors)),
+        ConnSort::InFlight => rows.sort_by_key(|row| Reverse(row.in_flight)),
+        ConnSort::Bytes => rows.sort_by_key(|row| Reverse(row.bytes[0].saturating_add(row.bytes[1]))),
+        ConnSort::Age => rows.sort_by_key(|row| Reverse(row.age_ns)),
+    }
 }
 
 fn sort_list(rows: &mut [Arc<Transaction>], by: ListSort) {

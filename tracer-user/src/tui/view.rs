@@ -16,14 +16,26 @@ pub enum View {
     Operations,
     /// Services, and who calls whom.
     Services,
+    /// What databases and caches are asked.
+    Statements,
+    /// Connections.
+    Connections,
     /// txray itself.
     Health,
 }
 
 impl View {
     /// All, in the order of their digits.
-    pub const ALL: [View; 6] =
-        [View::Overview, View::Xlog, View::Active, View::Operations, View::Services, View::Health];
+    pub const ALL: [View; 8] = [
+        View::Overview,
+        View::Xlog,
+        View::Active,
+        View::Operations,
+        View::Services,
+        View::Statements,
+        View::Connections,
+        View::Health,
+    ];
 
     /// The key that shows it.
     pub fn digit(self) -> u8 {
@@ -33,6 +45,8 @@ impl View {
             View::Active => b'3',
             View::Operations => b'4',
             View::Services => b'5',
+            View::Statements => b'6',
+            View::Connections => b'7',
             View::Health => b'8',
         }
     }
@@ -45,6 +59,8 @@ impl View {
             View::Active => "Active",
             View::Operations => "Operations",
             View::Services => "Services",
+            View::Statements => "Statements",
+            View::Connections => "Connections",
             View::Health => "Health",
         }
     }
@@ -162,6 +178,50 @@ impl ListSort {
             ListSort::End => ListSort::Errors,
             ListSort::Errors => ListSort::Operation,
             ListSort::Operation => ListSort::Elapsed,
+        }
+    }
+}
+
+/// Order of the connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnSort {
+    /// Used last first, those that ended behind.
+    #[default]
+    Idle,
+    /// Most requests first.
+    Requests,
+    /// Most errors first.
+    Errors,
+    /// Most in flight first.
+    InFlight,
+    /// Most bytes, both ways, first.
+    Bytes,
+    /// Oldest first.
+    Age,
+}
+
+impl ConnSort {
+    /// Heading of the column it sorts by.
+    pub fn column(self) -> &'static str {
+        match self {
+            ConnSort::Idle => "idle",
+            ConnSort::Requests => "done",
+            ConnSort::Errors => "errors",
+            ConnSort::InFlight => "now",
+            ConnSort::Bytes => "out",
+            ConnSort::Age => "age",
+        }
+    }
+
+    /// The order that comes next.
+    pub fn next(self) -> ConnSort {
+        match self {
+            ConnSort::Idle => ConnSort::Requests,
+            ConnSort::Requests => ConnSort::Errors,
+            ConnSort::Errors => ConnSort::InFlight,
+            ConnSort::InFlight => ConnSort::Bytes,
+            ConnSort::Bytes => ConnSort::Age,
+            ConnSort::Age => ConnSort::Idle,
         }
     }
 }

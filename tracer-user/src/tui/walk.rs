@@ -1,7 +1,7 @@
 //! Walking in time: what keys and typed commands ask of a playback.
 
 use super::{
-    app::{App, Command, LONGEST_NS, Rows, SECOND_NS, SHORT_NS, Seen, top},
+    app::{App, Command, LONGEST_NS, Rows, SECOND_NS, SHORT_NS, Seen},
     command::Typed,
     keymap::Action,
     playback::{Order, Sought},
@@ -70,7 +70,10 @@ impl App {
                 (self.operations, self.list) = (Rows::default(), Rows::default());
             }
             Typed::Window(ns) => self.window_ns = ns.clamp(SHORT_NS[0], LONGEST_NS),
-            Typed::Top(ns) => self.y_max_ns = top(ns),
+            Typed::Top(text) => match self.axis.parse(&text) {
+                Ok(top) => self.y_max_ns = top,
+                Err(complaint) => self.complaint = Some(complaint),
+            },
             Typed::View(view) => (self.view, self.scroll) = (view, 0),
             Typed::Live => return self.act(Action::Live, seen),
             Typed::Quit => return Command::Quit,

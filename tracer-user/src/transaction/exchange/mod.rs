@@ -546,6 +546,11 @@ impl Exchange {
         }
     }
 
+    /// What the kernel is told to capture: mode of the last verdict given.
+    pub fn capture(&self) -> u32 {
+        self.verdict.0
+    }
+
     /// The verdict to give now, if it is not the one in force.
     pub fn verdict(&mut self, conn: &Connection) -> Option<abi::Verdict> {
         let (_, mut resume) = self.verdict;

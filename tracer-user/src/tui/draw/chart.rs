@@ -9,6 +9,7 @@ use crate::{
     time::WallTime,
     tui::{
         app::App,
+        axis::Axis,
         chart::{Cell, Chart, Density, Scale},
         keymap::Action,
         model::Model,
@@ -58,7 +59,7 @@ pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, 
     let area = panes.cells;
     for (row, ns) in chart.area.labels() {
         if row < area.height {
-            let text = format!("{} ", fit(&duration(ns), usize::from(LABELS) - 1, Align::Right));
+            let text = format!("{} ", fit(&app.axis.text(ns), usize::from(LABELS) - 1, Align::Right));
             put(buffer, area.x - LABELS, area.y + row, LABELS, &text, theme.dim());
         }
     }
@@ -105,22 +106,34 @@ fn title(buffer: &mut Buffer, area: Rect, model: &Model, chart: &Chart, app: &Ap
         (Some(Density::Heat), _) => "  heat (kept)",
     };
     let mut text = format!(
-        "XLog  {}  {}{density}  {what} {}",
+        "XLog{}  {}  {}{density}  {what} {}",
+        // What it shows upwards at first need not be said where there is little room.
+        if app.axis == Axis::Elapsed && area.width < WIDE {
+            String::new()
+        } else {
+            format!(" {}", app.axis.name())
+        },
         window(app.window_ns),
         if app.scale == Scale::Log { "log" } else { "linear" },
         count(chart.n),
     );
-    let mut note = |n: u64, what: &str| {
+    let note = |text: &mut String, n: u64, what: &str| {
         if n != 0 {
             text.push_str(&format!("  {} {what}", count(n)));
         }
     };
-    note(chart.n_errors, "errors");
-    note(chart.n_clamped, &format!("≥ {}", duration(app.y_max_ns)));
+    note(&mut text, chart.n_errors, "errors");
+    // What has no dot comes before what has one.
+    note(&mut text, chart.n_without, "without");
+    if chart.n_older != 0 {
+        text.push_str(&format!("  older {} not kept", count(chart.n_older)));
+    }
+    note(&mut text, chart.n_clamped, &format!("≥ {}", app.axis.text(app.y_max_ns)));
     let key = |action| app.settings.keymap.key_name(action);
     let hidden = if app.roles == Roles::Servers { "made" } else { "served" };
-    note(chart.n_hidden, &format!("{hidden} hidden: {}", key(Action::Roles)));
-    note(model.evicted, "older as counts");
+    note(&mut text, chart.n_hidden, &format!("{hidden} hidden: {}", key(Action::Roles)));
+    // They are dots of elapsed time only.
+    note(&mut text, if app.axis == Axis::Elapsed { model.evicted } else { 0 }, "older as counts");
     if app.is_zoomed() {
         text.push_str(&format!("  zoomed: {}", key(Action::Back)));
     }
@@ -183,7 +196,7 @@ fn side(buffer: &mut Buffer, area: Rect, chart: &Chart, theme: Theme) -> Vec<u16
         if row < area.height && !lines.contains(&row) {
             lines.push(row);
             let about = if chart.is_coarse { "~" } else { "" };
-            let text = format!("{name} {about}{}", duration(ns));
+            let text = format!("{name} {about}{}", chart.area.axis.text(ns));
             let width = area.width.saturating_sub(BAR + 2);
             put(buffer, area.x + BAR + 2, area.y + row, width, &text, theme.heading());
         }

@@ -66,7 +66,13 @@ pub(in crate::tui) fn parts(transaction: &Transaction) -> Vec<Part> {
 }
 
 /// The lines of the view.
-pub(super) fn lines(model: &Model, shown: &Transaction, width: u16, theme: Theme) -> Vec<Line<'static>> {
+pub(super) fn lines(
+    model: &Model,
+    app: &App,
+    shown: &Transaction,
+    width: u16,
+    theme: Theme,
+) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let named = |name: &str, text: String| {
         Line::from(vec![Span::styled(fit(name, NAMES, Align::Left), theme.dim()), Span::raw(text)])
@@ -117,7 +123,7 @@ pub(super) fn lines(model: &Model, shown: &Transaction, width: u16, theme: Theme
     if model.neighbours.is_empty() {
         lines.push(Line::from(Span::styled("nothing else that is kept", theme.dim())));
     }
-    for row in &model.neighbours {
+    for (i, row) in model.neighbours.iter().enumerate() {
         let mark = if row.seq == shown.seq { "▸" } else { " " };
         let text = format!(
             "{mark} {}.{:06} {} {} {}",
@@ -128,16 +134,41 @@ pub(super) fn lines(model: &Model, shown: &Transaction, width: u16, theme: Theme
             screen_text(&row.operation),
         );
         let style = if row.seq == shown.seq { theme.heading() } else { Style::new() };
+        let other = model.neighbours_ends.get(i).and_then(Option::as_ref);
+        let text = match other {
+            Some(other) => format!("{text}  {}", other_end(row, other, theme)),
+            None => text,
+        };
         lines.push(Line::from(Span::styled(text, style)));
+        if let Some(other) = other.filter(|_| app.unfold_detail) {
+            let text = format!(
+                "  {}.{:06} {} {} {} {} {}",
+                clock(other.start_time),
+                other.start_time.0 / 1_000 % 1_000_000,
+                fit(&duration(other.duration_ns.max(0).unsigned_abs()), 8, Align::Right),
+                fit(&status(other), 8, Align::Right),
+                role_letter(other.role),
+                screen_text(&other.service),
+                screen_text(&other.operation),
+            );
+            lines.push(Line::from(Span::styled(text, theme.dim())));
+        }
     }
     lines
 }
 
 /// The same as text.
-pub(in crate::tui) fn detail_text(model: &Model, shown: &Transaction) -> String {
+pub(in crate::tui) fn detail_text(model: &Model, app: &App, shown: &Transaction) -> String {
     let theme = Theme { colours: Colours::None, symbols: Symbols::Unicode, palette: Palette::DEFAULT };
-    let lines = lines(model, shown, TEXT_WIDTH, theme).into_iter();
+    let lines = lines(model, app, shown, TEXT_WIDTH, theme).into_iter();
     lines.map(|line| format!("{line}").trim_end().to_owned() + "\n").collect()
+}
+
+/// The service at the other end of a local call, and by how much the two ends differ.
+fn other_end(row: &Transaction, other: &Transaction, theme: Theme) -> String {
+    let (mark, difference) = if theme.symbols == Symbols::Ascii { ("=", "+-") } else { ("⇄", "±") };
+    let ns = row.duration_ns.abs_diff(other.duration_ns);
+    format!("{mark} {} {difference}{}", screen_text(&other.service), duration(ns))
 }
 
 /// An instant to the nanosecond.
@@ -175,7 +206,7 @@ fn waterfall(shown: &Transaction, width: u16, theme: Theme) -> Vec<Line<'static>
 /// Draws it.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
     let Some(shown) = &app.detail else { return };
-    let lines = lines(model, shown, area.width, theme);
+    let lines = lines(model, app, shown, area.width, theme);
     let first = usize::from(app.scroll).min(lines.len().saturating_sub(usize::from(area.height)));
     for (y, line) in (area.y..area.bottom()).zip(lines.iter().skip(first)) {
         buffer.set_line(area.x, y, line, area.width);

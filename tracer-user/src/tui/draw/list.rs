@@ -9,6 +9,8 @@ use crate::{
     transaction::{End, Transaction},
     tui::{
         app::App,
+        axis::Axis,
+        calls::Line,
         columns::{self, ListColumn},
         model::{Listed, Model},
         theme::{Symbols, Theme},
@@ -93,16 +95,18 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         put(buffer, area.x, area.y + ABOVE, area.width, "no transaction ends there", theme.dim());
         return;
     }
-    let selected = app.list.selected.min(list.rows.len() - 1);
+    let selected = app.list.selected.min(list.lines.len().saturating_sub(1));
     let first = (selected + 1).saturating_sub(room);
-    for (i, row) in list.rows.iter().enumerate().skip(first).take(room) {
+    for (i, shown) in list.lines.iter().enumerate().skip(first).take(room) {
+        let row = &shown.row;
+        let (mark, service, operation) = call(shown, theme);
         let text = line(&|column| match column {
             ListColumn::End => clock_ms(row),
             ListColumn::Elapsed => duration(row.duration_ns.max(0).unsigned_abs()),
             ListColumn::Status => status(row),
-            ListColumn::Role => role_letter(row.role).to_owned(),
-            ListColumn::Service => screen_text(&row.service).into_owned(),
-            ListColumn::Operation => screen_text(&row.operation).into_owned(),
+            ListColumn::Role => mark.to_owned(),
+            ListColumn::Service => service.clone(),
+            ListColumn::Operation => operation.clone(),
             ListColumn::Target => row.target.as_deref().map(screen_bytes).unwrap_or_default(),
         });
         let mut style = theme.line(row);
@@ -113,22 +117,52 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     }
 }
 
+/// Mark, service and operation; of a local call both services, and by how much its ends differ.
+fn call(line: &Line, theme: Theme) -> (&'static str, String, String) {
+    let [service, operation] =
+        [&line.row.service, &line.row.operation].map(|text| screen_text(text).into_owned());
+    let (mark, difference) = if theme.symbols == Symbols::Ascii { ("=", "+-") } else { ("⇄", "±") };
+    match (&line.other, line.difference_ns()) {
+        (Some(other), Some(ns)) if line.is_call() => {
+            let both = format!("{service} {mark} {}", screen_text(&other.service));
+            (mark, both, format!("{difference}{} {operation}", duration(ns)))
+        }
+        (Some(_), _) => (role_letter(line.row.role), service, format!("{mark} {operation}")),
+        _ => (role_letter(line.row.role), service, operation),
+    }
+}
+
 /// How many, where, and how many of them cannot be listed.
 fn title(list: &Listed) -> String {
     let (from, to) = list.rectangle.times();
     let (low, high) = (list.rectangle.bottom_ns(), list.rectangle.top_ns());
-    let open = if list.rectangle.is_open() { " and longer" } else { "" };
+    let axis = list.rectangle.axis();
+    let more =
+        if axis == Axis::Elapsed { " and longer".to_owned() } else { format!(" and more, {}", axis.name()) };
+    let open = match (list.rectangle.is_open(), axis) {
+        (true, _) => more,
+        (false, Axis::Elapsed) => String::new(),
+        (false, axis) => format!(" {}", axis.name()),
+    };
     let mut text = format!(
-        "{} transactions  {} to {}  {} to {}{open}",
+        "{} transactions{}  {} to {}  {} to {}{open}",
         count(list.n),
+        // Both ends of a call are two transactions.
+        match list.n_calls {
+            0 => String::new(),
+            n => format!(" ({} calls)", count(list.n.saturating_sub(n))),
+        },
         crate::report::format::clock(from),
         crate::report::format::clock(to),
-        duration(low),
-        duration(high),
+        list.rectangle.axis().text(low),
+        list.rectangle.axis().text(high),
     );
     let missing = list.n.saturating_sub(list.rows.len() as u64);
     if missing != 0 {
         text.push_str(&format!("; {} of them are older than the rows that are kept", count(missing)));
+    }
+    if list.older != 0 {
+        text.push_str(&format!("; {} older ones of that time are not kept", count(list.older)));
     }
     text
 }

@@ -2,6 +2,7 @@
 
 mod active;
 mod chart;
+mod connections;
 mod contrast;
 mod detail;
 mod health;
@@ -10,6 +11,7 @@ mod list;
 mod operations;
 mod overview;
 mod services;
+mod statements;
 mod url;
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
@@ -18,6 +20,7 @@ use unicode_width::UnicodeWidthStr as _;
 pub(in crate::tui) use self::detail::{detail_text, parts};
 use super::{
     app::{App, Purpose},
+    axis::Axis,
     command,
     keymap::Action,
     model::{Model, Narrowed},
@@ -59,6 +62,7 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         View::Overview => chart::panes(overview::panes(body).chart, false).cells,
         View::Xlog => chart::panes(body, true).cells,
         View::Active | View::Operations | View::Services | View::Health => Rect::default(),
+        View::Statements | View::Connections => Rect::default(),
     };
     let rows = match app.place_below_help() {
         Place::List => list::n_rows(body),
@@ -66,6 +70,8 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         Place::View(View::Active) => active::n_rows(body),
         Place::View(View::Operations) => operations::n_rows(body),
         Place::View(View::Services) => services::n_rows(body, app),
+        Place::View(View::Statements) => statements::n_rows(body),
+        Place::View(View::Connections) => connections::n_rows(body),
         _ => body.height,
     };
     Layout { chart, rows, map: services::map_cells(body, app) }
@@ -94,6 +100,8 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
         (_, View::Xlog) => chart::draw(buffer, chart::panes(body, true), model, app, theme),
         (_, View::Active) => active::draw(buffer, body, model, app, theme),
         (_, View::Services) => services::draw(buffer, body, model, app, theme),
+        (_, View::Statements) => statements::draw(buffer, body, model, app, theme),
+        (_, View::Connections) => connections::draw(buffer, body, model, app, theme),
         (_, View::Health) => health::draw(buffer, body, model, app, theme),
         (_, View::Operations) => operations::draw(buffer, body, model, app, theme),
     }
@@ -171,6 +179,9 @@ fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme)
         let all = model.all + model.filtered;
         badge.push_str(&format!(" {} of {} match {filter} ", count(model.all), count(all)));
     }
+    if app.axis != Axis::Elapsed {
+        badge.push_str(&format!(" Y: {} ", app.axis.name()));
+    }
     let badge = Some(badge).filter(|badge| !badge.is_empty());
     let name = |view: View, short: bool| {
         let key = app.settings.keymap.key_name(Action::View(view));
@@ -200,6 +211,9 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         return;
     };
     let (name, help) = match prompt.purpose {
+        Purpose::Top if app.axis != Axis::Elapsed => {
+            ("top of the axis: ", format!("   of {}; Enter takes it, Esc leaves it", app.axis.name()))
+        }
         Purpose::Top => ("top of the axis: ", "   Enter takes it, Esc leaves it".to_owned()),
         Purpose::Command => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));

@@ -1,8 +1,9 @@
 //! What the user chose: view, window, axis, order, selection. Pure: keys go in, state comes out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
+    axis::Axis,
     chart::{ChartArea, Density, Geometry, Rectangle, Scale},
     columns::Columns,
     command,
@@ -10,24 +11,29 @@ use super::{
     keymap::{Action, Key},
     layouts::SavedLayout,
     link::Template,
+    only::Only,
     playback::{Order, Played, Sought},
     settings::ScreenSettings,
-    view::{ListSort, Place, Roles, Sort, View},
+    statements::StatementSort,
+    view::{ConnSort, ListSort, Place, Roles, Sort, View},
 };
-use crate::{config::Span, event::Role, report::filter::Filter, time::WallTime, transaction::Transaction};
+use crate::{
+    event::{ConnId, Role},
+    report::filter::Filter,
+    time::WallTime,
+    transaction::Transaction,
+};
 
-pub(super) const SECOND_NS: u64 = 1_000_000_000;
+pub(in crate::tui) const SECOND_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60 * SECOND_NS;
 /// Longest window.
-pub(super) const LONGEST_NS: u64 = 60 * MINUTE_NS;
+pub(in crate::tui) const LONGEST_NS: u64 = 60 * MINUTE_NS;
 /// Windows below a minute; above, whole minutes.
-pub(super) const SHORT_NS: [u64; 6] =
+pub(in crate::tui) const SHORT_NS: [u64; 6] =
     [SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS, 10 * SECOND_NS, 20 * SECOND_NS, 30 * SECOND_NS];
 /// Shortest and longest window.
-pub(super) const WINDOWS_NS: std::ops::RangeInclusive<u64> = SHORT_NS[0]..=LONGEST_NS;
-/// Lowest and highest top of the elapsed axis.
-pub(super) const TOPS_NS: std::ops::RangeInclusive<u64> = 1_000_000..=3_600 * SECOND_NS;
-/// Longest duration that is typed, and longest filter.
+pub(in crate::tui) const WINDOWS_NS: std::ops::RangeInclusive<u64> = SHORT_NS[0]..=LONGEST_NS;
+/// Longest value that is typed, and longest filter.
 const MAX_TYPED: [usize; 2] = [16, 512];
 /// Longest number and name of a layout that are typed.
 const MAX_LAYOUT: usize = 40;
@@ -92,6 +98,7 @@ pub struct Zoom {
     window_ns: u64,
     back_ns: u64,
     paused: Option<WallTime>,
+    axis: Axis,
     y_max_ns: u64,
 }
 
@@ -116,6 +123,10 @@ pub struct Seen {
     pub kept_from: WallTime,
     /// What the selected row of a table stands for.
     pub narrow: Option<Narrowing>,
+    /// The local call that it is an end of.
+    pub call: Option<u64>,
+    /// The selected connection.
+    pub conn: Option<ConnId>,
 }
 
 impl Seen {
@@ -163,9 +174,13 @@ pub struct App {
     pub view: View,
     /// Time across the XLog, ns.
     pub window_ns: u64,
-    /// Elapsed at its top, ns.
+    /// What it shows upwards.
+    pub axis: Axis,
+    /// The value at its top, in the axis's unit: ns or bytes.
     pub y_max_ns: u64,
-    /// Elapsed axis.
+    /// The tops of the other axes.
+    pub tops: [u64; Axis::ALL.len()],
+    /// Logarithmic or linear.
     pub scale: Scale,
     /// Dots or counts; `None` = what fits.
     pub forced: Option<Density>,
@@ -187,6 +202,14 @@ pub struct App {
     pub edges: Rows,
     /// It is drawn too, where there is room.
     pub map: bool,
+    /// Order of the statements.
+    pub statement_sort: StatementSort,
+    /// What databases and caches are asked.
+    pub statements: Rows,
+    /// Order of the connections.
+    pub conn_sort: ConnSort,
+    /// The connections.
+    pub conns: Rows,
     /// A rectangle that is being selected.
     pub cursor: Option<Cursor>,
     /// The rectangle that is listed.
@@ -195,6 +218,10 @@ pub struct App {
     pub list_sort: ListSort,
     /// The list.
     pub list: Rows,
+    /// Local calls in it whose ends have lines of their own; no more than it has lines, forgotten with it.
+    pub unfolded: BTreeSet<u64>,
+    /// The same of all calls of the detail.
+    pub unfold_detail: bool,
     /// What is selected is compared with the others.
     pub contrast: bool,
     /// The transaction that is shown.
@@ -205,6 +232,8 @@ pub struct App {
     pub help: Option<u16>,
     /// What the screen is narrowed to, besides what the run itself lets through.
     pub filter: Option<Filter>,
+    /// The same with a key.
+    pub only: Only,
     /// What is being typed.
     pub prompt: Option<Prompt>,
     /// What was wrong with what was typed.
@@ -230,7 +259,9 @@ impl Default for App {
         App {
             view: View::Overview,
             window_ns: 5 * MINUTE_NS,
-            y_max_ns: 10 * SECOND_NS,
+            axis: Axis::Elapsed,
+            y_max_ns: Axis::Elapsed.first_top(),
+            tops: Axis::ALL.map(Axis::first_top),
             scale: Scale::Log,
             forced: None,
             density: Density::Scatter,
@@ -242,15 +273,22 @@ impl Default for App {
             active: Rows::default(),
             edges: Rows::default(),
             map: true,
+            statement_sort: StatementSort::Total,
+            statements: Rows::default(),
+            conn_sort: ConnSort::Idle,
+            conns: Rows::default(),
             cursor: None,
             selection: None,
             list_sort: ListSort::Elapsed,
             list: Rows::default(),
+            unfolded: BTreeSet::new(),
+            unfold_detail: false,
             contrast: false,
             detail: None,
             scroll: 0,
             help: None,
             filter: None,
+            only: Only::default(),
             prompt: None,
             complaint: None,
             zooms: Vec::new(),
@@ -348,9 +386,13 @@ impl App {
             }
             Action::Shorter => self.window_ns = shorter(self.window_ns),
             Action::Longer => self.window_ns = longer(self.window_ns),
-            // A third up or down: 10 s, 7.5 s, 5.6 s …
-            Action::HigherTop => self.y_max_ns = top(self.y_max_ns / 3 * 4),
-            Action::LowerTop => self.y_max_ns = top(self.y_max_ns / 4 * 3),
+            Action::HigherTop => self.y_max_ns = self.axis.higher(self.y_max_ns),
+            Action::LowerTop => self.y_max_ns = self.axis.lower(self.y_max_ns),
+            Action::Axis
+            | Action::OnlyErrors
+            | Action::OnlyLongLived
+            | Action::ShowConnection
+            | Action::Unfold => return self.limit(action, seen),
             Action::TypeTop => {
                 self.prompt = Some(Prompt { purpose: Purpose::Top, text: String::new(), fault: None });
             }
@@ -385,6 +427,12 @@ impl App {
             Action::Sort if self.place() == Place::List => {
                 (self.list_sort, self.list) = (self.list_sort.next(), Rows::default());
             }
+            Action::Sort if self.place() == Place::View(View::Statements) => {
+                (self.statement_sort, self.statements) = (self.statement_sort.next(), Rows::default());
+            }
+            Action::Sort if self.place() == Place::View(View::Connections) => {
+                (self.conn_sort, self.conns) = (self.conn_sort.next(), Rows::default());
+            }
             Action::Sort => (self.sort, self.operations) = (self.sort.next(), Rows::default()),
             Action::Previous
             | Action::Next
@@ -396,6 +444,8 @@ impl App {
                     Place::List => &mut self.list,
                     Place::View(View::Active) => &mut self.active,
                     Place::View(View::Services) => &mut self.edges,
+                    Place::View(View::Statements) => &mut self.statements,
+                    Place::View(View::Connections) => &mut self.conns,
                     _ => &mut self.operations,
                 };
                 rows.go(action, seen);
@@ -416,6 +466,7 @@ impl App {
             Action::List => {
                 let Some(rectangle) = self.rectangle(seen) else { return Command::Nothing };
                 (self.selection, self.list) = (Some(rectangle), Rows::default());
+                self.unfolded.clear();
             }
             Action::Zoom => {
                 let Some(rectangle) = self.rectangle(seen) else { return Command::Nothing };
@@ -466,7 +517,8 @@ impl App {
     }
 
     fn live(&mut self) {
-        if let Some(&Zoom { window_ns, y_max_ns, .. }) = self.zooms.first() {
+        if let Some(&Zoom { window_ns, axis, y_max_ns, .. }) = self.zooms.first() {
+            self.show_axis(axis);
             (self.window_ns, self.y_max_ns) = (window_ns, y_max_ns);
         }
         self.zooms.clear();
@@ -483,11 +535,12 @@ impl App {
         if self.cursor.take().is_some() {
             return;
         }
-        if let Some(Zoom { window_ns, back_ns, paused, y_max_ns }) = self.zooms.pop() {
+        if let Some(Zoom { window_ns, back_ns, paused, axis, y_max_ns }) = self.zooms.pop() {
+            self.show_axis(axis);
             (self.window_ns, self.back_ns) = (window_ns, back_ns);
             (self.paused, self.y_max_ns) = (paused, y_max_ns);
         } else {
-            self.filter = None;
+            (self.filter, self.only) = (None, Only::default());
         }
     }
 
@@ -553,8 +606,8 @@ impl App {
 
     fn zoom(&mut self, rectangle: &Rectangle, now: WallTime) {
         if self.zooms.len() < MAX_ZOOMS {
-            let App { window_ns, back_ns, paused, y_max_ns, .. } = *self;
-            self.zooms.push(Zoom { window_ns, back_ns, paused, y_max_ns });
+            let App { window_ns, back_ns, paused, axis, y_max_ns, .. } = *self;
+            self.zooms.push(Zoom { window_ns, back_ns, paused, axis, y_max_ns });
         }
         let (from, to) = rectangle.times();
         // What is looked at stays, whatever comes.
@@ -562,7 +615,7 @@ impl App {
         self.paused = Some(end);
         self.back_ns = end.0.saturating_sub(to.0);
         self.window_ns = (to.0 - from.0).clamp(SHORT_NS[0], LONGEST_NS);
-        self.y_max_ns = top(rectangle.top_ns());
+        self.y_max_ns = self.axis.top(rectangle.top_ns());
         self.cursor = None;
     }
 
@@ -600,11 +653,9 @@ impl App {
             (Key::Enter, Purpose::Top) => {
                 let text = std::mem::take(&mut prompt.text);
                 self.prompt = None;
-                match text.parse::<Span>() {
-                    Ok(Span(typed)) if typed > Duration::ZERO => {
-                        self.y_max_ns = top(u64::try_from(typed.as_nanos()).unwrap_or(u64::MAX));
-                    }
-                    _ => self.complaint = Some(format!("'{text}' is not a duration such as 500ms or 9s")),
+                match self.axis.parse(&text) {
+                    Ok(top) => self.y_max_ns = top,
+                    Err(complaint) => self.complaint = Some(complaint),
                 }
             }
             (Key::Enter, Purpose::Command) if prompt.text.trim().is_empty() => self.prompt = None,
@@ -655,10 +706,6 @@ impl App {
     }
 }
 
-pub(super) fn top(ns: u64) -> u64 {
-    ns.clamp(*TOPS_NS.start(), *TOPS_NS.end())
-}
-
 fn shorter(window_ns: u64) -> u64 {
     if window_ns > MINUTE_NS {
         return ((window_ns - 1) / MINUTE_NS * MINUTE_NS).max(MINUTE_NS);
@@ -672,217 +719,4 @@ fn longer(window_ns: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn seen(n_rows: usize) -> Seen {
-        let area = ChartArea {
-            width: 60,
-            height: 10,
-            end: WallTime(1_000 * SECOND_NS),
-            window_ns: 5 * MINUTE_NS,
-            y_max_ns: 10 * SECOND_NS,
-            scale: Scale::Log,
-            roles: Roles::Servers,
-        };
-        let row = Arc::new(crate::sink::compliance::transaction(1));
-        Seen {
-            now: WallTime(1_000 * SECOND_NS),
-            n_rows,
-            page: 5,
-            chart: Some(Geometry::of(area)),
-            row: Some(row),
-            played: None,
-            has_past: false,
-            kept_from: WallTime(0),
-            narrow: None,
-        }
-    }
-
-    fn keys(app: &mut App, text: &str) {
-        for c in text.chars() {
-            app.key(Key::Char(c), &seen(9));
-        }
-    }
-
-    #[test]
-    fn the_top_of_the_axis_is_typed() {
-        let mut app = App::default();
-        keys(&mut app, "y500ms");
-        assert_eq!(app.prompt.as_ref().map(|prompt| prompt.text.as_str()), Some("500ms"));
-        app.key(Key::Enter, &seen(0));
-        assert_eq!((app.y_max_ns, app.prompt.is_none()), (500_000_000, true));
-        keys(&mut app, "yq");
-        app.key(Key::Enter, &seen(0));
-        assert_eq!(app.y_max_ns, 500_000_000);
-        assert!(app.complaint.is_some());
-        keys(&mut app, "y9");
-        app.key(Key::Escape, &seen(0));
-        assert_eq!(app.y_max_ns, 500_000_000);
-    }
-
-    #[test]
-    fn a_short_run_gets_a_short_window() {
-        assert_eq!(App::with_window(Some(20 * SECOND_NS)).window_ns, MINUTE_NS);
-        assert_eq!(App::with_window(Some(90 * SECOND_NS)).window_ns, 2 * MINUTE_NS);
-        assert_eq!(App::with_window(None).window_ns, 5 * MINUTE_NS);
-    }
-
-    #[test]
-    fn pausing_holds_the_windows_end_and_the_same_key_lets_it_go() {
-        let mut app = App::default();
-        let at = |now| Seen { now: WallTime(now), ..Seen::default() };
-        app.key(Key::Char(' '), &at(7));
-        assert_eq!(app.end(WallTime(1_000)), WallTime(7));
-        app.key(Key::Char(' '), &at(1_000));
-        assert_eq!(app.end(WallTime(2_000)), WallTime(2_000));
-    }
-
-    #[test]
-    fn the_selection_stays_inside_the_table() {
-        let mut app = App::default();
-        for (key, at) in
-            [(Key::Down, 1), (Key::PageDown, 6), (Key::PageDown, 8), (Key::Home, 0), (Key::End, 8)]
-        {
-            app.key(key, &seen(9));
-            assert_eq!(app.operations.selected, at, "{key:?}");
-        }
-        for _ in 0..10 {
-            app.key(Key::Up, &seen(9));
-        }
-        assert_eq!(app.operations.selected, 0);
-    }
-
-    #[test]
-    fn q_leaves_but_is_a_letter_in_the_prompt() {
-        let mut app = App::default();
-        assert_eq!(app.key(Key::Char('y'), &seen(0)), Command::Draw);
-        assert_eq!(app.key(Key::Char('q'), &seen(0)), Command::Draw);
-        app.key(Key::Escape, &seen(0));
-        assert_eq!(app.key(Key::Char('q'), &seen(0)), Command::Quit);
-        assert_eq!(app.key(Key::Interrupt, &seen(0)), Command::Interrupt);
-    }
-
-    #[test]
-    fn a_rectangle_is_selected_listed_and_opened_and_each_is_left_by_escape() {
-        let mut app = App::default();
-        keys(&mut app, "2v");
-        assert_eq!(app.place(), Place::Select);
-        keys(&mut app, "hhv");
-        keys(&mut app, "llllj");
-        assert_eq!(app.cursor, Some(Cursor { at: (32, 6), corner: Some((28, 5)) }));
-        app.key(Key::Enter, &seen(3));
-        assert_eq!(app.place(), Place::List);
-        let rectangle = app.selection.expect("something is selected");
-        assert!(rectangle.has(28, 5) && rectangle.has(32, 6) && !rectangle.has(33, 6));
-        app.key(Key::Enter, &seen(3));
-        assert_eq!(app.place(), Place::Detail);
-        keys(&mut app, "?");
-        assert_eq!(app.place(), Place::Help);
-        for place in [Place::Detail, Place::List, Place::Select, Place::View(View::Xlog)] {
-            app.key(Key::Escape, &seen(3));
-            assert_eq!(app.place(), place);
-        }
-    }
-
-    #[test]
-    fn a_zoom_shows_the_rectangle_and_is_taken_back() {
-        let mut app = App::default();
-        keys(&mut app, "2v");
-        let before = (app.window_ns, app.back_ns, app.paused, app.y_max_ns);
-        app.drag((12, 2), (23, 7), false, &seen(0));
-        keys(&mut app, "z");
-        // 12 of 60 columns of 5 s each, ending 36 columns before the right edge.
-        assert_eq!((app.window_ns, app.back_ns), (60 * SECOND_NS, 180 * SECOND_NS));
-        assert_eq!((app.y_max_ns, app.is_zoomed()), (SECOND_NS, true));
-        app.key(Key::Escape, &seen(0));
-        assert_eq!((app.window_ns, app.back_ns, app.paused, app.y_max_ns), before);
-    }
-
-    #[test]
-    fn a_filter_that_cannot_be_read_stays_with_its_fault_and_one_that_can_is_taken() {
-        let mut app = App::default();
-        keys(&mut app, "/duration >> 1s");
-        assert_eq!(app.key(Key::Enter, &seen(0)), Command::Draw);
-        let prompt = app.prompt.clone().expect("it stays");
-        assert_eq!(
-            (prompt.text.as_str(), prompt.fault, app.filter.is_none()),
-            ("duration >> 1s", Some(10), true)
-        );
-        assert!(
-            app.complaint.as_deref().is_some_and(|text| text.starts_with("column 11: ")),
-            "{:?}",
-            app.complaint
-        );
-        for _ in 0..4 {
-            app.key(Key::Backspace, &seen(0));
-        }
-        keys(&mut app, " 1s");
-        app.key(Key::Enter, &seen(0));
-        assert_eq!(app.filter.as_ref().map(|filter| filter.text()), Some("duration > 1s"));
-        keys(&mut app, "/");
-        assert_eq!(app.prompt.as_ref().map(|prompt| prompt.text.as_str()), Some("duration > 1s"));
-        app.key(Key::Escape, &seen(0));
-        assert!(app.prompt.is_none() && app.filter.is_some());
-        app.key(Key::Escape, &seen(0));
-        assert!(app.filter.is_none());
-    }
-
-    #[test]
-    fn windows_go_through_the_same_steps_both_ways() {
-        let mut window = 5 * MINUTE_NS;
-        let down: Vec<u64> = (0..11)
-            .map(|_| {
-                window = shorter(window);
-                window / SECOND_NS
-            })
-            .collect();
-        assert_eq!(down, [240, 180, 120, 60, 30, 20, 10, 5, 2, 1, 1]);
-        let up: Vec<u64> = (0..10)
-            .map(|_| {
-                window = longer(window);
-                window / SECOND_NS
-            })
-            .collect();
-        assert_eq!(up, [2, 5, 10, 20, 30, 60, 120, 180, 240, 300]);
-        assert_eq!(longer(LONGEST_NS), LONGEST_NS);
-    }
-
-    fn any_key() -> impl Strategy<Value = Key> {
-        let bound: Vec<Key> =
-            crate::tui::keymap::BINDINGS.iter().flat_map(|binding| binding.keys).copied().collect();
-        let typed = "0123456789.msqx ".chars().map(Key::Char).collect::<Vec<_>>();
-        prop_oneof![
-            any::<char>().prop_map(Key::Char),
-            prop::sample::select(typed),
-            prop::sample::select(bound),
-            Just(Key::Backspace),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_sequence_of_keys_leaves_the_bounds(
-            keys in prop::collection::vec((any_key(), 1_usize..80), 0..60),
-            n_rows in 0_usize..9,
-        ) {
-            let mut app = App::default();
-            let seen = seen(n_rows);
-            // A key held down: single ones cancel out before they reach a bound.
-            for key in keys.into_iter().flat_map(|(key, n)| std::iter::repeat_n(key, n)) {
-                app.key(key, &seen);
-                prop_assert!((SHORT_NS[0]..=LONGEST_NS).contains(&app.window_ns));
-                prop_assert!(TOPS_NS.contains(&app.y_max_ns));
-                prop_assert!(app.end(seen.now) <= seen.now);
-                prop_assert!(app.operations.selected <= n_rows.saturating_sub(1));
-                prop_assert!(app.list.selected <= n_rows.saturating_sub(1));
-                prop_assert!(app.active.selected <= n_rows.saturating_sub(1));
-                prop_assert!(app.prompt.as_ref().is_none_or(|prompt| prompt.text.len() <= MAX_TYPED[1] + 3));
-                prop_assert!(app.zooms.len() <= MAX_ZOOMS);
-                prop_assert!(app.cursor.is_none_or(|cursor| cursor.at.0 < 60 && cursor.at.1 < 10));
-            }
-        }
-    }
-}
+mod tests;

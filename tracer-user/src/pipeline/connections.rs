@@ -1,0 +1,380 @@
+//! The connections, one by one: who, with whom, how much, since when. What is open, the last used first, and what ended of late.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
+
+use super::{Entry, Pipeline, Rest, Step};
+use crate::{
+    event::{ConnClose, ConnId, ConnOpen, Data, Role, tuple_bytes},
+    protocol::REGISTRY,
+    text::data_text,
+    time::BootTime,
+    transaction::{Kind, Transaction, finish::local_and_remote, pairing::Open},
+};
+
+/// Open connections that a snapshot holds one by one: those that were used last. All are counted.
+pub const MAX_CONNS_LISTED: usize = 1_000;
+/// Connections that ended, of which a snapshot tells: the last. All are counted. 256 × some 200 bytes.
+pub const MAX_CLOSED_LISTED: usize = 256;
+
+/// What a connection is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConnState {
+    /// Nothing has moved on it yet.
+    Opening,
+    /// Its protocol is known.
+    Open,
+    /// Its protocol is not known yet.
+    Unrecognised,
+    /// No parser looks at it: none knows the protocol, or it is not among those looked for.
+    Opaque,
+    /// A response that is meant to be open for long.
+    LongLived,
+    /// A tunnel, or turned into another protocol.
+    Tunnel,
+    /// One direction has ended.
+    Closing,
+    /// It ended.
+    Closed,
+    /// It was reset.
+    Reset,
+    /// Its process ended.
+    Exited,
+    /// It was idle for so long, or there were so many, that it is no longer tracked.
+    Forgotten,
+}
+
+impl ConnState {
+    /// The text in JSON and on the screen.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConnState::Opening => "opening",
+            ConnState::Open => "open",
+            ConnState::Unrecognised => "unrecognised",
+            ConnState::Opaque => "opaque",
+            ConnState::LongLived => "longlived",
+            ConnState::Tunnel => "tunnel",
+            ConnState::Closing => "closing",
+            ConnState::Closed => "closed",
+            ConnState::Reset => "reset",
+            ConnState::Exited => "exited",
+            ConnState::Forgotten => "forgotten",
+        }
+    }
+
+    /// Whether it has ended, or is no longer looked at.
+    pub fn is_over(self) -> bool {
+        self >= ConnState::Closed
+    }
+}
+
+/// A connection at the instant of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnRow {
+    /// Its name.
+    pub conn: ConnId,
+    /// Service of the process.
+    pub service: Arc<str>,
+    /// Process that moved bytes on it last, or opened it.
+    pub pid: u32,
+    /// The thread's name, zero-padded; all zero before anything has moved.
+    pub comm: [u8; 16],
+    /// The traced process's part.
+    pub role: Role,
+    /// The ends.
+    pub tuple: abi::Tuple,
+    /// Path of a Unix socket.
+    pub unix_path: Bytes,
+    /// Registry name of its protocol, once it is known.
+    pub protocol: Option<&'static str>,
+    /// Since when it is known, ns of event time.
+    pub age_ns: u64,
+    /// Its beginning was seen: it is no older.
+    pub from_start: bool,
+    /// Requests that ended.
+    pub requests: u64,
+    /// Errors among them.
+    pub errors: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// How far the oldest of them is.
+    pub step: Option<Step>,
+    /// Bytes towards and from the process, since its first bytes were seen; lost ones in between included.
+    pub bytes: [u64; 2],
+    /// Since when nothing moved, or since its end, ns of event time; `None` where the kernel no longer tells.
+    pub idle_ns: Option<u64>,
+    /// What it is about.
+    pub state: ConnState,
+    /// What the kernel is told to copy.
+    pub capture: &'static str,
+}
+
+/// The connections at the instant of a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Those that are open, the last used first, [`MAX_CONNS_LISTED`] of [`super::Snapshot::n_conns`].
+    pub open: Vec<ConnRow>,
+    /// Those that ended, the last first, [`MAX_CLOSED_LISTED`] of `n_closed`.
+    pub closed: Vec<ConnRow>,
+    /// All that ended.
+    pub n_closed: u64,
+}
+
+/// What is counted on one connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    since: BootTime,
+    pid: u32,
+    comm: [u8; 16],
+    requests: u64,
+    errors: u64,
+    /// Position of the first byte seen, by direction.
+    from: [u64; 2],
+}
+
+impl Tally {
+    pub(super) fn open(&mut self, open: &ConnOpen) {
+        self.since = open.established.known().unwrap_or(open.time);
+        if self.comm == [0; 16] {
+            self.pid = open.pid;
+        }
+    }
+
+    /// Bytes are about to be applied; `first`: of their direction.
+    pub(super) fn data(&mut self, data: &Data, first: bool) {
+        if self.since.known().is_none() {
+            self.since = data.time;
+        }
+        (self.pid, self.comm) = (data.pid, data.comm);
+        if first {
+            self.from[data.direction().index()] = data.position;
+        }
+    }
+
+    fn age(&self, now: BootTime) -> u64 {
+        self.since.known().map_or(0, |since| now.0.saturating_sub(since.0))
+    }
+
+    pub(super) fn ended(&mut self, transaction: &Transaction) {
+        if transaction.is_finished() {
+            self.requests += 1;
+            self.errors += u64::from(transaction.error);
+        }
+    }
+}
+
+/// A connection that is no longer tracked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Closed {
+    at: BootTime,
+    conn: ConnId,
+    tally: Tally,
+    service: Arc<str>,
+    role: Role,
+    #[serde(with = "tuple_bytes")]
+    tuple: abi::Tuple,
+    unix_path: Bytes,
+    /// Index into [`REGISTRY`] would not outlive a build.
+    protocol: Option<String>,
+    from_start: bool,
+    bytes: [u64; 2],
+    state: ConnState,
+    capture: u32,
+}
+
+/// Connections that ended. Bounded by [`MAX_CLOSED_LISTED`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct ClosedConns {
+    rows: VecDeque<Closed>,
+    n: u64,
+}
+
+impl Rest {
+    /// A connection is about to be let go: at its close, or (without one) because there are too many.
+    pub(super) fn note_end(&mut self, entry: &Entry, close: Option<&ConnClose>) {
+        if !self.config.list_connections {
+            return;
+        }
+        self.closed.n += 1;
+        if self.closed.rows.len() >= MAX_CLOSED_LISTED {
+            self.closed.rows.pop_front();
+        }
+        let state = match close.map(|close| (close.reason, close.error)) {
+            None => ConnState::Forgotten,
+            Some((abi::CLOSE_RESET, _) | (abi::CLOSE_NORMAL, 1..)) => ConnState::Reset,
+            Some((abi::CLOSE_EXIT, _)) => ConnState::Exited,
+            Some(_) => ConnState::Closed,
+        };
+        let closed = Closed {
+            at: close.map_or(self.state.now, |close| close.time),
+            conn: entry.conn.id,
+            tally: entry.tally.clone(),
+            service: self.processes.service(entry.tally.pid, &entry.tally.comm),
+            role: entry.role(),
+            tuple: entry.conn.tuple,
+            unix_path: entry.conn.unix_path.clone(),
+            protocol: entry.exchange.protocol().map(str::to_owned),
+            from_start: entry.is_whole(),
+            bytes: entry.bytes(),
+            state,
+            capture: self.capture(entry),
+        };
+        self.closed.rows.push_back(closed);
+    }
+
+    fn capture(&self, entry: &Entry) -> u32 {
+        if self.is_excluded(entry) { abi::VERDICT_NOTHING } else { entry.exchange.capture() }
+    }
+}
+
+impl ConnRow {
+    /// Address and port of its own end and of the peer's, as data: not safe to show.
+    pub fn ends(&self) -> [(Arc<str>, Option<u16>); 2] {
+        local_and_remote(&self.tuple, &self.unix_path)
+    }
+
+    /// Name of the thread that moved bytes on it last, as data: not safe to show.
+    pub fn thread(&self) -> String {
+        let end = self.comm.iter().position(|&byte| byte == 0).unwrap_or(self.comm.len());
+        data_text(&self.comm[..end]).into_owned()
+    }
+}
+
+impl Step {
+    /// A word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Step::Reading => "reading",
+            Step::Waiting => "waiting",
+            Step::Sending => "sending",
+        }
+    }
+}
+
+impl Entry {
+    fn role(&self) -> Role {
+        match self.exchange.role() {
+            Role::Unknown => self.conn.role,
+            role => role,
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.conn.opened && !self.conn.mid_join
+    }
+
+    fn bytes(&self) -> [u64; 2] {
+        let moved = |at: usize| {
+            let stream = &self.conn.streams[at];
+            // Positions of broken records may go backwards.
+            let n = stream.next.wrapping_sub(self.tally.from[at]) as i64;
+            if stream.started { n.max(0).unsigned_abs() } else { 0 }
+        };
+        [moved(0), moved(1)]
+    }
+}
+
+impl Open {
+    /// How far it is.
+    pub(super) fn step(&self) -> Step {
+        match (self.request_end, self.response_start) {
+            (_, Some(_)) => Step::Sending,
+            (Some(_), None) => Step::Waiting,
+            (None, None) => Step::Reading,
+        }
+    }
+}
+
+fn capture_name(mode: u32) -> &'static str {
+    match mode {
+        abi::VERDICT_HEADS => "heads",
+        abi::VERDICT_EVERYTHING => "everything",
+        abi::VERDICT_LENGTHS => "lengths",
+        _ => "nothing",
+    }
+}
+
+impl Pipeline {
+    /// The connections, if they are asked for. Costs as much as is listed, however many there are.
+    pub(super) fn connections(&self, now: BootTime) -> Arc<Connections> {
+        if !self.rest.config.list_connections {
+            return Arc::default();
+        }
+        let open = self.tracker.newest_first().take(MAX_CONNS_LISTED).map(|entry| self.conn_row(entry, now));
+        let closed = self.rest.closed.rows.iter().rev().map(|closed| closed.row(now));
+        Arc::new(Connections { open: open.collect(), closed: closed.collect(), n_closed: self.rest.closed.n })
+    }
+
+    fn conn_row(&self, entry: &Entry, now: BootTime) -> ConnRow {
+        let Entry { conn, exchange, tally, .. } = entry;
+        let (is_excluded, capture) = (self.rest.is_excluded(entry), self.rest.capture(entry));
+        let oldest = exchange.open().next();
+        let started = conn.streams.iter().any(|stream| stream.started);
+        let state = if exchange.pairs().is_tunnel() {
+            ConnState::Tunnel
+        } else if is_excluded || exchange.is_opaque() {
+            ConnState::Opaque
+        } else if conn.streams.iter().any(|stream| stream.closed) {
+            ConnState::Closing
+        } else if oldest.is_some_and(|open| open.kind == Kind::LongLived) {
+            ConnState::LongLived
+        } else if exchange.protocol().is_some() {
+            ConnState::Open
+        } else if started {
+            ConnState::Unrecognised
+        } else {
+            ConnState::Opening
+        };
+        ConnRow {
+            conn: conn.id,
+            service: self.rest.processes.service_of(tally.pid, &tally.comm),
+            pid: tally.pid,
+            comm: tally.comm,
+            role: entry.role(),
+            tuple: conn.tuple,
+            unix_path: conn.unix_path.clone(),
+            protocol: exchange.protocol(),
+            age_ns: tally.age(now),
+            from_start: entry.is_whole(),
+            requests: tally.requests,
+            errors: tally.errors,
+            in_flight: exchange.pairs().n_open() as u64,
+            step: oldest.map(Open::step),
+            bytes: entry.bytes(),
+            idle_ns: (capture != abi::VERDICT_NOTHING).then(|| now.0.saturating_sub(conn.last.0)),
+            state,
+            capture: capture_name(capture),
+        }
+    }
+}
+
+impl Closed {
+    fn row(&self, now: BootTime) -> ConnRow {
+        let name = self.protocol.as_deref();
+        let protocol = REGISTRY.iter().map(|protocol| protocol.name()).find(|known| Some(*known) == name);
+        ConnRow {
+            conn: self.conn,
+            service: self.service.clone(),
+            pid: self.tally.pid,
+            comm: self.tally.comm,
+            role: self.role,
+            tuple: self.tuple,
+            unix_path: self.unix_path.clone(),
+            protocol,
+            // It ages no more.
+            age_ns: self.tally.age(self.at),
+            from_start: self.from_start,
+            requests: self.tally.requests,
+            errors: self.tally.errors,
+            in_flight: 0,
+            step: None,
+            bytes: self.bytes,
+            idle_ns: Some(now.0.saturating_sub(self.at.0)),
+            state: self.state,
+            capture: capture_name(self.capture),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What the pipeline holds at one instant of event time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{AgeSteps, Entry, InFlight, MAX_OPEN_LISTED, OpenRequest, Pipeline, Snapshot};
+use crate::{
+    event::ConnId,
+    protocol::Operation,
+    time::BootTime,
+    transaction::{Kind, Unpaired, pairing::Open},
+};
+
+impl Pipeline {
+    /// What is in flight and lost at this instant of event time.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = &self.rest.state;
+        let frontier = self.order.frontier();
+        let mut lost = state.lost;
+        let (mut n_open, mut n_long_lived) = (0, 0);
+        let age_steps = self.rest.config.age_steps;
+        let mut by_service: BTreeMap<Arc<str>, [u64; AgeSteps::MAX_CLASSES]> = BTreeMap::new();
+        let mut listed: BTreeMap<(BootTime, ConnId, u64), OpenRequest> = BTreeMap::new();
+        for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
+            lost.add(entry.lost(state, false));
+            for open in entry.exchange.open() {
+                let key = (open.start, entry.conn.id, open.ordinal);
+                let full = listed.len() >= MAX_OPEN_LISTED;
+                if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {
+                    listed.insert(key, self.open_request(entry, open, frontier));
+                    if full {
+                        listed.pop_last();
+                    }
+                }
+                if open.kind == Kind::LongLived {
+                    n_long_lived += 1;
+                    continue;
+                }
+                n_open += 1;
+                let class = age_steps.class(frontier.0.saturating_sub(open.start.0));
+                by_service.entry(self.rest.processes.service_of(open.pid, &open.comm)).or_default()[class] +=
+                    1;
+            }
+        }
+        lost.high = lost.high.saturating_add(state.residual);
+        Snapshot {
+            time: frontier,
+            wall: state.line.at(frontier).1.wall(frontier),
+            watermark: self.rest.watermark.reached(),
+            n_conns: self.tracker.len(),
+            connections: self.connections(frontier),
+            n_open,
+            n_long_lived,
+            n_unended: state.n_unended,
+            n_waiting: self.rest.watermark.n_waiting() as u64,
+            age_steps,
+            in_flight: by_service
+                .into_iter()
+                .map(|(service, by_age)| InFlight {
+                    service,
+                    by_age: by_age[..age_steps.n_classes()].to_vec(),
+                })
+                .collect(),
+            open: listed.into_values().collect(),
+            unpaired: Unpaired::ALL.iter().map(|&reason| (reason, state.unpaired[reason as usize])).collect(),
+            lost_requests: lost,
+            counters: state.counters.clone(),
+        }
+    }
+
+    fn open_request(&self, entry: &Entry, open: &Open, now: BootTime) -> OpenRequest {
+        let (method, path) = match &open.operation {
+            Operation::Fixed(name) => ("".into(), Bytes::copy_from_slice(name.as_bytes())),
+            // A slice of a captured batch would keep the whole batch in memory.
+            Operation::Path { method, path } => (method.clone(), Bytes::copy_from_slice(path)),
+        };
+        OpenRequest {
+            age_ns: now.0.saturating_sub(open.start.0),
+            step: open.step(),
+            kind: open.kind,
+            role: entry.exchange.role(),
+            service: self.rest.processes.service_of(open.pid, &open.comm),
+            pid: open.pid,
+            tid: open.tid,
+            conn: entry.conn.id,
+            ordinal: open.ordinal,
+            method,
+            path,
+        }
+    }
+}
