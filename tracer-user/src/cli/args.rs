@@ -157,7 +157,11 @@ impl RunArgs {
 
     /// Defaults, then the file, then `flags` (environment included).
     pub fn resolve(&self, flags: Settings) -> anyhow::Result<Config> {
-        let own = settings_folder(|name| std::env::var_os(name));
+        // A folder that must not even be looked into is somebody else's: HOME may be another user's, of whom this process was.
+        let denied = |folder: &PathBuf| {
+            std::fs::metadata(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        };
+        let own = settings_folder(|name| std::env::var_os(name)).filter(|folder| !denied(folder));
         let default = own.as_ref().map(|folder| folder.join("config.toml")).filter(|file| file.is_file());
         let file = match self.config.as_ref().or(default.as_ref()) {
             Some(path) => Settings::read(path).map_err(|error| {
