@@ -18,6 +18,21 @@ fn the_xlog_alone_has_rows_and_percentiles_beside_it() {
             let line = &screen.lines()[usize::from(screen.layout.chart.y + row)];
             assert!(line.ends_with(&format!("{name} {shown}")), "{line:?}");
         }
+        // Below, a bar for each column that has dots, and the rate of the busiest: counted by hand.
+        let chart = screen.chart();
+        let column_ns = chart.geometry.column_ns();
+        let mut by_column = vec![0_u64; usize::from(chart.area.width)];
+        for served in busy().iter().filter(|t| t.role == Role::Server) {
+            by_column[((served.end_time.0 - chart.geometry.start.0) / column_ns) as usize] += 1;
+        }
+        let most = by_column.iter().max().unwrap();
+        let y = screen.layout.chart.bottom();
+        let rate = format!("{}/s", tracer_user::report::format::rate(*most, column_ns));
+        assert_eq!(screen.lines()[usize::from(y)].split_whitespace().next(), Some(rate.as_str()));
+        let levels = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+        for (x, n) in (screen.layout.chart.x..).zip(&by_column) {
+            assert_eq!(screen.buffer[(x, y)].symbol(), levels[(n * 8).div_ceil(*most) as usize], "{n}");
+        }
         // The smallest value that a hundredth are not below, counted by hand.
         let mut durations: Vec<i64> =
             busy().iter().filter(|t| t.role == Role::Server).map(|t| t.duration_ns).collect();

@@ -95,6 +95,11 @@ impl Geometry {
         Geometry { area, start, end, dot_ns }
     }
 
+    /// Time across a cell, ns.
+    pub fn column_ns(&self) -> u64 {
+        self.dot_ns * 2
+    }
+
     /// Column and row of the dot of an end and an elapsed time, both in dots; `None` outside of the window.
     fn dot(&self, end: WallTime, duration_ns: u64) -> Option<(u64, u16)> {
         // The last column may reach behind the end of the window: what lies there is not shown.
@@ -341,6 +346,18 @@ impl Chart {
         self.max_count = self.max_count.max(cell.count);
     }
 
+    /// Dots of each column, and whether an error is among them.
+    pub fn by_column(&self) -> Vec<(u64, bool)> {
+        let width = usize::from(self.area.width);
+        let mut columns = vec![(0, false); width];
+        for (at, cell) in self.cells.iter().enumerate() {
+            let column = &mut columns[at % width.max(1)];
+            column.0 += cell.count;
+            column.1 |= cell.class == Some(Class::Error);
+        }
+        columns
+    }
+
     /// Quantiles of the dots shown, ns; `None` without any. Where [`Chart::is_coarse`] they are known to a power of two only.
     pub fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> Option<[u64; N]> {
         let latency = self.latency.as_ref().filter(|latency| !latency.is_empty())?;
@@ -487,6 +504,7 @@ mod tests {
         for scale in [Scale::Log, Scale::Linear] {
             let chart = chart(area(scale), &transactions);
             assert_eq!(chart.cells.iter().map(|cell| cell.count).sum::<u64>(), chart.n);
+            assert_eq!(chart.by_column().iter().map(|(n, _)| n).sum::<u64>(), chart.n);
             assert_eq!(
                 chart.n, 100,
                 "one a second from {:?} to {:?}",

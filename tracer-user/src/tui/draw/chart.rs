@@ -1,10 +1,10 @@
-//! The XLog: title, cells, axes; where there is room, how many dots each row has and where the percentiles lie.
+//! The XLog: title, cells, axes; where there is room, how many dots each row and each column has and where the percentiles lie.
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::put;
 use crate::{
-    report::format::{Align, clock, count, duration, fit},
+    report::format::{Align, clock, count, duration, fit, rate},
     sink::xlog::Class,
     time::WallTime,
     tui::{
@@ -27,6 +27,9 @@ const BAR: u16 = 7;
 /// Narrowest screen that has them.
 const WIDE: u16 = 90;
 
+/// Lowest chart that has a row of rates below it.
+const HIGH: u16 = 20;
+
 /// Where the parts of the chart lie.
 #[derive(Clone, Copy)]
 pub(super) struct Panes {
@@ -35,6 +38,8 @@ pub(super) struct Panes {
     pub(super) cells: Rect,
     axis: Rect,
     side: Rect,
+    /// How many ended in each column.
+    rates: Rect,
 }
 
 /// The parts of a chart in `area`; `side`: with what stands right of it, if the screen is wide enough.
@@ -43,12 +48,16 @@ pub(super) fn panes(area: Rect, side: bool) -> Panes {
     let right = if side && area.width >= WIDE { SIDE } else { 0 };
     let width = area.width.saturating_sub(left + right);
     let x = area.x + left;
-    let cells = Rect { x, y: area.y + 1, width, height: area.height.saturating_sub(2) }.intersection(area);
+    let below = u16::from(side && area.height >= HIGH);
+    let height = area.height.saturating_sub(2 + below);
+    let cells = Rect { x, y: area.y + 1, width, height }.intersection(area);
+    let rates = Rect { y: cells.bottom(), height: below, ..cells }.intersection(area);
     Panes {
         title: Rect { height: area.height.min(1), ..area },
         cells,
-        axis: Rect { y: cells.bottom(), height: 1, ..cells }.intersection(area),
+        axis: Rect { y: cells.bottom() + below, height: 1, ..cells }.intersection(area),
         side: Rect { x: cells.right(), width: right, ..cells },
+        rates,
     }
 }
 
@@ -90,6 +99,7 @@ pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, 
             buffer[(area.x + column, area.y + row)].set_char(symbol).set_style(style);
         }
     }
+    rates(buffer, panes.rates, chart, theme);
     axis(buffer, panes.axis, chart, theme);
 }
 
@@ -202,6 +212,28 @@ fn side(buffer: &mut Buffer, area: Rect, chart: &Chart, theme: Theme) -> Vec<u16
         }
     }
     lines
+}
+
+/// How many transactions ended in each column, the busiest column being the highest; its rate stands on the left.
+fn rates(buffer: &mut Buffer, area: Rect, chart: &Chart, theme: Theme) {
+    if area.height == 0 {
+        return;
+    }
+    let columns = chart.by_column();
+    let most = columns.iter().map(|(n, _)| *n).max().unwrap_or(0);
+    if most == 0 {
+        return;
+    }
+    let busiest = format!("{}/s", rate(most, chart.geometry.column_ns()));
+    let label = format!("{} ", fit(&busiest, usize::from(LABELS) - 1, Align::Right));
+    put(buffer, area.x - LABELS, area.y, LABELS, &label, theme.dim());
+    for (x, &(n, has_error)) in (area.x..area.right()).zip(&columns) {
+        if n != 0 {
+            let style = if has_error { theme.class(Class::Error) } else { theme.dim() };
+            let eighths = (n * 8).div_ceil(most).clamp(1, 8);
+            buffer[(x, area.y)].set_char(theme.level(eighths as usize)).set_style(style);
+        }
+    }
 }
 
 fn axis(buffer: &mut Buffer, area: Rect, chart: &Chart, theme: Theme) {
