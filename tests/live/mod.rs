@@ -14,6 +14,7 @@ mod http1;
 mod odd_calls;
 mod payload;
 mod process;
+mod program_time;
 mod programs;
 mod replay;
 mod screen;

@@ -4,6 +4,7 @@ mod actions;
 mod axes;
 mod connections;
 mod graph;
+mod health;
 mod overview;
 mod settings;
 mod views;

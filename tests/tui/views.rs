@@ -225,22 +225,6 @@ fn requests_in_flight_are_listed_with_their_step_the_oldest_first() {
 }
 
 #[test]
-fn txrays_own_counters_have_totals_and_what_the_last_second_brought() {
-    let feed = feed(busy(), &[lossy(150, 5), lossy(151, 1_234)]);
-    for (width, height) in [(80, 24), (120, 40)] {
-        let screen = press(&feed, (width, height), &mut App::default(), &typed("8"));
-        insta::assert_snapshot!(format!("health_{width}x{height}"), screen.text());
-        let line = screen.lines().into_iter().find(|line| line.starts_with("kernel.refused_data")).unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words, ["kernel.refused_data", "1,234", "1,229"]);
-        let cost = "4.68s of a processor, 3.1 % of one in the last second   resident 80.0 MB";
-        assert!(screen.text().contains(cost), "{}", screen.text());
-    }
-    let early = press(&super::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("8"));
-    assert!(early.text().contains("no counters yet"));
-}
-
-#[test]
 fn a_filter_that_is_typed_narrows_dots_table_and_list_to_what_matches() {
     use tracer_user::report::filter::Filter;
     let feed = feed(busy(), &[snapshot()]);

@@ -285,7 +285,9 @@ pub struct Counters {
     /// When.
     pub time: BootTime,
     /// Name → count since start. Kernel counters have the names of [`abi::STAT_NAMES`] prefixed `kernel.`, user-space
-    /// losses `lost.`, gauges (ring fill, memory) `gauge.`.
+    /// losses `lost.`, gauges (ring fill, memory) `gauge.`. What is called `program.` is no count since start but the last
+    /// sample of what each kernel program takes: `program.NAME.runs` and `program.NAME.ns` within `program.sample_ns`. There is
+    /// one every `program.period_ns`; this was number `program.samples`.
     pub values: Vec<(Arc<str>, u64)>,
 }
 

@@ -431,6 +431,18 @@ fn other_programs(features: &Features, checks: &mut Checks) {
             None => {}
         }
     }
+    match features.trial(program::STATISTICS) {
+        Some(Outcome::Works) => {
+            checks.ok(Area::Hooks, "kernel time per program (statistics of BPF programs)")
+        }
+        Some(outcome) => {
+            let what = format!("the kernel does not count what programs take: {}", reason(outcome));
+            let fix = "CAP_SYS_ADMIN, and a kernel of 5.8 or later";
+            let cost = "the kernel time of each probe is not known";
+            checks.add(Area::Hooks, Severity::Limit, what, cost, fix);
+        }
+        None => {}
+    }
 }
 
 fn memory(features: &Features, may_trace: bool, checks: &mut Checks) {

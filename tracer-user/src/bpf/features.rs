@@ -226,6 +226,8 @@ pub mod program {
     pub const PERF_EVENT: &str = "perf_event cpu-clock";
     /// A probe at the entry of a kernel function.
     pub const FENTRY: &str = "fentry";
+    /// What each program takes.
+    pub const STATISTICS: &str = "statistics of BPF programs";
 }
 
 /// Names of the trials of maps.
@@ -394,6 +396,7 @@ fn programs(btf: Option<&KernelBtf>, sys_root: &Path) -> Vec<Trial> {
         (program::UPROBE, uprobe),
         (program::PERF_EVENT, perf_event),
         (program::FENTRY, fentry),
+        (program::STATISTICS, trial::statistics()),
     ];
     trials.into_iter().map(|(what, outcome)| Trial { what: what.to_owned(), outcome }).collect()
 }
@@ -685,6 +688,7 @@ pub(crate) mod test_hosts {
                 program::UPROBE,
                 program::PERF_EVENT,
                 program::FENTRY,
+                program::STATISTICS,
             ]),
             maps: trials(&[map::RING, map::RING_DEFAULT, map::HASH, map::ARRAY]),
             probes: probes(&[
@@ -724,7 +728,8 @@ pub(crate) mod test_hosts {
         host.capabilities.effective &= !(1 << Capability::SysResource as u64);
         host.settings.bpf_jit_enable = Some(0);
         host.settings.bpf_stats_enabled = Some(1);
-        refuse(&mut host.programs, &[program::FENTRY], libc::EPERM, "Operation not permitted");
+        let unpermitted = [program::FENTRY, program::STATISTICS];
+        refuse(&mut host.programs, &unpermitted, libc::EPERM, "Operation not permitted");
         let unknown = "Invalid argument: unknown func bpf_get_current_task_btf#158";
         refuse(&mut host.programs, &[program::USER_REGISTERS], libc::EINVAL, unknown);
         refuse(&mut host.maps, &[map::RING_DEFAULT], libc::EPERM, "Operation not permitted");

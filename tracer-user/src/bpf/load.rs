@@ -20,7 +20,7 @@ use tracer_ebpf as abi;
 use crate::{
     bpf::{
         btf::{BtfError, KernelBtf},
-        features,
+        features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
     },
@@ -281,6 +281,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     armed
         .set(0, 1, 0)
         .map_err(|error| LoadError::Map { doing: "arm the probes".to_owned(), reason: chain(&error) })?;
+    missing.extend(meter::missing());
     Ok(Loaded { ebpf, family, missing })
 }
 

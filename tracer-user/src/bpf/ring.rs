@@ -2,7 +2,7 @@
 //! thread that owns the kernel's maps, the one that reads counters, clocks and sums that no event has carried.
 
 use std::{
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +21,8 @@ use crate::{
     bpf::{
         kernel_log::KernelLog,
         load::{Loaded, NotRun},
+        meter::{Meter, Sample},
+        ring_fill::RingFill,
         sweep::Sweep,
     },
     event::{ConnClose, ConnId, Counters, Data, Event},
@@ -88,6 +90,12 @@ pub struct Reader {
     loaded: Option<Loaded>,
     kernel_log: KernelLog,
     ring: RingBuf<MapData>,
+    /// `None` where its pages cannot be mapped: the gauges are absent.
+    fill: Option<RingFill>,
+    /// Until the probes are detached. `None` where the kernel does not count.
+    meter: Option<Meter>,
+    /// Its last sample; empty before the first.
+    sample: Sample,
     stats: PerCpuArray<MapData, u64>,
     conns: HashMap<MapData, u64, abi::Conn>,
     queue: SyncSender<RawBatch>,
@@ -133,14 +141,17 @@ impl Reader {
                 .ok_or(MapError { name, reason: "the object has none of that name".to_owned() })?;
             T::try_from(map).map_err(|error| MapError { name, reason: error.to_string() })
         }
-        let ring = take(&mut loaded, "EVENTS")?;
+        let ring: RingBuf<MapData> = take(&mut loaded, "EVENTS")?;
         let stats = take(&mut loaded, "STATS")?;
         let conns = take(&mut loaded, "CONNS")?;
         let names = abi::STAT_NAMES.iter().map(|name| format!("kernel.{name}").into()).collect();
         let kernel_log = KernelLog::take(&mut loaded.ebpf);
         Ok(Reader {
+            meter: Meter::of(&loaded),
+            sample: Vec::new(),
             loaded: Some(loaded),
             kernel_log,
+            fill: RingFill::new(ring.as_fd()).ok(),
             ring,
             stats,
             conns,
@@ -174,6 +185,8 @@ impl Reader {
                 self.count_not_run();
                 // Detaches every program; what they wrote is still in the ring.
                 self.loaded = None;
+                // Waits for a sample to be broken off, which now costs nobody anything.
+                self.meter = None;
                 self.last_wait = Some(Instant::now() + LAST_PATIENCE);
             }
             let drained = self.drain();
@@ -228,6 +241,10 @@ impl Reader {
 
     /// Copies what is in the ring; returns how many bytes.
     fn drain(&mut self) -> usize {
+        // Here it is fullest.
+        if let Some(fill) = &mut self.fill {
+            fill.used();
+        }
         // Bounded, so that the clocks and counters are served however fast the ring fills.
         let limit = self.ring_bytes as usize;
         let mut copied = 0;
@@ -422,6 +439,15 @@ impl Reader {
         values.push(("txray.cpu_ns".into(), clock(libc::CLOCK_PROCESS_CPUTIME_ID)));
         values.extend(resident_bytes().map(|bytes| ("gauge.resident_bytes".into(), bytes)));
         values.push(("gauge.ring_bytes".into(), self.ring_bytes));
+        if let Some(fill) = &mut self.fill {
+            values.push(("gauge.ring_used_bytes".into(), fill.used()));
+            values.push(("gauge.ring_used_most_bytes".into(), fill.most()));
+        }
+        if let Some(sample) = self.meter.as_ref().and_then(Meter::news) {
+            self.sample = sample;
+        }
+        // Behind the others: they come later, and a counter keeps its place.
+        values.extend(self.sample.iter().cloned());
         let counters = Counters { time: boot_now(), values };
         self.tell(Event::Counters(counters));
     }

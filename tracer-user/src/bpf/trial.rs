@@ -92,6 +92,7 @@ const HELPER_TASK_PT_REGS: i32 = 175;
 
 const CMD_MAP_CREATE: libc::c_long = 0;
 const CMD_PROG_LOAD: libc::c_long = 5;
+const CMD_ENABLE_STATS: libc::c_long = 32;
 /// Bytes of the verifier's log that are kept room for. Its last line is enough.
 const LOG_BYTES: usize = 16 << 10;
 
@@ -232,6 +233,12 @@ pub(crate) fn map(map_type: u32, key_size: u32, value_size: u32, max_entries: u3
     Outcome::of(bpf(CMD_MAP_CREATE, &attr))
 }
 
+/// Has the kernel count what BPF programs take, for an instant.
+pub(crate) fn statistics() -> Outcome {
+    const RUN_TIME: u32 = 0;
+    Outcome::of(bpf(CMD_ENABLE_STATS, &RUN_TIME))
+}
+
 /// Opens a software clock sampler on the caller's own thread and closes it.
 pub(crate) fn cpu_clock() -> Outcome {
     /// The head of `struct perf_event_attr`: its first version, which every kernel takes.
@@ -264,7 +271,7 @@ fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
     // The verifier gives up with EAGAIN when a signal is pending.
     for _ in 0..MAX_TRIES {
         // SAFETY: `attr` is a `repr(C)` head of `union bpf_attr` without padding and its length is passed along; the
-        // buffers that it points to are owned by the caller and live through the call; both commands used here give
+        // buffers that it points to are owned by the caller and live through the call; the commands used here give
         // back a new descriptor or an error.
         let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *const T, size_of::<T>()) };
         result = owned(fd);

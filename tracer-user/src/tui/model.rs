@@ -16,6 +16,7 @@ use super::{
     edges::{Edge, edges, edges_among},
     feed::{Feed, Heading, Status},
     graph::{Graph, Picture, picture},
+    health::{self, HealthLine},
     playback::Played,
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
@@ -121,7 +122,9 @@ pub struct Model {
     /// Rows that are kept.
     pub kept: u64,
     /// Counters: name, total, and how much more it was in the last second that is known.
-    pub counters: Vec<(String, u64, Option<u64>)>,
+    pub counters: Vec<CounterRow>,
+    /// The same in groups; where they are shown.
+    pub health: Vec<HealthLine>,
     /// Losses.
     pub losses: Losses,
     /// Dots that fell out of the ring and are counts now.
@@ -319,6 +322,10 @@ impl Model {
             None => Default::default(),
         };
         let counters = counters(status);
+        let health = match place {
+            Place::View(View::Health) => health::lines(&counters, counters_apart_ns(status)),
+            _ => Vec::new(),
+        };
         let mut calls = Vec::new();
         if place == Place::View(View::Services) {
             let second = watermark.0 / SECOND_NS * SECOND_NS;
@@ -397,6 +404,7 @@ impl Model {
             n_conns: [status.snapshot.n_conns as u64, connections.n_closed],
             kept,
             counters,
+            health,
             losses: status.losses.clone(),
             evicted: status.evicted,
             since_pause,
@@ -416,7 +424,7 @@ impl Model {
             // More than there are lines: scrolling stops by itself.
             (Place::Detail | Place::Help, _) => 64,
             (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),
-            (Place::View(View::Health), _) => self.counters.len(),
+            (Place::View(View::Health), _) => self.health.len(),
             (Place::View(View::Active), _) => self.open.len(),
             (Place::View(View::Services), _) => self.edges.len(),
             (Place::View(View::Statements), _) => self.statements.len(),
@@ -523,8 +531,11 @@ fn figures(row: &histogram::Row<'_>, watermark: WallTime) -> Row {
     }
 }
 
+/// A counter: name, total, and how much more it was than at the reading before.
+pub type CounterRow = (String, u64, Option<u64>);
+
 /// All counters of the last reading, beside what they grew by since the one before.
-fn counters(status: &Status) -> Vec<(String, u64, Option<u64>)> {
+fn counters(status: &Status) -> Vec<CounterRow> {
     let Some(last) = &status.snapshot.counters else { return Vec::new() };
     let before = status.counters_before.as_ref().filter(|before| before.time < last.time);
     last.values
@@ -536,6 +547,12 @@ fn counters(status: &Status) -> Vec<(String, u64, Option<u64>)> {
             (screen_text(name).into_owned(), *n, old.map(|(_, old)| n.saturating_sub(*old)))
         })
         .collect()
+}
+
+/// Time between the last two readings.
+fn counters_apart_ns(status: &Status) -> Option<u64> {
+    let last = status.snapshot.counters.as_ref()?;
+    last.time.0.checked_sub(status.counters_before.as_ref()?.time.0)
 }
 
 /// Dots that are drawn in a rectangle, those that fell out of the ring included.
