@@ -8,6 +8,8 @@ mod cli;
 mod conversation;
 /// What this host can do, as root and as others.
 mod doctor;
+/// The heads of recorded transactions.
+mod heads;
 /// Real programs, traced, against what they logged themselves.
 mod live;
 /// Who calls whom, of a recording.

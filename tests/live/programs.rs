@@ -422,3 +422,47 @@ fn boot_minus_monotonic_ns() -> i64 {
     }
     best.1
 }
+
+#[rstest]
+fn the_heads_of_a_recorded_request_are_what_curl_sent_and_got_without_the_secret(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+) {
+    use tracer_user::{
+        pipeline::PipelineConfig,
+        report::head::lines,
+        source::{
+            heads::{Head, heads},
+            recording::Recording,
+        },
+        transaction::WallRange,
+    };
+    let _machine = machine();
+    let nginx = Nginx::start(1);
+    let tracer = Tracer::start(hooks, &nginx.pids());
+    let output = Command::new(tool("curl", "curl"))
+        .args(["-sv", "-H", "Authorization: Bearer s3cret-token", "-H", "X-Request-Id: 7"])
+        .arg(format!("http://{}/small?id=1&sig=s3cret-signature", nginx.address))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let capture = tracer.stop();
+    // What curl says of both heads, line by line.
+    let said = String::from_utf8(output.stderr).unwrap();
+    let head = |mark: &str| -> String {
+        let lines = said.lines().filter_map(|line| line.strip_prefix(mark));
+        lines.map(|line| format!("{}\r\n", line.trim_end())).collect()
+    };
+    let recording = Recording::open(&capture.recording()).unwrap();
+    let rows: Vec<_> = recording.transactions(WallRange::default()).flat_map(|rows| rows.unwrap()).collect();
+    let row = rows.iter().find(|row| row.status_code == Some(200)).unwrap();
+    let found = heads(&capture.recording(), row, &PipelineConfig::default()).unwrap();
+    for (found, mark) in [(&found.request, "> "), (&found.response, "< ")] {
+        let Head::Whole(bytes) = found else { panic!("{found:?}") };
+        assert_eq!(String::from_utf8_lossy(bytes), head(mark));
+    }
+    let Head::Whole(request) = &found.request else { panic!("{found:?}") };
+    let shown = lines(request);
+    assert!(shown.contains(&"Authorization: REDACTED".to_owned()), "{shown:?}");
+    assert_eq!(shown[0], "GET /small?id=1&sig=REDACTED HTTP/1.1");
+    assert!(shown.iter().all(|line| !line.contains("s3cret")), "{shown:?}");
+}

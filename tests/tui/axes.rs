@@ -269,3 +269,26 @@ fn both_ends_of_a_local_call_are_one_line_of_a_list_that_opens_to_two() {
     assert!(n_lines(&unfolded) > n_lines(&detail) + 4, "{}", unfolded.text());
     insta::assert_snapshot!("calls_detail_120x40", unfolded.text());
 }
+
+#[test]
+fn a_list_shows_the_value_that_it_was_selected_by() {
+    let feed = feed(timed(), &[snapshot()]);
+    for axis in Axis::ALL {
+        for size in [(80, 24), (120, 40)] {
+            let keys = [typed("2"), keys_to(axis), vec![Key::Char('v'), Key::Char('v')]].concat();
+            let keys = [keys, vec![Key::Left; 100], vec![Key::Down; 40], vec![Key::Enter]].concat();
+            let list = press(&feed, size, &mut App::default(), &keys);
+            let rows = &list.model.list.as_ref().unwrap().rows;
+            let lines = list.lines();
+            assert!(!rows.is_empty());
+            assert!(lines[4].contains(axis.name()), "{}", lines[4]);
+            for (row, line) in rows.iter().zip(&lines[5..23]) {
+                let elapsed = tracer_user::report::format::duration(row.duration_ns as u64);
+                let value = axis.text(axis.value(row).unwrap());
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let want = if axis == Axis::Elapsed { vec![&*elapsed] } else { vec![&*elapsed, &*value] };
+                assert_eq!(words[1..=want.len()], want, "{axis:?}: {line}");
+            }
+        }
+    }
+}

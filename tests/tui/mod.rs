@@ -6,7 +6,9 @@ mod connections;
 mod graph;
 mod health;
 mod overview;
+mod read_back;
 mod settings;
+mod states;
 mod views;
 
 use bytes::Bytes;

@@ -157,6 +157,49 @@ fn a_transaction_is_opened_from_the_list_and_shows_where_its_time_went() {
 }
 
 #[test]
+fn the_heads_of_a_transaction_stand_below_its_waterfall_without_their_secrets() {
+    use tracer_user::{
+        source::heads::{Head, Heads},
+        tui::ShownHeads,
+    };
+    let shown = |heads: ShownHeads, width: u16| {
+        let feed = feed(vec![transaction(0)], &[snapshot()]);
+        let mut app = App { detail: Some(transaction(0).into()), ..App::default() };
+        let heading = Heading::default();
+        let area = Rect::new(0, 0, width, 60);
+        let mut screen = screen_after(&feed, area, MANY, &mut app, &heading, None);
+        screen.model = screen.model.with_heads(heads);
+        screen.buffer = Buffer::empty(area);
+        draw(&mut screen.buffer, &screen.model, &app, MANY);
+        screen.text()
+    };
+    let request = "GET http://u:s3cret@h/item/1?sig=s3cret HTTP/1.1\r\nAuthorization: s3cret\r\nX: \u{1b}[2J주문\r\n\r\n";
+    let response = format!("HTTP/1.1 200 OK\r\nSet-Cookie: s3cret\r\nServer: {}", "#".repeat(200));
+    let heads = Heads { request: Head::Whole(request.into()), response: Head::Cut(response.into()) };
+    for width in [80, 120] {
+        let text = shown(ShownHeads::Known(heads.clone().into()), width);
+        for line in [
+            "request head",
+            "  GET http://REDACTED:REDACTED@h/item/1?sig=REDACTED HTTP/1.1",
+            "  Authorization: REDACTED",
+            "  X: \\u{1b}[2J주문",
+            "response head  cut: the rest was not captured, or is too long",
+            "  HTTP/1.1 200 OK",
+            "  Set-Cookie: REDACTED",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line:?} is not in\n{text}");
+        }
+        assert!(!text.contains("s3cret"), "{text}");
+        assert_eq!(text.matches('#').count(), 200, "a long line goes on in the next: {text}");
+    }
+    let none = shown(ShownHeads::Known(Heads::default().into()), 80);
+    assert!(none.contains("request head  the recording does not hold it"), "{none}");
+    assert!(shown(ShownHeads::Loading, 80).contains("request head, response head: …"));
+    assert!(shown(ShownHeads::NoRecording, 80).contains("start with --out DIR"));
+    assert!(shown(ShownHeads::Failed("\u{1b}gone".to_owned()), 80).contains("no heads: \\u{1b}gone"));
+}
+
+#[test]
 fn what_is_older_than_the_rows_kept_is_counted_in_the_list() {
     let transactions: Vec<Transaction> = (0..ROWS as u64 + 500)
         .map(|i| Transaction {
@@ -329,7 +372,7 @@ fn services_and_who_calls_whom_with_the_figures_of_each_edge() {
     }
     assert_eq!(press(&feed, (80, 24), &mut App::default(), &typed("5")).model.edges.len(), 4);
     let empty = press(&super::feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("5"));
-    assert!(empty.text().contains("no transactions yet"));
+    assert!(empty.text().contains("waiting for the first transaction"));
 }
 
 #[test]

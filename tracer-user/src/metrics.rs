@@ -83,6 +83,9 @@ user_counters! {
     OpaqueConns = "connections.opaque",
     /// Records of processes that run another file than `--exe` names, of the same inode number on another device. Not lost.
     OtherExecutable = "events.other_executable",
+    /// Processes of which the system refused to tell the executable and the environment: the name of their service is guessed
+    /// from less. One that executes another program is looked into again, and counted again. Not lost.
+    ProcessDenied = "processes.denied",
     /// Transactions that a `--filter` left out of a sink's rows. Not lost.
     Filtered = "transactions.filtered",
     /// Zero or negative durations: counted, never recorded.

@@ -105,6 +105,19 @@ impl Capability {
 }
 
 impl Capabilities {
+    /// Those of this process.
+    pub fn own() -> Capabilities {
+        Capabilities::of_status(&text(Path::new("/proc/self/status")).unwrap_or_default())
+    }
+
+    /// As `/proc/PID/status` says.
+    fn of_status(status: &str) -> Capabilities {
+        Capabilities {
+            effective: status_field(status, "CapEff", 16).first().copied().unwrap_or(0),
+            bounding: status_field(status, "CapBnd", 16).first().copied().unwrap_or(0),
+        }
+    }
+
     /// Whether `capability` is in force.
     pub fn has(self, capability: Capability) -> bool {
         self.effective >> capability as u32 & 1 != 0
@@ -295,10 +308,7 @@ impl Features {
             machine: std::env::consts::ARCH.to_owned(),
             foreign_pids: pid_namespace::own_pid(proc_root).is_err(),
             uid: status_field(&status, "Uid", 10).get(1).copied().unwrap_or(0) as u32,
-            capabilities: Capabilities {
-                effective: status_field(&status, "CapEff", 16).first().copied().unwrap_or(0),
-                bounding: status_field(&status, "CapBnd", 16).first().copied().unwrap_or(0),
-            },
+            capabilities: Capabilities::of_status(&status),
             memlock_bytes: memlock(),
             lockdown,
             tracepoints: tracepoints(btf.as_ref().ok()),

@@ -10,11 +10,16 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    bpf::{diagnosis::diagnose, features::Features, load::Capture},
+    bpf::{
+        diagnosis::diagnose,
+        features::{Capabilities, Capability, Features},
+        load::Capture,
+    },
     config::{Config, Payload, Settings, Targets},
     metrics::Metrics,
     pipeline::PipelineConfig,
     source::live::{LiveConfig, LiveError, LiveSource},
+    tui,
 };
 
 /// Trace, and show every transaction as it happens: the XLog and the operations table on a terminal, one line a second
@@ -62,11 +67,15 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
     stop.on_stop(move || handle.stop());
     let verdicts = source.verdicts();
     let targets = whom.map_or_else(|| targets_text(&config.targets), str::to_owned);
-    let missing: Vec<&str> = source.missing().iter().map(|missing| missing.feature).collect();
-    let mut title = format!("{name}  {targets}");
-    if !missing.is_empty() {
-        title.push_str(&format!("  without {}", missing.join(", ")));
-    }
+    let missing = source.missing().iter();
+    let may_look = Capabilities::own().has(Capability::SysPtrace);
+    let heading = tui::Heading {
+        title: format!("{name}  {targets}"),
+        whom: targets.clone(),
+        missing: missing.map(|missing| (missing.feature.to_owned(), missing.reason.clone())).collect(),
+        lacks: if may_look { Vec::new() } else { vec![Capability::SysPtrace.name().to_owned()] },
+        ..tui::Heading::default()
+    };
     // For people and scripts alike: from this line on traffic is seen.
     let mut notes = format!("txray: tracing {targets} through {}\n", source.family());
     for missing in source.missing() {
@@ -84,7 +93,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         recorder,
         metrics,
         stop,
-        title,
+        heading,
         notes,
         config,
     })

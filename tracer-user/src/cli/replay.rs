@@ -111,7 +111,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         metrics,
         stop: Stop::default(),
         notes: String::new(),
-        title: format!("replay  {}", args.dir.display()),
+        heading: tui::Heading::default(),
         config,
     })?;
     unreadable(faults.take()).map(|()| code)
@@ -154,10 +154,14 @@ fn play(
         filter: filter.as_ref().map(|filter| filter.text().to_owned()),
         replay: true,
         template: run::template(&config)?,
+        ..tui::Heading::default()
+    };
+    let heading = tui::Heading {
         window_ns: config
             .duration
             .filter(|duration| *duration < Duration::from_secs(300))
             .map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        ..heading
     };
     let window_ns = tui::App::with_window(heading.window_ns).window_ns;
     let begin = Begin {
@@ -184,8 +188,9 @@ fn play(
         whole_events: WHOLE_EVENTS,
         follows: false,
     };
+    let heads = run::fetch_heads(args.dir.clone(), &tape.pipeline);
     let player = Player::start(tape, begin).context("play the recording")?;
-    let left = run::show(tui::Shows::Recording(&player), heading, screen, &stop, &stop.clone());
+    let left = run::show(tui::Shows::Recording(&player), Some(heads), heading, screen, &stop, &stop.clone());
     let histograms = player.feed().histograms;
     let Outcome { totals, snapshot, metrics, n_faults } = player.finish();
     left.context("draw the screen")?;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -37,7 +37,7 @@ use crate::{
         recording::Recorder,
         xlog::{SharedXlog, XlogSink},
     },
-    source::{Source, recording::Recording},
+    source::{Source, heads::heads, recording::Recording},
     time::{BootTime, WallTime},
     transaction::{Transaction, TransactionBatch, WallRange},
     tui,
@@ -86,8 +86,8 @@ pub struct Run {
     pub metrics: Metrics,
     /// Ends the run.
     pub stop: Stop,
-    /// Heading of the screen: what runs.
-    pub title: String,
+    /// Heading of the screen: what runs. Its filter, links and window are taken from the settings.
+    pub heading: tui::Heading,
     /// Lines for standard error, written when the run has begun and a signal ends it in order.
     pub notes: String,
 }
@@ -144,7 +144,7 @@ pub fn template(config: &Config) -> anyhow::Result<Option<tui::Template>> {
 
 /// Runs to the end and prints the summary.
 pub fn run(run: Run) -> anyhow::Result<ExitCode> {
-    let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, title, notes } = run;
+    let Run { config, pipeline, mode, input, verdicts, recorder, metrics, stop, heading, notes } = run;
     let filter = filter(&config)?;
     let settings = screen(&config)?;
     let rows_only = matches!(input, Input::Rows(_));
@@ -175,20 +175,22 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         status.lock().losses.unknown = rows_only;
         sinks.push(Box::new(tui::StatusSink::new(status.clone(), metrics.clone())));
         let heading = tui::Heading {
-            title,
             filter: filter.as_ref().map(|filter| filter.text().to_owned()),
-            replay: false,
             template: template(&config)?,
             window_ns: config
                 .duration
                 .filter(|duration| *duration < Duration::from_secs(300))
                 .map(|duration| duration.as_nanos() as u64),
+            ..heading
         };
         let past = recorder.is_some().then(|| past(&config, &pipeline, filter.as_ref())).flatten();
+        let dir = config.record.out.clone().filter(|_| recorder.is_some());
+        let heads = dir.map(|dir| fetch_heads(dir, &pipeline));
         screen = Some((
             tui::Feed { histograms: histograms.clone(), xlog, recent, status: status.clone() },
             heading,
             past,
+            heads,
         ));
     } else if config.terminal.summary == SummaryForm::Text {
         sinks.push(Box::new(Strip::new(io::stdout(), rows_only, closed)));
@@ -234,7 +236,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
 
     let done = match screen {
         None => pump.run(input, verdicts, recorder),
-        Some((feed, heading, past)) => {
+        Some((feed, heading, past, heads)) => {
             let status = feed.status.clone();
             let worker = thread::Builder::new()
                 .name("pipeline".to_owned())
@@ -245,7 +247,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
                 })
                 .context("start the pipeline's thread")?;
             let keys = stop.clone();
-            let shown = show(tui::Shows::Live(&feed, past), heading, settings, &stop, &keys);
+            let shown = show(tui::Shows::Live(&feed, past), heads, heading, settings, &stop, &keys);
             let done = worker.join().map_err(|_| anyhow::anyhow!("the pipeline's thread panicked"))?;
             shown.context("draw the screen")?;
             done
@@ -288,18 +290,25 @@ pub fn wants_screen(config: &Config) -> bool {
 /// Shows the screen; what it was left by stops the run.
 pub fn show(
     shows: tui::Shows<'_>,
+    heads: Option<tui::FetchHeads>,
     heading: tui::Heading,
     settings: tui::ScreenSettings,
     stop: &Stop,
     keys: &Stop,
 ) -> io::Result<tui::Left> {
-    let left = tui::run(shows, heading, settings, || keys.reason().is_some());
+    let left = tui::run(shows, heads, heading, settings, || keys.reason().is_some());
     match &left {
         Ok(tui::Left::Quit) => stop.stop(Reason::Quit),
         Ok(tui::Left::Interrupted) | Err(_) => stop.stop(Reason::Signal),
         Ok(tui::Left::Stopped) => {}
     }
     left
+}
+
+/// What fetches the heads of a transaction from a recording.
+pub fn fetch_heads(dir: PathBuf, pipeline: &PipelineConfig) -> tui::FetchHeads {
+    let pipeline = pipeline.clone();
+    Arc::new(move |shown| heads(&dir, shown, &pipeline))
 }
 
 /// What plays the recording that this run makes.

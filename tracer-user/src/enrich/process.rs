@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -45,6 +45,7 @@ pub struct FactsReader {
     /// In order of insertion; entries that were forgotten since stay until they reach the front. At most 2 × `cap`.
     order: VecDeque<(u32, u64)>,
     n_inserted: u64,
+    n_denied: u64,
     slow: SlowReader,
 }
 
@@ -77,6 +78,7 @@ impl FactsReader {
             known: FxHashMap::default(),
             order: VecDeque::new(),
             n_inserted: 0,
+            n_denied: 0,
             slow: SlowReader::new(proc_root.to_owned()),
         }
     }
@@ -136,6 +138,11 @@ impl FactsReader {
         self.known.is_empty()
     }
 
+    /// How often a process that is there could not be looked into for lack of rights.
+    pub fn n_denied(&self) -> u64 {
+        self.n_denied
+    }
+
     /// How often `environ` and `cmdline` were not waited for any longer.
     pub fn n_impatient(&self) -> u64 {
         self.slow.n_impatient
@@ -165,7 +172,10 @@ impl FactsReader {
     }
 
     fn read(&mut self, pid: u32, stat: &Stat, now: BootTime) -> ProcessFacts {
-        let exe = exe_of(&self.proc_root, pid);
+        let link = fs::read_link(self.proc_root.join(format!("{pid}/exe")));
+        // The same right opens the environment and the command line.
+        self.n_denied += u64::from(is_denied(&link));
+        let exe = link.map(bytes_of).unwrap_or_default();
         let cgroups =
             read_up_to(&self.proc_root.join(format!("{pid}/cgroup")), MAX_SMALL).unwrap_or_default();
         let membership = container::membership(&String::from_utf8_lossy(&cgroups));
@@ -196,8 +206,16 @@ impl FactsReader {
 
 /// Path of a process's executable; empty if it cannot be read (another user's, a kernel thread).
 pub(crate) fn exe_of(proc_root: &Path, pid: u32) -> Vec<u8> {
-    let exe = fs::read_link(proc_root.join(format!("{pid}/exe")));
-    exe.map(|path| std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string())).unwrap_or_default()
+    fs::read_link(proc_root.join(format!("{pid}/exe"))).map(bytes_of).unwrap_or_default()
+}
+
+fn bytes_of(path: PathBuf) -> Vec<u8> {
+    std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string())
+}
+
+/// Whether the system refused: a process that is gone and a kernel thread have no executable, and are not meant.
+fn is_denied(link: &io::Result<PathBuf>) -> bool {
+    link.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// `OTEL_SERVICE_NAME`, or `service.name` of `OTEL_RESOURCE_ATTRIBUTES`, which it overrides.

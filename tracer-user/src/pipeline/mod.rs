@@ -244,11 +244,14 @@ pub const CHECKPOINT_VERSION: u32 = 3;
 mod age;
 mod checkpoint;
 mod connections;
+mod positions;
 mod snapshot;
 mod step;
 
 use connections::{ClosedConns, Tally};
 pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
+use positions::Noted;
+pub use positions::Positions;
 use step::excludes;
 
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order; 250 ms, see
@@ -292,6 +295,7 @@ struct Rest {
     watermark: Watermark,
     timers: BinaryHeap<Reverse<(BootTime, ConnId)>>,
     closed: ClosedConns,
+    noted: Option<Noted>,
     marks: Vec<Mark>,
     fx: Effects,
 }
@@ -348,6 +352,7 @@ impl Pipeline {
                 watermark: Watermark::default(),
                 timers: BinaryHeap::new(),
                 closed: ClosedConns::default(),
+                noted: None,
                 marks: Vec::new(),
                 fx: Effects::default(),
             },

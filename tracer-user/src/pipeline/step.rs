@@ -135,7 +135,11 @@ impl Rest {
         let ends = entry.ends.get_or_insert_with(|| Ends::of(&entry.conn, role));
         let protocol = entry.exchange.protocol().unwrap_or_default();
         let guessed = entry.exchange.is_guessed();
+        let requests = entry.exchange.requests();
         for ended in ended.drain(..) {
+            if let (Some(noted), Some(requests)) = (&mut self.noted, requests) {
+                noted.look(entry.conn.id, requests, &ended);
+            }
             let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
             let service = self.processes.service(ended.open.pid, &ended.open.comm);
             let comm = self.processes.name(&ended.open.comm);

@@ -4,6 +4,7 @@ pub mod doctor;
 pub mod edges;
 pub mod filter;
 pub mod format;
+pub mod head;
 pub mod instant;
 pub mod loss;
 pub mod map;

@@ -8,8 +8,7 @@
 //! | `conn_id` | connection, 0 where none |
 //! | `entry_ns` | data: `time_ns` − entry of the call; open: `time_ns` − establishment; null = not known |
 //! | `waited_ns` | data: `time_ns` − arrival of the first byte; null = not known |
-//! | `position` `bytes` `turn` `flags` `tid` `n_calls` `error` | as in [`Data`]; 0 where the kind has none |
-//! | `pid` | process |
+//! | `position` `bytes` `turn` `flags` `pid` `tid` `n_calls` `error` | as in [`Data`]; 0 where the kind has none |
 //! | `comm` | thread name without the zeros behind it; bytes, because names need not be UTF-8 |
 //! | `payload` | data: captured bytes; other kinds: what has no column; checkpoint: the pipeline's state |
 //!
@@ -513,6 +512,11 @@ impl<'a> EventColumns<'a> {
         BootTime(self.time[i] as u64)
     }
 
+    /// Connection of row `i`; 0 = it is none's.
+    pub fn conn(&self, i: usize) -> ConnId {
+        ConnId(self.conn[i] as u64)
+    }
+
     /// Row `i`. Fails when the row does not hold what its kind says.
     pub fn row(&self, i: usize) -> Result<Row, Fault> {
         let bad = || Fault::Damaged(format!("event {} holds no {:?}", self.ordinal[i], self.kind[i]));
@@ -520,18 +524,16 @@ impl<'a> EventColumns<'a> {
             Fault::Damaged(format!("event {} is of unknown kind {}", self.ordinal[i], self.kind[i]))
         })?;
         let time = self.time(i);
-        let conn = ConnId(self.conn[i] as u64);
+        let conn = self.conn(i);
         let payload = || self.payload.slice(self.payload_ends[i] as usize..self.payload_ends[i + 1] as usize);
         let comm = || {
             let value = self.comm.value(i);
             let mut comm = [0; 16];
-            let length = value.len().min(16);
-            comm[..length].copy_from_slice(&value[..length]);
+            comm.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
             comm
         };
         let after = |array: &Int64Array| {
-            let known = array.is_valid(i);
-            BootTime(if known { time.0.wrapping_sub(array.value(i) as u64) } else { 0 })
+            BootTime(if array.is_valid(i) { time.0.wrapping_sub(array.value(i) as u64) } else { 0 })
         };
         let event = match kind {
             Kind::Data => Event::Data(Data {

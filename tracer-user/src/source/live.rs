@@ -270,9 +270,11 @@ impl LiveSource {
         }
         self.known.insert(pid);
         // Of a process that is gone nothing is known: the names in its events have to do.
+        let n_denied = self.facts.n_denied();
         if let Some(facts) = self.facts.news(pid, time).filter(|facts| facts.start_ticks != 0) {
             events.push(Event::ProcessFacts((*facts).clone()));
         }
+        self.metrics.add(Counter::ProcessDenied, self.facts.n_denied() - n_denied);
     }
 
     /// Whether an event is a target's, as far as its executable says. The kernel hears of one that is not.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::event::EventBatch;
 
 pub mod executables;
+pub mod heads;
 pub mod live;
 pub mod recording;
 pub mod replay;

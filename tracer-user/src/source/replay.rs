@@ -13,7 +13,7 @@ use super::{
     recording::{Part, PartRows, Recording},
 };
 use crate::{
-    event::{Event, EventBatch, Loss, LossReason},
+    event::{ConnId, Event, EventBatch, Loss, LossReason},
     metrics::{Counter, Metrics},
     schema::{
         Fault, FormatError, PayloadMode, RunId,
@@ -51,6 +51,8 @@ pub struct ReplaySource {
     /// Ordinal that comes next in this run, if all is well.
     expected: u64,
     last_time: BootTime,
+    /// Only events of this connection, and those of none; the others are passed over.
+    only: Option<ConnId>,
     /// State to be taken over before the next batch is pushed.
     restart: Option<Restart>,
     /// What was read so far does not lead to what comes: the next checkpoint does.
@@ -113,11 +115,17 @@ impl ReplaySource {
             open: None,
             expected: 0,
             last_time: BootTime(0),
+            only: None,
             restart: None,
             astray: false,
             faults: Vec::new(),
             n_faults: 0,
         })
+    }
+
+    /// Leaves out the events of other connections. What they would have changed is theirs: transactions of this one are the same.
+    pub fn only(self, conn: ConnId) -> ReplaySource {
+        ReplaySource { only: Some(conn), ..self }
     }
 
     /// Files that could not be read so far (the first hundred), and the number of all.
@@ -208,6 +216,13 @@ impl ReplaySource {
             while open.next < end && events.len() < BATCH_EVENTS {
                 let i = open.next;
                 let ordinal = columns.ordinal(i);
+                let is_other =
+                    self.only.is_some_and(|conn| columns.conn(i) != conn && columns.conn(i) != ConnId(0));
+                if is_other && ordinal == self.expected {
+                    self.expected += 1;
+                    open.next += 1;
+                    continue;
+                }
                 let row = columns.row(i).map_err(|fault| at_fault(&open.part, fault))?;
                 match row {
                     Row::Event(_) if ordinal < self.expected => {}

@@ -155,11 +155,19 @@ fn figures(model: &Model, app: &App) -> String {
     let detail = app.detail.as_ref().map(|shown| shown.id());
     let lost: serde_json::Map<_, _> =
         model.losses.lost.iter().map(|(reason, n)| (screen_text(reason).into_owned(), json!(n))).collect();
+    let missing: Vec<_> = model
+        .missing
+        .iter()
+        .map(|[feature, reason]| json!({ "feature": feature, "reason": reason }))
+        .collect();
     let figures = json!({
         "type": "screen",
         "view": app.view.name(),
         "place": format!("{:?}", app.place_below_help()),
         "title": model.title,
+        "whom": model.whom,
+        "missing": missing,
+        "processes_denied": model.denied,
         "now_ns": model.now.0,
         "paused": app.paused.is_some(),
         "replay": model.replay,

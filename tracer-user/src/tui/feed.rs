@@ -38,6 +38,12 @@ pub struct Feed {
 pub struct Heading {
     /// What runs.
     pub title: String,
+    /// What is traced; empty = the title says it.
+    pub whom: String,
+    /// What this run does without, each with the reason: features that did not load.
+    pub missing: Vec<(String, String)>,
+    /// Rights that this run lacks and that some processes cannot be looked into without.
+    pub lacks: Vec<String>,
     /// The filter's expression.
     pub filter: Option<String>,
     /// A recording is shown, not the present.

@@ -16,13 +16,15 @@ use super::{
     edges::{Edge, edges, edges_among},
     feed::{Feed, Heading, Status},
     graph::{Graph, Picture, picture},
+    heads::ShownHeads,
     health::{self, HealthLine},
     playback::Played,
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
 };
 use crate::{
-    event::Role,
+    event::{Counters, Role},
+    metrics::Counter,
     pipeline::{AgeSteps, ConnRow, InFlight, OpenRequest},
     report::{filter::quoted, format::rate, loss::Losses, summary::QUANTILES},
     sink::{
@@ -63,6 +65,14 @@ pub struct Row {
 pub struct Model {
     /// What runs, safe to show.
     pub title: String,
+    /// What is traced, safe to show; empty = not known.
+    pub whom: String,
+    /// What the run does without, and why: both safe to show.
+    pub missing: Vec<[String; 2]>,
+    /// Processes that could not be looked into.
+    pub denied: u64,
+    /// The rights that they would have taken, as far as they are known.
+    pub lacks: Vec<String>,
     /// The run's own filter, safe to show.
     pub filter: Option<String>,
     /// What the screen's filter does.
@@ -107,6 +117,8 @@ pub struct Model {
     pub open: Vec<OpenRequest>,
     /// Services of the run, most transactions first; where they are shown.
     pub services: Vec<Row>,
+    /// Completed seconds that `recent` covers in them: they are the run's, whatever the screen is narrowed to.
+    pub services_seconds: u64,
     /// Who calls whom, of the rows that are kept; where it is shown.
     pub edges: Vec<Edge>,
     /// The same as a picture; where there is room for it.
@@ -139,6 +151,8 @@ pub struct Model {
     pub neighbours: Vec<Arc<Transaction>>,
     /// There are more of them.
     pub neighbours_cut: bool,
+    /// Heads of the one that is shown.
+    pub heads: ShownHeads,
     /// The other end of each neighbour that is a local call, where it is kept.
     pub neighbours_ends: Vec<Option<Arc<Transaction>>>,
     base: Arc<Base>,
@@ -369,6 +383,14 @@ impl Model {
         in_flight.sort_by_key(|flight| Reverse(flight.by_age.iter().sum::<u64>()));
         Model {
             title: screen_text(&heading.title).into_owned(),
+            whom: screen_text(&heading.whom).into_owned(),
+            missing: heading
+                .missing
+                .iter()
+                .map(|(feature, reason)| [feature, reason].map(|text| screen_text(text).into_owned()))
+                .collect(),
+            denied: denied(status),
+            lacks: heading.lacks.iter().map(|right| screen_text(right).into_owned()).collect(),
             filter: heading.filter.as_deref().map(|text| screen_text(text).into_owned()),
             narrowed: matching.map(|matching| Narrowed {
                 text: screen_text(&app.narrowed_to()).into_owned(),
@@ -396,6 +418,7 @@ impl Model {
             in_flight,
             open: status.snapshot.open.clone(),
             services: base.services.clone(),
+            services_seconds: base.recent_seconds,
             edges: calls,
             map,
             statements: asked,
@@ -411,6 +434,7 @@ impl Model {
             list,
             contrast,
             neighbours,
+            heads: ShownHeads::default(),
             neighbours_cut,
             neighbours_ends,
             base,
@@ -422,7 +446,8 @@ impl Model {
         let n_rows = match (app.place(), &self.list) {
             (Place::List, Some(list)) => list.lines.len(),
             // More than there are lines: scrolling stops by itself.
-            (Place::Detail | Place::Help, _) => 64,
+            (Place::Detail, _) => 64 + self.heads.n_lines(),
+            (Place::Help, _) => 64,
             (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),
             (Place::View(View::Health), _) => self.health.len(),
             (Place::View(View::Active), _) => self.open.len(),
@@ -465,6 +490,11 @@ impl Model {
     /// The same, of a recording that is played, or of a run whose recording could be.
     pub fn of(self, played: Option<Played>, has_past: bool) -> Model {
         Model { played, has_past, ..self }
+    }
+
+    /// The same, with the heads of the transaction that is shown.
+    pub fn with_heads(self, heads: ShownHeads) -> Model {
+        Model { heads, ..self }
     }
 
     /// A rate per second over the recent seconds.
@@ -533,6 +563,15 @@ fn figures(row: &histogram::Row<'_>, watermark: WallTime) -> Row {
 
 /// A counter: name, total, and how much more it was than at the reading before.
 pub type CounterRow = (String, u64, Option<u64>);
+
+/// Processes that could not be looked into, live or recorded.
+fn denied(status: &Status) -> u64 {
+    let counters = status.snapshot.counters.as_ref();
+    let find = |counters: &Arc<Counters>| {
+        counters.values.iter().find(|(name, _)| **name == *Counter::ProcessDenied.name()).map(|(_, n)| *n)
+    };
+    counters.and_then(find).unwrap_or(0)
+}
 
 /// All counters of the last reading, beside what they grew by since the one before.
 fn counters(status: &Status) -> Vec<CounterRow> {

@@ -24,6 +24,7 @@ use super::{
     draw::{Layout, draw, layout},
     errand::{self, Here},
     feed::{Feed, Heading},
+    heads::{FetchHeads, HeadsDesk},
     keymap::Key,
     layouts,
     model::Model,
@@ -213,6 +214,7 @@ impl Source<'_> {
 /// Shows the screen until the user leaves it or `stopped` says so. A recording that has ended stays on the screen.
 pub fn run(
     shows: Shows<'_>,
+    heads: Option<FetchHeads>,
     heading: Heading,
     settings: ScreenSettings,
     stopped: impl Fn() -> bool,
@@ -231,6 +233,7 @@ pub fn run(
     let mut cost = Duration::ZERO;
     let (mut last_progress, mut last_state) = (None, None);
     let mut model: Option<Model> = None;
+    let mut desk = HeadsDesk::new(heads);
     let mut source = Source { shows, past: None, told: (0, 0) };
     loop {
         if stopped() || source.has_ended() {
@@ -240,6 +243,7 @@ pub fn run(
         if let Some(played) = &played {
             source.tell(played, &mut app);
         }
+        dirty |= desk.look(&app);
         // What was asked for is seen when it is there, however long a frame takes.
         let state = played.as_ref().map(Played::state);
         if state != last_state {
@@ -265,7 +269,9 @@ pub fn run(
             let before = model
                 .as_ref()
                 .filter(|model| model.played.as_ref().map(|played| played.generation) == generation);
-            let read = Model::read(&feed, &heading, &app, &shown, before).of(played, source.has_past());
+            let read = Model::read(&feed, &heading, &app, &shown, before)
+                .of(played, source.has_past())
+                .with_heads(desk.shown(&app));
             if let Some(chart) = &read.chart {
                 app.density = app.shown_density(chart.density(app.density));
             }

@@ -2,7 +2,7 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::{operations::role_letter, overview, put};
+use super::{operations::role_letter, overview, put, waiting};
 use crate::{
     report::format::{Align, count, duration, fit},
     text::{screen_bytes, screen_text},
@@ -41,13 +41,18 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
             fit(thread, 16, Align::Left),
         )
     };
-    let heading = line("age", "step", "", "service", "request", "pid/tid");
+    // A filter speaks of transactions: what is in flight is none yet.
+    let request = if model.narrowed.is_some() { "request; filter not applied" } else { "request" };
+    let heading = line("age", "step", "", "service", request, "pid/tid");
     put(buffer, table.x, table.y, table.width, &heading, theme.heading());
     let hidden = (model.n_open + model.n_long_lived).saturating_sub(model.open.len() as u64);
     // What is not listed has the last line.
     let room = usize::from(n_rows(area)).saturating_sub(usize::from(hidden != 0));
     if model.open.is_empty() {
-        put(buffer, table.x, table.y + 1, table.width, "nothing is in flight", theme.dim());
+        // Before the first event there is nothing that could be known not to be.
+        let is_loading = model.all == 0 && model.filtered == 0 && !model.finished;
+        let text = if is_loading { waiting(model) } else { "nothing is in flight".to_owned() };
+        put(buffer, table.x, table.y + 1, table.width, &text, theme.dim());
         return;
     }
     let selected = app.active.selected.min(model.open.len() - 1);

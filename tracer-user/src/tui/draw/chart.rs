@@ -2,7 +2,7 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::put;
+use super::{nothing, put};
 use crate::{
     report::format::{Align, clock, count, duration, fit, rate},
     sink::xlog::Class,
@@ -14,7 +14,7 @@ use crate::{
         keymap::Action,
         model::Model,
         theme::{Symbols, Theme},
-        view::Roles,
+        view::{Roles, View},
     },
 };
 
@@ -101,6 +101,10 @@ pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, 
     }
     rates(buffer, panes.rates, chart, theme);
     axis(buffer, panes.axis, chart, theme);
+    if app.view == View::Xlog && model.count == 0 {
+        let text = nothing(model, ["transaction", "transactions"]);
+        put(buffer, area.x + 1, area.y, area.width.saturating_sub(1), &text, theme.dim());
+    }
 }
 
 fn title(buffer: &mut Buffer, area: Rect, model: &Model, chart: &Chart, app: &App, theme: Theme) {

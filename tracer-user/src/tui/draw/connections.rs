@@ -2,7 +2,7 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::{operations::role_letter, put};
+use super::{operations::role_letter, put, waiting};
 use crate::{
     pipeline::ConnRow,
     report::format::{Align, count, duration, fit},
@@ -47,11 +47,12 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     put(buffer, area.x, area.y, area.width, &title(model), theme.dim());
     if model.conns.is_empty() {
         let text = match (model.losses.unknown, model.finished) {
-            (true, _) => "this recording holds transactions only: its connections are not known",
-            (_, true) => "no connections",
-            _ => "no connections yet",
+            (true, _) => "this recording holds transactions only: its connections are not known".to_owned(),
+            (_, true) => "no connections".to_owned(),
+            _ if model.all == 0 => waiting(model),
+            _ => "no connections yet".to_owned(),
         };
-        put(buffer, area.x, area.y + 1, area.width, text, theme.dim());
+        put(buffer, area.x, area.y + 1, area.width, &text, theme.dim());
         return;
     }
     let mark = if theme.symbols == Symbols::Ascii { "*" } else { "▾" };

@@ -6,17 +6,23 @@ use ratatui::{
     style::Style,
     text::{Line, Span},
 };
+use unicode_width::UnicodeWidthChar as _;
 
 use super::{list::status, operations::role_letter};
 use crate::{
-    report::format::{Align, clock, count, duration, fit},
+    report::{
+        format::{Align, clock, count, duration, fit},
+        head::{self, without_secrets},
+    },
     sink::xlog::Class,
+    source::heads::Head,
     text::{screen_bytes, screen_text},
     time::WallTime,
     transaction::Transaction,
     tui::{
         app::App,
         edges::address,
+        heads::ShownHeads,
         model::Model,
         palette::Palette,
         theme::{Colours, Symbols, Theme},
@@ -95,10 +101,12 @@ pub(super) fn lines(
     );
     lines.push(Line::from(Span::styled(title, class)));
     if let Some(target) = &shown.target {
-        lines.push(named("target", screen_bytes(target)));
+        lines.push(named("target", screen_bytes(&without_secrets(target))));
     }
     lines.push(Line::default());
     lines.extend(waterfall(shown, width, theme));
+    lines.push(Line::default());
+    lines.extend(heads(&model.heads, width, theme));
     lines.push(Line::default());
     lines.push(named("start", instant(shown.start_time)));
     lines.push(named("end", instant(shown.end_time)));
@@ -174,6 +182,51 @@ fn other_end(row: &Transaction, other: &Transaction, theme: Theme) -> String {
 /// An instant to the nanosecond.
 fn instant(at: WallTime) -> String {
     format!("{}.{:09} UTC", clock(at), at.0 % 1_000_000_000)
+}
+
+/// The heads, without what is secret in them. A line that is too long goes on in the next one.
+fn heads(heads: &ShownHeads, width: u16, theme: Theme) -> Vec<Line<'static>> {
+    let said = |text: String| vec![Line::from(Span::styled(text, theme.dim()))];
+    let heads = match heads {
+        ShownHeads::NoRecording => {
+            return said("heads are kept in a recording: start with --out DIR".to_owned());
+        }
+        ShownHeads::Loading => return said("request head, response head: …".to_owned()),
+        ShownHeads::Failed(error) => return said(format!("no heads: {}", screen_text(error))),
+        ShownHeads::Known(heads) => heads,
+    };
+    let mut lines = Vec::new();
+    for (name, head) in [("request head", &heads.request), ("response head", &heads.response)] {
+        let (bytes, note) = match head {
+            Head::NotFound => (&[][..], "  the recording does not hold it"),
+            Head::Whole(bytes) => (&bytes[..], ""),
+            Head::Cut(bytes) => (&bytes[..], "  cut: the rest was not captured, or is too long"),
+        };
+        lines.push(Line::from(vec![Span::styled(name, theme.heading()), Span::styled(note, theme.dim())]));
+        for line in head::lines(bytes) {
+            let room = usize::from(width).saturating_sub(2).max(8);
+            lines.extend(wrapped(&line, room).into_iter().map(|part| Line::from(format!("  {part}"))));
+        }
+    }
+    lines
+}
+
+/// Text in pieces that are no wider than `room`, one at least.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    let mut used = 0;
+    for c in text.chars() {
+        let width = c.width().unwrap_or(0);
+        if used + width > room {
+            pieces.push(String::new());
+            used = 0;
+        }
+        used += width;
+        if let Some(last) = pieces.last_mut() {
+            last.push(c);
+        }
+    }
+    pieces
 }
 
 /// One bar for each part, on one axis.

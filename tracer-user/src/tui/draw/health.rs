@@ -3,7 +3,7 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::put;
+use super::{gaps, put, waiting};
 use crate::{
     report::{
         format::{Align, count, duration, fit},
@@ -33,6 +33,7 @@ const BAR: usize = 64;
 
 /// Draws it.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
+    let area = gaps(buffer, area, model, theme);
     if model.health.is_empty() {
         let text = if model.losses.unknown {
             "this recording holds transactions only: its counters are not known"
@@ -40,6 +41,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
             "no counters yet: they come once a second"
         };
         put(buffer, area.x, area.y, area.width, text, theme.dim());
+        if model.all == 0 && !model.finished && area.height > 1 {
+            put(buffer, area.x, area.y + 1, area.width, &waiting(model), theme.dim());
+        }
         return;
     }
     let room = usize::from(area.height);
@@ -47,6 +51,24 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     for (line, y) in model.health.iter().skip(first).zip(area.y..area.bottom()) {
         draw_line(buffer, Rect { y, height: 1, ..area }, line, theme);
     }
+}
+
+/// What this run does without, each with its reason, at the top; returns what is left of the area.
+fn gaps(buffer: &mut Buffer, area: Rect, model: &Model, theme: Theme) -> Rect {
+    let lines = gaps::lines(model);
+    // Half of it at most.
+    let room = usize::from(area.height / 2);
+    let cut = lines.len() > room;
+    let shown = if cut { room.saturating_sub(1) } else { lines.len() };
+    let mut text: Vec<String> = lines[..shown].to_vec();
+    if cut && room != 0 {
+        text.push(format!("and {} more", count((lines.len() - shown) as u64)));
+    }
+    for (y, text) in (area.y..).zip(&text) {
+        put(buffer, area.x, y, area.width, text, theme.loss());
+    }
+    let used = text.len() as u16;
+    Rect { y: area.y + used, height: area.height - used, ..area }
 }
 
 fn draw_line(buffer: &mut Buffer, area: Rect, line: &HealthLine, theme: Theme) {

@@ -64,6 +64,12 @@ fn columns(app: &App, width: u16) -> (Vec<(ListColumn, usize)>, usize) {
     (shown, hidden)
 }
 
+/// Columns of the value on the axis; the elapsed time has its own anyway.
+fn axis_width(axis: Axis) -> Option<u16> {
+    let heading = u16::try_from(axis.name().len()).unwrap_or(u16::MAX);
+    (axis != Axis::Elapsed).then_some(heading.max(8))
+}
+
 /// Rows that fit below the heading.
 pub(super) fn n_rows(area: Rect) -> u16 {
     area.height.saturating_sub(ABOVE)
@@ -73,21 +79,29 @@ pub(super) fn n_rows(area: Rect) -> u16 {
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
     let Some(list) = &model.list else { return };
     put(buffer, area.x, area.y, area.width, &title(list), theme.heading());
-    let (columns, hidden) = columns(app, area.width);
-    let line = |cell: &dyn Fn(ListColumn) -> String| {
-        let mut text = String::new();
-        for &(column, width) in &columns {
-            text.push_str(&fit(&cell(column), width, WIDTHS[column as usize].1));
-            text.push(' ');
+    let axis = list.rectangle.axis();
+    let axis_width = axis_width(axis);
+    let (columns, hidden) = columns(app, area.width.saturating_sub(axis_width.map_or(0, |width| width + 1)));
+    // The value that the rectangle was selected by stands beside the elapsed time, or first.
+    let beside = columns.iter().position(|(column, _)| *column == ListColumn::Elapsed);
+    let line = |cell: &dyn Fn(ListColumn) -> String, value: &str| {
+        let mut cells: Vec<String> = columns
+            .iter()
+            .map(|&(column, width)| fit(&cell(column), width, WIDTHS[column as usize].1))
+            .collect();
+        if let Some(width) = axis_width {
+            let at = beside.map_or(0, |at| at + 1);
+            cells.insert(at, fit(value, width.into(), Align::Right));
         }
-        text
+        cells.join(" ") + " "
     };
     let mark = if theme.symbols == Symbols::Ascii { "*" } else { "▾" };
-    let mut text = line(&|column| match ListColumn::ALL[column as usize].1 {
+    let heading = |column| match ListColumn::ALL[column as usize].1 {
         "role" => String::new(),
         name if name == app.list_sort.column() => format!("{mark}{name}"),
         name => name.to_owned(),
-    });
+    };
+    let mut text = line(&heading, axis.name());
     text.extend(columns::mark(hidden));
     put(buffer, area.x, area.y + 1, area.width, &text, theme.heading());
     let room = usize::from(n_rows(area));
@@ -100,7 +114,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     for (i, shown) in list.lines.iter().enumerate().skip(first).take(room) {
         let row = &shown.row;
         let (mark, service, operation) = call(shown, theme);
-        let text = line(&|column| match column {
+        let cell = |column| match column {
             ListColumn::End => clock_ms(row),
             ListColumn::Elapsed => duration(row.duration_ns.max(0).unsigned_abs()),
             ListColumn::Status => status(row),
@@ -108,7 +122,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
             ListColumn::Service => service.clone(),
             ListColumn::Operation => operation.clone(),
             ListColumn::Target => row.target.as_deref().map(screen_bytes).unwrap_or_default(),
-        });
+        };
+        let text = line(&cell, &axis.value(row).map_or("-".to_owned(), |value| axis.text(value)));
         let mut style = theme.line(row);
         if i == selected {
             style = theme.reversed();

@@ -5,6 +5,7 @@ mod chart;
 mod connections;
 mod contrast;
 mod detail;
+mod gaps;
 mod health;
 mod help;
 mod list;
@@ -89,8 +90,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
     let line = |y: u16| Rect { y, height: 1, ..area };
     header(buffer, line(area.y), model, app, theme);
     tabs(buffer, line(area.y + 1), model, app, theme);
-    let loss_style = if model.losses.any() { theme.loss() } else { theme.dim() };
-    put(buffer, area.x, area.y + 2, area.width, &model.losses.line(), loss_style);
+    losses(buffer, line(area.y + 2), model, theme);
     let body = body(area);
     match (app.place_below_help(), app.view) {
         (Place::Detail, _) => detail::draw(buffer, body, model, app, theme),
@@ -202,6 +202,39 @@ fn tabs(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme)
         let x = x.saturating_add(1);
         put(buffer, x, area.y, area.right().saturating_sub(x), &badge, theme.reversed());
     }
+}
+
+/// What was lost; at the right edge what could not be known to begin with, in as many words as there is room for.
+fn losses(buffer: &mut Buffer, area: Rect, model: &Model, theme: Theme) {
+    let text = model.losses.line();
+    let badge = gaps::badge(model, usize::from(area.width).saturating_sub(text.width() + 1));
+    let room = usize::from(area.width).saturating_sub(badge.width() + usize::from(!badge.is_empty()));
+    let style = if model.losses.any() { theme.loss() } else { theme.dim() };
+    put(buffer, area.x, area.y, room as u16, &text, style);
+    let x = area.right().saturating_sub(badge.width() as u16).max(area.x);
+    put(buffer, x, area.y, area.right() - x, &badge, theme.reversed());
+}
+
+/// Why there is nothing: it is still to come, a filter leaves it out, or there was none. `what` it is, in singular and plural.
+fn nothing(model: &Model, what: [&str; 2]) -> String {
+    let seen = model.all + model.filtered;
+    match (&model.narrowed, &model.filter) {
+        (Some(narrowed), _) if narrowed.of != 0 => {
+            format!("no {} matched {}; {} seen", what[0], narrowed.text, count(narrowed.of))
+        }
+        (_, Some(filter)) if model.all == 0 && seen != 0 => {
+            format!("no transaction matched {filter}; {} seen", count(seen))
+        }
+        _ if model.finished => format!("no {}", what[1]),
+        _ if model.all == 0 => waiting(model),
+        _ => format!("no {} yet", what[1]),
+    }
+}
+
+/// Nothing has come yet.
+fn waiting(model: &Model) -> String {
+    let whom = if model.whom.is_empty() { String::new() } else { format!(" of {}", model.whom) };
+    format!("waiting for the first transaction{whom}")
 }
 
 fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {

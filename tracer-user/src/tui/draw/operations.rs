@@ -2,10 +2,10 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::put;
+use super::{nothing, put};
 use crate::{
     event::Role,
-    report::format::{self, Align, count, duration, fit},
+    report::format::{self, Align, duration, fit},
     tui::{
         app::App,
         columns,
@@ -83,16 +83,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     put(buffer, area.x, area.y, area.width, &text, theme.heading());
     let room = usize::from(area.height - 1);
     if model.rows.is_empty() {
-        let text = match (&model.narrowed, &model.filter, model.filtered) {
-            (Some(narrowed), ..) if narrowed.of != 0 => {
-                format!("no transaction matched {}; {} seen", narrowed.text, count(narrowed.of))
-            }
-            (None, Some(filter), n) if n != 0 => {
-                format!("no transaction matched {filter}; {} seen", count(n))
-            }
-            _ if model.finished => "no transactions".to_owned(),
-            _ => "no transactions yet".to_owned(),
-        };
+        let text = nothing(model, ["transaction", "transactions"]);
         put(buffer, area.x, area.y + 1, area.width, &text, theme.dim());
         return;
     }

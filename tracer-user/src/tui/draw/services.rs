@@ -3,9 +3,9 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{operations::role_letter, put};
+use super::{nothing, operations::role_letter, put};
 use crate::{
-    report::format::{Align, count, duration, fit},
+    report::format::{self, Align, count, duration, fit},
     tui::{
         app::App,
         edges::Edge,
@@ -64,19 +64,12 @@ fn line(names: &str, width: u16, figures: [String; 6]) -> String {
     text
 }
 
-fn figures(
-    model: &Model,
-    recent: u64,
-    errors: u64,
-    n: u64,
-    quantiles: Option<[u64; 4]>,
-    max: u64,
-) -> [String; 6] {
+fn figures(rate: String, errors: u64, n: u64, quantiles: Option<[u64; 4]>, max: u64) -> [String; 6] {
     let [p50, p99, max] = match quantiles {
         Some([p50, _, p99, _]) => [p50, p99, max].map(duration),
         None => ["-"; 3].map(str::to_owned),
     };
-    [model.rate_of(recent), count(errors), count(n), p50, p99, max]
+    [rate, count(errors), count(n), p50, p99, max]
 }
 
 /// Draws it.
@@ -85,13 +78,15 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     let headings = FIGURES.map(|(name, ..)| name.to_owned());
     put(buffer, top.x, top.y, top.width, &line("service", top.width, headings.clone()), theme.heading());
     if model.services.is_empty() {
-        put(buffer, top.x, top.y + 1, top.width, "no transactions yet", theme.dim());
+        let text = nothing(model, ["transaction", "transactions"]);
+        put(buffer, top.x, top.y + 1, top.width, &text, theme.dim());
     }
     let room = usize::from(top.height.saturating_sub(2));
     for (i, row) in model.services.iter().take(room).enumerate() {
         let Row { service, role, recent, errors, count: n, quantiles_ns, max_ns, .. } = row;
         let names = format!("{} {service}", role_letter(*role));
-        let text = line(&names, top.width, figures(model, *recent, *errors, *n, *quantiles_ns, *max_ns));
+        let rate = format::rate(*recent, model.services_seconds * 1_000_000_000);
+        let text = line(&names, top.width, figures(rate, *errors, *n, *quantiles_ns, *max_ns));
         put(buffer, top.x, top.y + 1 + i as u16, top.width, &text, Style::new());
     }
     if model.services.len() > room {
@@ -115,14 +110,19 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         &line("from → to", below.width, headings),
         theme.heading(),
     );
+    if model.edges.is_empty() && !model.services.is_empty() && below.height > 2 {
+        let text = nothing(model, ["call", "calls"]);
+        put(buffer, below.x, below.y + 2, below.width, &text, theme.dim());
+    }
     let room = usize::from(n_rows(area, app));
     let selected = app.edges.selected.min(model.edges.len().saturating_sub(1));
     let first = (selected + 1).saturating_sub(room);
     let arrow = if theme.symbols == Symbols::Ascii { "->" } else { "→" };
     for (i, edge) in model.edges.iter().enumerate().skip(first).take(room) {
         let Edge { from, to, protocol, recent, errors, count: n, quantiles_ns, max_ns, .. } = edge;
+        let rate = model.rate_of(*recent);
         let names = format!("{} {arrow} {}  {protocol}", from.name(), to.name());
-        let text = line(&names, below.width, figures(model, *recent, *errors, *n, *quantiles_ns, *max_ns));
+        let text = line(&names, below.width, figures(rate, *errors, *n, *quantiles_ns, *max_ns));
         let mut style = if *errors * 2 >= *n { theme.error() } else { Style::new() };
         if i == selected {
             style = theme.reversed();

@@ -2,7 +2,7 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::{operations::role_letter, put};
+use super::{nothing, operations::role_letter, put};
 use crate::{
     report::format::{Align, count, duration, fit},
     tui::{
@@ -40,7 +40,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     let kept = format!("statements, of the {} transactions that are kept", count(model.kept));
     put(buffer, area.x, area.y, area.width, &kept, theme.dim());
     if model.statements.is_empty() {
-        for (y, text) in (area.y + 1..area.bottom()).zip(nothing(model)) {
+        for (y, text) in (area.y + 1..area.bottom()).zip(none(model)) {
             put(buffer, area.x, y, area.width, &text, theme.dim());
         }
         return;
@@ -67,9 +67,10 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
 }
 
 /// Why there are none.
-fn nothing(model: &Model) -> Vec<String> {
-    if let Some(narrowed) = model.narrowed.as_ref().filter(|narrowed| narrowed.of != 0) {
-        return vec![format!("no statement matched {}; {} seen", narrowed.text, count(narrowed.of))];
+fn none(model: &Model) -> Vec<String> {
+    let is_narrowed = model.narrowed.as_ref().is_some_and(|narrowed| narrowed.of != 0);
+    if is_narrowed || (model.all == 0 && !model.finished) {
+        return vec![nothing(model, ["statement", "statements"])];
     }
     let protocols = match &model.protocols[..] {
         [] => "none".to_owned(),
