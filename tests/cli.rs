@@ -363,6 +363,43 @@ fn without_a_terminal_there_is_the_strip_and_the_summary() {
 }
 
 #[test]
+fn one_look_at_a_recording_is_one_table() {
+    // Some requests are unanswered where the range ends.
+    let temp = recording::synthetic(2_000);
+    let path = temp.path().to_str().unwrap();
+    let whole = txray(&["replay", path, "--once"]);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stderr));
+    insta::assert_snapshot!("once", text(&whole.stdout));
+    let cut = txray(&["replay", path, "--once", "--to", "1700000000020000000"]);
+    insta::assert_snapshot!("once_range", text(&cut.stdout));
+    let json = txray(&["replay", path, "--once", "--json"]);
+    let summary: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(summary["type"], "summary");
+    assert_eq!(json.stdout, txray(&["replay", path, "--once", "--summary", "json"]).stdout);
+    // Rows alone do not tell what was in flight.
+    let rows = recorded(35);
+    insta::assert_snapshot!(
+        "once_rows",
+        text(&txray(&["replay", rows.path().to_str().unwrap(), "--once"]).stdout)
+    );
+}
+
+#[test]
+fn one_look_that_contradicts_itself_is_an_error() {
+    let dir = recorded(10);
+    let path = dir.path().to_str().unwrap();
+    let both = ["--once", "--json", "--summary", "text"];
+    for first in [&["live"][..], &["replay", path]] {
+        fails(&[first, &both].concat(), "--once prints one thing", "leave one of the two out");
+    }
+    let at = ["replay", path, "--once", "--at", "1700000000000000000"];
+    fails(&at, "--once has no screen", "`txray snapshot DIR --at TIME`");
+    let output = txray(&["record", "--once", "--out", "/nowhere"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("'--once'"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_run_quietly() {
     use std::io::{BufRead as _, BufReader};
     let dir = recorded(20_000);

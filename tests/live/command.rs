@@ -83,6 +83,22 @@ fn a_live_run_ends_when_its_time_is_over_and_its_code_says_whether_anything_matc
 }
 
 #[test]
+fn one_look_at_what_happens_ends_by_itself_with_one_table() {
+    let _machine = machine();
+    let traffic = Traffic::start();
+    let (table, errors, code) = end(traffic.live(&["--once"]));
+    assert_eq!(code, Some(0), "{errors}");
+    let row = |role: &str| table.lines().filter(|line| line.contains(role)).count();
+    assert!(table.starts_with("service"), "{table}");
+    assert_eq!((row(" server "), row(" client ")), (1, 1), "{table}");
+    assert!(table.contains("GET /item/{id}") && table.contains("in flight"), "{table}");
+    let lost = table.lines().last().unwrap_or_default();
+    assert!(lost == "nothing lost" || lost.starts_with("LOST "), "{table}");
+    let (json, errors, _) = end(traffic.live(&["--once", "--json", "--duration", "1500ms"]));
+    assert!(json.starts_with(r#"{"type":"summary","#) && json.lines().count() == 1, "{json}{errors}");
+}
+
+#[test]
 fn an_interrupted_live_run_ends_with_130() {
     let _machine = machine();
     let traffic = Traffic::start();

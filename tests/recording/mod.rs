@@ -18,7 +18,12 @@ use tracer_user::{
         Sink as _,
         recording::{Recorder, RecorderSummary, RecordingConfig, recover},
     },
-    source::{Source as _, recording::Recording, replay::ReplaySource},
+    source::{
+        Source as _,
+        recording::Recording,
+        replay::ReplaySource,
+        synthetic::{Synthetic, SyntheticConfig},
+    },
     time::{Anchor, BootTime, WallTime},
     transaction::{TransactionBatch, WallRange},
 };
@@ -108,6 +113,20 @@ pub fn tap_and_wait(recorder: &mut Recorder, batch: Arc<EventBatch>) {
     while Arc::strong_count(&batch) > 1 {
         std::thread::sleep(Duration::from_micros(50));
     }
+}
+
+/// A recording of about so many synthetic requests, a few records of which the ring refused.
+pub fn synthetic(n_requests: u64) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SyntheticConfig { n_requests, lost: 5, ..SyntheticConfig::default() };
+    let mut recorder = Recorder::start(self::config(dir.path()), Metrics::default()).unwrap();
+    recorder.checkpoint(Vec::new(), 0);
+    let mut source = Synthetic::new(config);
+    while let Some(batch) = source.next_batch().unwrap() {
+        tap_and_wait(&mut recorder, Arc::new(batch));
+    }
+    recorder.finish().unwrap();
+    dir
 }
 
 /// What a replay gives.

@@ -394,6 +394,8 @@ pub struct Capture {
 pub struct Terminal {
     /// One JSON object per transaction and line.
     pub json: bool,
+    /// Nothing but one table at the end, without a screen.
+    pub once: bool,
     /// Form of the summary.
     pub summary: SummaryForm,
     /// Dots that the XLog holds. 1 M × 24 bytes = 24 MB.
@@ -431,6 +433,7 @@ impl Default for Config {
             duration: None,
             terminal: Terminal {
                 json: false,
+                once: false,
                 summary: SummaryForm::Text,
                 xlog_dots: 1 << 20,
                 open_url: None,
@@ -471,6 +474,7 @@ impl Config {
             duration: settings.duration.map(|span| span.0),
             terminal: Terminal {
                 json: settings.json.unwrap_or(default.terminal.json),
+                once: default.terminal.once,
                 summary: settings.summary.unwrap_or(default.terminal.summary),
                 xlog_dots: queue(settings.xlog_dots, default.terminal.xlog_dots)?,
                 open_url: settings.open_url,

@@ -1,11 +1,14 @@
 //! `cargo xtask`: everything around the build.
 
+mod ansi;
 mod bench;
 mod demo;
 mod dist;
 mod fuzz;
 mod licences;
 mod lint;
+mod picture;
+mod pty;
 mod setup;
 mod shell;
 mod test;
@@ -38,6 +41,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Trace the bundled demo (set-up and build first).
     Demo(demo::DemoArgs),
+    /// Take the README's picture of the demo's screen (as root).
+    Picture(picture::PictureArgs),
     /// Fuzz the parsers for a bounded time.
     Fuzz(fuzz::FuzzArgs),
     /// One static file that runs on a bare host, in target/dist.
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::demo(&args),
+        Task::Picture(args) => picture::picture(&args),
         Task::Fuzz(args) => fuzz::fuzz(&args),
         Task::Dist => dist::dist().map(drop),
         Task::Vm(args) => vm::run(&args).and_then(test::Counts::must_pass),

@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Config, Hooks, Settings, Size, Span, SummaryForm},
+    config::{Config, Hooks, Settings, Size, Span, SummaryForm, Terminal},
     protocol::REGISTRY,
     sink::recording::Owner,
 };
@@ -40,6 +40,35 @@ pub struct CaptureArgs {
     /// Batches between the ring reader and the pipeline [default: 256]
     #[arg(long, value_name = "N", env = "TXRAY_QUEUE_BATCHES", help_heading = "Capture")]
     pub queue_batches: Option<usize>,
+}
+
+/// One look instead of a screen: `live` and `replay`, not `record`, whose recording is what one wants to keep.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OnceArgs {
+    /// Without a screen: print one table at the end, and nothing else; with --json the summary as JSON
+    #[arg(long)]
+    pub once: bool,
+}
+
+impl OnceArgs {
+    /// What it makes of the settings. `run`: what was typed.
+    pub fn apply(self, config: Config, run: &RunArgs) -> anyhow::Result<Config> {
+        if !self.once {
+            return Ok(config);
+        }
+        let terminal = &config.terminal;
+        if terminal.json && run.summary == Some(SummaryForm::Text) {
+            return Err(super::Expected::new(
+                "--once prints one thing: --json asks for JSON, --summary text for a table",
+                "leave one of the two out",
+            )
+            .into());
+        }
+        let summary = if terminal.json { SummaryForm::Json } else { terminal.summary };
+        let terminal = Terminal { once: true, json: false, summary, ..terminal.clone() };
+        Ok(Config { terminal, ..config })
+    }
 }
 
 /// What every run takes.

@@ -1,10 +1,12 @@
 //! `txray live`: trace and show.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{
     ExitCode, Expected,
-    args::{CaptureArgs, RunArgs},
+    args::{CaptureArgs, OnceArgs, RunArgs},
     record,
     run::{self, Input, Mode, Run},
     stop::Stop,
@@ -29,18 +31,28 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "EXAMPLES\n  txray live\n  txray live --pid 4711 --filter 'duration >= 100ms or err'\n  \
-    txray live --comm nginx --duration 20s --json > rows.jsonl"
+    txray live --comm nginx --duration 20s --json > rows.jsonl\n  \
+    txray live --once --port 8080"
 )]
 pub struct LiveArgs {
     #[command(flatten)]
     capture: CaptureArgs,
     #[command(flatten)]
+    once: OnceArgs,
+    #[command(flatten)]
     run: RunArgs,
 }
+
+/// How long `--once` looks where nobody says.
+const ONCE: Duration = Duration::from_secs(5);
 
 /// Runs it.
 pub fn run(args: &LiveArgs) -> anyhow::Result<ExitCode> {
     let config = args.run.resolve(args.capture.settings(args.run.settings(Settings::default())))?;
+    let mut config = args.once.apply(config, &args.run)?;
+    if config.terminal.once {
+        config.duration.get_or_insert(ONCE);
+    }
     trace(config, "live", None, Stop::default())
 }
 

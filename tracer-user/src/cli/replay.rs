@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{
     ExitCode, Expected,
-    args::RunArgs,
+    args::{OnceArgs, RunArgs},
     player::{Begin, Outcome, Player, Tape, WHOLE_EVENTS},
     run::{self, Input, Mode, Run},
     stop::{Reason, Stop},
@@ -40,7 +40,8 @@ use crate::{
 /// root and runs on any machine.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray replay rec\n  txray replay rec --speed 10\n  \
-    txray replay rec --from 2026-08-21T14:03:00Z --to 2026-08-21T14:04:00Z --json")]
+    txray replay rec --from 2026-08-21T14:03:00Z --to 2026-08-21T14:04:00Z --json\n  \
+    txray replay rec --once")]
 pub struct ReplayArgs {
     /// Folder of the recording
     dir: PathBuf,
@@ -57,12 +58,22 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "TIME")]
     at: Option<WallTime>,
     #[command(flatten)]
+    once: OnceArgs,
+    #[command(flatten)]
     run: RunArgs,
 }
 
 /// Runs it.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = args.run.resolve(args.run.settings(Settings::default()))?;
+    let config = args.once.apply(config, &args.run)?;
+    if config.terminal.once && args.at.is_some() {
+        return Err(Expected::new(
+            "--once has no screen, and --at stops one at an instant",
+            "`txray snapshot DIR --at TIME` prints the state then; --to TIME ends the table there",
+        )
+        .into());
+    }
     run::filter(&config)?;
     let screen = run::screen(&config)?;
     let range = run::range(args.from, args.to)?;

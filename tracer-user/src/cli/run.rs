@@ -20,7 +20,7 @@ use crate::{
     config::{Config, SummaryForm},
     event::EventBatch,
     metrics::Metrics,
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
+    pipeline::{InFlight, NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
     report::{
         filter::Filter,
         format,
@@ -148,6 +148,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     let filter = filter(&config)?;
     let settings = screen(&config)?;
     let rows_only = matches!(input, Input::Rows(_));
+    let age_steps = pipeline.age_steps;
     let histograms = SharedHistograms::default();
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     if let Some(recorder) = &recorder {
@@ -192,7 +193,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
             past,
             heads,
         ));
-    } else if config.terminal.summary == SummaryForm::Text {
+    } else if config.terminal.summary == SummaryForm::Text && !config.terminal.once {
         sinks.push(Box::new(Strip::new(io::stdout(), rows_only, closed)));
     }
     let when_full = if mode == Mode::Live { WhenFull::Drop } else { WhenFull::Wait };
@@ -253,7 +254,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
             done
         }
     };
-    let Done { totals, snapshot, reports, failure } = done;
+    let Done { totals, snapshot, in_flight, reports, failure } = done;
 
     let losses = Losses { unknown: rows_only, ..Losses::collect(&snapshot, &metrics) };
     let shown = totals.transactions - totals.filtered;
@@ -264,11 +265,27 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         unpaired: Summary::unpaired(&snapshot),
         losses,
         filtered: totals.filtered,
-        duration_ns: totals.duration_ns(),
+        duration_ns: match mode {
+            Mode::Live => totals.duration_ns(),
+            // More is read than lies in the range, and is no part of the run.
+            Mode::Replay { range, .. } => length_ns(&totals, &snapshot, range),
+        },
         operations: summary::operations(&histograms.lock()),
     };
     if stop.reason() != Some(Reason::ClosedPipe) {
-        print(&summary, &config)?;
+        if config.terminal.once && config.terminal.summary == SummaryForm::Text {
+            let in_flight = match mode {
+                _ if rows_only => Err("only finished transactions were recorded"),
+                // What was read behind the range is not what was in flight at its end.
+                Mode::Replay { range, .. } if range.to != WallTime(u64::MAX) => {
+                    Err("at the end of a range; txray snapshot DIR --at TIME tells")
+                }
+                _ => Ok(&*in_flight),
+            };
+            write_out(summary.once(in_flight, &age_steps).as_bytes())?;
+        } else {
+            print(&summary, &config)?;
+        }
     }
     complain(&reports)?;
     if let Some(failure) = failure {
@@ -281,10 +298,18 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Event time of a replay that lies in its range.
+fn length_ns(totals: &Totals, snapshot: &Snapshot, range: WallRange) -> u64 {
+    let Some(first) = totals.first else { return 0 };
+    // Of rows alone the times are wall times, and the snapshot is empty.
+    let wall = |time: BootTime| time.0.wrapping_sub(snapshot.time.0).wrapping_add(snapshot.wall.0);
+    wall(totals.last).min(range.to.0).saturating_sub(wall(first).max(range.from.0))
+}
+
 /// Whether there is a terminal, and a screen is wanted on it.
 pub fn wants_screen(config: &Config) -> bool {
     let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
-    is_terminal && tui::usable() && !config.terminal.json
+    is_terminal && tui::usable() && !config.terminal.json && !config.terminal.once
 }
 
 /// Shows the screen; what it was left by stops the run.
@@ -337,7 +362,11 @@ pub fn print(summary: &Summary, config: &Config) -> anyhow::Result<()> {
         (SummaryForm::Text, true) => Vec::new(),
         (SummaryForm::Text, false) => format!("\n{}", summary.text()).into_bytes(),
     };
-    match io::stdout().write_all(&text) {
+    write_out(&text)
+}
+
+fn write_out(text: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().write_all(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("write the summary"),
         _ => Ok(()),
     }
@@ -387,6 +416,8 @@ impl Out for FanOut {
 struct Done {
     totals: Totals,
     snapshot: Snapshot,
+    /// By service, at the last instant.
+    in_flight: Vec<InFlight>,
     reports: Vec<SinkReport>,
     failure: Option<anyhow::Error>,
 }
@@ -398,9 +429,9 @@ impl Pump {
         verdicts: Box<dyn VerdictSink + Send>,
         mut recorder: Option<Recorder>,
     ) -> Done {
-        let (snapshot, mut failure) = match input {
+        let (snapshot, in_flight, mut failure) = match input {
             Input::Events(source) => self.events(source, verdicts, &mut recorder),
-            Input::Rows(rows) => (Snapshot::default(), self.rows(rows).err()),
+            Input::Rows(rows) => (Snapshot::default(), Vec::new(), self.rows(rows).err()),
         };
         let reports = self.fan_out.finish();
         // The sink of its transactions has finished: now the recorder may.
@@ -409,7 +440,7 @@ impl Pump {
         {
             failure.get_or_insert(error.into());
         }
-        Done { totals: self.delivery.totals, snapshot, reports, failure }
+        Done { totals: self.delivery.totals, snapshot, in_flight, reports, failure }
     }
 
     fn events(
@@ -417,10 +448,10 @@ impl Pump {
         mut source: Box<dyn Source + Send>,
         verdicts: Box<dyn VerdictSink + Send>,
         recorder: &mut Option<Recorder>,
-    ) -> (Snapshot, Option<anyhow::Error>) {
+    ) -> (Snapshot, Vec<InFlight>, Option<anyhow::Error>) {
         let mut pipeline = match (self.make)(&[], verdicts) {
             Ok(pipeline) => pipeline,
-            Err(error) => return (Snapshot::default(), Some(error)),
+            Err(error) => return (Snapshot::default(), Vec::new(), Some(error)),
         };
         let failure = self.pump(source.as_mut(), &mut pipeline, recorder).err();
         // The probes go first: nothing is read any more.
@@ -429,9 +460,10 @@ impl Pump {
         let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
+        let in_flight_last = in_flight.clone();
         let last = Snapshot { n_open, n_long_lived, in_flight, open, connections, ..snapshot.clone() };
         self.deliver(rest, Some(Arc::new(last)));
-        (snapshot, failure)
+        (snapshot, in_flight_last, failure)
     }
 
     fn rows(&mut self, rows: impl Iterator<Item = anyhow::Result<Vec<Transaction>>>) -> anyhow::Result<()> {

@@ -1,14 +1,15 @@
 //! The summary at the end of a run: a table for people, one JSON object for machines.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use super::{
     format::{self, Align},
     loss::Losses,
 };
 use crate::{
+    config::Span,
     event::Role,
-    pipeline::Snapshot,
+    pipeline::{AgeSteps, InFlight, Snapshot},
     sink::histogram::Histograms,
     text::{push_json, screen_text},
     transaction::Unpaired,
@@ -141,7 +142,22 @@ impl Summary {
 
     /// The table and the totals.
     pub fn text(&self) -> String {
+        self.with(None)
+    }
+
+    /// The same with what was in flight at the end, by service and age; an error says why that is not known.
+    pub fn once(&self, in_flight: Result<&[InFlight], &str>, steps: &AgeSteps) -> String {
+        self.with(Some(match in_flight {
+            Ok(flights) => in_flight_table(flights, steps),
+            Err(reason) => format!("in flight: not known: {reason}\n"),
+        }))
+    }
+
+    fn with(&self, in_flight: Option<String>) -> String {
         let mut text = table(&self.operations, Some(self.duration_ns));
+        if let Some(in_flight) = in_flight {
+            let _ = write!(text, "\n{in_flight}");
+        }
         let _ = write!(
             text,
             "\n{} transactions in {}, {} open, {} events",
@@ -165,6 +181,36 @@ impl Summary {
         let _ = writeln!(text, "\n{}", self.losses.line());
         text
     }
+}
+
+/// Requests in flight by service and age, most first.
+fn in_flight_table(flights: &[InFlight], steps: &AgeSteps) -> String {
+    if flights.is_empty() {
+        return "nothing in flight\n".to_owned();
+    }
+    let ages = steps.ages_ns();
+    let mut heading = vec!["in flight".to_owned(), "all".to_owned()];
+    heading.extend(ages.iter().map(|age| format!("< {}", Span(Duration::from_nanos(*age)))));
+    heading.push("older".to_owned());
+    let all = |flight: &InFlight| flight.by_age.iter().sum::<u64>();
+    let mut order: Vec<&InFlight> = flights.iter().collect();
+    // Stable: equal ones stay in the order of their names.
+    order.sort_by_key(|flight| std::cmp::Reverse(all(flight)));
+    let mut rows = vec![heading];
+    rows.extend(order.iter().take(TABLE_ROWS).map(|flight| {
+        let mut cells = vec![screen_text(&flight.service).into_owned(), format::count(all(flight))];
+        cells.extend(flight.by_age.iter().take(ages.len() + 1).map(|n| format::count(*n)));
+        cells
+    }));
+    let mut columns = vec![(Align::Left, 24)];
+    columns.extend(vec![(Align::Right, 16); ages.len() + 2]);
+    let mut text = format::table(&rows, &columns);
+    if let Some(rest) = order.get(TABLE_ROWS..).filter(|rest| !rest.is_empty()) {
+        let n: u64 = rest.iter().map(|flight| all(flight)).sum();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "… and {} more services with {} requests", rest.len(), format::count(n));
+    }
+    text
 }
 
 /// The operations, most transactions first; `over_ns`: with their rate over so long a time.
@@ -265,6 +311,23 @@ mod tests {
             duration_ns: 10_012_000_000,
             operations: operations(&histograms),
         }
+    }
+
+    #[test]
+    fn what_was_in_flight_stands_by_service_and_age_most_first() {
+        let flight =
+            |service: &str, by_age: &[u64]| InFlight { service: service.into(), by_age: by_age.to_vec() };
+        let flights = [flight("a\u{1b}[2J", &[1, 0, 0]), flight("shop", &[1_200, 30, 4])];
+        let text = in_flight_table(&flights, &AgeSteps::SCOUTER);
+        assert_eq!(
+            text,
+            "in flight     all   < 3s  < 8s  older\n\
+             shop        1,234  1,200    30      4\n\
+             a\\u{1b}[2J      1      1     0      0\n"
+        );
+        assert_eq!(in_flight_table(&[], &AgeSteps::SCOUTER), "nothing in flight\n");
+        let text = summary().once(Err("no payload"), &AgeSteps::SCOUTER);
+        assert!(text.contains("\nin flight: not known: no payload\n"), "{text}");
     }
 
     #[test]

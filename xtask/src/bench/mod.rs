@@ -5,6 +5,7 @@ mod accuracy;
 mod figures;
 mod programs;
 mod rows;
+mod screen;
 mod server;
 mod tracer;
 
@@ -29,6 +30,8 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
+    /// Only these rows.
+    part: Option<Part>,
     /// Pairs of traced and untraced runs per family of hooks.
     #[arg(long, default_value_t = 10)]
     pairs: usize,
@@ -38,6 +41,18 @@ pub(crate) struct BenchArgs {
     /// Only this family of hooks.
     #[arg(long)]
     hooks: Option<String>,
+    /// For the screen's rows: take what was built before from this folder (`target/release`), and build nothing.
+    #[arg(long)]
+    built: Option<PathBuf>,
+}
+
+/// Rows that can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What tracing costs.
+    Tracing,
+    /// What the screen costs, and how soon it shows.
+    Screen,
 }
 
 /// What every row works with.
@@ -78,14 +93,27 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         bail!("tracing needs root");
     }
     setup::run(&setup::SetupArgs { tests: true })?;
+    let dir = target_dir().join("xtask/bench");
+    fs::create_dir_all(&dir)?;
+    let mut rows = Vec::new();
+    if args.part != Some(Part::Screen) {
+        rows.extend(tracing(args, dir.clone())?);
+    }
+    if args.part != Some(Part::Tracing) {
+        rows.extend(screen::rows(&dir, args.seconds, args.built.as_deref())?);
+    }
+    report(&rows)
+}
+
+/// The rows about tracing.
+fn tracing(args: &BenchArgs, dir: PathBuf) -> Result<Vec<Row>> {
     let bench = Bench {
         txray: dist::dist()?,
         workload: dist::build("workload", "workload")?,
-        dir: target_dir().join("xtask/bench"),
+        dir,
         n_pairs: args.pairs,
         seconds: args.seconds,
     };
-    fs::create_dir_all(&bench.dir)?;
     let mut rows = Vec::new();
     let families = match &args.hooks {
         Some(hooks) => vec![hooks.as_str()],
@@ -113,7 +141,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     rows.extend(of_recording);
     rows::clean(&bench)?;
-    report(&rows)
+    Ok(rows)
 }
 
 impl Bench {
