@@ -29,7 +29,8 @@ fn counters(second: u64, changed: &[(&str, u64)]) -> Snapshot {
         values.push(value(&format!("kernel.{name}"), if counts { second * 1_000 * i } else { 0 }));
     }
     for (i, counter) in (1..).zip(Counter::ALL) {
-        let counts = !counter.name().starts_with("lost.");
+        // Nothing lost, and every process could be looked into.
+        let counts = !counter.name().starts_with("lost.") && *counter != Counter::ProcessDenied;
         values.push(value(counter.name(), if counts { second * 100 * i } else { 0 }));
     }
     values.push(value("txray.cpu_ns", second * 31_000_000));
