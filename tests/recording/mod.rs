@@ -316,6 +316,20 @@ fn a_second_run_in_the_same_folder_is_replayed_behind_the_first() {
 }
 
 #[test]
+fn a_checkpoint_that_comes_long_before_the_first_event_lies_in_its_hour() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::start(config(temp.path()), Metrics::default()).unwrap();
+    recorder.checkpoint(state(0), 0);
+    // Longer than rows wait to be written.
+    std::thread::sleep(Duration::from_millis(20));
+    tap_and_wait(&mut recorder, batch(0..100, 1_000));
+    recorder.finish().unwrap();
+    let range = Recording::open(temp.path()).unwrap().summary().range.unwrap();
+    assert_eq!(range.from, WallTime(START_NS));
+    assert_eq!(all(temp.path()).events.len(), 100);
+}
+
+#[test]
 fn two_recorders_cannot_share_a_folder() {
     let temp = tempfile::tempdir().unwrap();
     let first = Recorder::start(config(temp.path()), Metrics::default()).unwrap();

@@ -314,6 +314,8 @@ impl EventWriter {
         let flush_after = self.shared.config.flush_after;
         loop {
             let wait = self.since.map_or(flush_after, |since| flush_after.saturating_sub(since.elapsed()));
+            // Never without a pause, whatever is due.
+            let wait = wait.max(Duration::from_micros(100));
             match items.recv_timeout(wait) {
                 Ok(item) => {
                     let bytes = item.bytes();
@@ -323,7 +325,9 @@ impl EventWriter {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.since.is_some_and(|since| since.elapsed() >= flush_after) {
+            // A checkpoint before the first anchor has no hour yet: it waits for the events that it stands before.
+            let has_time = self.anchor.is_some() || self.frame.n_events + self.frame.n_lost != 0;
+            if has_time && self.since.is_some_and(|since| since.elapsed() >= flush_after) {
                 self.flush();
             }
             lock_transactions(transactions).flush_if_due();
