@@ -69,14 +69,8 @@ pub enum Format {
 /// Runs it.
 pub fn run(args: &MapArgs) -> anyhow::Result<ExitCode> {
     let filter = run::filter(&Config { filter: args.filter.clone(), ..Config::default() })?;
-    let range = WallRange { from: args.from.unwrap_or_default(), to: args.to.unwrap_or(WallTime(u64::MAX)) };
-    if range.from >= range.to {
-        return Err(Expected::new("--from is not before --to", "nothing can lie between them").into());
-    }
-    let recording = Recording::open(&args.dir).map_err(|error| {
-        let what = format!("recording {}: {error}", args.dir.display());
-        Expected::new(what, "name the folder that txray record --out has written")
-    })?;
+    let range = run::range(args.from, args.to)?;
+    let recording = run::open_recording(&args.dir)?;
     let (map, mut faults) = gather(&recording, range, filter.as_ref());
     let text = match args.format {
         Format::Text => {

@@ -36,7 +36,7 @@ use crate::{
 /// A paced playback hands over events in slices of so much event time, ns: shorter than a screen's frame.
 const SLICE_NS: u64 = 50_000_000;
 /// Where no more events than this lie before an instant, going there plays all of them, so that the tables are those of the whole recording:
-/// some two seconds. Where more do, what is loaded is the window before the instant, and the screen says so.
+/// 448,157 of them took half a second of CPU (static build, without a screen). Where more do, what is loaded is the window before the instant, and the screen says so.
 pub const WHOLE_EVENTS: u64 = 1_000_000;
 /// Rows kept whole: what a list can show. Four times what a live run keeps, some 92 MB when full.
 const ROWS: usize = 4 * DEFAULT_ROWS;
