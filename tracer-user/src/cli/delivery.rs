@@ -13,7 +13,8 @@ use crate::{
     transaction::{TransactionBatch, WallRange},
 };
 
-/// Sinks hear of what the pipeline holds when so much event time has passed since they last did, ns.
+/// Sinks hear of what the pipeline holds at the first event of each such stretch of event time, ns: at the same instants, wherever
+/// a replay began.
 const OBSERVE_EVERY_NS: u64 = 250_000_000;
 /// Transactions go to the sinks this often (event time), or when so many are ready: a batch costs each sink a wake-up and a place
 /// in its queue, however few it holds.
@@ -65,7 +66,7 @@ pub struct Delivery {
     metrics: Metrics,
     /// Sums so far.
     pub totals: Totals,
-    /// Event time of the last snapshot that was handed on.
+    /// Stretch of the last snapshot that was handed on.
     observed: u64,
     /// Event time of the last batch.
     delivered: u64,
@@ -75,6 +76,11 @@ impl Delivery {
     /// Lets through what `filter` and `range` do; what the filter leaves out is counted.
     pub fn new(filter: Option<Filter>, range: Option<WallRange>, metrics: Metrics) -> Delivery {
         Delivery { filter, range, metrics, totals: Totals::default(), observed: 0, delivered: 0 }
+    }
+
+    /// From now on what ends outside of `range` is left out.
+    pub fn cut_to(&mut self, range: WallRange) {
+        self.range = Some(range);
     }
 
     /// Event time that an event brings; `None` for what the machine said before the first probe was attached, which is no part of
@@ -89,8 +95,8 @@ impl Delivery {
     pub fn push(&mut self, event: &Event, pipeline: &mut Pipeline, out: &mut impl Out) {
         if let Some(time) = Delivery::time_of(event) {
             self.totals.first.get_or_insert(time);
-            if time.0 >= self.observed.saturating_add(OBSERVE_EVERY_NS) {
-                self.observed = time.0;
+            if time.0 / OBSERVE_EVERY_NS > self.observed {
+                self.observed = time.0 / OBSERVE_EVERY_NS;
                 self.observe(pipeline, out);
             }
             self.totals.last = self.totals.last.max(time);

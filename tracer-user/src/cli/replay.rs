@@ -12,7 +12,7 @@ use clap::Args;
 use super::{
     ExitCode, Expected,
     args::{OnceArgs, RunArgs},
-    player::{Begin, Outcome, Player, Tape, WHOLE_EVENTS},
+    player::{Begin, FIRST_ROWS, Outcome, Player, Tape, WHOLE_EVENTS},
     run::{self, Input, Mode, Run},
     stop::{Reason, Stop},
 };
@@ -197,6 +197,7 @@ fn play(
         until: config.duration,
         xlog_dots: config.terminal.xlog_dots,
         whole_events: WHOLE_EVENTS,
+        first_rows: FIRST_ROWS,
         follows: false,
     };
     let heads = run::fetch_heads(args.dir.clone(), &tape.pipeline);

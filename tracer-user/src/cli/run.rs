@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::{
     ExitCode, Expected,
     delivery::{Delivery, Out, Totals},
-    player::{Begin, Player, Tape, WHOLE_EVENTS},
+    player::{Begin, FIRST_ROWS, Player, Tape, WHOLE_EVENTS},
     stop::{Reason, Stop},
 };
 use crate::{
@@ -346,6 +346,7 @@ fn past(config: &Config, pipeline: &PipelineConfig, filter: Option<&Filter>) -> 
         until: None,
         xlog_dots: config.terminal.xlog_dots,
         whole_events: WHOLE_EVENTS,
+        first_rows: FIRST_ROWS,
         follows: true,
     };
     Some(Box::new(move |order, narrowed| {

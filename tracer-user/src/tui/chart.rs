@@ -1,5 +1,7 @@
 //! The XLog as cells: which dots of a window fall where, what a cell is painted as. Pure.
 
+use std::ops::Range;
+
 use hdrhistogram::Histogram;
 
 use crate::{
@@ -203,6 +205,78 @@ impl Rectangle {
     }
 }
 
+/// [`Geometry::dot`] for very many dots that come about in the order of their ends: no division and no logarithm for most.
+struct Places {
+    geometry: Geometry,
+    /// The column of the last one, and the times between which it lies.
+    column: u64,
+    times: Range<u64>,
+    /// By the leading bits of an elapsed time ([`Places::slot`]): [`Places::UNKNOWN`], [`Places::SEVERAL`], or the one row of all such
+    /// times; and how many there were.
+    rows: Vec<(u16, u32)>,
+}
+
+impl Places {
+    const UNKNOWN: u16 = u16::MAX;
+    const SEVERAL: u16 = u16::MAX - 1;
+    /// Bits behind the leading one. A linear axis of 400 dots has 200 of them in its upper half: four in five times need no more. And
+    /// no two of them are apart in a histogram of two digits, which has seven.
+    const BITS: u32 = 10;
+
+    fn new(geometry: Geometry) -> Places {
+        let rows = vec![(Places::UNKNOWN, 0); ((u64::BITS - Places::BITS + 1) as usize) << Places::BITS];
+        Places { geometry, column: 0, times: 0..0, rows }
+    }
+
+    /// The column of an end; `None` outside of the window.
+    fn column(&mut self, end: WallTime) -> Option<u64> {
+        if !self.times.contains(&end.0) {
+            let Geometry { start, dot_ns, .. } = self.geometry;
+            (self.column, _) = self.geometry.dot(end, 0)?;
+            let from = start.0 + self.column * dot_ns;
+            self.times = from..(from + dot_ns).min(self.geometry.area.end.0);
+        }
+        Some(self.column)
+    }
+
+    /// The place of an elapsed time among `rows`, its leading bits and how many are left out: the leading one and those behind it are
+    /// kept; short times keep all.
+    fn slot(elapsed_ns: u64) -> (usize, u64, u32) {
+        let shift = (u64::BITS - elapsed_ns.leading_zeros()).saturating_sub(Places::BITS + 1);
+        let leading = elapsed_ns >> shift;
+        (((shift as usize) << Places::BITS) + leading as usize, leading, shift)
+    }
+
+    /// [`ChartArea::dot_row`].
+    fn row(&mut self, elapsed_ns: u64) -> u16 {
+        let area = &self.geometry.area;
+        let (slot, leading, shift) = Places::slot(elapsed_ns);
+        let Some((row, _)) = self.rows.get_mut(slot) else { return area.dot_row(elapsed_ns) };
+        if *row == Places::UNKNOWN {
+            let (first, last) = (leading << shift, (leading << shift) | ((1 << shift) - 1));
+            let (top, bottom) = (area.dot_row(last), area.dot_row(first));
+            *row = if top == bottom { top } else { Places::SEVERAL };
+        }
+        if *row == Places::SEVERAL { area.dot_row(elapsed_ns) } else { *row }
+    }
+
+    /// Keeps an elapsed time for [`Places::record`].
+    fn count(&mut self, elapsed_ns: u64) {
+        if let Some((_, n)) = self.rows.get_mut(Places::slot(elapsed_ns).0) {
+            *n += 1;
+        }
+    }
+
+    /// Records what was kept.
+    fn record(&self, latency: &mut Histogram<u32>) {
+        for (slot, (_, n)) in self.rows.iter().enumerate().filter(|(_, (_, n))| *n != 0) {
+            let shift = (slot >> Places::BITS).saturating_sub(1);
+            let leading = slot - (shift << Places::BITS);
+            latency.saturating_record_n((leading as u64) << shift, *n);
+        }
+    }
+}
+
 /// The dots of a window, in cells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart {
@@ -247,9 +321,23 @@ impl Chart {
             chart.add(old.end, old.duration_ns, old.class, old.role, old.n);
             chart.is_coarse = true;
         }
+        let mut places = Places::new(chart.geometry);
         for dot in xlog.dots(start, end) {
-            chart.add(dot.end(), dot.duration_ns(), dot.class(), dot.role(), 1);
+            let Some(column) = places.column(dot.end()) else { continue };
+            if !area.roles.shows(dot.role()) {
+                chart.n_hidden += 1;
+                continue;
+            }
+            let (elapsed_ns, class) = (dot.duration_ns(), dot.class());
+            chart.put((column, places.row(elapsed_ns)), elapsed_ns, class, 1);
+            if class != Class::LongLived {
+                places.count(elapsed_ns);
+            }
         }
+        if let Some(latency) = &mut chart.latency {
+            places.record(latency);
+        }
+        chart.add_up();
         chart.mark(marks);
         chart
     }
@@ -267,6 +355,7 @@ impl Chart {
                 None => chart.add_without(row.end_time, row.role),
             }
         }
+        chart.add_up();
         chart.mark(marks);
         chart
     }
@@ -316,34 +405,44 @@ impl Chart {
     }
 
     fn add(&mut self, at: WallTime, duration_ns: u64, class: Class, role: Role, n: u64) {
-        let Some((x, y)) = self.geometry.dot(at, duration_ns).filter(|_| n != 0) else { return };
+        let Some(place) = self.geometry.dot(at, duration_ns).filter(|_| n != 0) else { return };
         if !self.area.roles.shows(role) {
             self.n_hidden += n;
             return;
         }
-        self.n += n;
+        self.put(place, duration_ns, class, n);
+        if let Some(latency) = self.latency.as_mut().filter(|_| class != Class::LongLived) {
+            latency.saturating_record_n(duration_ns, u32::try_from(n).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Puts `n` dots at a place ([`Geometry::dot`]). Called for every dot of a frame: what cells can be added up to is left to
+    /// [`Chart::add_up`].
+    fn put(&mut self, (x, y): (u64, u16), duration_ns: u64, class: Class, n: u64) {
         if class == Class::Error {
             self.n_errors += n;
         }
         if duration_ns >= self.area.y_max_ns {
             self.n_clamped += n;
         }
-        if let Some(latency) = self.latency.as_mut().filter(|_| class != Class::LongLived) {
-            latency.saturating_record_n(duration_ns, u32::try_from(n).unwrap_or(u32::MAX));
-        }
-        if let Some(row) = self.by_row.get_mut(usize::from(y / 4)) {
-            *row += n;
-        }
         let index = usize::from(y / 4) * usize::from(self.area.width) + (x / 2) as usize;
         let Some(cell) = self.cells.get_mut(index) else { return };
         // The braille block's dots are numbered down the left column, down the right, and then the last row.
         const BITS: [[u8; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
-        let bit = BITS[(x % 2) as usize][usize::from(y % 4)];
-        self.occupied += u64::from(cell.bits & bit == 0);
-        cell.bits |= bit;
+        cell.bits |= BITS[(x % 2) as usize][usize::from(y % 4)];
         cell.count += n;
         cell.class = cell.class.max(Some(class));
-        self.max_count = self.max_count.max(cell.count);
+    }
+
+    /// Adds up the cells.
+    fn add_up(&mut self) {
+        for (row, cells) in self.by_row.iter_mut().zip(self.cells.chunks(usize::from(self.area.width.max(1))))
+        {
+            *row = cells.iter().map(|cell| cell.count).sum();
+        }
+        self.n = self.by_row.iter().sum();
+        self.max_count = self.cells.iter().map(|cell| cell.count).max().unwrap_or(0);
+        self.occupied = self.cells.iter().map(|cell| u64::from(cell.bits.count_ones())).sum();
     }
 
     /// Dots of each column, and whether an error is among them.
@@ -597,6 +696,36 @@ mod tests {
         assert_eq!((servers.n, servers.n_hidden), (1, 1));
         let all = chart(ChartArea { roles: Roles::Both, ..area(Scale::Log) }, &both);
         assert_eq!((all.n, all.n_hidden), (2, 0));
+    }
+
+    #[test]
+    fn many_dots_are_where_each_alone_would_be() {
+        let mut random = crate::source::synthetic::Random(7);
+        for (scale, height, y_max_ns) in [
+            (Scale::Log, 50, 10 * SECOND),
+            (Scale::Linear, 100, 9_999_999_999),
+            (Scale::Linear, 3, 50_000_000),
+            (Scale::Log, 1, 1),
+        ] {
+            let area = ChartArea { height, y_max_ns, ..area(scale) };
+            let geometry = Geometry::of(area);
+            let mut places = Places::new(geometry);
+            let mut direct = Histogram::<u32>::new_with_bounds(8, HIGHEST_NS, 2).unwrap();
+            for n in 0..20_000 {
+                let end = WallTime(890 * SECOND + n * 6_000_000 + random.below(9_000_000));
+                let bits = random.below(64);
+                let edge = geometry.edge_ns(random.below(u64::from(height)) as u16);
+                for elapsed in [random.below(1 << bits), edge.saturating_sub(1), edge, edge + 1, u64::MAX] {
+                    let place = places.column(end).map(|column| (column, places.row(elapsed)));
+                    assert_eq!(place, geometry.dot(end, elapsed), "{end:?} {elapsed}");
+                    places.count(elapsed);
+                    direct.saturating_record(elapsed);
+                }
+            }
+            let mut kept = Histogram::<u32>::new_with_bounds(8, HIGHEST_NS, 2).unwrap();
+            places.record(&mut kept);
+            assert_eq!(kept, direct);
+        }
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub struct Status {
     pub finished: bool,
     /// The counters that came before the last ones.
     pub counters_before: Option<Arc<Counters>>,
-    /// When it was observed last, and what was lost by then.
+    /// When it was observed last; the most that was lost by then, by name and requests for certain.
     observed: (WallTime, u64, u64),
 }
 
@@ -79,9 +79,11 @@ impl Status {
     /// Takes a newer snapshot: where more was lost than before, the time between the two is marked.
     pub fn observe(&mut self, snapshot: &Snapshot, metrics: &Metrics) {
         self.look(snapshot, metrics);
-        let (last, total, high) = self.observed;
-        self.observed = (snapshot.wall, self.losses.total(), self.losses.requests.high);
-        if self.losses.total() > total || self.losses.requests.high > high {
+        let (last, total, low) = self.observed;
+        let now = (self.losses.total(), self.losses.requests.low);
+        self.observed = (snapshot.wall, now.0.max(total), now.1.max(low));
+        // The upper bound of requests is no sign: once something was lost it goes up and down with what is in flight.
+        if now.0 > total || now.1 > low {
             // Counters come once a second, so a loss may be as old as that.
             let before = snapshot.wall.0.saturating_sub(1_000_000_000);
             let from = WallTime(last.0.min(before).max(before.saturating_sub(1_000_000_000)));
@@ -95,6 +97,12 @@ impl Status {
                 }
             }
         }
+    }
+
+    /// Goes on from a snapshot: what was lost before it is not marked.
+    pub fn resume(&mut self, snapshot: &Snapshot, metrics: &Metrics) {
+        self.look(snapshot, metrics);
+        self.observed = (snapshot.wall, self.losses.total(), self.losses.requests.low);
     }
 
     /// Takes a snapshot of an instant at which the run itself does not look: what is marked must not depend on where somebody stopped.
@@ -170,8 +178,8 @@ mod tests {
         let metrics = Metrics::default();
         let mut status = Status::default();
         let second = 1_000_000_000;
-        let mut at = |s: u64, high: u64| {
-            let requests = LostRequests { low: 0, high };
+        let mut at = |s: u64, low: u64| {
+            let requests = LostRequests { low, high: low + s % 7 };
             let snapshot =
                 Snapshot { wall: WallTime(s * second), lost_requests: requests, ..Snapshot::default() };
             status.observe(&snapshot, &metrics);

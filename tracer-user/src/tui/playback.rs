@@ -136,6 +136,8 @@ pub struct Played {
     pub at: WallTime,
     /// What ended before this was not loaded.
     pub from: WallTime,
+    /// More of the window is being loaded.
+    pub is_loading: bool,
     /// The recording's first and last instant.
     pub bounds: (WallTime, WallTime),
     /// Speed.
@@ -158,6 +160,7 @@ impl Default for Played {
             generation: 0,
             at: WallTime(0),
             from: WallTime(0),
+            is_loading: false,
             bounds: (WallTime(0), WallTime(0)),
             pace: Pace::Max,
             paused: false,
@@ -176,9 +179,9 @@ impl Played {
     }
 
     /// What differs when something that was asked for has happened.
-    pub fn state(&self) -> (u64, Option<WallTime>, Pace, [bool; 2], [u64; 2]) {
+    pub fn state(&self) -> (u64, Option<WallTime>, Pace, [bool; 3], [u64; 2]) {
         let numbers = [self.found.0, self.fault.0];
-        (self.generation, self.seeking, self.pace, [self.paused, self.ended], numbers)
+        (self.generation, self.seeking, self.pace, [self.paused, self.ended, self.is_loading], numbers)
     }
 
     /// Whether something before what is loaded is recorded.

@@ -140,7 +140,8 @@ fn header(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Them
     };
     if let Some(played) = model.played.as_ref().filter(|played| played.is_cut()) {
         // What lies before was not loaded: no figure holds it.
-        right.push(format!("since {}", clock(played.from)));
+        let more = if played.is_loading { ", loading more" } else { "" };
+        right.push(format!("since {}{more}", clock(played.from)));
     }
     let time = if model.now.0 == 0 { "--:--:--".to_owned() } else { clock(model.now) };
     right.push(format!("{time} UTC"));
