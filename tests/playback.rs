@@ -44,7 +44,7 @@ impl Random {
     }
 }
 
-fn events(seed: u64, n_requests: u64) -> Vec<Event> {
+pub fn events(seed: u64, n_requests: u64) -> Vec<Event> {
     let config = SyntheticConfig {
         seed,
         n_requests,

@@ -9,6 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracer_user::{
+    sink::rollup::{RollupSink, SharedRollups},
+    source::rollups::rollups_of,
+    transaction::{Transaction, rollup::Interval},
+};
+
 use super::*;
 
 /// Set in the child process that records until it is killed.
@@ -27,6 +33,7 @@ fn child_records_until_it_is_killed() {
     };
     let mut recorder = Recorder::start(config, Metrics::default()).unwrap();
     let mut sink = recorder.transactions();
+    let mut rollups = RollupSink::new(SharedRollups::default(), Some(recorder.rollups()));
     let start = Instant::now();
     for first in (0..).step_by(100) {
         if recorder.wants_checkpoint() {
@@ -35,10 +42,33 @@ fn child_records_until_it_is_killed() {
         let before_us = start.elapsed().as_micros();
         tap_and_wait(&mut recorder, batch(first..first + 100, STEP_NS));
         let transactions = vec![versions::transaction(first / 100)];
-        sink.write(&TransactionBatch { transactions, watermark: WallTime(0) }).unwrap();
+        let batch = TransactionBatch { transactions, watermark: WallTime(0) };
+        sink.write(&batch).unwrap();
+        rollups.write(&in_seconds(&batch.transactions)).unwrap();
+        rollups.advance(second(first / 100 + 1)).unwrap();
         println!("tapped {} {before_us}", first + 100);
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The same transaction, one in each second.
+fn in_seconds(transactions: &[Transaction]) -> TransactionBatch {
+    let at = |row: &Transaction| Transaction { end_time: second(row.seq), ..row.clone() };
+    TransactionBatch { transactions: transactions.iter().map(at).collect(), watermark: WallTime(0) }
+}
+
+fn second(i: u64) -> WallTime {
+    WallTime(START_NS + i * 1_000_000_000)
+}
+
+/// The seconds that are recorded: each with its number and what it counted.
+fn seconds(dir: &Path) -> Vec<(u64, u64)> {
+    let all = WallRange { from: WallTime(START_NS), to: second(3_600) };
+    let read = rollups_of(dir, all, 1_000_000_000).unwrap();
+    assert!(read.faults.is_empty(), "{:?}", read.faults);
+    let count = |interval: &Interval| interval.rows.iter().map(|row| row.sums.count).sum();
+    let number = |interval: &Interval| (interval.start.0 - START_NS) / 1_000_000_000;
+    read.columns.iter().map(|interval| (number(interval), count(interval))).collect()
 }
 
 /// The batches that the recorder has taken, by what the child said: number of events so far, and when the last of them
@@ -96,6 +126,7 @@ fn kill_at_fifty_instants_loses_no_more_than_the_last_second() {
         assert!(n >= must && before.losses.is_empty(), "{n} events, {must} were written: {taken:?}");
         assert_eq!(before.faults, Vec::<String>::new());
         let transactions = versions::transactions(temp.path());
+        let rollups = seconds(temp.path());
 
         // Recovered.
         let report = recover(temp.path()).unwrap();
@@ -106,6 +137,11 @@ fn kill_at_fifty_instants_loses_no_more_than_the_last_second() {
         for (i, transaction) in transactions.iter().enumerate() {
             assert_eq!(*transaction, versions::transaction(i as u64), "each once, in order");
         }
+        // A second is handed over as soon as it is over: all but those of which the child had not spoken yet.
+        assert_eq!(seconds(temp.path()), rollups);
+        let n_seconds = rollups.len() as u64;
+        assert_eq!(rollups, (0..n_seconds).map(|second| (second, 1)).collect::<Vec<_>>());
+        assert!(n_seconds + 1 >= taken.len() as u64, "{n_seconds} of {}", taken.len());
         assert!(files(temp.path(), ".journal").is_empty() && files(temp.path(), ".tmp").is_empty());
         rotations += files(&temp.path().join("events"), ".parquet").len() - 1;
         left_journals += n_journals;

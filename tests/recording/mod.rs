@@ -33,6 +33,7 @@ mod disk;
 mod find;
 mod kill;
 mod prune;
+mod rollups;
 mod versions;
 
 /// 2026-11-22T09:59:59Z.

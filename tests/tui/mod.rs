@@ -6,6 +6,7 @@ mod connections;
 mod graph;
 mod health;
 mod overview;
+mod range;
 mod read_back;
 mod settings;
 mod states;

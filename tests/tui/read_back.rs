@@ -5,7 +5,7 @@ use tracer_user::report::format::clock;
 use super::*;
 
 /// A figure of a row, as the model has it.
-enum Figure {
+pub(super) enum Figure {
     /// Exactly.
     Count(u64),
     /// To the last digit that is shown.
@@ -47,7 +47,7 @@ pub(super) fn check(screen: &Screen, what: &str) {
 }
 
 /// Totals and rate of the first line.
-fn header(screen: &Screen, what: &str) {
+pub(super) fn header(screen: &Screen, what: &str) {
     let (line, model) = (&screen.lines()[0], &screen.model);
     assert_eq!(screen.number_before(line, " transactions"), model.count, "{what}");
     assert_eq!(screen.number_before(line, " errors"), model.errors, "{what}");
@@ -59,7 +59,7 @@ fn header(screen: &Screen, what: &str) {
 }
 
 /// Each loss by its name; what is missing behind a cut is not looked for.
-fn losses(screen: &Screen, what: &str) {
+pub(super) fn losses(screen: &Screen, what: &str) {
     let (line, losses) = (&screen.lines()[2], &screen.model.losses);
     let lost: Vec<(&String, &u64)> = losses.lost.iter().filter(|(_, n)| **n != 0).collect();
     if !losses.any() {
@@ -375,7 +375,7 @@ fn measured(text: &str, units: &[(&str, f64)]) -> Option<(f64, f64)> {
 }
 
 #[track_caller]
-fn same(shown: &str, figure: &Figure, what: &str, place: &str) {
+pub(super) fn same(shown: &str, figure: &Figure, what: &str, place: &str) {
     let shown = shown.trim_start_matches('≥');
     let near = |units: &[(&str, f64)], value: f64, digits: f64| {
         let (read, digit) =

@@ -266,7 +266,9 @@ fn load(per_second: u64, time: Duration) -> Result<String> {
         }
     });
     let settings = ScreenSettings::default();
-    tui::run(Shows::Live(&feed, None), None, heading(), settings, || over.load(Ordering::Acquire))?;
+    tui::run(Shows::Live(&feed, None), None, tui::RollupSources::default(), heading(), settings, || {
+        over.load(Ordering::Acquire)
+    })?;
     let (cpu, written, took) =
         writer.join().map_err(|_| anyhow::anyhow!("the writer's thread panicked"))??;
     let seconds = took.as_secs_f64();

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
-use crate::time::{Anchor, BootTime};
+use crate::{
+    metrics::Counter,
+    time::{Anchor, BootTime},
+};
 
 /// A connection, never reused ([`tracer_ebpf::conn_id`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -289,6 +292,27 @@ pub struct Counters {
     /// sample of what each kernel program takes: `program.NAME.runs` and `program.NAME.ns` within `program.sample_ns`. There is
     /// one every `program.period_ns`; this was number `program.samples`.
     pub values: Vec<(Arc<str>, u64)>,
+}
+
+/// Kernel counters of records that are gone.
+pub const LOST_IN_KERNEL: [&str; 6] =
+    ["refused_data", "refused_conn", "refused_process", "conn_map_full", "conn_race", "target_map_full"];
+/// Losses of a run's own sinks, which are none of a replay's business.
+pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
+
+impl Counters {
+    /// Whether a counter is of what was lost on the way to the sinks.
+    pub fn is_loss(name: &str) -> bool {
+        let of_sinks = || LOST_BY_SINKS.iter().any(|counter| counter.name() == name);
+        name.strip_prefix("kernel.").is_some_and(|name| LOST_IN_KERNEL.contains(&name))
+            || (name.starts_with("lost.") && !of_sinks())
+    }
+
+    /// What was lost since the start, all reasons added up: for telling whether more was lost, and when.
+    pub fn lost(&self) -> u64 {
+        let lost = self.values.iter().filter(|(name, _)| Counters::is_loss(name));
+        lost.fold(0, |sum, (_, n)| sum.saturating_add(*n))
+    }
 }
 
 /// A hole in a recording. What is missing shows by itself as a gap in stream positions; this says how much and why.

@@ -17,8 +17,8 @@ use crate::{
     sink::recording::{Budget, RecordError, Recorder, RecordingConfig},
 };
 
-/// Trace and store: raw events that `txray replay` runs again, and transactions as Parquet files that DuckDB, pandas and
-/// Polars open as they are.
+/// Trace and store: raw events that `txray replay` runs again, and transactions and their sums by second, minute and hour as Parquet
+/// files that DuckDB, pandas and Polars open as they are.
 ///
 /// Shows what `live` shows. With --filter only rows that match are stored in `transactions` (and shown); events are
 /// limited by the targets alone.

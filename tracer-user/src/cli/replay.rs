@@ -202,7 +202,9 @@ fn play(
     };
     let heads = run::fetch_heads(args.dir.clone(), &tape.pipeline);
     let player = Player::start(tape, begin).context("play the recording")?;
-    let left = run::show(tui::Shows::Recording(&player), Some(heads), heading, screen, &stop, &stop.clone());
+    let rollups = tui::RollupSources { memory: None, fetch: Some(run::fetch_rollups(args.dir.clone())) };
+    let shows = tui::Shows::Recording(&player);
+    let left = run::show(shows, Some(heads), rollups, heading, screen, &stop, &stop.clone());
     let histograms = player.feed().histograms;
     let Outcome { totals, snapshot, metrics, n_faults } = player.finish();
     left.context("draw the screen")?;

@@ -35,9 +35,10 @@ use crate::{
         jsonl::JsonLines,
         recent::{DEFAULT_ROWS, RecentSink, SharedRecent},
         recording::Recorder,
+        rollup::{RollupSink, SharedRollups},
         xlog::{SharedXlog, XlogSink},
     },
-    source::{Source, heads::heads, recording::Recording},
+    source::{Source, heads::heads, recording::Recording, rollups::rollups_of},
     time::{BootTime, WallTime},
     transaction::{Transaction, TransactionBatch, WallRange},
     tui,
@@ -158,6 +159,11 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
     // A replay on the screen is a playback.
     let has_screen = mode == Mode::Live && wants_screen(&config);
     super::log::start(has_screen);
+    let rollups = if has_screen { SharedRollups::default() } else { SharedRollups::unread() };
+    if has_screen || recorder.is_some() {
+        let recording = recorder.as_ref().map(Recorder::rollups);
+        sinks.push(Box::new(RollupSink::new(rollups.clone(), recording)));
+    }
     // Nobody else looks at them.
     let pipeline = PipelineConfig { list_connections: has_screen, ..pipeline };
     let closed = {
@@ -186,12 +192,14 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         };
         let past = recorder.is_some().then(|| past(&config, &pipeline, filter.as_ref())).flatten();
         let dir = config.record.out.clone().filter(|_| recorder.is_some());
-        let heads = dir.map(|dir| fetch_heads(dir, &pipeline));
+        let heads = dir.clone().map(|dir| fetch_heads(dir, &pipeline));
+        let rollups = tui::RollupSources { memory: Some(rollups), fetch: dir.map(fetch_rollups) };
         screen = Some((
             tui::Feed { histograms: histograms.clone(), xlog, recent, status: status.clone() },
             heading,
             past,
             heads,
+            rollups,
         ));
     } else if config.terminal.summary == SummaryForm::Text && !config.terminal.once {
         sinks.push(Box::new(Strip::new(io::stdout(), rows_only, closed)));
@@ -237,7 +245,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
 
     let done = match screen {
         None => pump.run(input, verdicts, recorder),
-        Some((feed, heading, past, heads)) => {
+        Some((feed, heading, past, heads, rollups)) => {
             let status = feed.status.clone();
             let worker = thread::Builder::new()
                 .name("pipeline".to_owned())
@@ -248,7 +256,8 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
                 })
                 .context("start the pipeline's thread")?;
             let keys = stop.clone();
-            let shown = show(tui::Shows::Live(&feed, past), heads, heading, settings, &stop, &keys);
+            let shows = tui::Shows::Live(&feed, past);
+            let shown = show(shows, heads, rollups, heading, settings, &stop, &keys);
             let done = worker.join().map_err(|_| anyhow::anyhow!("the pipeline's thread panicked"))?;
             shown.context("draw the screen")?;
             done
@@ -316,12 +325,13 @@ pub fn wants_screen(config: &Config) -> bool {
 pub fn show(
     shows: tui::Shows<'_>,
     heads: Option<tui::FetchHeads>,
+    rollups: tui::RollupSources,
     heading: tui::Heading,
     settings: tui::ScreenSettings,
     stop: &Stop,
     keys: &Stop,
 ) -> io::Result<tui::Left> {
-    let left = tui::run(shows, heads, heading, settings, || keys.reason().is_some());
+    let left = tui::run(shows, heads, rollups, heading, settings, || keys.reason().is_some());
     match &left {
         Ok(tui::Left::Quit) => stop.stop(Reason::Quit),
         Ok(tui::Left::Interrupted) | Err(_) => stop.stop(Reason::Signal),
@@ -334,6 +344,11 @@ pub fn show(
 pub fn fetch_heads(dir: PathBuf, pipeline: &PipelineConfig) -> tui::FetchHeads {
     let pipeline = pipeline.clone();
     Arc::new(move |shown| heads(&dir, shown, &pipeline))
+}
+
+/// What reads the rollups of a recording.
+pub fn fetch_rollups(dir: PathBuf) -> tui::FetchRollups {
+    Arc::new(move |range, column_ns| rollups_of(&dir, range, column_ns))
 }
 
 /// What plays the recording that this run makes.

@@ -60,8 +60,13 @@ pub fn clock(at: WallTime) -> String {
 
 /// Date and time of day with milliseconds, UTC, as `--from` and `--to` take it: `2026-08-21T14:03:07.250Z`.
 pub fn date_clock(at: WallTime) -> String {
-    let (year, month, day) = civil_date(at.0 / 86_400_000_000_000);
+    let (year, month, day) = civil(at);
     format!("{year:04}-{month:02}-{day:02}T{}.{:03}Z", clock(at), at.0 / 1_000_000 % 1_000)
+}
+
+/// Year, month and day, UTC.
+pub fn civil(at: WallTime) -> (u64, u64, u64) {
+    civil_date(at.0 / 86_400_000_000_000)
 }
 
 /// Which end of a text that is too long is cut.

@@ -3,20 +3,16 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::format;
+pub use crate::event::LOST_IN_KERNEL;
 use crate::{
-    event::Counters,
+    event::{Counters, LOST_BY_SINKS},
     metrics::{Counter, Metrics},
     pipeline::{LostRequests, Snapshot},
 };
 
-/// Kernel counters of records that are gone. (What a probe could not copy is in [`NOT_COPIED`].)
-pub const LOST_IN_KERNEL: [&str; 6] =
-    ["refused_data", "refused_conn", "refused_process", "conn_map_full", "conn_race", "target_map_full"];
 /// Kernel counters of bytes that were seen and not copied: length and time are there, a head may not be.
 pub const NOT_COPIED: [&str; 5] =
     ["overload_payload", "overload_summed", "payload_fault", "iovecs_cut", "payload_cut"];
-/// Losses of this run's sinks: what a recording says of the live run's sinks is none of a replay's business.
-const OF_THIS_RUN: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
 
 /// What was lost, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +35,7 @@ impl Losses {
         for (counter, n) in metrics.all() {
             let Some(reason) = counter.name().strip_prefix("lost.") else { continue };
             let lost = losses.lost.entry(reason.to_owned()).or_default();
-            *lost = if OF_THIS_RUN.contains(&counter) { n } else { n.max(*lost) };
+            *lost = if LOST_BY_SINKS.contains(&counter) { n } else { n.max(*lost) };
         }
         losses
     }
@@ -66,7 +62,7 @@ impl Losses {
                     self.not_copied.insert(name.to_owned(), *n);
                 }
             } else if let Some(name) = name.strip_prefix("lost.")
-                && OF_THIS_RUN.iter().all(|counter| counter.name() != format!("lost.{name}"))
+                && LOST_BY_SINKS.iter().all(|counter| counter.name() != format!("lost.{name}"))
             {
                 self.lost.insert(name.to_owned(), *n);
             }
@@ -184,5 +180,8 @@ mod tests {
         ]);
         let losses = Losses::collect(&recorded, &metrics);
         assert_eq!(losses.line(), "LOST batch_queue_full 7, parser_gap 2, sink_write 1");
+        // The counters alone add up to the same as the losses that they tell.
+        let counters = recorded.counters.as_deref().unwrap();
+        assert_eq!((counters.lost(), Losses::of_events(&recorded).total()), (9, 9));
     }
 }

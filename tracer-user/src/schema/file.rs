@@ -37,7 +37,7 @@ use parquet::{
 use super::{
     Dataset, Fault, FormatError, PartMeta, RunId, VERSION, event_rows,
     groups::{Group, GroupTest},
-    key, transaction_rows,
+    key, rollup_rows, transaction_rows,
 };
 
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -74,6 +74,7 @@ pub fn schema(dataset: Dataset) -> SchemaRef {
     match dataset {
         Dataset::Events => event_rows::SCHEMA.clone(),
         Dataset::Transactions => transaction_rows::SCHEMA.clone(),
+        Dataset::Rollups => rollup_rows::SCHEMA.clone(),
     }
 }
 
@@ -87,7 +88,8 @@ fn properties(dataset: Dataset) -> WriterProperties {
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("a level of zstd")))
         .set_max_row_group_row_count(Some(match dataset {
             Dataset::Events => EVENT_GROUP_ROWS,
-            Dataset::Transactions => TRANSACTION_GROUP_ROWS,
+            // A part of five minutes of rollups has 300 rows, and 300 more for each service: it is left out as a whole, or read.
+            Dataset::Transactions | Dataset::Rollups => TRANSACTION_GROUP_ROWS,
         }))
         .set_created_by(concat!("txray ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_statistics_enabled(EnabledStatistics::None)
@@ -104,6 +106,7 @@ fn properties(dataset: Dataset) -> WriterProperties {
             "queue_ns",
             "seq",
         ],
+        Dataset::Rollups => &["interval_start_ns"],
     };
     for name in delta {
         builder = builder
@@ -113,6 +116,7 @@ fn properties(dataset: Dataset) -> WriterProperties {
     let (front, lengths): (&[&str], &[&str]) = match dataset {
         Dataset::Events => (&[], &["payload"]),
         Dataset::Transactions => (&["id"], &[]),
+        Dataset::Rollups => (&[], &["hdr"]),
     };
     for (names, encoding) in
         [(front, Encoding::DELTA_BYTE_ARRAY), (lengths, Encoding::DELTA_LENGTH_BYTE_ARRAY)]
@@ -126,6 +130,7 @@ fn properties(dataset: Dataset) -> WriterProperties {
     // Ranges by which readers skip row groups. Of transactions every number has one; texts have their dictionaries.
     let ranges: Vec<&str> = match dataset {
         Dataset::Events => vec!["ordinal", "time_ns"],
+        Dataset::Rollups => vec!["interval_start_ns", "interval_ns"],
         Dataset::Transactions => {
             let fields = transaction_rows::SCHEMA.fields().iter();
             fields

@@ -4,7 +4,12 @@
 //! A dictionary says more than a range (a port either is in it or is not) and costs no byte beyond what compresses the
 //! column anyway. It stands in the body, so that the body has to be read, and its checksum to match, first.
 
-use std::{cell::RefCell, ops::RangeInclusive, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    ops::{Range, RangeInclusive},
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::{Buf as _, Bytes};
 use parquet::{
@@ -80,10 +85,28 @@ impl<'a> Group<'a> {
 
     /// Between which times its transactions end, if the footer says so.
     pub fn end_times(&self) -> Option<RangeInclusive<i64>> {
-        self.chunk("end_time_ns").and_then(|chunk| match range(chunk) {
+        self.chunk("end_time_ns").and_then(|chunk| match range_of(chunk) {
             Values::Integers(times) => Some(times),
             _ => None,
         })
+    }
+
+    /// Whether it may hold rollups of this length that begin in `range`, ns.
+    pub fn may_hold_rollups(&self, length_ns: u64, range: &Range<u64>) -> bool {
+        let length_ns = i64::try_from(length_ns).unwrap_or(i64::MAX);
+        let lengths = match &self.column("interval_ns").values {
+            Values::Integers(lengths) => lengths.contains(&length_ns),
+            Values::IntegerSet(lengths) => lengths.contains(&length_ns),
+            _ => true,
+        };
+        lengths
+            && match self.chunk("interval_start_ns").map(range_of) {
+                Some(Values::Integers(starts)) => {
+                    let start = |time: i64| u64::try_from(time).unwrap_or(0);
+                    start(*starts.end()) >= range.start && start(*starts.start()) < range.end
+                }
+                _ => true,
+            }
     }
 
     fn chunk(&self, name: &str) -> Option<&'a ColumnChunkMetaData> {
@@ -103,14 +126,14 @@ impl<'a> Group<'a> {
         }
         let dictionary = self.file.and_then(|file| dictionary(chunk, file, self.metadata.num_rows()));
         ColumnFacts {
-            values: dictionary.unwrap_or_else(|| range(chunk)),
+            values: dictionary.unwrap_or_else(|| range_of(chunk)),
             nulls: may_be_null && n_nulls != Some(0),
         }
     }
 }
 
 /// What the footer says of a column's values.
-fn range(chunk: &ColumnChunkMetaData) -> Values {
+fn range_of(chunk: &ColumnChunkMetaData) -> Values {
     match chunk.statistics() {
         Some(Statistics::Int64(statistics)) => match (statistics.min_opt(), statistics.max_opt()) {
             (Some(&min), Some(&max)) if min <= max => Values::Integers(min..=max),

@@ -5,6 +5,7 @@
 //! DIR/events/date=2026-11-22/hour=09/part-RUN-ORDINAL.parquet         what the pipeline consumed, in its order
 //! DIR/events/date=2026-11-22/hour=09/_part-RUN-ORDINAL.journal        the same, not sealed yet (or after kill -9)
 //! DIR/transactions/date=2026-11-22/hour=09/part-RUN-SEQ.parquet       what analysts read
+//! DIR/rollups/date=2026-11-22/hour=09/part-RUN-ORDINAL.parquet        what happened in each second, minute and hour
 //! ```
 //!
 //! * **A part** is a run's contiguous stretch of rows. It is written as a journal ([`journal`]): frames, each handed to
@@ -14,7 +15,8 @@
 //! * **The seal** is a CRC-32 over the whole Parquet file and one over its footer, kept in the footer itself: Parquet alone
 //!   does not notice most flipped bits. Nothing is parsed before its checksum matched.
 //! * **Versions.** [`VERSION`] stands in each file; a reader knows all versions up to its own (a fixture for each), and
-//!   refuses later ones by name.
+//!   refuses later ones by name. A dataset that a reader does not know is a folder that it does not look into: `rollups` came later than
+//!   the other two, and a recording may be without it.
 //! * Names that begin with `_` are ignored by pyarrow, pandas and Spark, and do not end in `.parquet` for the others.
 
 use std::{fmt, path::PathBuf};
@@ -24,6 +26,7 @@ pub mod event_rows;
 pub mod file;
 pub mod groups;
 pub mod journal;
+pub mod rollup_rows;
 pub mod transaction_rows;
 
 /// Version of everything in this module. Raised when a reader of the version before would misread; old ones stay readable.
@@ -53,17 +56,20 @@ pub enum Dataset {
     Events,
     /// What left the pipeline: what analysts read.
     Transactions,
+    /// Sums over what left the pipeline, by second, minute and hour.
+    Rollups,
 }
 
 impl Dataset {
-    /// Both.
-    pub const ALL: [Dataset; 2] = [Dataset::Events, Dataset::Transactions];
+    /// All.
+    pub const ALL: [Dataset; 3] = [Dataset::Events, Dataset::Transactions, Dataset::Rollups];
 
     /// Name of its folder.
     pub fn as_str(self) -> &'static str {
         match self {
             Dataset::Events => "events",
             Dataset::Transactions => "transactions",
+            Dataset::Rollups => "rollups",
         }
     }
 }
@@ -116,9 +122,9 @@ pub struct PartMeta {
     pub writer: String,
     /// Wall time of the run's start, ns: orders the runs of a folder.
     pub run_start_ns: u64,
-    /// Ordinal (`events`) or seq (`transactions`) of its first row.
+    /// Ordinal (`events`), seq (`transactions`) or number in the run (`rollups`) of its first row.
     pub first: u64,
-    /// Ordinal or seq behind its last row.
+    /// The same behind its last row.
     pub next: u64,
     /// Wall time of its first row, ns; its hour is the partition.
     pub first_time_ns: u64,

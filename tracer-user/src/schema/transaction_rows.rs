@@ -154,7 +154,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
 }
 
 /// 64-bit counts beyond 2^63 do not occur (292 years, 9 exabytes); should one, it is shown as the largest number.
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }
 
@@ -164,12 +164,16 @@ fn push_hex(out: &mut String, value: u64) {
     }
 }
 
-fn role_text(role: Role) -> &'static str {
+pub(super) fn role_text(role: Role) -> &'static str {
     match role {
         Role::Client => "client",
         Role::Server => "server",
         Role::Unknown => "unknown",
     }
+}
+
+pub(super) fn role_of(text: &str) -> Option<Role> {
+    [Role::Client, Role::Server, Role::Unknown].into_iter().find(|role| role_text(*role) == text)
 }
 
 /// Columns as transactions. `names` makes equal texts share their memory: keep it from batch to batch.
@@ -218,12 +222,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             queue_ns: maybe(queue).map(|time| time as u64),
             time_basis: TimeBasis::parse(time_basis.value(i)).ok_or_else(|| bad("time_basis"))?,
             kind: Kind::parse(kind.value(i)).ok_or_else(|| bad("kind"))?,
-            role: match role.value(i) {
-                "client" => Role::Client,
-                "server" => Role::Server,
-                "unknown" => Role::Unknown,
-                _ => return Err(bad("role")),
-            },
+            role: role_of(role.value(i)).ok_or_else(|| bad("role"))?,
             protocol: REGISTRY
                 .iter()
                 .map(|protocol| protocol.name())
@@ -269,7 +268,7 @@ impl Names {
     /// Texts held at once: 65,536 operations, services and addresses.
     const MAX: usize = 65_536;
 
-    fn share(&mut self, text: &str) -> Arc<str> {
+    pub(super) fn share(&mut self, text: &str) -> Arc<str> {
         if let Some(shared) = self.0.get(text) {
             return shared.clone();
         }

@@ -14,18 +14,13 @@ use hdrhistogram::{
 use rustc_hash::FxHashMap;
 
 use super::{Sink, SinkError};
+pub use crate::transaction::latency::HIGHEST_NS;
 use crate::{
     event::Role,
     time::WallTime,
-    transaction::{Transaction, TransactionBatch},
+    transaction::{Transaction, TransactionBatch, latency::empty_histogram as empty},
 };
 
-/// Smallest duration told from its neighbours: with 2 digits the error is below 1 % from 1 µs up.
-const LOWEST_NS: u64 = 8;
-/// Longest duration told from longer ones; those count as this and as `saturated`.
-pub const HIGHEST_NS: u64 = 3_600_000_000_000;
-/// Significant decimal digits.
-const DIGITS: u8 = 2;
 /// Series (service × role × operation) before further ones share [`OVERFLOW`]. A histogram is 4,096 counters = 32 KiB,
 /// created on first use, so 2,000 series with both outcomes are 130 MB at the very worst.
 pub const MAX_SERIES: usize = 2_000;
@@ -134,12 +129,6 @@ impl Series {
     pub fn recent(&self, watermark: WallTime) -> u64 {
         self.recent.sum(watermark)
     }
-}
-
-fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS)
-        // INVARIANT: low ≥ 1, high ≥ 2·low, digits ≤ 5: the bounds are constants, and a test makes one.
-        .unwrap_or_else(|_| unreachable!("constant bounds"))
 }
 
 fn add(sum: &mut Histogram<u64>, other: &Histogram<u64>) {

@@ -10,6 +10,7 @@ pub mod jsonl;
 pub mod parquet;
 pub mod recent;
 pub mod recording;
+pub mod rollup;
 pub mod xlog;
 
 /// A sink. Takes time only from the data: the same batches in give the same bytes out.

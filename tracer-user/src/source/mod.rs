@@ -9,6 +9,7 @@ pub mod heads;
 pub mod live;
 pub mod recording;
 pub mod replay;
+pub mod rollups;
 pub mod synthetic;
 pub mod targets;
 

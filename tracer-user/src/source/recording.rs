@@ -46,6 +46,8 @@ pub struct Run {
     pub events: Vec<Part>,
     /// Parts of `transactions`, in the order of `seq`.
     pub transactions: Vec<Part>,
+    /// Parts of `rollups`, in the order in which they were written.
+    pub rollups: Vec<Part>,
 }
 
 /// A part: a sealed file, a journal, or (after a kill between two steps) both with the same rows.
@@ -121,10 +123,12 @@ impl Recording {
                 payload: part.meta.payload,
                 events: Vec::new(),
                 transactions: Vec::new(),
+                rollups: Vec::new(),
             });
             match dataset {
                 Dataset::Events => run.events.push(part),
                 Dataset::Transactions => run.transactions.push(part),
+                Dataset::Rollups => run.rollups.push(part),
             }
         }
         recording.runs = runs.into_values().collect();
@@ -157,6 +161,12 @@ impl Recording {
                 });
                 range.from.0 = range.from.0.min(part.meta.first_time_ns);
                 range.to.0 = range.to.0.max(part.meta.last_time_ns);
+            }
+            // They say nothing that is not in the others, and begin with a whole second.
+            for part in &run.rollups {
+                summary.n_parts += 1;
+                summary.n_journals += usize::from(part.sealed.is_none());
+                summary.n_bytes += part.n_bytes;
             }
         }
         summary
@@ -294,7 +304,7 @@ impl Part {
     }
 
     /// As [`Part::rows`], without the row groups of a sealed file that are not `wanted`.
-    fn rows_of(&self, wanted: &GroupTest) -> Result<PartRows, FormatError> {
+    pub(super) fn rows_of(&self, wanted: &GroupTest) -> Result<PartRows, FormatError> {
         let journal = |path: &Path| {
             Journal::open(path).map(|journal| PartRows::Journal { journal, path: path.to_owned(), next: 0 })
         };

@@ -2,8 +2,10 @@
 
 pub mod exchange;
 pub mod finish;
+pub mod latency;
 pub mod pairing;
 mod record;
+pub mod rollup;
 mod segment;
 pub mod template;
 mod tree;

@@ -1,6 +1,6 @@
 //! What is typed behind `:`.
 
-use super::{playback::Pace, view::View};
+use super::{playback::Pace, range::Span as Range, view::View};
 use crate::{config::Span, report::filter::Filter, time::WallTime};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -11,6 +11,8 @@ const DAY_NS: u64 = 86_400 * SECOND_NS;
 pub enum Typed {
     /// `goto TIME`.
     Goto(WallTime),
+    /// `range TIME`, `range TIME TIME`.
+    Range(Range),
     /// `speed N`.
     Pace(Pace),
     /// `filter EXPRESSION`; `None` = without one.
@@ -28,7 +30,8 @@ pub enum Typed {
 }
 
 /// What can be typed, for the line that is typed on.
-pub const HELP: &str = "goto 14:03:07 | speed 10 | filter … | window 10m | top 3s | view xlog | live | quit";
+pub const HELP: &str =
+    "goto 14:03:07 | range 2h | speed 10 | filter … | window 10m | top 3s | view xlog | live | quit";
 
 /// Reads what was typed; `now`: the instant that is shown. An error says where (a character, from 0) and what.
 pub fn parse(text: &str, now: WallTime) -> Result<Typed, (usize, String)> {
@@ -51,6 +54,7 @@ pub fn parse(text: &str, now: WallTime) -> Result<Typed, (usize, String)> {
     };
     match name {
         "goto" | "g" => goto(argument, now).map(Typed::Goto).map_err(wrong),
+        "range" => range(argument, now).map(Typed::Range).map_err(wrong),
         "speed" => argument.parse().map(Typed::Pace).map_err(wrong),
         "filter" if argument.is_empty() => Ok(Typed::Filter(None)),
         "filter" => Filter::parse(argument)
@@ -89,6 +93,43 @@ fn goto(text: &str, now: WallTime) -> Result<WallTime, String> {
     match text.parse::<WallTime>() {
         Ok(time) if time.0 > DAY_NS => Ok(time),
         _ => Err(format!("'{text}' is no time such as 14:03:07, 2026-08-21T14:03:07Z or -90s")),
+    }
+}
+
+/// So much time before what is shown, as in `2h`; from one instant to another, or from one to what is shown, each as `goto` takes it. A
+/// time of day that lies before the first instant is that of the next day.
+fn range(text: &str, now: WallTime) -> Result<Range, String> {
+    if let Ok(Span(span)) = text.parse::<Span>() {
+        return match u64::try_from(span.as_nanos()) {
+            Ok(ns) if ns > 0 => Ok(Range::Last(ns)),
+            _ => Err(format!("'{text}' is no range: it has no length")),
+        };
+    }
+    let ends = |from: &str, to: &str| -> Result<Range, String> {
+        let (from, mut to_at) = (goto(from, now)?, goto(to, now)?);
+        if to_at <= from && time_of_day(to).is_some() {
+            to_at = WallTime(to_at.0.saturating_add(DAY_NS));
+        }
+        if to_at > from {
+            Ok(Range::Fixed(from, to_at))
+        } else {
+            Err(format!("'{text}' ends before it begins"))
+        }
+    };
+    // A date and a time of day may stand apart: the first place at which both sides can be read.
+    let blanks = text.match_indices(char::is_whitespace);
+    let mut parts = blanks.map(|(at, _)| ends(text[..at].trim(), text[at..].trim()));
+    let first = parts.next();
+    if let Some(found) = first.iter().cloned().chain(parts).find(Result::is_ok) {
+        return found;
+    }
+    match goto(text, now) {
+        Ok(from) if from < now => Ok(Range::Fixed(from, now)),
+        Ok(_) => Err(format!("'{text}' is not before the instant that is shown")),
+        Err(_) => Err(match first {
+            Some(Err(what)) => what,
+            _ => format!("'{text}' is no range such as 2h, or 14:00 16:00"),
+        }),
     }
 }
 
@@ -139,12 +180,38 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_a_length_or_goes_from_one_instant_to_another() {
+        let check = |text: &str, want: Range| match parse(text, now()) {
+            Ok(Typed::Range(range)) => assert_eq!(range, want, "{text}"),
+            other => panic!("{text}: {other:?}"),
+        };
+        let between = |from: &str, to: &str| Range::Fixed(from.parse().unwrap(), to.parse().unwrap());
+        check("range 2h", Range::Last(7_200 * SECOND_NS));
+        check("range 14:00 14:02", between("2026-08-21T14:00:00Z", "2026-08-21T14:02:00Z"));
+        // It goes on.
+        check("range 14:00 16:00", between("2026-08-21T14:00:00Z", "2026-08-21T16:00:00Z"));
+        check("range 23:00  01:30", between("2026-08-20T23:00:00Z", "2026-08-21T01:30:00Z"));
+        check("range 15:00 14:00", between("2026-08-20T15:00:00Z", "2026-08-21T14:00:00Z"));
+        check("range -2h -1h", between("2026-08-21T12:03:07.5Z", "2026-08-21T13:03:07.5Z"));
+        check("range 14:00", between("2026-08-21T14:00:00Z", "2026-08-21T14:03:07.5Z"));
+        check(
+            "range 2026-08-19 14:00:00Z 2026-08-20T01:00:00Z",
+            between("2026-08-19T14:00:00Z", "2026-08-20T01:00:00Z"),
+        );
+    }
+
+    #[test]
     fn what_cannot_be_read_says_where_and_what_would_do() {
         for (text, at, part) in [
             ("goto", 4, "14:03:07"),
             ("goto 25:00", 5, "14:03:07"),
             ("goto 14", 5, "14:03:07"),
             ("goto -x", 5, "-90s"),
+            ("range", 5, "2h, or 14:00 16:00"),
+            ("range soon", 6, "2h, or 14:00 16:00"),
+            ("range 14:00 late", 6, "'late' is no time"),
+            ("range -1h -2h", 6, "ends before it begins"),
+            ("range 0s", 6, "no length"),
             ("speed fast", 6, "0.5, 1, 10 or max"),
             ("filter duration >> 1s", 17, ""),
             ("window 0s", 7, "no duration"),
@@ -160,7 +227,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_is_typed_panics_and_a_fault_lies_within(text in "\\PC{0,40}") {
-            for text in [text.clone(), format!("goto {text}"), format!("filter {text}"), format!("speed {text}")] {
+            for text in [text.clone(), format!("goto {text}"), format!("filter {text}"), format!("range {text}")] {
                 if let Err((at, _)) = parse(&text, now()) {
                     prop_assert!(at <= text.chars().count());
                 }

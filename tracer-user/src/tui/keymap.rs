@@ -186,6 +186,10 @@ pub enum Action {
     Slowest,
     /// Type a command.
     TypeCommand,
+    /// Open counter graphs over a range.
+    Range,
+    /// Go to the instant of the cursor in them.
+    GotoColumn,
     /// Show a layout that is kept, by the number of its preset, from 1.
     Preset(u8),
     /// Keep what is shown as a layout.
@@ -234,6 +238,7 @@ const ALL: &[Place] = &[
     Place::List,
     Place::Contrast,
     Place::Detail,
+    Place::Range,
     Place::Help,
 ];
 /// In every view.
@@ -246,6 +251,18 @@ const VIEWS: &[Place] = &[
     Place::View(View::Statements),
     Place::View(View::Connections),
     Place::View(View::Health),
+];
+/// In every view, and where ranges are shown.
+const COMMANDS: &[Place] = &[
+    Place::View(View::Overview),
+    Place::View(View::Xlog),
+    Place::View(View::Active),
+    Place::View(View::Operations),
+    Place::View(View::Services),
+    Place::View(View::Statements),
+    Place::View(View::Connections),
+    Place::View(View::Health),
+    Place::Range,
 ];
 /// Where the XLog is.
 const CHARTS: &[Place] = &[Place::View(View::Overview), Place::View(View::Xlog)];
@@ -283,6 +300,7 @@ const FOUND: &[Place] = &[
     Place::Detail,
 ];
 const SELECT: &[Place] = &[Place::Select];
+const RANGE: &[Place] = &[Place::Range];
 /// Where a row stands for some transactions.
 const NARROWING: &[Place] =
     &[Place::View(View::Overview), Place::View(View::Operations), Place::View(View::Services)];
@@ -300,7 +318,8 @@ const EXPORTED: &[Place] = &[
 ];
 /// Where a transaction is selected.
 const LINKED: &[Place] = &[Place::List, Place::Detail];
-const OPENED: &[Place] = &[Place::Select, Place::List, Place::Contrast, Place::Detail, Place::Help];
+const OPENED: &[Place] =
+    &[Place::Select, Place::List, Place::Contrast, Place::Detail, Place::Range, Place::Help];
 const SCROLLED: &[Place] = &[Place::View(View::Health), Place::Contrast, Place::Detail, Place::Help];
 
 /// The nth shows the nth preset.
@@ -325,6 +344,17 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Down, Char('j')], SELECT, A::CursorDown, "move down", ""),
     bind(&[Key::Left, Char('h')], SELECT, A::CursorLeft, "move left", ""),
     bind(&[Key::Right, Char('l')], SELECT, A::CursorRight, "move right", ""),
+    bind(&[Char('r')], VIEWS, A::Range, "counter graphs over time (:range 2h)", ""),
+    bind(&[Key::Enter], RANGE, A::GotoColumn, "to this instant, in the recording", "go there"),
+    bind(&[Key::Left, Char('h')], RANGE, A::CursorLeft, "a column back", ""),
+    bind(&[Key::Right, Char('l')], RANGE, A::CursorRight, "a column forth", ""),
+    bind(&[Char('g'), Key::Home], RANGE, A::First, "first column", ""),
+    bind(&[Char('G'), Key::End], RANGE, A::Last, "last column that is over", ""),
+    bind(&[Key::Up, Char('k')], RANGE, A::Previous, "service before, or all", ""),
+    bind(&[Key::Down, Char('j')], RANGE, A::Next, "of one service; next service", "service"),
+    bind(&[Char('+'), Char('=')], RANGE, A::Shorter, "a shorter range", "range"),
+    bind(&[Char('-'), Char('_')], RANGE, A::Longer, "a longer range", ""),
+    bind(&[Char('c')], RANGE, A::Roles, "requests served, made, or both", "role"),
     bind(&[Char('b')], &[Place::List], A::Contrast, "what they have that the others have not", "compare"),
     bind(&[Key::Enter], &[Place::List], A::Open, "open the transaction", "open"),
     bind(&[Key::Enter], NARROWING, A::Narrow, "filter to the row, and show its dots", ""),
@@ -348,9 +378,9 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('s')], SORTED, A::Sort, "sort by another column", "sort"),
     bind(&[Key::Up, Char('k')], SCROLLED, A::ScrollUp, "scroll up", ""),
     bind(&[Key::Down, Char('j')], SCROLLED, A::ScrollDown, "scroll down", ""),
-    bind(&[Char(' ')], VIEWS, A::Pause, "stop, go on; capture goes on either way", "pause"),
+    bind(&[Char(' ')], COMMANDS, A::Pause, "stop, go on; capture goes on either way", "pause"),
     bind(&[Char('L')], VIEWS, A::Live, "back to now, not frozen, not zoomed", "now"),
-    bind(&[Char(':')], VIEWS, A::TypeCommand, "type a command: goto, speed, window …", "go to"),
+    bind(&[Char(':')], COMMANDS, A::TypeCommand, "type a command: goto, range, speed …", "go to"),
     bind(&[Key::Left], CHARTS, A::Earlier, "10 s back, into the recording too", ""),
     bind(&[Key::Right], CHARTS, A::Later, "10 s forth", ""),
     bind(&[Char(',')], VIEWS, A::StepBack, "in a recording: a second back", ""),

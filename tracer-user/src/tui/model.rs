@@ -16,6 +16,7 @@ use super::{
     edges::{Edge, edges, edges_among},
     feed::{Feed, Heading, Status},
     graph::{Graph, Picture, picture},
+    graphs::Graphs,
     heads::ShownHeads,
     health::{self, HealthLine},
     playback::Played,
@@ -153,6 +154,8 @@ pub struct Model {
     pub neighbours_cut: bool,
     /// Heads of the one that is shown.
     pub heads: ShownHeads,
+    /// Counter graphs; where they are shown.
+    pub graphs: Option<Graphs>,
     /// The other end of each neighbour that is a local call, where it is kept.
     pub neighbours_ends: Vec<Option<Arc<Transaction>>>,
     base: Arc<Base>,
@@ -435,6 +438,8 @@ impl Model {
             contrast,
             neighbours,
             heads: ShownHeads::default(),
+            // Made beside the feed; whoever reads again shows what was there.
+            graphs: before.and_then(|before| before.graphs.clone()).filter(|_| app.range.is_some()),
             neighbours_cut,
             neighbours_ends,
             base,
@@ -484,6 +489,7 @@ impl Model {
             row: line.map(|line| line.row.clone()),
             call: line.and_then(Line::call),
             conn: conn.map(|row| row.conn),
+            range: self.graphs.as_ref().map(Graphs::seen).unwrap_or_default(),
         }
     }
 

@@ -29,6 +29,7 @@ use super::{
     layouts,
     model::Model,
     playback::{OpenPast, Order, Playback, Played},
+    range_desk::{RangeDesk, RollupSources},
     settings::ScreenSettings,
     table::Fault,
     theme::{Symbols, Theme},
@@ -215,6 +216,7 @@ impl Source<'_> {
 pub fn run(
     shows: Shows<'_>,
     heads: Option<FetchHeads>,
+    rollups: RollupSources,
     heading: Heading,
     settings: ScreenSettings,
     stopped: impl Fn() -> bool,
@@ -234,6 +236,7 @@ pub fn run(
     let (mut last_progress, mut last_state) = (None, None);
     let mut model: Option<Model> = None;
     let mut desk = HeadsDesk::new(heads);
+    let mut ranges = RangeDesk::new(rollups);
     let mut source = Source { shows, past: None, told: (0, 0) };
     loop {
         if stopped() || source.has_ended() {
@@ -244,6 +247,7 @@ pub fn run(
             source.tell(played, &mut app);
         }
         dirty |= desk.look(&app);
+        dirty |= ranges.look();
         // What was asked for is seen when it is there, however long a frame takes.
         let state = played.as_ref().map(Played::state);
         if state != last_state {
@@ -272,6 +276,7 @@ pub fn run(
             let read = Model::read(&feed, &heading, &app, &shown, before)
                 .of(played, source.has_past())
                 .with_heads(desk.shown(&app));
+            let read = ranges.fill(read, &app, &shown);
             if let Some(chart) = &read.chart {
                 app.density = app.shown_density(chart.density(app.density));
             }

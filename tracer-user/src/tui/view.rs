@@ -79,6 +79,8 @@ pub enum Place {
     Contrast,
     /// One transaction.
     Detail,
+    /// Counter graphs over a range.
+    Range,
     /// The keys.
     Help,
 }

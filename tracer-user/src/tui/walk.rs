@@ -30,7 +30,7 @@ impl App {
         self.goto(WallTime(seen.instant().0.saturating_add_signed(by_ns)), seen)
     }
 
-    fn goto(&mut self, at: WallTime, seen: &Seen) -> Command {
+    pub(super) fn goto(&mut self, at: WallTime, seen: &Seen) -> Command {
         if seen.played.is_none() && !seen.has_past {
             return self.only_in_a_recording(seen);
         }
@@ -63,6 +63,7 @@ impl App {
     pub(super) fn obey(&mut self, typed: Typed, seen: &Seen) -> Command {
         match typed {
             Typed::Goto(at) => return self.goto(at, seen),
+            Typed::Range(span) => self.show_range(span),
             Typed::Pace(_) if seen.played.is_none() => return self.only_in_a_recording(seen),
             Typed::Pace(pace) => return Command::Order(Order::Pace(pace)),
             Typed::Filter(filter) => {

@@ -152,7 +152,7 @@ fn losses_before(tape: &Tape, recording: &Recording, run: &Run, part: usize) -> 
         return Some(Losses::default());
     }
     let alone = Recording {
-        runs: vec![Run { events: vec![part.clone()], transactions: Vec::new(), ..*run }],
+        runs: vec![Run { events: vec![part.clone()], transactions: Vec::new(), rollups: Vec::new(), ..*run }],
         ..Recording { dir: recording.dir.clone(), ..Recording::default() }
     };
     let metrics = Metrics::default();

@@ -1,8 +1,9 @@
-//! Recording: a tap that stores every event the pipeline consumes, and a sink that stores the transactions.
+//! Recording: a tap that stores every event the pipeline consumes, and sinks that store the transactions and their sums.
 //!
 //! ```text
 //! pipeline's thread ── Recorder::tap ──▶ bounded queue ──▶ recorder's thread ──▶ journal ─┐
 //! sink's thread ────── ParquetSink::write ───────────────────────────────────▶ journal ─┼▶ sealer's thread ▶ Parquet, retention
+//! sink's thread ────── RollupSink::advance ──────────────────────────────────▶ journal ─┘
 //! ```
 //!
 //! Only the tap touches the pipeline's thread, and it never waits. The format is [`crate::schema`]'s.
@@ -20,12 +21,14 @@ mod part;
 mod recorder;
 mod recover;
 mod retention;
+mod rollups;
 mod seal;
 
 pub use folder::{Folder, Owner, lock};
 pub use recorder::{Recorder, RecorderSummary};
 pub use recover::{RecoverReport, recover};
 pub use retention::{Budget, enforce};
+pub use rollups::RollupRecorder;
 pub use seal::{Sealed, seal_journal};
 
 pub(super) use part::{PartWriter, Shared};

@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Folder, Owner, PartWriter, RecordError, RecordingConfig, Shared, lock, seal::Sealer};
+use super::{
+    Folder, Owner, PartWriter, RecordError, RecordingConfig, RollupRecorder, Shared, lock, seal::Sealer,
+};
 use crate::{
     event::{Event, EventBatch, Loss, LossReason},
     metrics::{Counter, Metrics},
@@ -47,6 +49,7 @@ pub struct Recorder {
     last_time: BootTime,
     shared: Arc<Shared>,
     transactions: Arc<Mutex<TransactionWriter>>,
+    rollups: RollupRecorder,
     thread: JoinHandle<RecorderSummary>,
     sealer: Sealer,
     /// Held until the end: one writer per folder.
@@ -106,6 +109,8 @@ impl Recorder {
             PartWriter::new(shared.clone(), Dataset::Transactions, jobs.clone()),
             shared.clone(),
         )));
+        let part = PartWriter::new(shared.clone(), Dataset::Rollups, jobs.clone());
+        let rollups = RollupRecorder::new(part, shared.clone());
         let (queue, items) = sync_channel(shared.config.queue_batches.max(1));
         let queued_bytes = Arc::new(AtomicU64::new(0));
         let wants_checkpoint = Arc::new(AtomicBool::new(true));
@@ -137,6 +142,7 @@ impl Recorder {
             last_time: BootTime(0),
             shared,
             transactions,
+            rollups,
             thread,
             sealer,
             _lock: held,
@@ -146,6 +152,11 @@ impl Recorder {
     /// The sink for the transactions of the same recording.
     pub fn transactions(&self) -> ParquetSink {
         ParquetSink::new(self.transactions.clone())
+    }
+
+    /// Where the sink that sums them up writes to.
+    pub fn rollups(&self) -> RollupRecorder {
+        self.rollups.clone()
     }
 
     /// Takes a batch. Never waits: what does not fit is counted and listed in the recording by its place and time.
@@ -204,17 +215,19 @@ impl Recorder {
         }
     }
 
-    /// Writes what is queued, seals what is open, and ends. The sink of [`Recorder::transactions`] must have finished.
+    /// Writes what is queued, seals what is open, and ends. The sinks of [`Recorder::transactions`] and [`Recorder::rollups`] must have
+    /// finished.
     pub fn finish(self) -> Result<RecorderSummary, RecordError> {
-        let Recorder { queue, hole, transactions, thread, sealer, .. } = self;
+        let Recorder { queue, hole, transactions, rollups, thread, sealer, .. } = self;
         if let Some(hole) = hole {
             // Waits: nothing else is coming. Fails only when the thread is gone, which the join below reports.
             let _ = queue.send(Item::Hole(hole));
         }
         drop(queue);
         let mut summary = thread.join().map_err(|_| RecordError::Stopped)?;
-        // Drops the last sender of the sealer's queue with it.
+        // They drop the last senders of the sealer's queue.
         lock_transactions(&transactions).close();
+        rollups.close();
         summary.n_unsealed = sealer.finish().ok_or(RecordError::Stopped)?;
         Ok(summary)
     }

@@ -1,4 +1,4 @@
-//! Retention: a recording within its byte and age budgets. The oldest hour goes first, events and transactions of it together.
+//! Retention: a recording within its byte and age budgets. The oldest hour goes first, all datasets of it together.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +24,8 @@ struct PartFile {
     path: PathBuf,
     bytes: u64,
     sealed: bool,
+    /// Of `rollups`.
+    is_rollup: bool,
 }
 
 /// Deletes what is over the budget; gives the number of files deleted. Journals are never deleted: they are being written, or
@@ -71,14 +73,19 @@ fn hours(root: &Folder) -> io::Result<BTreeMap<String, Vec<PartFile>>> {
                 for file in files.flatten() {
                     let Ok(metadata) = file.metadata() else { continue };
                     let sealed = file.file_name().to_string_lossy().ends_with(".parquet");
-                    parts.push(PartFile { path: file.path(), bytes: metadata.len(), sealed });
+                    let is_rollup = dataset == Dataset::Rollups;
+                    parts.push(PartFile { path: file.path(), bytes: metadata.len(), sealed, is_rollup });
                 }
             }
         }
     }
     for files in hours.values_mut() {
-        // By name, not by folder: the oldest part of either dataset first.
-        files.sort_by(|a, b| (a.path.file_name(), &a.path).cmp(&(b.path.file_name(), &b.path)));
+        // By name, not by folder: the oldest part of either dataset first. Rollups, whose numbers are others, are small and say the
+        // most in little: they stay while there is anything else.
+        let key = |file: &PartFile| {
+            (file.is_rollup, file.path.file_name().map(ToOwned::to_owned), file.path.clone())
+        };
+        files.sort_by_key(key);
     }
     Ok(hours)
 }

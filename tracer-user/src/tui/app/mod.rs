@@ -13,6 +13,7 @@ use super::{
     link::Template,
     only::Only,
     playback::{Order, Played, Sought},
+    range::{RangePage, SeenRange},
     settings::ScreenSettings,
     statements::StatementSort,
     view::{ConnSort, ListSort, Place, Roles, Sort, View},
@@ -127,6 +128,8 @@ pub struct Seen {
     pub call: Option<u64>,
     /// The selected connection.
     pub conn: Option<ConnId>,
+    /// The page of counter graphs.
+    pub range: SeenRange,
 }
 
 impl Seen {
@@ -224,6 +227,8 @@ pub struct App {
     pub unfold_detail: bool,
     /// What is selected is compared with the others.
     pub contrast: bool,
+    /// Counter graphs over a range.
+    pub range: Option<RangePage>,
     /// The transaction that is shown.
     pub detail: Option<Arc<Transaction>>,
     /// First line of the detail, or of what a view shows line by line.
@@ -284,6 +289,7 @@ impl Default for App {
             unfolded: BTreeSet::new(),
             unfold_detail: false,
             contrast: false,
+            range: None,
             detail: None,
             scroll: 0,
             help: None,
@@ -323,6 +329,8 @@ impl App {
             Place::Contrast
         } else if self.selection.is_some() {
             Place::List
+        } else if self.range.is_some() {
+            Place::Range
         } else if self.cursor.is_some() {
             Place::Select
         } else {
@@ -355,6 +363,9 @@ impl App {
 
     /// Does what a key stands for.
     pub fn act(&mut self, action: Action, seen: &Seen) -> Command {
+        if let Some(command) = self.act_on_range(action, seen) {
+            return command;
+        }
         match action {
             Action::Quit => return Command::Quit,
             Action::Interrupt => return Command::Interrupt,
@@ -497,6 +508,8 @@ impl App {
                     }
                 }
             }
+            // Keys of the page of graphs alone.
+            Action::Range | Action::GotoColumn => return Command::Nothing,
             Action::Back => self.back(),
             Action::Preset(number) => self.show_preset(number),
             Action::SaveLayout => self.type_layout(),

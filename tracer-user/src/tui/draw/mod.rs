@@ -11,6 +11,7 @@ mod help;
 mod list;
 mod operations;
 mod overview;
+mod range;
 mod services;
 mod statements;
 mod url;
@@ -46,6 +47,8 @@ pub struct Layout {
     pub rows: u16,
     /// Cells of the map.
     pub map: Rect,
+    /// Cells of the counter graphs, all of them together.
+    pub graphs: Rect,
 }
 
 /// Header, tabs and losses above, footer below.
@@ -75,7 +78,7 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         Place::View(View::Connections) => connections::n_rows(body),
         _ => body.height,
     };
-    Layout { chart, rows, map: services::map_cells(body, app) }
+    Layout { chart, rows, map: services::map_cells(body, app), graphs: range::cells(body) }
 }
 
 /// Draws one frame.
@@ -96,6 +99,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
         (Place::Detail, _) => detail::draw(buffer, body, model, app, theme),
         (Place::Contrast, _) => contrast::draw(buffer, body, model, app, theme),
         (Place::List, _) => list::draw(buffer, body, model, app, theme),
+        (Place::Range, _) => range::draw(buffer, body, model, app, theme),
         (_, View::Overview) => overview::draw(buffer, body, model, app, theme),
         (_, View::Xlog) => chart::draw(buffer, chart::panes(body, true), model, app, theme),
         (_, View::Active) => active::draw(buffer, body, model, app, theme),
