@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tracer_user::{
     event::EventBatch,
     metrics::Metrics,
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig},
+    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Step},
     schema::PayloadMode,
     sink::{
         Sink as _,
@@ -123,6 +123,28 @@ fn the_heads_of_every_kind_of_transaction_are_those_that_were_sent() {
         n_pipelined += usize::from(answered.iter().filter(same).count() > 1);
     }
     assert!(n_pipelined > 5, "{n_pipelined} were sent together with others");
+}
+
+#[test]
+fn the_head_of_a_request_in_flight_is_found_as_soon_as_it_is_recorded() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = SyntheticConfig { seed: 9, n_requests: 600, n_conns: 30, ..SyntheticConfig::default() };
+    // The run, asked what is in flight again and again.
+    let (events, _) = Synthetic::new(config.clone()).all();
+    let mut pipeline = Pipeline::new(PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts));
+    let mut open = Vec::new();
+    for events in events.chunks(50) {
+        pipeline.push_batch(&EventBatch { first_ordinal: 0, events: events.to_vec() });
+        open.extend(pipeline.snapshot().open);
+    }
+    let rows = record(config, temp.path(), PayloadMode::Full);
+    open.retain(|open| open.step == Step::Waiting && open.request_end.is_some());
+    assert!(open.len() > 20, "{}", open.len());
+    for open in open.iter().step_by(open.len() / 20) {
+        let ended = rows.iter().find(|row| (row.conn, row.ordinal) == (open.conn, open.ordinal)).unwrap();
+        let found = heads(temp.path(), &open.so_far(), &PipelineConfig::default()).unwrap();
+        assert!(is_one_of(&found.request, &requests(ended)), "{open:?}\n{found:?}");
+    }
 }
 
 #[test]

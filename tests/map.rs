@@ -13,7 +13,7 @@ use tracer_user::{
     metrics::Metrics,
     report::{
         edges::edges,
-        filter::{Filter, quoted},
+        filter::{Filter, Thresholds, quoted},
     },
     schema::PayloadMode,
     sink::{
@@ -206,7 +206,7 @@ fn the_filter_of_an_edge_matches_the_rows_that_tell_of_it_and_no_other() {
     assert_eq!(found.len(), truths.len());
     for edge in &found {
         let text = edge.filter().unwrap();
-        let filter = Filter::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+        let filter = Filter::parse(&text, Thresholds::default()).unwrap_or_else(|error| panic!("{error}"));
         let matched: BTreeSet<u64> =
             rows.iter().filter(|row| filter.matches(row)).map(|row| row.seq).collect();
         let truth = &truths[&(edge.from.raw().to_owned(), edge.to.raw().to_owned())];
@@ -301,7 +301,7 @@ proptest! {
     fn a_filter_of_any_name_matches_exactly_that_name(name in ".*", other in ".*", hostile in "['\"\\\\() =or,]{0,12}") {
         for (name, other) in [(&name, &other), (&hostile, &name), (&name, &hostile)] {
             let of = |service: &str| row(0, Role::Server, service, ("1.1.1.1", 1), ("2.2.2.2", 2));
-            let filter = Filter::parse(&format!("service = {} and pid = 7", quoted(name))).unwrap();
+            let filter = Filter::parse(&format!("service = {} and pid = 7", quoted(name)), Thresholds::default()).unwrap();
             prop_assert!(filter.matches(&of(name)));
             prop_assert_eq!(filter.matches(&of(other)), name == other);
         }

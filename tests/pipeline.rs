@@ -9,7 +9,7 @@ use tracer_user::{
         PipelineConfig, Snapshot,
     },
     source::synthetic::{Random, Synthetic, SyntheticConfig, Truth, id_of, status_of},
-    time::BootTime,
+    time::{BootTime, WallTime},
     transaction::{Confidence, End, Transaction, Unpaired},
 };
 
@@ -320,6 +320,54 @@ fn other_steps_of_age_count_the_same_requests_in_other_classes_and_change_nothin
     for steps in [AgeSteps::JENNIFER, AgeSteps::new(&[1]).unwrap()] {
         assert!(run(steps) == scouter, "{steps:?}");
     }
+}
+
+#[test]
+fn what_is_known_of_a_request_in_flight_is_what_its_transaction_says_later() {
+    let mut n_by_step = [0; 3];
+    for seed in seeds() {
+        let (events, _) = Synthetic::new(rich(seed)).all();
+        let mut pipeline = new(&Metrics::default());
+        let (mut transactions, mut open) = (Vec::new(), Vec::new());
+        for events in events.chunks(31) {
+            pipeline.push_batch(&EventBatch { first_ordinal: 0, events: events.to_vec() });
+            open.extend(pipeline.snapshot().open);
+            transactions.extend(pipeline.drain().transactions);
+        }
+        transactions.extend(pipeline.finish().transactions);
+        let ended: std::collections::HashMap<_, _> =
+            transactions.iter().map(|ended| ((ended.conn, ended.ordinal), ended)).collect();
+        for open in &open {
+            let (so_far, ended) = (open.so_far(), ended[&(open.conn, open.ordinal)]);
+            assert_eq!(so_far.id(), ended.id());
+            // Their clocks are set by anchors that may differ by what the wall clock was set in between.
+            let is_same = |a: WallTime, b: WallTime| a.0.abs_diff(b.0) < 1_000_000;
+            assert!(is_same(so_far.start_time, ended.start_time), "{open:?} {ended:?}");
+            assert_eq!(so_far.end_time, open.now());
+            assert_eq!((so_far.pid, so_far.tid), (ended.pid, ended.tid));
+            let ends = |row: &Transaction| {
+                let Transaction { client_addr, client_port, server_addr, server_port, .. } = row.clone();
+                (client_addr, client_port, server_addr, server_port)
+            };
+            assert_eq!((so_far.comm.clone(), ends(&so_far)), (ended.comm.clone(), ends(ended)));
+            assert_eq!((so_far.target.clone(), so_far.queue_ns), (ended.target.clone(), ended.queue_ns));
+            assert_eq!((so_far.protocol, so_far.role), (ended.protocol, ended.role));
+            // What was known stays known.
+            for (then, later) in
+                [(so_far.request_end, ended.request_end), (so_far.response_start, ended.response_start)]
+            {
+                assert!(
+                    then.is_none_or(|then| later.is_some_and(|later| is_same(then, later))),
+                    "{open:?} {ended:?}"
+                );
+            }
+            assert!(
+                so_far.request_bytes <= ended.request_bytes && so_far.response_bytes <= ended.response_bytes
+            );
+            n_by_step[open.step as usize] += 1;
+        }
+    }
+    assert!(n_by_step.iter().all(|n| *n > 5), "{n_by_step:?}");
 }
 
 #[test]

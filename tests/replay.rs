@@ -353,6 +353,20 @@ fn the_state_at_an_instant_is_that_of_a_run_that_was_there() {
         let in_flight: u64 = conns.iter().map(|conn| conn["in_flight"].as_u64().unwrap()).sum();
         assert_eq!(in_flight, want.n_open + want.n_long_lived);
         most_conns = most_conns.max(conns.len());
+        // And from what a person reads: as many of them as the first line says.
+        let text = found.text();
+        let told =
+            text.lines().find_map(|line| line.strip_prefix("connections open: ")).unwrap_or("0; ended: 0");
+        let number = |text: &str| text.split(' ').next().unwrap().replace(',', "").parse::<usize>().unwrap();
+        let (open, ended) = told.split_once("; ended: ").unwrap();
+        assert_eq!(number(open), listed.open.len().min(40), "{text}");
+        assert_eq!(number(ended), listed.closed.len().min(10), "{text}");
+        for row in listed.open.iter().take(40).chain(listed.closed.iter().take(10)) {
+            let [_, (peer, port)] = row.ends();
+            let peer = port.map_or(peer.to_string(), |port| format!("{peer}:{port}"));
+            let is_row = |line: &&str| line.starts_with(row.state.as_str()) && line.contains(&peer);
+            assert!(text.lines().any(|line| is_row(&line)), "{row:?}: {text}");
+        }
         most_open = most_open.max(want.n_open);
         n_checked += finished.len();
     }

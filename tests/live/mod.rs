@@ -2,12 +2,13 @@
 //!
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
-//! `programs` needs nginx, wrk, curl, Python and Node, `screen` tmux. Test names end in the family of hooks (`Hooks__Socket`,
+//! `programs` needs nginx, wrk, curl, Python and Node, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
 mod command;
 mod conservation;
+mod denied;
 mod detach;
 mod ends;
 mod http1;

@@ -66,16 +66,16 @@ record! {
 }
 
 /// nginx with its own configuration, folder and port.
-struct Nginx {
+pub(super) struct Nginx {
     process: Process,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     folder: TempDir,
     n_workers: usize,
 }
 
 impl Nginx {
     #[track_caller]
-    fn start(workers: u32) -> Nginx {
+    pub(super) fn start(workers: u32) -> Nginx {
         let folder = TempDir::new().unwrap();
         let root = folder.path();
         // Free a moment ago: nginx cannot be asked to choose one.
@@ -147,7 +147,7 @@ http {{
     }
 
     /// The master, and the workers that it had before the tracer came.
-    fn pids(&self) -> Vec<u32> {
+    pub(super) fn pids(&self) -> Vec<u32> {
         let master = self.process.pid();
         let mut pids = vec![master];
         pids.extend(wait_for("nginx's workers", || {

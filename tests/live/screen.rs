@@ -1,13 +1,19 @@
 //! The screen in a real terminal (tmux): typed at, read back, left in every way; the terminal afterwards is as before.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+};
 
 use tempfile::TempDir;
 
 use super::{machine, process::wait_for, txray_program};
 
 /// A terminal in which a shell runs txray, tells its exit code and then waits.
-struct Terminal {
+pub(super) struct Terminal {
     folder: TempDir,
 }
 
@@ -15,21 +21,25 @@ impl Terminal {
     /// Runs `txray` with these arguments in a terminal of 120×40 (`{folder}`: one of its own); `env` as a shell writes it.
     #[track_caller]
     fn start(env: &str, arguments: &str) -> Terminal {
+        Terminal::start_program(&format!("{env} LANG=C.UTF-8 {}", txray_program().display()), arguments)
+    }
+
+    /// The same with what stands before the arguments.
+    #[track_caller]
+    pub(super) fn start_program(program: &str, arguments: &str) -> Terminal {
         let folder = TempDir::new().unwrap();
         let terminal = Terminal { folder };
-        let program = txray_program();
         let script = format!(
-            "stty -g > {folder}/before; {env} LANG=C.UTF-8 {program} {arguments}; code=$?; stty -g > {folder}/after; \
+            "stty -g > {folder}/before; {program} {arguments}; code=$?; stty -g > {folder}/after; \
              echo EXIT $code; sleep 300",
             folder = terminal.path().display(),
-            program = program.display(),
             arguments = arguments.replace("{folder}", &terminal.path().display().to_string()),
         );
         terminal.tmux(&["-u", "new-session", "-d", "-s", "t", "-x", "120", "-y", "40", &script]);
         terminal
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -49,13 +59,13 @@ impl Terminal {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn screen(&self) -> String {
+    pub(super) fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p", "-t", "t"])
     }
 
     /// Waits until the screen shows all of these.
     #[track_caller]
-    fn shows(&self, words: &[&str]) -> String {
+    pub(super) fn shows(&self, words: &[&str]) -> String {
         let mut last = Last(String::new());
         wait_for(&format!("{words:?} on the screen"), || {
             last.0 = self.screen();
@@ -65,7 +75,7 @@ impl Terminal {
 
     /// Presses keys, by tmux's names.
     #[track_caller]
-    fn press(&self, keys: &[&str]) {
+    pub(super) fn press(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys", "-t", "t"], keys].concat());
     }
 
@@ -90,7 +100,7 @@ impl Terminal {
 
     /// It has ended with this code, and the terminal is as it was.
     #[track_caller]
-    fn is_as_before(&self, code: i32) {
+    pub(super) fn is_as_before(&self, code: i32) {
         self.shows(&[&format!("EXIT {code}")]);
         let flags = "#{alternate_on} #{cursor_flag} #{mouse_any_flag}";
         let flags = self.tmux(&["display-message", "-p", "-t", "t", flags]);
@@ -269,6 +279,35 @@ fn a_layout_is_kept_in_the_users_folder_and_shown_by_its_number_and_at_the_next_
     fs::write(own.join("config.toml"), format!("layout = 'straight'\n{settings}")).unwrap();
     let terminal = demo(&environment);
     terminal.shows(&["min  linear", "v select"]);
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+}
+
+#[test]
+fn a_request_in_flight_is_opened_and_becomes_its_transaction_when_it_is_answered() {
+    let _machine = machine();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let arguments = format!("record --pid {} --port {port} --out {{folder}}/recording", std::process::id());
+    let terminal = Terminal::start("XDG_CONFIG_HOME=/nonexistent", &arguments);
+    terminal.shows(&[" LIVE"]);
+    let mut buffer = [0; 1024];
+    client.write_all(b"GET /item/7?token=s3cret HTTP/1.1\r\nHost: x\r\nCookie: s3cret\r\n\r\n").unwrap();
+    assert_ne!(server.read(&mut buffer).unwrap(), 0);
+    terminal.press(&["3"]);
+    terminal.shows(&["GET /item/7", "waiting"]);
+    terminal.press(&["Enter"]);
+    let open = terminal.shows(&["waiting: the answer has not begun", "GET /item/7?token=REDACTED HTTP/1.1"]);
+    assert!(open.contains("so far") && open.contains('▸'), "{open}");
+    assert!(open.contains("Cookie: REDACTED") && !open.contains("s3cret"), "{open}");
+    server.write_all(b"HTTP/1.1 204 No Content\r\nX-Answer: here\r\n\r\n").unwrap();
+    assert_ne!(client.read(&mut buffer).unwrap(), 0);
+    let ended = terminal.shows(&["GET /item/{id}  204", "end seen    answered", "X-Answer: here"]);
+    assert!(!ended.contains("so far"), "{ended}");
+    terminal.press(&["Escape"]);
+    terminal.shows(&["nothing is in flight"]);
     terminal.press(&["q"]);
     terminal.is_as_before(0);
 }

@@ -65,11 +65,17 @@ pub fn find(dir: &Path, filter: &Filter, range: WallRange) -> (Vec<Transaction>,
 }
 
 fn txray(dir: &Path, args: &[&str]) -> Output {
+    run(&[&["find", dir.to_str().unwrap()], args].concat())
+}
+
+fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_txray"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TXRAY_")) {
         command.env_remove(name);
     }
-    command.arg("find").arg(dir).args(args).stdin(Stdio::null()).output().unwrap()
+    // The settings of whoever runs the tests say nothing here.
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
+    command.args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -112,6 +118,42 @@ fn find_prints_the_rows_that_match_in_order_across_midnight_and_says_how_much_it
 }
 
 #[test]
+fn slow_is_what_the_settings_file_says_in_find_in_replay_and_in_the_map() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, settings) = (temp.path().join("rec"), temp.path().join("settings.toml"));
+    let rows: Vec<_> = (0..2_000).map(row).collect();
+    recording_of(&dir, &rows, 500).finish().unwrap();
+    let (dir, settings) = (dir.to_str().unwrap(), settings.to_str().unwrap());
+    let n_of = |args: &[&str]| {
+        let output = run(&[args, &["--config", settings]].concat());
+        text(&output.stdout).lines().count()
+    };
+    for (slow, ns) in [("off", 3_000_000_000), ("1ms", 1_000_000), ("3000000s", i64::MAX)] {
+        std::fs::write(settings, format!("[screen]\nslow = '{slow}'\n")).unwrap();
+        let n = rows.iter().filter(|row| row.duration_ns >= ns).count();
+        assert_eq!(n_of(&["find", dir, "slow", "--json"]), n, "{slow}");
+        assert_eq!(n_of(&["find", dir, "not slow", "--json"]), rows.len() - n, "{slow}");
+        // Of this recording there is nothing to parse again: no rows, or a map without any.
+        let map = run(&["map", dir, "--filter", "slow", "--format", "json", "--config", settings]);
+        assert_eq!(map.status.code(), Some(if n == 0 { 1 } else { 0 }), "{slow}: {}", text(&map.stderr));
+    }
+    assert_eq!(txray(temp.path().join("rec").as_path(), &["slow", "--json"]).stdout, {
+        let want = rows.iter().filter(|row| row.duration_ns >= 3_000_000_000);
+        lines(want.cloned()).into_bytes()
+    });
+    // A fault tells what the word means here.
+    std::fs::write(settings, "[screen]\nslow = '1ms'\n").unwrap();
+    for args in [
+        ["find", dir, "slou > 1", "--config", settings],
+        ["replay", dir, "--filter=slou > 1", "--config", settings],
+    ] {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains("slow (duration >= 1ms)"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn find_takes_a_seq_or_an_id_and_reads_the_one_group_that_has_it() {
     let temp = tempfile::tempdir().unwrap();
     let rows: Vec<_> = (0..1_000).map(row).collect();
@@ -141,6 +183,21 @@ fn find_shows_a_table_that_no_byte_from_the_network_gets_out_of() {
          1 2026-11-22T09:59:59.100Z    208us      200 c cart             GET /item/{id}/1                 /\\u{1b}[2J\\xff\n"
     );
     assert_eq!(text(&output.stderr), "2 of 2 matched; 1 of 1 row groups read\n");
+}
+
+#[test]
+fn the_table_leaves_secrets_out_of_targets_and_the_recording_and_json_have_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = "/a?user=kim&access_token=s3cret&Signature=s3cret#x";
+    let secret = Transaction { target: Some(Bytes::from(target)), ..row(1) };
+    recording_of(temp.path(), std::slice::from_ref(&secret), 50).finish().unwrap();
+    let table = text(&txray(temp.path(), &[]).stdout);
+    assert!(table.contains("/a?user=kim&access_token=REDACTED&Signature=REDACTED#x\n"), "{table}");
+    assert!(!table.contains("s3cret"), "{table}");
+    assert_eq!(text(&txray(temp.path(), &["--json"]).stdout), lines([secret]));
+    // What it was is still what it is found by.
+    let output = txray(temp.path(), &["target ~ '**s3cret**'", "--json"]);
+    assert!(text(&output.stdout).contains(target), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proptest::{
 };
 use tracer_user::{
     event::Role,
-    report::filter::Filter,
+    report::filter::{Filter, Thresholds},
     schema::file::TRANSACTION_GROUP_ROWS,
     transaction::{Confidence, End, Kind, Transaction},
 };
@@ -147,7 +147,7 @@ fn no_row_group_that_holds_a_match_is_left_out_whatever_the_rows_and_the_filter(
         let temp = tempfile::tempdir().unwrap();
         let recorder = recording_of(temp.path(), &rows, PART_ROWS as u64);
         let check = |expression: &str| {
-            let filter = Filter::parse(expression).unwrap();
+            let filter = Filter::parse(expression, Thresholds::default()).unwrap();
             let matching =
                 |row: &&Transaction| filter.matches(row) && (range.from..range.to).contains(&row.end_time);
             let wanted: Vec<u64> = rows.iter().filter(matching).map(|row| row.seq).collect();
@@ -215,7 +215,7 @@ fn a_selective_filter_reads_exactly_the_row_groups_that_may_hold_a_match() {
     recording_of(temp.path(), &rows, 1 << 30).finish().unwrap();
     assert_eq!(files(&temp.path().join("transactions"), ".parquet").len(), 1);
     let read = |expression: &str, range: WallRange| {
-        let filter = Filter::parse(expression).unwrap();
+        let filter = Filter::parse(expression, Thresholds::default()).unwrap();
         let (found, reach) = find(temp.path(), &filter, range);
         let matching =
             |row: &&Transaction| filter.matches(row) && (range.from..range.to).contains(&row.end_time);
@@ -291,7 +291,7 @@ fn a_row_behind_a_step_back_of_the_wall_clock_is_found_by_its_time() {
     let rows = [at(0, 600), at(1, 610), at(2, 300), at(3, 310)];
     let recorder = recording_of(temp.path(), &rows, 1_000);
     let range = WallRange { from: rows[2].end_time, to: rows[3].end_time };
-    let filter = Filter::parse("pid = 100").unwrap();
+    let filter = Filter::parse("pid = 100", Thresholds::default()).unwrap();
     assert_eq!(find(temp.path(), &filter, range).0[0].seq, 2);
     recorder.finish().unwrap();
     assert_eq!(find(temp.path(), &filter, range).0[0].seq, 2);

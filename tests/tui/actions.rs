@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use tracer_user::{
-    report::filter::Filter,
+    report::filter::{Filter, Thresholds},
     sink::jsonl::{KEYS, write_transaction},
     tui::{Errand, Here, Place, Template, run_errand},
 };
@@ -108,7 +108,7 @@ fn a_rows_filter_is_added_to_the_one_that_is_there() {
     let screen = press(&feed, SIZE, &mut app, &keys);
     let text = app.filter.as_ref().unwrap().text();
     assert!(text.starts_with("(err or slow) and role = server"), "{text}");
-    let by_hand = Filter::parse("err and role = server").unwrap();
+    let by_hand = Filter::parse("err and role = server", Thresholds::default()).unwrap();
     let n = calls().iter().filter(|t| by_hand.matches(t)).count() as u64;
     assert_eq!((screen.model.count, n), (100, 100));
     // The same once more changes nothing; a filter that grows too long is refused and the old one stays.
@@ -204,6 +204,31 @@ fn a_transaction_is_exported_as_it_is_shown() {
     }
     export(&feed, dir.path(), &mut app, "d.jsonl");
     assert_eq!(app.complaint.as_deref(), Some("1 rows exported to d.jsonl"));
+}
+
+#[test]
+fn secrets_in_targets_are_neither_in_the_list_nor_in_text_that_is_written_and_data_has_them() {
+    let rows = (0..3).map(|i| Transaction {
+        target: Some(Bytes::from_static(b"/a?token=s3cret&id=7")),
+        ..transaction(100 + i)
+    });
+    let feed = feed(rows.collect(), &[snapshot()]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut app = App::default();
+    let xlog = press(&feed, SIZE, &mut app, &typed("2"));
+    app.drag((0, 0), (93, 40), true, &xlog.model.seen(&app, &xlog.layout));
+    let list = press(&feed, SIZE, &mut app, &[]).text();
+    assert_eq!(app.place(), Place::List);
+    assert_eq!(list.matches("/a?token=REDACTED&id=7").count(), 3, "{list}");
+    assert!(!list.contains("s3cret"), "{list}");
+    for (name, has_secret) in [("s.txt", false), ("s.jsonl", true), ("s.csv", true)] {
+        export(&feed, dir.path(), &mut app, name);
+        let text = fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(text.contains("s3cret"), has_secret, "{name}: {text}");
+        assert_eq!(text.contains("token=REDACTED"), !has_secret, "{name}: {text}");
+    }
+    let detail = press(&feed, SIZE, &mut app, &[Key::Enter]).text();
+    assert!(detail.contains("/a?token=REDACTED&id=7") && !detail.contains("s3cret"), "{detail}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tracer_ebpf as abi;
 use tracer_user::{
     pipeline::{ConnRow, ConnState, Connections},
     protocol::Family,
-    tui::{StatementSort, statements},
+    tui::{Roles, StatementSort, statements},
 };
 
 use super::*;
@@ -168,6 +168,73 @@ fn statements_have_figures_and_are_sorted_by_each() {
         assert!(screen.text().contains(&format!("▾{}", by.column())), "{}", screen.text());
         screen = with_statements(&feed, (120, 40), &mut app, &typed("s"));
     }
+}
+
+/// The heading of a table in a screen this wide: the line that begins with `first`. `2`: of the list of all dots of the XLog.
+fn heading(feed: &Feed, view: &str, width: u16, first: &str) -> String {
+    let mut app = App { roles: Roles::Both, ..App::default() };
+    let mut screen = with_statements(feed, (width, 40), &mut app, &typed(view));
+    if view == "2" {
+        app.drag((0, 0), (width, 40), true, &screen.model.seen(&app, &screen.layout));
+        screen = press(feed, (width, 40), &mut app, &[]);
+    }
+    screen
+        .lines()
+        .into_iter()
+        .find(|line| line.starts_with(first))
+        .unwrap_or_else(|| panic!("{first}: {}", screen.text()))
+}
+
+#[test]
+fn every_table_says_how_many_columns_there_is_no_room_for() {
+    let rows = asked("cart", "DELETE FROM item").into_iter().take(40).collect();
+    let feed = feed(rows, &[with_conns(30, 30)]);
+    let operations: &[&str] = &["rate/s", "errors", "count", "p50", "p90", "p99 ", "p99.9", "max"];
+    let services: &[&str] = &["rate/s", "errors", "count", "p50", "p99", "max"];
+    let statements: &[&str] =
+        &["where", "protocol", "rate/s", "count", "errors", "p50", "p99", "max", "total", "share"];
+    let connections: &[&str] = &[
+        "pid ", "own end", "state", "protocol", "age", "idle", "done", "errors", "now", "step", "in ", "out",
+        "copied", "conn_id",
+    ];
+    let list: &[&str] = &["end", "elapsed", "status", "serv", "oper", "target"];
+    let tables = [
+        ("1", "serv", operations),
+        ("4", "serv", operations),
+        ("5", "serv", services),
+        ("5", "from → to", services),
+        ("6", "serv", statements),
+        ("7", "s", connections),
+        ("2", "end", list),
+    ];
+    for (view, first, names) in tables {
+        let mut marked = 0;
+        for width in (60..=240).step_by(5).chain([69, 71, 76, 99]) {
+            let line = heading(&feed, view, width, first);
+            let words = format!("{line} ");
+            let hidden = names.iter().filter(|name| !words.contains(**name)).count();
+            let mark = line.rsplit_once(" >").map_or(0, |(_, n)| n.parse().unwrap());
+            assert_eq!(mark, hidden, "{width}: {line:?}");
+            marked += usize::from(mark != 0);
+        }
+        // There is a width at which all have room, and one at which not all do.
+        let line = heading(&feed, view, 240, first);
+        assert!(marked != 0 && !line.contains('>'), "{line}");
+    }
+}
+
+#[test]
+fn the_help_of_a_table_tells_what_the_mark_means_and_how_to_get_at_the_columns() {
+    let feed = feed(asked("cart", "DELETE FROM item"), &[with_conns(3, 3)]);
+    for (view, key) in [("1", "operations = […]"), ("4", "operations = […]"), ("5", ""), ("6", ""), ("7", "")]
+    {
+        let keys = typed(&format!("{view}?"));
+        let help = press(&feed, (60, 80), &mut App::default(), &keys).text();
+        assert!(help.contains(">2 in a heading: for 2 columns a wider screen is needed"), "{view}: {help}");
+        assert!(help.contains(key), "{view}: {help}");
+    }
+    let help = press(&feed, (60, 80), &mut App::default(), &typed("3?")).text();
+    assert!(!help.contains("in a heading"), "{help}");
 }
 
 #[test]

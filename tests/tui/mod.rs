@@ -3,6 +3,7 @@
 mod actions;
 mod axes;
 mod connections;
+mod flight;
 mod graph;
 mod health;
 mod overview;
@@ -18,6 +19,7 @@ use ratatui::{
     layout::Rect,
     style::{Color, Modifier},
 };
+use tracer_ebpf as abi;
 use tracer_user::{
     event::{ConnId, Counters, Role},
     metrics::Metrics,
@@ -136,8 +138,15 @@ fn snapshot() -> Snapshot {
     }
 }
 
-/// A request in flight, so old.
+/// A request in flight, so old at the end of [`snapshot`].
 fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
+    let start = START + 300 * SECOND - age_ms * 1_000_000;
+    let mut comm = [0; 16];
+    comm[..4].copy_from_slice(b"shop");
+    let mut tuple =
+        abi::Tuple { local_port: 80, remote_port: 40_000, family: abi::FAMILY_INET, ..Default::default() };
+    tuple.local[..4].copy_from_slice(&[127, 0, 0, 1]);
+    tuple.remote[..4].copy_from_slice(&[10, 0, 0, 7]);
     OpenRequest {
         age_ns: age_ms * 1_000_000,
         step,
@@ -150,6 +159,19 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         ordinal: i,
         method: "GET".into(),
         path: Bytes::from(format!("/item/{i}")),
+        target: Some(Bytes::from(format!("/item/{i}?q=1"))),
+        protocol: "http1",
+        start: WallTime(start),
+        request_end: (step != Step::Reading).then_some(WallTime(start + age_ms * 100_000)),
+        response_start: (step == Step::Sending).then_some(WallTime(start + age_ms * 750_000)),
+        queue_ns: Some(age_ms * 200_000),
+        status_code: (step == Step::Sending).then_some(200),
+        comm,
+        bytes: [80, if step == Step::Sending { 4_321 } else { 0 }],
+        tuple,
+        unix_path: Bytes::new(),
+        confidence: Confidence::Complete,
+        time_basis: TimeBasis::Exit,
     }
 }
 
@@ -229,6 +251,7 @@ fn screen_after(
     heading: &Heading,
     before: Option<&Model>,
 ) -> Screen {
+    app.follow(feed);
     let layout = layout(area, app);
     let model = Model::read(feed, heading, app, &layout, before);
     if let Some(chart) = &model.chart {

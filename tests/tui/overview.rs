@@ -118,6 +118,87 @@ fn an_error_that_shares_its_cell_is_painted_as_one() {
     }
 }
 
+/// One transaction of each look, a minute apart, the least important first.
+fn one_of_each() -> Vec<Transaction> {
+    let ends = [
+        Transaction { status_code: Some(200), ..transaction(30) },
+        Transaction { status_code: Some(404), ..transaction(90) },
+        Transaction { status_code: None, end: End::Stuck, error: true, ..transaction(150) },
+        Transaction { status_code: None, end: End::Reset, error: true, ..transaction(210) },
+        Transaction { status_code: Some(500), error: true, ..transaction(270) },
+    ];
+    ends.into_iter().zip(0..).map(|(one, seq)| Transaction { seq, ..one }).collect()
+}
+
+/// Symbol, colour and modifier of the cells of the XLog that are not empty, column by column.
+fn painted(screen: &Screen) -> Vec<(String, Option<Color>, Modifier)> {
+    let area = screen.layout.chart;
+    let cells = (area.x..area.right()).flat_map(|x| (area.y..area.bottom()).map(move |y| (x, y)));
+    let cells = cells.map(|at| &screen.buffer[at]).filter(|cell| cell.symbol() != " ");
+    cells.map(|cell| (cell.symbol().to_owned(), cell.style().fg, cell.modifier)).collect()
+}
+
+#[test]
+fn a_4xx_an_aborted_and_a_failed_transaction_each_have_their_dot_and_their_line() {
+    let feed = feed(one_of_each(), &[snapshot()]);
+    let xlog = App { view: View::Xlog, ..App::default() };
+    let of = |theme: Theme| painted(&screen(&feed, 80, 24, theme, xlog.clone()));
+    let colours: Vec<_> = of(MANY).into_iter().map(|(_, colour, _)| colour.unwrap()).collect();
+    let [blue, yellow, pink, magenta, red] = [
+        Color::Rgb(0x5c, 0xa8, 0xff),
+        Color::Rgb(0xf2, 0xcb, 0x61),
+        Color::Rgb(0xff, 0x82, 0xc1),
+        Color::Rgb(0xd0, 0x60, 0xff),
+        Color::Rgb(0xff, 0x54, 0x54),
+    ];
+    assert_eq!(colours, [blue, yellow, pink, magenta, red]);
+    // Fewer colours: letters too. None: letters, and a line below a dot.
+    let symbols = |theme: Theme| of(theme).into_iter().map(|(symbol, ..)| symbol).collect::<String>();
+    let sixteen = Theme { colours: Colours::Sixteen, ..MANY };
+    let none = Theme { colours: Colours::None, ..MANY };
+    let dots: String = symbols(MANY).chars().take(2).collect();
+    assert_eq!([symbols(sixteen), symbols(none)], [format!("{dots}SAE"), format!("{dots}SAE")]);
+    let underlined: Vec<bool> =
+        of(none).iter().map(|(_, _, modifier)| modifier.contains(Modifier::UNDERLINED)).collect();
+    assert_eq!(underlined, [false, true, false, false, false]);
+    assert_eq!(symbols(Theme { symbols: Symbols::Ascii, ..none }), ".4SAE");
+    // The title counts what failed, and the list paints its lines as the dots.
+    let title = screen(&feed, 80, 24, MANY, xlog).lines()[3].clone();
+    assert!(title.contains("served 5  2 errors"), "{title}");
+    let all =
+        [typed("2v"), vec![Key::Left; 80], vec![Key::Up; 40], typed("v"), vec![Key::Right; 80]].concat();
+    let keys = [all, vec![Key::Down; 40], vec![Key::Enter], typed("ss")].concat();
+    let list = press(&feed, (80, 24), &mut App::default(), &keys);
+    // By class, the worst first; the first line is the selected one.
+    let shown: Vec<_> = (6..10).map(|y| list.buffer[(0, y)].style().fg.unwrap()).collect();
+    assert_eq!(shown, [magenta, pink, yellow, Color::Reset], "{}", list.text());
+}
+
+#[test]
+fn where_dots_share_a_cell_the_worst_is_shown_and_the_help_says_so() {
+    let together: Vec<_> = one_of_each()
+        .into_iter()
+        .map(|one| Transaction { end_time: WallTime(START + 60 * SECOND), ..one })
+        .collect();
+    let xlog = App { view: View::Xlog, ..App::default() };
+    for n in 1..=together.len() {
+        let alone = painted(&screen(&feed(one_of_each(), &[]), 80, 24, MANY, xlog.clone()));
+        let mut some = together[..n].to_vec();
+        for _ in 0..2 {
+            let shared = painted(&screen(&feed(some.clone(), &[]), 80, 24, MANY, xlog.clone()));
+            assert_eq!(shared.iter().map(|cell| cell.1).collect::<Vec<_>>(), [alone[n - 1].1], "{n}");
+            some.reverse();
+        }
+    }
+    let help = press(&feed(one_of_each(), &[]), (80, 80), &mut App::default(), &typed("2?"));
+    let line = help.lines().iter().position(|line| line.contains("Dots: ")).expect("a legend");
+    assert!(help.lines()[line].contains("Dots: fine, long-lived, 4xx, stuck, aborted, error"));
+    let text = help.lines()[line].clone();
+    let colour = |word: &str| help.buffer[(text.find(word).unwrap() as u16, line as u16)].style().fg;
+    assert_eq!(colour("4xx"), Some(Color::Rgb(0xf2, 0xcb, 0x61)));
+    assert_eq!(colour("aborted"), Some(Color::Rgb(0xd0, 0x60, 0xff)));
+}
+
 #[test]
 fn ascii_terminals_get_ascii() {
     let theme = Theme { colours: Colours::Sixteen, symbols: Symbols::Ascii, ..MANY };

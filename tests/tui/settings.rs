@@ -310,6 +310,41 @@ fn what_counts_as_slow_is_a_line_in_the_xlog_unless_it_is_off() {
 }
 
 #[test]
+fn slow_in_a_filter_is_what_the_settings_call_slow_wherever_it_is_typed() {
+    let rows = (1..=5).map(|i| Transaction { duration_ns: i as i64 * 1_000_000_000, ..transaction(i * 20) });
+    let feed = feed(rows.collect(), &[snapshot()]);
+    let of = |text: &str, keys: &[Key]| {
+        let screen = press(&feed, (120, 40), &mut app(text), keys);
+        (screen.model.narrowed.as_ref().map(|narrowed| narrowed.n), screen.text())
+    };
+    let enter = |keys: &str| [typed(keys), vec![Key::Enter]].concat();
+    let layout = "\n[[screen.layout]]\nname = 'late'\npreset = 4\nfilter = 'not slow'";
+    for (slow, n, words) in [
+        ("", 3, "slow (duration >= 3s)"),
+        ("slow = 'off'", 3, "slow (duration >= 3s)"),
+        ("slow = '2500ms'", 3, "slow (duration >= 2500ms)"),
+        ("slow = '5s'", 1, "slow (duration >= 5s)"),
+        ("slow = 1", 5, "slow (duration >= 1s)"),
+        ("slow = '1m'", 0, "slow (duration >= 1m)"),
+    ] {
+        let text = format!("[screen]\n{slow}{layout}");
+        assert_eq!(of(&text, &enter("/slow")).0, Some(n), "{slow}");
+        assert_eq!(of(&text, &enter(":filter slow")).0, Some(n), "{slow}");
+        assert_eq!(of(&text, &[Key::Alt('4')]).0, Some(5 - n), "{slow}");
+        let start = read_at(&text, None, Some("late")).unwrap();
+        let mut app = App::with_settings(start.into(), None);
+        assert_eq!(press(&feed, (120, 40), &mut app, &[]).model.narrowed.unwrap().n, 5 - n, "{slow}");
+        // Whoever asks is told.
+        assert!(of(&text, &enter("/slew or x")).1.contains(words), "{slow}");
+        assert!(of(&text, &typed("?")).1.contains(words), "{slow}");
+    }
+    // A row that is narrowed to keeps the meaning of what was typed before.
+    let mut keys = enter("/slow");
+    keys.push(Key::Enter);
+    assert_eq!(of("[screen]\nslow = '4s'", &keys).0, Some(2));
+}
+
+#[test]
 fn columns_are_those_that_were_chosen_and_what_does_not_fit_is_counted() {
     let feed = feed(busy(), &[snapshot()]);
     let text = "[screen]\noperations = ['max', 'count', 'p99.9', 'errors', 'p50', 'p90', 'p99', 'rate']\n\

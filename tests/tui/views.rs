@@ -269,12 +269,12 @@ fn requests_in_flight_are_listed_with_their_step_the_oldest_first() {
 
 #[test]
 fn a_filter_that_is_typed_narrows_dots_table_and_list_to_what_matches() {
-    use tracer_user::report::filter::Filter;
+    use tracer_user::report::filter::{Filter, Thresholds};
     let feed = feed(busy(), &[snapshot()]);
     for expression in
         ["duration > 300ms and not err", "operation ~ 'POST /**'", "status_code = 200 or err", "slow"]
     {
-        let filter = Filter::parse(expression).unwrap();
+        let filter = Filter::parse(expression, Thresholds::default()).unwrap();
         let by_hand: Vec<Transaction> = busy().into_iter().filter(|t| filter.matches(t)).collect();
         let mut app = App::default();
         let keys = [typed("/"), typed(expression), vec![Key::Enter]].concat();

@@ -33,9 +33,9 @@ pub fn current_target() -> Option<Thread> {
     None
 }
 
-/// Whether every program is attached.
+/// Whether every program is attached, and the run has not ended.
 #[inline(always)]
-fn is_armed() -> bool {
+pub fn is_armed() -> bool {
     ARMED.get(0).is_some_and(|armed| *armed != 0)
 }
 

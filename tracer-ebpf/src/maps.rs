@@ -67,7 +67,8 @@ pub static TARGET_PORTS: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
 #[map]
 pub static LISTENING: HashMap<PortKey, u32> = HashMap::with_max_entries(4096, 0);
 
-/// One flag: not 0 once every program is attached. Written by user space. Until then the data hooks do nothing: with only one
-/// of them attached, a response would go by unseen between two requests and the next one be taken for it.
+/// One flag: not 0 from when every program is attached until the first is to be detached. Written by user space. Before and after,
+/// bytes, closes and exits are not told: with only one data hook attached, a response would go by unseen between two requests and
+/// the next one be taken for it, or come without its request; and a close would end a request whose answer went by unseen.
 #[map]
 pub static ARMED: Array<u32> = Array::with_max_entries(1, 0);

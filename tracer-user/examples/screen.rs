@@ -21,7 +21,7 @@ use tracer_user::{
     event::{ConnId, Role},
     metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
-    report::filter::Filter,
+    report::filter::{Filter, Thresholds},
     sink::{
         Sink as _,
         fanout::Inline,
@@ -183,7 +183,7 @@ fn frames(n_dots: u64, n_frames: u64) -> Result<String> {
     let theme = Theme { colours: Colours::Many, symbols: Symbols::Unicode, palette: Palette::default() };
     let options = TerminalOptions { viewport: Viewport::Fixed(SIZE) };
     let mut terminal = Terminal::with_options(CrosstermBackend::new(io::sink()), options)?;
-    let filter = Filter::parse("duration >= 10ms")?;
+    let filter = Filter::parse("duration >= 10ms", Thresholds::default())?;
     let cases = View::ALL.map(|view| (view, None)).into_iter().chain([(View::Overview, Some(filter))]);
     let mut lines = Vec::new();
     for (view, filter) in cases {

@@ -7,7 +7,7 @@ use tracer_ebpf::{
 
 use crate::{
     conn,
-    filter::add_target,
+    filter::{add_target, is_armed},
     maps::{EVENTS, OWNERS, TARGET_COMMS, TARGET_EXES, TARGETS},
     memory::{Memory, Typed},
     settings::setting,
@@ -114,7 +114,9 @@ pub fn process_exit(context: BtfTracePointContext) -> i32 {
     let parent: *const u8 = Typed::read(task, setting!(offsets.task_real_parent));
     let parent_pid: u32 = Typed::read(parent, setting!(offsets.task_tgid));
     let exit_code: u32 = Typed::read(task, setting!(offsets.task_exit_code));
-    send(KIND_PROCESS_EXIT, task, pid, parent_pid, exit_code);
+    if is_armed() {
+        send(KIND_PROCESS_EXIT, task, pid, parent_pid, exit_code);
+    }
     0
 }
 

@@ -12,7 +12,7 @@ use tracer_ebpf::{
 use crate::{
     capture,
     conn::{self, Birth},
-    filter::{current_target, wants_ports},
+    filter::{current_target, is_armed, wants_ports},
     maps::{CONNS, EVENTS, LISTENING},
     memory::{Memory, Typed},
     settings::setting,
@@ -68,6 +68,7 @@ pub fn tcp_state(context: BtfTracePointContext) -> i32 {
 fn shut(key: u64, direction: u8) {
     if let Some(conn) = conn::find(key)
         && conn.opened != 0
+        && is_armed()
     {
         capture::shut(conn, u32::from(direction));
     }
@@ -151,6 +152,10 @@ pub fn tcp_destroy(context: RawTracePointContext) -> i32 {
     let key: u64 = context.arg(0);
     let Some(conn) = conn::find_hinted(key) else { return 0 };
     if conn.opened != 0 {
+        if !is_armed() {
+            // The run has ended: what was summed until then is yet to be read.
+            return 0;
+        }
         capture::close(conn, CLOSE_NORMAL);
     }
     let _ = CONNS.remove(key);

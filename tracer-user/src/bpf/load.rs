@@ -162,6 +162,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Ends what is seen at one instant. Detaching takes tens of milliseconds, one program after the other: an answer would be seen whose
+    /// request no longer was.
+    pub fn disarm(&mut self) -> Result<(), LoadError> {
+        arm(&mut self.ebpf, false)
+    }
+
     /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
     /// interrupted; 0 where the kernel does not say (before 5.12). A softirq meets `data_ready` in the middle of itself on an ordinary
     /// host: up to 6 times in a run of 30 endless answers that were reset (Linux 6.18).
@@ -277,12 +283,16 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     for probe in families.iter().filter(|other| **other != family).flat_map(|other| other.probes()) {
         detach(&mut ebpf, probe);
     }
-    let mut armed: Array<&mut MapData, u32> = array(&mut ebpf, "ARMED")?;
-    armed
-        .set(0, 1, 0)
-        .map_err(|error| LoadError::Map { doing: "arm the probes".to_owned(), reason: chain(&error) })?;
+    arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
     Ok(Loaded { ebpf, family, missing })
+}
+
+/// Lets the probes tell what they see, all from the same instant on, or no longer.
+fn arm(ebpf: &mut Ebpf, armed: bool) -> Result<(), LoadError> {
+    let mut flag: Array<&mut MapData, u32> = array(ebpf, "ARMED")?;
+    let failed = |error| LoadError::Map { doing: "arm the probes".to_owned(), reason: chain(&error) };
+    flag.set(0, u32::from(armed), 0).map_err(failed)
 }
 
 /// The families to try, the best first.

@@ -182,6 +182,9 @@ impl Reader {
         let mut n_empty = 0;
         loop {
             if self.stop.load(Ordering::Relaxed) && self.last_wait.is_none() {
+                if let Some(Err(error)) = self.loaded.as_mut().map(Loaded::disarm) {
+                    tracing::warn!(%error, "the run does not end at one instant");
+                }
                 self.count_not_run();
                 // Detaches every program; what they wrote is still in the ring.
                 self.loaded = None;

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::{
     config::{Config, Hooks, Settings, Size, Span, SummaryForm, Terminal},
     protocol::REGISTRY,
+    report::filter::Thresholds,
     sink::recording::Owner,
 };
 
@@ -68,6 +69,25 @@ impl OnceArgs {
         let summary = if terminal.json { SummaryForm::Json } else { terminal.summary };
         let terminal = Terminal { once: true, json: false, summary, ..terminal.clone() };
         Ok(Config { terminal, ..config })
+    }
+}
+
+/// The settings file, for subcommands that only ask it what the words of a filter mean.
+#[derive(Clone, Debug, Default, Args)]
+pub struct WordsArgs {
+    /// Settings file (TOML): what `slow` means [default: config.toml in $XDG_CONFIG_HOME/txray, if it is there]
+    #[arg(long, value_name = "FILE", env = "TXRAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl WordsArgs {
+    /// What they mean.
+    pub fn thresholds(&self) -> anyhow::Result<Thresholds> {
+        let mut config =
+            RunArgs { config: self.config.clone(), ..RunArgs::default() }.resolve(Settings::default())?;
+        // Layouts say nothing of words.
+        (config.screen.folder, config.screen.layout) = (None, None);
+        Ok(super::run::screen(&config)?.thresholds())
     }
 }
 

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::{
     ExitCode, Expected,
+    args::WordsArgs,
     run::{open_recording, range, read_filter},
 };
 use crate::{
@@ -17,10 +18,11 @@ use crate::{
     report::{
         filter::Filter,
         format::{Align, count, date_clock, duration, fit},
+        head,
     },
     sink::jsonl::write_transaction,
     source::recording::{Reach, Recording},
-    text::{screen_bytes, screen_text},
+    text::screen_text,
     time::WallTime,
     transaction::{End, Transaction, WallRange},
 };
@@ -68,11 +70,16 @@ pub struct FindArgs {
     /// Print one JSON object per transaction and line, as `replay --json` does
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    words: WordsArgs,
 }
 
 /// Runs it.
 pub fn run(args: &FindArgs) -> anyhow::Result<ExitCode> {
-    let filter = args.filter.as_deref().map(read_filter).transpose()?;
+    let filter = match &args.filter {
+        Some(text) => Some(read_filter(text, args.words.thresholds()?)?),
+        None => None,
+    };
     let filter = match (filter, args.id.clone()) {
         (Some(filter), Some(one)) => Some(filter.and(one)),
         (filter, one) => filter.or(one),
@@ -186,7 +193,8 @@ fn find(
     Ok(found)
 }
 
-/// A transaction as a row of the table. What came from outside cannot move a terminal.
+/// A transaction as a row of the table. What came from outside cannot move a terminal, and secrets in the target are left out: `--json`
+/// has it as it was sent.
 fn text(transaction: &Transaction) -> String {
     let Transaction { seq, end_time, duration_ns, role, service, operation, target, .. } = transaction;
     let status = match (transaction.status_code, transaction.end) {
@@ -208,7 +216,7 @@ fn text(transaction: &Transaction) -> String {
         &*screen_text(service),
         &*screen_text(operation),
     ];
-    row(cells, &target.as_deref().map(screen_bytes).unwrap_or_default())
+    row(cells, &target.as_deref().map(head::target).unwrap_or_default())
 }
 
 fn row(cells: [&str; COLUMNS.len()], target: &str) -> String {
@@ -254,7 +262,7 @@ mod tests {
         let plain = text(&transaction(7));
         let hostile = text(&Transaction {
             service: "주문\u{1b}[2J".into(),
-            target: Some(Bytes::from_static(b"/a\n\x1b]0;x\x07\xff")),
+            target: Some(Bytes::from_static(b"/a?token=s3cret&b=\n\x1b]0;x\x07\xff")),
             ..transaction(123_456_789)
         });
         assert_eq!(
@@ -262,7 +270,7 @@ mod tests {
             "      seq end                       elapsed   status   service          operation                        target\n        \
              7 2023-11-14T22:13:20.072Z   2.40ms      200 s shop             GET /item/{id}                   /item/7\n\
              123456789 2023-11-29T05:09:27.898Z   8.80ms      200 s 주문\\u{1b}[2J    GET /item/{id}                   \
-             /a\\n\\u{1b}]0;x\\u{7}\\xff\n"
+             /a?token=REDACTED&b=\\n\\u{1b}]0;x\\u{7}\\xff\n"
         );
     }
 

@@ -10,10 +10,10 @@ use clap::{Args, ValueEnum};
 
 use super::{
     ExitCode, Expected,
+    args::WordsArgs,
     run::{self},
 };
 use crate::{
-    config::Config,
     report::{
         edges::{Calls, Edge},
         filter::Filter,
@@ -53,6 +53,8 @@ pub struct MapArgs {
     /// Columns of the picture [default: those of the terminal, or 120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=1_000))]
     width: Option<u16>,
+    #[command(flatten)]
+    words: WordsArgs,
 }
 
 /// The form of a map.
@@ -68,7 +70,10 @@ pub enum Format {
 
 /// Runs it.
 pub fn run(args: &MapArgs) -> anyhow::Result<ExitCode> {
-    let filter = run::filter(&Config { filter: args.filter.clone(), ..Config::default() })?;
+    let filter = match &args.filter {
+        Some(text) => Some(run::read_filter(text, args.words.thresholds()?)?),
+        None => None,
+    };
     let range = run::range(args.from, args.to)?;
     let recording = run::open_recording(&args.dir)?;
     let (map, mut faults) = gather(&recording, range, filter.as_ref());

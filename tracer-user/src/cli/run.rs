@@ -22,7 +22,7 @@ use crate::{
     metrics::Metrics,
     pipeline::{InFlight, NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
     report::{
-        filter::Filter,
+        filter::{Filter, Thresholds},
         format,
         loss::Losses,
         strip::Strip,
@@ -95,12 +95,13 @@ pub struct Run {
 
 /// Reads the filter of the settings, if there is one.
 pub fn filter(config: &Config) -> anyhow::Result<Option<Filter>> {
-    config.filter.as_deref().map(read_filter).transpose()
+    let Some(text) = &config.filter else { return Ok(None) };
+    read_filter(text, screen(config)?.thresholds()).map(Some)
 }
 
 /// Reads a filter.
-pub fn read_filter(text: &str) -> anyhow::Result<Filter> {
-    Ok(Filter::parse(text).map_err(|error| {
+pub fn read_filter(text: &str, thresholds: Thresholds) -> anyhow::Result<Filter> {
+    Ok(Filter::parse(text, thresholds).map_err(|error| {
         Expected::new(
             error.to_string(),
             "for example: duration >= 100ms and (status_code in (500, 503) or target ~ '/api/**')",

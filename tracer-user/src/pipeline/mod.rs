@@ -4,13 +4,11 @@
 //! behind the watermark. It asks the machine nothing and reads no clock: what it computes is a function of the events.
 
 use std::{
-    borrow::Cow,
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +31,7 @@ use crate::{
     protocol::Mark,
     time::{BootTime, WallTime},
     transaction::{
-        End, Kind, TransactionBatch, Unpaired,
+        End, TransactionBatch, Unpaired,
         exchange::Exchange,
         finish::Ends,
         pairing::Effects,
@@ -135,58 +133,6 @@ pub enum Step {
     Sending,
 }
 
-/// A request in flight.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenRequest {
-    /// How long, ns of event time.
-    pub age_ns: u64,
-    /// How far it is.
-    pub step: Step,
-    /// What sort of transaction.
-    pub kind: Kind,
-    /// The traced process's part.
-    pub role: Role,
-    /// Service.
-    pub service: Arc<str>,
-    /// Process that moved its first byte.
-    pub pid: u32,
-    /// Its thread.
-    pub tid: u32,
-    /// Connection.
-    pub conn: ConnId,
-    /// Number on it.
-    pub ordinal: u64,
-    /// Method; empty where the name has none.
-    pub method: Cow<'static, str>,
-    /// Path as sent, or the name.
-    pub path: Bytes,
-}
-
-impl OpenRequest {
-    /// A word for how far it is; `open` = meant to be open for long.
-    pub fn step_name(&self) -> &'static str {
-        match (self.kind, self.step) {
-            (Kind::LongLived, _) => "open",
-            (_, Step::Reading) => "reading",
-            (_, Step::Waiting) => "waiting",
-            (_, Step::Sending) => "sending",
-        }
-    }
-
-    /// Method and path, as sent.
-    pub fn request(&self) -> Vec<u8> {
-        let mut text = self.method.as_bytes().to_vec();
-        if !text.is_empty() {
-            text.push(b' ');
-        }
-        text.extend_from_slice(&self.path);
-        text
-    }
-}
-
-/// Requests in flight that a snapshot holds one by one: the oldest. All are counted.
-pub const MAX_OPEN_LISTED: usize = 1_000;
-
 /// What the pipeline holds at this instant of event time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -244,12 +190,14 @@ pub const CHECKPOINT_VERSION: u32 = 3;
 mod age;
 mod checkpoint;
 mod connections;
+mod open;
 mod positions;
 mod snapshot;
 mod step;
 
 use connections::{ClosedConns, Tally};
 pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
+pub use open::{MAX_OPEN_LISTED, OpenRequest};
 use positions::Noted;
 pub use positions::Positions;
 use step::excludes;

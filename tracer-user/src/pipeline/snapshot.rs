@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
-
-use super::{AgeSteps, Entry, InFlight, MAX_OPEN_LISTED, OpenRequest, Pipeline, Snapshot};
+use super::{AgeSteps, InFlight, MAX_OPEN_LISTED, OpenRequest, Pipeline, Snapshot};
 use crate::{
     event::ConnId,
-    protocol::Operation,
     time::BootTime,
-    transaction::{Kind, Unpaired, pairing::Open},
+    transaction::{Kind, Unpaired},
 };
 
 impl Pipeline {
@@ -17,6 +14,7 @@ impl Pipeline {
     pub fn snapshot(&self) -> Snapshot {
         let state = &self.rest.state;
         let frontier = self.order.frontier();
+        let (_, anchor) = state.line.at(frontier);
         let mut lost = state.lost;
         let (mut n_open, mut n_long_lived) = (0, 0);
         let age_steps = self.rest.config.age_steps;
@@ -28,7 +26,7 @@ impl Pipeline {
                 let key = (open.start, entry.conn.id, open.ordinal);
                 let full = listed.len() >= MAX_OPEN_LISTED;
                 if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {
-                    listed.insert(key, self.open_request(entry, open, frontier));
+                    listed.insert(key, self.open_request(entry, open, frontier, anchor));
                     if full {
                         listed.pop_last();
                     }
@@ -46,7 +44,7 @@ impl Pipeline {
         lost.high = lost.high.saturating_add(state.residual);
         Snapshot {
             time: frontier,
-            wall: state.line.at(frontier).1.wall(frontier),
+            wall: anchor.wall(frontier),
             watermark: self.rest.watermark.reached(),
             n_conns: self.tracker.len(),
             connections: self.connections(frontier),
@@ -66,27 +64,6 @@ impl Pipeline {
             unpaired: Unpaired::ALL.iter().map(|&reason| (reason, state.unpaired[reason as usize])).collect(),
             lost_requests: lost,
             counters: state.counters.clone(),
-        }
-    }
-
-    fn open_request(&self, entry: &Entry, open: &Open, now: BootTime) -> OpenRequest {
-        let (method, path) = match &open.operation {
-            Operation::Fixed(name) => ("".into(), Bytes::copy_from_slice(name.as_bytes())),
-            // A slice of a captured batch would keep the whole batch in memory.
-            Operation::Path { method, path } => (method.clone(), Bytes::copy_from_slice(path)),
-        };
-        OpenRequest {
-            age_ns: now.0.saturating_sub(open.start.0),
-            step: open.step(),
-            kind: open.kind,
-            role: entry.exchange.role(),
-            service: self.rest.processes.service_of(open.pid, &open.comm),
-            pid: open.pid,
-            tid: open.tid,
-            conn: entry.conn.id,
-            ordinal: open.ordinal,
-            method,
-            path,
         }
     }
 }

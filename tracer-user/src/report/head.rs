@@ -6,8 +6,8 @@ use crate::text::screen_bytes;
 pub const REDACTED: &str = "REDACTED";
 /// Fields whose values are secrets, in lower case.
 const FIELDS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"];
-/// Query parameters whose values are secrets, in lower case: signatures and what they are made with.
-const PARAMETERS: [&str; 7] = [
+/// Query parameters whose values are secrets, in lower case: signatures and what they are made with, keys, tokens and passwords.
+const PARAMETERS: [&str; 22] = [
     "awsaccesskeyid",
     "signature",
     "sig",
@@ -15,6 +15,21 @@ const PARAMETERS: [&str; 7] = [
     "x-amz-signature",
     "x-amz-credential",
     "x-amz-security-token",
+    "access_token",
+    "refresh_token",
+    "id_token",
+    "private_token",
+    "token",
+    "api_key",
+    "apikey",
+    "api-key",
+    "x-api-key",
+    "authorization",
+    "password",
+    "passwd",
+    "pwd",
+    "client_secret",
+    "secret",
 ];
 
 /// The lines of a head, safe to show; the empty line at its end is left out.
@@ -44,8 +59,13 @@ pub fn lines(head: &[u8]) -> Vec<String> {
     out
 }
 
+/// A target as it may be shown: escaped, without the secrets in it.
+pub fn target(target: &[u8]) -> String {
+    screen_bytes(&without_secrets(target))
+}
+
 /// A target, or any text with addresses in it, without the credentials before a host and without the values of parameters that are
-/// signatures.
+/// secrets.
 pub fn without_secrets(text: &[u8]) -> Vec<u8> {
     parameters(&credentials(text))
 }
@@ -168,6 +188,12 @@ mod tests {
             ("/a?%53ig=abc", "/a?%53ig=REDACTED"),
             ("/a?signature=a?sig=b&sig=", "/a?signature=REDACTED&sig=REDACTED"),
             ("/a?design=abc&sig", "/a?design=abc&sig"),
+            (
+                "/a?access_token=abc&Password=d%26e&secret=",
+                "/a?access_token=REDACTED&Password=REDACTED&secret=REDACTED",
+            ),
+            ("/a?api_key=abc&client%5Fsecret=d", "/a?api_key=REDACTED&client%5Fsecret=REDACTED"),
+            ("/token?tokens=3&password_reset=1&key=a", "/token?tokens=3&password_reset=1&key=a"),
             ("sig=abc", "sig=abc"),
             ("/a;sig=abc;y", "/a;sig=REDACTED;y"),
             ("GET http://u:p@h/x?sig=1 HTTP/1.1", "GET http://REDACTED:REDACTED@h/x?sig=REDACTED HTTP/1.1"),

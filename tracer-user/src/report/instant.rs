@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    edges::address,
     format::{self, Align},
     loss::Losses,
     summary::{self, QUANTILES, Summary, comma},
@@ -20,8 +21,10 @@ use crate::{
     time::WallTime,
 };
 
-/// Requests in flight in the text; the rest is counted in a last line.
+/// Requests in flight in the text, and open connections; the rest is counted.
 const TABLE_ROWS: usize = 40;
+/// Connections that ended in the text, the last ones.
+const ENDED_ROWS: usize = 10;
 
 /// The state at an instant.
 #[derive(Clone, Debug)]
@@ -186,7 +189,76 @@ impl Instant {
         Ok(())
     }
 
-    /// What was in flight, the operations, the losses.
+    /// The connections of the text; nothing where there were none.
+    fn connections_text(&self) -> String {
+        let Connections { open, closed, n_closed } = &*self.snapshot.connections;
+        let n_open = self.snapshot.n_conns as u64;
+        if n_open + n_closed == 0 {
+            return String::new();
+        }
+        let shown = [open.len().min(TABLE_ROWS), closed.len().min(ENDED_ROWS)];
+        let [n_shown, n_ended] = shown.map(|n| n as u64);
+        // Of how many, and which, if not all are there.
+        let of = |shown: u64, all: u64, which: &str| {
+            if shown < all {
+                format!("{} of {} {which}", format::count(shown), format::count(all))
+            } else {
+                format::count(all)
+            }
+        };
+        let mut text = format!(
+            "connections open: {}; ended: {}\n",
+            of(n_shown, n_open, "(used last)"),
+            of(n_ended, *n_closed, "(the last)"),
+        );
+        let headings = [
+            "state", "role", "service", "pid", "own end", "peer", "protocol", "age", "idle", "done",
+            "errors", "now", "in", "out",
+        ];
+        let mut rows = vec![headings.map(str::to_owned).to_vec()];
+        rows.extend(open.iter().take(shown[0]).chain(closed.iter().take(shown[1])).map(|row| {
+            let [own, peer] = row.ends().map(|(text, port)| screen_text(&address(&text, port)).into_owned());
+            // Older than what was seen of it.
+            let age = if row.from_start { "" } else { "≥" };
+            vec![
+                row.state.as_str().to_owned(),
+                row.role.as_str().to_owned(),
+                screen_text(&row.service).into_owned(),
+                row.pid.to_string(),
+                own,
+                peer,
+                row.protocol.unwrap_or("-").to_owned(),
+                format!("{age}{}", format::duration(row.age_ns)),
+                row.idle_ns.map_or("-".to_owned(), format::duration),
+                format::count(row.requests),
+                format::count(row.errors),
+                format::count(row.in_flight),
+                format::count(row.bytes[0]),
+                format::count(row.bytes[1]),
+            ]
+        }));
+        let (left, right) = (Align::Left, Align::Right);
+        let columns = [
+            (left, 12),
+            (left, 7),
+            (left, 24),
+            (right, 8),
+            (left, 48),
+            (left, 48),
+            (left, 10),
+            (right, 9),
+            (right, 8),
+            (right, 12),
+            (right, 12),
+            (right, 8),
+            (right, 16),
+            (right, 16),
+        ];
+        text.push_str(&format::table(&rows, &columns));
+        text
+    }
+
+    /// What was in flight, the connections, the operations, the losses.
     pub fn text(&self) -> String {
         let Snapshot { n_open, n_long_lived, open, .. } = &self.snapshot;
         let [count, errors, recent] = totals(&self.histograms);
@@ -223,6 +295,10 @@ impl Instant {
                 let _ = writeln!(text, "… and {} younger ones", format::count(rest));
             }
         }
+        for part in [self.connections_text()].iter().filter(|part| !part.is_empty()) {
+            text.push('\n');
+            text.push_str(part);
+        }
         text.push('\n');
         text.push_str(&summary::table(&summary::operations(&self.histograms), None));
         text
@@ -231,8 +307,91 @@ impl Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tracer_ebpf as abi;
+
     use super::*;
-    use crate::pipeline::{AgeSteps, InFlight};
+    use crate::{
+        event::{ConnId, Role},
+        pipeline::{AgeSteps, ConnState, InFlight, MAX_CLOSED_LISTED},
+    };
+
+    fn conn(i: u64, state: ConnState) -> ConnRow {
+        let mut tuple = abi::Tuple {
+            local_port: 80,
+            remote_port: 40_000 + i as u16,
+            family: abi::FAMILY_INET,
+            ..abi::Tuple::default()
+        };
+        tuple.local[..4].copy_from_slice(&[127, 0, 0, 1]);
+        tuple.remote[..4].copy_from_slice(&[10, 0, 0, 7]);
+        ConnRow {
+            conn: ConnId(i),
+            service: "shop\u{1b}[2J".into(),
+            pid: 4_711,
+            comm: [0; 16],
+            role: Role::Server,
+            tuple,
+            unix_path: Default::default(),
+            protocol: Some("http1"),
+            age_ns: 90_000_000_000,
+            from_start: i != 1,
+            requests: 1_000 + i,
+            errors: 3,
+            in_flight: 1,
+            step: None,
+            bytes: [12_345, 678_900],
+            idle_ns: (i != 2).then_some(20_000_000),
+            state,
+            capture: "heads",
+        }
+    }
+
+    fn with_connections(n_listed: u64, n_open: usize, n_ended: u64, n_closed: u64) -> Instant {
+        let connections = Connections {
+            open: (0..n_listed).map(|i| conn(i, ConnState::Open)).collect(),
+            closed: (500..500 + n_ended).map(|i| conn(i, ConnState::Reset)).collect(),
+            n_closed,
+        };
+        Instant {
+            at: WallTime(1),
+            snapshot: Snapshot { n_conns: n_open, connections: Arc::new(connections), ..Snapshot::default() },
+            histograms: Histograms::default(),
+            losses: Losses::default(),
+        }
+    }
+
+    #[test]
+    fn connections_are_a_table_and_what_it_leaves_out_is_counted() {
+        let text = with_connections(3, 3, 1, 1).text();
+        let lines: Vec<&str> =
+            text.lines().skip_while(|line| !line.starts_with("connections")).take(6).collect();
+        assert_eq!(lines.join("\n"), "\
+connections open: 3; ended: 1
+state  role    service         pid  own end       peer            protocol     age    idle   done  errors  now      in      out
+open   server  shop\\u{1b}[2J  4711  127.0.0.1:80  10.0.0.7:40000  http1      90.0s  20.0ms  1,000       3    1  12,345  678,900
+open   server  shop\\u{1b}[2J  4711  127.0.0.1:80  10.0.0.7:40001  http1     ≥90.0s  20.0ms  1,001       3    1  12,345  678,900
+open   server  shop\\u{1b}[2J  4711  127.0.0.1:80  10.0.0.7:40002  http1      90.0s       -  1,002       3    1  12,345  678,900
+reset  server  shop\\u{1b}[2J  4711  127.0.0.1:80  10.0.0.7:40500  http1      90.0s  20.0ms  1,500       3    1  12,345  678,900");
+        let n_rows = |text: &str| text.lines().filter(|line| line.contains("10.0.0.7:")).count();
+        for (listed, all, ended, closed, heading) in [
+            (40, 40, 10, 10, "connections open: 40; ended: 10\n"),
+            (41, 41, 11, 11, "connections open: 40 of 41 (used last); ended: 10 of 11 (the last)\n"),
+            (
+                1_000,
+                65_000,
+                MAX_CLOSED_LISTED as u64,
+                12_345,
+                "connections open: 40 of 65,000 (used last); ended: 10 of 12,345 (the last)\n",
+            ),
+        ] {
+            let text = with_connections(listed, all, ended, closed).text();
+            assert!(text.contains(heading), "{text}");
+            assert_eq!(n_rows(&text), 50);
+        }
+        assert!(!with_connections(0, 0, 0, 0).text().contains("connections"));
+    }
 
     #[test]
     fn classes_of_age_are_called_by_their_bounds() {

@@ -72,8 +72,8 @@ impl Second {
             .iter()
             .map(|cell| match cell {
                 None => ' ',
-                Some(Class::Normal | Class::LongLived) => '#',
-                Some(Class::Stuck | Class::Error) => 'E',
+                Some(Class::Normal | Class::LongLived | Class::ClientError) => '#',
+                Some(Class::Stuck | Class::Aborted | Class::Error) => 'E',
             })
             .collect();
         let quantile = |q: f64| {

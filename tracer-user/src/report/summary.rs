@@ -173,10 +173,10 @@ impl Summary {
             .unpaired
             .iter()
             .filter(|(_, n)| *n != 0)
-            .map(|(reason, n)| format!("{} {}", reason.as_str(), format::count(*n)))
+            .map(|(reason, n)| format!("{} {} ({})", reason.as_str(), format::count(*n), reason.why()))
             .collect();
         if !unpaired.is_empty() {
-            let _ = write!(text, "; unpaired: {}", unpaired.join(", "));
+            let _ = write!(text, "; unpaired answers: {}", unpaired.join(", "));
         }
         let _ = writeln!(text, "\n{}", self.losses.line());
         text

@@ -21,24 +21,31 @@ pub enum Class {
     Normal = 0,
     /// A tunnel, upgraded connection or stream.
     LongLived = 1,
+    /// Answered with a client error (4xx), which is none of the server's.
+    ClientError = 2,
     /// Given up as stuck.
-    Stuck = 2,
-    /// An error for its role, or no answer.
-    Error = 3,
+    Stuck = 3,
+    /// No answer: closed, reset, exited.
+    Aborted = 4,
+    /// Answered, with an error for its role.
+    Error = 5,
 }
 
 impl Class {
     /// All, in order.
-    pub const ALL: [Class; 4] = [Class::Normal, Class::LongLived, Class::Stuck, Class::Error];
+    pub const ALL: [Class; 6] =
+        [Class::Normal, Class::LongLived, Class::ClientError, Class::Stuck, Class::Aborted, Class::Error];
 
     /// Of a transaction.
     pub fn of(transaction: &Transaction) -> Class {
         match transaction.end {
             End::Stuck => Class::Stuck,
-            End::Closed | End::Reset | End::Exited => Class::Error,
+            End::Closed | End::Reset | End::Exited => Class::Aborted,
             End::Answered | End::Upgraded | End::TracerStopped => {
                 if transaction.error {
                     Class::Error
+                } else if matches!(transaction.status_code, Some(400..500)) {
+                    Class::ClientError
                 } else if transaction.kind == Kind::LongLived {
                     Class::LongLived
                 } else {
@@ -46,6 +53,11 @@ impl Class {
                 }
             }
         }
+    }
+
+    /// Whether it is counted among the errors of a chart.
+    pub fn is_error(self) -> bool {
+        self >= Class::Aborted
     }
 }
 
@@ -91,12 +103,8 @@ impl Dot {
 
     /// How it is painted.
     pub fn class(self) -> Class {
-        match (self.packed >> DURATION_BITS) as u8 {
-            0 => Class::Normal,
-            1 => Class::LongLived,
-            2 => Class::Stuck,
-            _ => Class::Error,
-        }
+        let number = usize::from((self.packed >> DURATION_BITS) as u8);
+        Class::ALL.get(number).copied().unwrap_or(Class::Error)
     }
 
     /// The traced process's part.
@@ -119,7 +127,7 @@ const _: () = assert!(size_of::<Dot>() == 24);
 /// Rows of an old column: powers of two of the duration from 1 µs (2^10 ns); the last holds everything longer (2^42 ns
 /// = 73 min).
 pub const OLD_ROWS: usize = 33;
-/// Old columns kept, one second each: an hour. 3,600 × 2 roles × 33 × 4 classes × 4 bytes = 3.8 MB.
+/// Old columns kept, one second each: an hour. 3,600 × 2 roles × 33 × 6 classes × 4 bytes = 5.7 MB.
 pub const OLD_COLUMNS: usize = 3_600;
 
 /// Counts per cell of one second that (in part) fell out of the ring.
@@ -128,7 +136,7 @@ struct OldColumn {
     /// Second of event time since the epoch.
     second: u64,
     /// Counts by role (0 = server or not known, 1 = client), row and [`Class`].
-    cells: Box<[[[u32; 4]; OLD_ROWS]; 2]>,
+    cells: Box<[[[u32; Class::ALL.len()]; OLD_ROWS]; 2]>,
 }
 
 /// Dots that fell out of the ring together.
@@ -209,7 +217,7 @@ impl Xlog {
             if self.old.len() >= OLD_COLUMNS {
                 self.old.pop_front();
             }
-            self.old.push_back(OldColumn { second, cells: Box::new([[[0; 4]; OLD_ROWS]; 2]) });
+            self.old.push_back(OldColumn { second, cells: Box::new([[[0; Class::ALL.len()]; OLD_ROWS]; 2]) });
         }
         if let Some(column) = self.old.back_mut() {
             let client = usize::from(dot.role() == Role::Client);
@@ -330,12 +338,59 @@ mod tests {
         assert_eq!(dot.end(), transaction(7).end_time);
         assert_eq!(dot.duration_ns() as i64, transaction(7).duration_ns);
         assert_eq!((dot.class(), dot.role(), dot.seq()), (Class::Error, Role::Client, 1 << 50));
+        for (class, one) in Class::ALL.into_iter().zip(one_of_each_class()) {
+            assert_eq!((class, Dot::of(&one).class()), (Class::of(&one), class));
+        }
+    }
+
+    /// A transaction of each class, in the order of the classes.
+    fn one_of_each_class() -> [Transaction; 6] {
+        let normal = transaction(0);
+        [
+            normal.clone(),
+            Transaction { kind: Kind::LongLived, end: End::Upgraded, ..normal.clone() },
+            Transaction { status_code: Some(404), ..normal.clone() },
+            Transaction { end: End::Stuck, error: true, ..normal.clone() },
+            Transaction { end: End::Reset, error: true, ..normal.clone() },
+            Transaction { status_code: Some(503), error: true, ..normal },
+        ]
     }
 
     #[test]
-    fn ends_without_an_answer_are_errors_and_stuck_is_stuck() {
+    fn a_4xx_is_an_error_where_it_is_one_of_its_role_and_a_client_error_elsewhere() {
+        let class = |status_code, end, error| {
+            Class::of(&Transaction { status_code: Some(status_code), end, error, ..transaction(0) })
+        };
+        assert_eq!(class(399, End::Answered, false), Class::Normal);
+        assert_eq!(class(400, End::Answered, false), Class::ClientError);
+        assert_eq!(class(499, End::Answered, false), Class::ClientError);
+        assert_eq!(class(500, End::Answered, true), Class::Error);
+        // Of the one that asked.
+        assert_eq!(class(404, End::Answered, true), Class::Error);
+        // The rest of the answer never came.
+        assert_eq!(class(404, End::Reset, true), Class::Aborted);
+    }
+
+    #[test]
+    fn what_falls_out_of_the_ring_keeps_its_class() {
+        let mut xlog = Xlog::new(1);
+        for (i, one) in one_of_each_class().into_iter().enumerate() {
+            for _ in 0..=i {
+                xlog.push(&one);
+            }
+        }
+        xlog.push(&transaction(0));
+        let old = xlog.old(WallTime(0), WallTime(u64::MAX));
+        let counts: Vec<_> = old.map(|old| (old.class, old.n)).collect();
+        assert_eq!(counts, Class::ALL.into_iter().zip(1..).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn ends_without_an_answer_are_aborted_and_stuck_is_stuck() {
         let class = |end, kind, error| Class::of(&Transaction { end, kind, error, ..transaction(0) });
-        assert_eq!(class(End::Reset, Kind::Request, false), Class::Error);
+        for end in [End::Closed, End::Reset, End::Exited] {
+            assert_eq!(class(end, Kind::Request, true), Class::Aborted);
+        }
         assert_eq!(class(End::Stuck, Kind::Request, true), Class::Stuck);
         assert_eq!(class(End::Upgraded, Kind::LongLived, false), Class::LongLived);
         assert_eq!(class(End::Answered, Kind::LongLived, true), Class::Error);

@@ -208,6 +208,18 @@ text_enum! {
     }
 }
 
+impl Unpaired {
+    /// The same in words: what became of the requests.
+    pub fn why(self) -> &'static str {
+        match self {
+            Unpaired::MidJoin => "asked for before the run",
+            Unpaired::Gap => "asked for in what was lost",
+            Unpaired::Unsolicited => "not asked for",
+            Unpaired::Late => "given up before",
+        }
+    }
+}
+
 /// Transactions behind the watermark, in order, and the watermark itself.
 #[derive(Clone, Debug, Default)]
 pub struct TransactionBatch {

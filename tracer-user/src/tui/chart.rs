@@ -419,7 +419,7 @@ impl Chart {
     /// Puts `n` dots at a place ([`Geometry::dot`]). Called for every dot of a frame: what cells can be added up to is left to
     /// [`Chart::add_up`].
     fn put(&mut self, (x, y): (u64, u16), duration_ns: u64, class: Class, n: u64) {
-        if class == Class::Error {
+        if class.is_error() {
             self.n_errors += n;
         }
         if duration_ns >= self.area.y_max_ns {
@@ -452,7 +452,7 @@ impl Chart {
         for (at, cell) in self.cells.iter().enumerate() {
             let column = &mut columns[at % width.max(1)];
             column.0 += cell.count;
-            column.1 |= cell.class == Some(Class::Error);
+            column.1 |= cell.class.is_some_and(Class::is_error);
         }
         columns
     }
@@ -533,7 +533,7 @@ impl ChartArea {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::compliance::transaction;
+    use crate::{sink::compliance::transaction, transaction::End};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -594,6 +594,26 @@ mod tests {
             let painted: Vec<_> = chart.cells.iter().filter_map(|cell| cell.class).collect();
             assert_eq!(painted, [Class::Error]);
             assert_eq!((chart.n, chart.n_errors), (2, 1));
+        }
+    }
+
+    #[test]
+    fn the_more_important_class_wins_its_cell_and_the_errors_are_those_that_failed() {
+        let normal = at(950, SECOND);
+        let client_error = Transaction { status_code: Some(404), ..normal.clone() };
+        let aborted = Transaction { end: End::Closed, error: true, ..normal.clone() };
+        let error = Transaction { status_code: Some(500), error: true, ..normal.clone() };
+        let all = [normal, client_error, aborted, error];
+        let wins = [Class::Normal, Class::ClientError, Class::Aborted, Class::Error];
+        for (n, (class, errors)) in wins.into_iter().zip([0, 0, 1, 2]).enumerate() {
+            let mut transactions = all[..=n].to_vec();
+            for _ in 0..2 {
+                let chart = chart(area(Scale::Log), &transactions);
+                assert_eq!(chart.cells.iter().filter_map(|cell| cell.class).collect::<Vec<_>>(), [class]);
+                assert_eq!((chart.n, chart.n_errors), (n as u64 + 1, errors));
+                assert_eq!(chart.by_column().iter().any(|(_, has_error)| *has_error), errors != 0);
+                transactions.reverse();
+            }
         }
     }
 

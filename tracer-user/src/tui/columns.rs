@@ -76,8 +76,8 @@ pub struct Columns {
     pub list: Option<Vec<ListColumn>>,
 }
 
-/// Columns of the mark that says how many are not shown.
-pub(super) const MARK: usize = 4;
+/// Columns of the mark that says how many are not shown: no screen hides ten.
+pub(super) const MARK: usize = 3;
 
 /// How many columns of these least widths fit from the left, a space behind each; where not all do, the mark fits too.
 pub(super) fn fitting(widths: impl IntoIterator<Item = usize> + Clone, room: usize) -> usize {
@@ -98,6 +98,11 @@ pub(super) fn mark(hidden: usize) -> Option<String> {
     (hidden != 0).then(|| format!(">{hidden}"))
 }
 
+/// Columns that are left for a table's own, with the mark beside them where columns are not shown.
+pub(super) fn beside_mark(width: u16, hidden: usize) -> u16 {
+    if hidden == 0 { width } else { width.saturating_sub(MARK as u16) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,9 +111,10 @@ mod tests {
     fn columns_are_dropped_from_the_right_and_leave_room_for_the_mark() {
         assert_eq!(fitting([6, 6, 6], 21), 3);
         assert_eq!(fitting([6, 6, 6], 20), 2);
-        assert_eq!(fitting([6, 6, 6], 17), 1);
+        assert_eq!(fitting([6, 6, 6], 16), 1);
         assert_eq!(fitting([6, 6, 6], 3), 0);
         assert_eq!(mark(0), None);
         assert_eq!(mark(2).as_deref(), Some(">2"));
+        assert_eq!([beside_mark(80, 0), beside_mark(80, 1), beside_mark(2, 1)], [80, 77, 0]);
     }
 }

@@ -1,7 +1,11 @@
 //! What is typed behind `:`.
 
 use super::{playback::Pace, range::Span as Range, view::View};
-use crate::{config::Span, report::filter::Filter, time::WallTime};
+use crate::{
+    config::Span,
+    report::filter::{Filter, Thresholds},
+    time::WallTime,
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const DAY_NS: u64 = 86_400 * SECOND_NS;
@@ -33,8 +37,9 @@ pub enum Typed {
 pub const HELP: &str =
     "goto 14:03:07 | range 2h | speed 10 | filter … | window 10m | top 3s | view xlog | live | quit";
 
-/// Reads what was typed; `now`: the instant that is shown. An error says where (a character, from 0) and what.
-pub fn parse(text: &str, now: WallTime) -> Result<Typed, (usize, String)> {
+/// Reads what was typed; `now`: the instant that is shown; `thresholds`: what words of a filter mean. An error says where (a character,
+/// from 0) and what.
+pub fn parse(text: &str, now: WallTime, thresholds: Thresholds) -> Result<Typed, (usize, String)> {
     let begin = text.len() - text.trim_start().len();
     let (name, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
     let argument = rest.trim();
@@ -57,7 +62,7 @@ pub fn parse(text: &str, now: WallTime) -> Result<Typed, (usize, String)> {
         "range" => range(argument, now).map(Typed::Range).map_err(wrong),
         "speed" => argument.parse().map(Typed::Pace).map_err(wrong),
         "filter" if argument.is_empty() => Ok(Typed::Filter(None)),
-        "filter" => Filter::parse(argument)
+        "filter" => Filter::parse(argument, thresholds)
             .map(|filter| Typed::Filter(Some(filter)))
             .map_err(|error| (at + error.column.saturating_sub(1), error.message)),
         "window" => span(argument).map(Typed::Window),
@@ -162,7 +167,7 @@ mod tests {
 
     #[track_caller]
     fn check_goto(text: &str, want: &str) {
-        match parse(text, now()) {
+        match parse(text, now(), Thresholds::default()) {
             Ok(Typed::Goto(at)) => assert_eq!(at, want.parse().unwrap(), "{text}"),
             other => panic!("{text}: {other:?}"),
         }
@@ -181,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_range_is_a_length_or_goes_from_one_instant_to_another() {
-        let check = |text: &str, want: Range| match parse(text, now()) {
+        let check = |text: &str, want: Range| match parse(text, now(), Thresholds::default()) {
             Ok(Typed::Range(range)) => assert_eq!(range, want, "{text}"),
             other => panic!("{text}: {other:?}"),
         };
@@ -218,7 +223,7 @@ mod tests {
             ("view nothing", 5, "overview"),
             (" hurry", 1, "no command 'hurry'"),
         ] {
-            let (found, what) = parse(text, now()).unwrap_err();
+            let (found, what) = parse(text, now(), Thresholds::default()).unwrap_err();
             assert_eq!(found, at, "{text}: {what}");
             assert!(what.contains(part), "{text}: {what}");
         }
@@ -227,8 +232,8 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_is_typed_panics_and_a_fault_lies_within(text in "\\PC{0,40}") {
-            for text in [text.clone(), format!("goto {text}"), format!("filter {text}"), format!("range {text}")] {
-                if let Err((at, _)) = parse(&text, now()) {
+            for text in [text.clone(), format!("goto {text}"), format!("filter {text}"), format!("range {text}"), format!("speed {text}")] {
+                if let Err((at, _)) = parse(&text, now(), Thresholds::default()) {
                     prop_assert!(at <= text.chars().count());
                 }
             }

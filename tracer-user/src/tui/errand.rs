@@ -152,7 +152,7 @@ fn figures(model: &Model, app: &App) -> String {
     });
     let list = model.list.as_ref().map(|list| json!({ "transactions": list.n, "kept": list.rows.len() }));
     let chart = model.chart.as_ref().map(|chart| json!({ "dots": chart.n, "clamped": chart.n_clamped }));
-    let detail = app.detail.as_ref().map(|shown| shown.id());
+    let detail = app.opened().map(|shown| shown.id());
     let lost: serde_json::Map<_, _> =
         model.losses.lost.iter().map(|(reason, n)| (screen_text(reason).into_owned(), json!(n))).collect();
     let missing: Vec<_> = model

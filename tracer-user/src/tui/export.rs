@@ -11,7 +11,10 @@ use super::{
     view::{Place, View},
 };
 use crate::{
-    report::format::{self, Align, count},
+    report::{
+        format::{self, Align, count},
+        head,
+    },
     sink::jsonl::{KEYS, write_transaction},
     text::{push_json, screen_bytes, screen_text},
     time::WallTime,
@@ -214,7 +217,7 @@ pub fn export(form: Form, feed: &Feed, app: &App, model: &Model) -> Export {
 /// The transactions of a place.
 fn transactions(place: Place, feed: &Feed, app: &App, model: &Model) -> Vec<Arc<Transaction>> {
     let is_wanted = |row: &&Arc<Transaction>| app.filter.as_ref().is_none_or(|filter| filter.matches(row));
-    match (place, &app.detail, &model.list, &app.selection) {
+    match (place, app.opened(), &model.list, &app.selection) {
         (Place::Detail, Some(shown), ..) => vec![shown.clone()],
         (Place::List, _, Some(list), _) => list.rows.clone(),
         (Place::Contrast, _, _, Some(rectangle)) => {
@@ -283,7 +286,7 @@ fn listed(rows: &[Arc<Transaction>]) -> Table {
             row.role.as_str().into(),
             (&*row.service).into(),
             (&*row.operation).into(),
-            Value::Text(row.target.as_deref().map(screen_bytes).unwrap_or_default()),
+            Value::Text(row.target.as_deref().map(head::target).unwrap_or_default()),
         ]
     });
     let headings = vec!["end", "elapsed", "status", "end_seen", "role", "service", "operation", "target"];

@@ -8,15 +8,17 @@ use std::{
     thread,
 };
 
-use super::app::App;
+use super::{app::App, flight::Progress};
 use crate::{
-    event::ConnId,
     source::heads::{Head, Heads, HeadsError},
     transaction::Transaction,
 };
 
 /// Fetches the heads of a transaction from a recording; may take seconds.
 pub type FetchHeads = Arc<dyn Fn(&Transaction) -> Result<Heads, HeadsError> + Send + Sync>;
+
+/// So old, ns, a request is in the recording: journals are written through once a second.
+const RECORDED_NS: u64 = 2_000_000_000;
 
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
@@ -52,15 +54,17 @@ impl ShownHeads {
 /// The heads of what is open, and the one thread that may be on the way for them.
 pub(super) struct HeadsDesk {
     fetch: Option<FetchHeads>,
-    /// Of which transaction.
-    of: Option<(ConnId, u64)>,
+    /// Of which transaction; of one in flight, how far it was.
+    of: Option<Progress>,
+    /// How old one in flight was then, ns.
+    age_ns: u64,
     shown: ShownHeads,
     answer: Option<Receiver<ShownHeads>>,
 }
 
 impl HeadsDesk {
     pub(super) fn new(fetch: Option<FetchHeads>) -> HeadsDesk {
-        HeadsDesk { fetch, of: None, shown: ShownHeads::default(), answer: None }
+        HeadsDesk { fetch, of: None, age_ns: 0, shown: ShownHeads::default(), answer: None }
     }
 
     /// Looks at what is open and at what has come; whether there is something new to draw.
@@ -75,14 +79,17 @@ impl HeadsDesk {
             }
             Some(Err(TryRecvError::Empty)) | None => {}
         }
-        let open = app.detail.as_ref();
-        let of = open.map(|row| (row.conn, row.ordinal));
+        let open = app.opened();
+        let of = app.progress();
         // One at a time: who goes through a list quickly waits for the last one only, and its answer is nobody's.
-        if of == self.of || self.answer.is_some() {
+        if self.answer.is_some() || (of == self.of && !self.is_due(app)) {
             return is_new;
         }
+        // What is known of the request stays in sight while its answer is fetched.
+        let is_further = of.zip(self.of).is_some_and(|(new, old)| (new.0, new.1) == (old.0, old.1));
+        let before = std::mem::take(&mut self.shown);
         self.of = of;
-        self.shown = ShownHeads::NoRecording;
+        self.age_ns = app.followed().map_or(0, |flight| flight.open.age_ns);
         if let Some(row) = open.cloned() {
             let (send, receive) = mpsc::sync_channel(1);
             let fetch = fetch.clone();
@@ -95,16 +102,29 @@ impl HeadsDesk {
                 let _ = send.send(heads);
             });
             match thread {
-                Ok(_) => (self.shown, self.answer) = (ShownHeads::Loading, Some(receive)),
+                Ok(_) => {
+                    let shown = if is_further { before } else { ShownHeads::Loading };
+                    (self.shown, self.answer) = (shown, Some(receive));
+                }
                 Err(error) => self.shown = ShownHeads::Failed(error.to_string()),
             }
         }
         true
     }
 
+    /// Whether the head of a request in flight was not yet on the disk when it was looked for, and may be by now.
+    fn is_due(&self, app: &App) -> bool {
+        let Some(flight) = app.followed() else { return false };
+        let is_missing =
+            matches!(&self.shown, ShownHeads::Known(heads) if matches!(heads.request, Head::NotFound));
+        let now = flight.open.age_ns;
+        is_missing && self.age_ns < RECORDED_NS && now >= self.age_ns.saturating_add(RECORDED_NS)
+    }
+
     /// What is known of the heads of what is open.
     pub(super) fn shown(&self, app: &App) -> ShownHeads {
-        let is_its_own = self.of == app.detail.as_ref().map(|row| (row.conn, row.ordinal));
+        let which = |shown: Option<Progress>| shown.map(|(conn, ordinal, _)| (conn, ordinal));
+        let is_its_own = which(self.of) == which(app.progress());
         match &self.fetch {
             Some(_) if !is_its_own => ShownHeads::Loading,
             _ => self.shown.clone(),
@@ -117,7 +137,81 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::sink::compliance::transaction;
+    use crate::{
+        event::ConnId,
+        pipeline::{OpenRequest, Step},
+        sink::compliance::transaction,
+        tui::flight::Flight,
+    };
+
+    #[test]
+    fn heads_of_a_request_in_flight_are_fetched_again_when_it_is_further_and_once_when_they_were_not_there_yet()
+     {
+        let (asked, told) = mpsc::channel();
+        let fetch: FetchHeads = Arc::new(move |row: &Transaction| {
+            asked.send((row.ordinal, row.end_time)).unwrap();
+            let is_recorded = row.response_start.is_some();
+            let request = if is_recorded { Head::Whole("GET / HTTP/1.1".into()) } else { Head::NotFound };
+            Ok(Heads { request, response: Head::NotFound })
+        });
+        let mut desk = HeadsDesk::new(Some(fetch));
+        let open = |age_ns: u64, step: Step| {
+            let open = OpenRequest { age_ns, ..open_request(step) };
+            App { flight: Some(Flight::of(&open)), ..App::default() }
+        };
+        let mut look = |app: &App| {
+            desk.look(app);
+            while desk.answer.is_some() {
+                desk.look(app);
+                thread::yield_now();
+            }
+            (told.try_iter().count(), desk.shown(app))
+        };
+        let second = 1_000_000_000;
+        let is_missing = |shown| matches!(shown, ShownHeads::Known(heads) if heads.request == Head::NotFound);
+        let (n, shown) = look(&open(second / 10, Step::Waiting));
+        assert_eq!((n, is_missing(shown)), (1, true));
+        assert_eq!(look(&open(second, Step::Waiting)).0, 0);
+        // Once it must be on the disk it is looked for again, and then no more.
+        assert_eq!(look(&open(3 * second, Step::Waiting)).0, 1);
+        assert_eq!(look(&open(9 * second, Step::Waiting)).0, 0);
+        let (n, shown) = look(&open(10 * second, Step::Sending));
+        assert_eq!((n, is_missing(shown)), (1, false));
+        assert_eq!(look(&open(20 * second, Step::Sending)).0, 0);
+        // It ended.
+        let row = Transaction { conn: ConnId(7), ordinal: 7, ..transaction(0) };
+        assert_eq!(look(&App { detail: Some(row.into()), ..App::default() }).0, 1);
+    }
+
+    fn open_request(step: Step) -> OpenRequest {
+        let row = transaction(0);
+        OpenRequest {
+            age_ns: 0,
+            step,
+            kind: row.kind,
+            role: row.role,
+            service: row.service,
+            pid: 1,
+            tid: 1,
+            comm: [0; 16],
+            conn: ConnId(7),
+            ordinal: 7,
+            method: "GET".into(),
+            path: "/".into(),
+            target: None,
+            protocol: row.protocol,
+            start: row.start_time,
+            request_end: row.request_end,
+            response_start: row.response_start.filter(|_| step == Step::Sending),
+            queue_ns: None,
+            status_code: None,
+            bytes: [0; 2],
+            tuple: Default::default(),
+            unix_path: Default::default(),
+            confidence: row.confidence,
+            time_basis: row.time_basis,
+        }
+    }
 
     #[test]
     fn heads_are_fetched_once_for_each_transaction_that_is_opened_one_at_a_time() {

@@ -316,6 +316,8 @@ const EXPORTED: &[Place] = &[
     Place::Contrast,
     Place::Detail,
 ];
+/// Where a row is one transaction, finished or in flight.
+const OPENING: &[Place] = &[Place::View(View::Active), Place::List];
 /// Where a transaction is selected.
 const LINKED: &[Place] = &[Place::List, Place::Detail];
 const OPENED: &[Place] =
@@ -356,7 +358,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('-'), Char('_')], RANGE, A::Longer, "a longer range", ""),
     bind(&[Char('c')], RANGE, A::Roles, "requests served, made, or both", "role"),
     bind(&[Char('b')], &[Place::List], A::Contrast, "what they have that the others have not", "compare"),
-    bind(&[Key::Enter], &[Place::List], A::Open, "open the transaction", "open"),
+    bind(&[Key::Enter], OPENING, A::Open, "open the transaction", "open"),
     bind(&[Key::Enter], NARROWING, A::Narrow, "filter to the row, and show its dots", ""),
     bind(&[Char('o')], LINKED, A::Link, "the link to another tool (--open-url)", ""),
     bind(&[Char('e')], EXPORTED, A::TypeExport, "export all rows to a file", ""),

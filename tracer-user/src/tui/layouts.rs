@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{SettingsFile, Span},
-    report::filter::Filter,
+    report::filter::{Filter, Thresholds},
     text::screen_text,
 };
 
@@ -119,7 +119,8 @@ impl SavedLayout {
         app.list_sort = self.list_sort.unwrap_or(start.list_sort);
         app.forced = self.density.unwrap_or(start.forced);
         // It was read once when the layout was.
-        app.filter = self.filter.as_deref().and_then(|text| Filter::parse(text).ok());
+        app.filter =
+            self.filter.as_deref().and_then(|text| Filter::parse(text, app.settings.thresholds()).ok());
         app.columns = Columns {
             operations: self.columns.operations.clone().or_else(|| start.columns.operations.clone()),
             list: self.columns.list.clone().or_else(|| start.columns.list.clone()),
@@ -257,7 +258,8 @@ fn filter(reader: Reader<'_>, item: &Item<'_>) -> Result<Option<String>, Fault> 
     if text.trim().is_empty() {
         return Ok(None);
     }
-    Filter::parse(text).map_err(|error| {
+    // Whatever the settings make of the words: the same texts can be read.
+    Filter::parse(text, Thresholds::default()).map_err(|error| {
         let what = format!("`filter`, at its column {}: {}", error.column, error.message);
         reader.fault(item.span(), what, "such as \"duration > 100ms and err\", the language of --filter")
     })?;

@@ -15,6 +15,7 @@ use super::{
     draw::Layout,
     edges::{Edge, edges, edges_among},
     feed::{Feed, Heading, Status},
+    flight::Flight,
     graph::{Graph, Picture, picture},
     graphs::Graphs,
     heads::ShownHeads,
@@ -329,7 +330,7 @@ impl Model {
                 rows.iter().filter(shown).partition(|row| rectangle.holds(row));
             contrast(selected.into_iter().map(|row| &**row), rest.into_iter().map(|row| &**row))
         });
-        let (neighbours, neighbours_cut, neighbours_ends) = match &app.detail {
+        let (neighbours, neighbours_cut, neighbours_ends) = match app.opened() {
             Some(shown) => {
                 let recent = feed.recent.lock();
                 let (rows, cut) = neighbours(shown, &recent);
@@ -465,9 +466,13 @@ impl Model {
             .list
             .as_ref()
             .and_then(|list| list.lines.get(app.list.selected.min(list.lines.len().saturating_sub(1))));
-        let conn = self.conns.get(app.conns.selected.min(self.conns.len().saturating_sub(1)));
         // As it is drawn: rows may have gone.
         let at = |rows: &Rows, n: usize| rows.selected.min(n.saturating_sub(1));
+        let conn = self.conns.get(at(&app.conns, self.conns.len()));
+        let flight = match app.place() {
+            Place::View(View::Active) => self.open.get(at(&app.active, self.open.len())).map(Flight::of),
+            _ => None,
+        };
         let narrow = match app.place() {
             Place::View(View::Overview | View::Operations) => {
                 self.rows.get(at(&app.operations, self.rows.len())).map(narrowing_of_row)
@@ -490,6 +495,7 @@ impl Model {
             call: line.and_then(Line::call),
             conn: conn.map(|row| row.conn),
             range: self.graphs.as_ref().map(Graphs::seen).unwrap_or_default(),
+            flight,
         }
     }
 

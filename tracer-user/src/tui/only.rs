@@ -75,8 +75,7 @@ impl App {
 
     /// Shows the transactions of one connection in the XLog, whichever its role.
     pub(super) fn show_connection(&mut self, conn: ConnId) {
-        let Ok(filter) = Filter::parse(&format!("conn_id = '{:016x}'", conn.0)) else { return };
-        self.filter = Some(filter);
+        self.filter = Some(Filter::conn(conn));
         (self.view, self.roles, self.scroll) = (View::Xlog, Roles::Both, 0);
     }
 }
@@ -98,7 +97,7 @@ mod tests {
         assert_eq!((wanted(&app), app.is_narrowed()), ([false, true, false, true], true));
         app.only.long_lived = true;
         assert_eq!(wanted(&app), [false, false, false, true]);
-        app.filter = Some(Filter::parse("seq = 1").expect("a filter"));
+        app.filter = Some(Filter::seq(1));
         assert_eq!(wanted(&app), [false; 4]);
         assert_eq!(app.narrowed_to(), "only errors, only long-lived, seq = 1");
     }

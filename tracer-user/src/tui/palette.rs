@@ -9,11 +9,11 @@ use super::theme::Colours;
 pub enum Tone {
     /// A transaction without anything special.
     Normal,
-    /// One that was answered with a client error (4xx); in lists.
+    /// One that was answered with a client error (4xx) and is no error of its role.
     ClientError,
     /// One that failed, and figures that count them.
     Error,
-    /// One without an answer: closed, reset, exited; in lists.
+    /// One without an answer: closed, reset, exited.
     Aborted,
     /// One that was given up.
     Stuck,
@@ -304,7 +304,8 @@ mod tests {
         assert!(Palette::NAMES.iter().all(|name| Palette::named(name).is_some()));
         let palette = Palette::named("colour-blind").unwrap();
         for colours in [Colours::Many, Colours::Sixteen] {
-            let dots = [Tone::Normal, Tone::Error, Tone::Stuck, Tone::Async];
+            let dots =
+                [Tone::Normal, Tone::Async, Tone::ClientError, Tone::Stuck, Tone::Aborted, Tone::Error];
             let shown: Vec<_> = dots.map(|tone| palette.get(tone).unwrap().colour(colours)).to_vec();
             for (i, colour) in shown.iter().enumerate() {
                 assert!(!shown[..i].contains(colour), "{colours:?} {shown:?}");

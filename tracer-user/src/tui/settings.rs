@@ -12,7 +12,7 @@ use super::{
     palette::{Paint, Palette, Tone},
     table::{Fault, Item, Reader},
 };
-use crate::{config, pipeline::AgeSteps, text::screen_text};
+use crate::{config, pipeline::AgeSteps, report::filter::Thresholds, text::screen_text};
 
 const STEPS: [(AgeSteps, &str); 3] =
     [(AgeSteps::SCOUTER, "scouter"), (AgeSteps::PINPOINT, "pinpoint"), (AgeSteps::JENNIFER, "jennifer")];
@@ -24,7 +24,7 @@ pub struct ScreenSettings {
     pub palette: Palette,
     /// Classes of age of requests in flight.
     pub age_steps: AgeSteps,
-    /// From where on a transaction is slow, ns: a line in the XLog.
+    /// From where on a transaction is slow, ns: a line in the XLog, and what `slow` means in filters.
     pub slow_ns: Option<u64>,
     /// Columns.
     pub columns: Columns,
@@ -66,6 +66,11 @@ impl ScreenSettings {
             })?);
         }
         Ok(settings)
+    }
+
+    /// What the words of a filter mean.
+    pub fn thresholds(&self) -> Thresholds {
+        self.slow_ns.map_or_else(Thresholds::default, |slow_ns| Thresholds { slow_ns })
     }
 
     /// The layout of a preset.

@@ -266,6 +266,7 @@ pub fn run(
         }
         if dirty && due(last_frame, FRAME) {
             let started = Instant::now();
+            app.follow(&feed);
             let size = terminal.size()?;
             shown = layout(Rect::new(0, 0, size.width, size.height), &app);
             let generation = played.as_ref().map(|played| played.generation);

@@ -3,10 +3,7 @@
 use ratatui::style::{Color, Modifier, Style};
 
 use super::palette::{Palette, Tone};
-use crate::{
-    sink::xlog::Class,
-    transaction::{End, Transaction},
-};
+use crate::{sink::xlog::Class, transaction::Transaction};
 
 /// How many colours there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,16 +61,24 @@ impl Theme {
         let tone = match class {
             Class::Normal => Tone::Normal,
             Class::LongLived => Tone::Async,
+            Class::ClientError => Tone::ClientError,
             Class::Stuck => Tone::Stuck,
+            Class::Aborted => Tone::Aborted,
             Class::Error => Tone::Error,
         };
         let own = match (self.colours, class) {
-            (Colours::None, Class::Error) => Style::new().add_modifier(Modifier::REVERSED),
+            (Colours::None, Class::Error | Class::Aborted) => Style::new().add_modifier(Modifier::REVERSED),
+            // Its dots stay what they are: there may be many.
+            (Colours::None, Class::ClientError) => Style::new().add_modifier(Modifier::UNDERLINED),
             (Colours::None, _) => Style::new(),
             (Colours::Sixteen, Class::Error) => Style::new().fg(Color::Red).add_modifier(Modifier::REVERSED),
             (Colours::Many, Class::Error) => Style::new().fg(Color::Rgb(0xff, 0x54, 0x54)),
-            (Colours::Sixteen, Class::Stuck) => Style::new().fg(Color::Magenta),
+            (Colours::Sixteen, Class::Aborted) => Style::new().fg(Color::Magenta),
+            (Colours::Many, Class::Aborted) => Style::new().fg(Color::Rgb(0xd0, 0x60, 0xff)),
+            (Colours::Sixteen, Class::Stuck) => Style::new().fg(Color::LightMagenta),
             (Colours::Many, Class::Stuck) => Style::new().fg(Color::Rgb(0xff, 0x82, 0xc1)),
+            (Colours::Sixteen, Class::ClientError) => Style::new().fg(Color::Yellow),
+            (Colours::Many, Class::ClientError) => Style::new().fg(Color::Rgb(0xf2, 0xcb, 0x61)),
             (Colours::Sixteen, Class::LongLived) => Style::new().fg(Color::DarkGray),
             (Colours::Many, Class::LongLived) => Style::new().fg(Color::Rgb(172, 172, 172)),
             (Colours::Sixteen, Class::Normal) => Style::new().fg(Color::Blue),
@@ -86,16 +91,11 @@ impl Theme {
         self.palette.over(tone, self.colours, own)
     }
 
-    /// A line about a transaction: told apart further than a dot, where the settings have colours for it.
+    /// A line about a transaction: as its dot, but for those without anything special.
     pub fn line(self, transaction: &Transaction) -> Style {
-        let own = match Class::of(transaction) {
+        match Class::of(transaction) {
             Class::Normal => Style::new(),
             class => self.class(class),
-        };
-        match (transaction.end, transaction.status_code) {
-            (End::Closed | End::Reset | End::Exited, _) => self.painted(Tone::Aborted, own),
-            (End::Answered, Some(400..500)) => self.painted(Tone::ClientError, own),
-            _ => own,
         }
     }
 
@@ -115,9 +115,17 @@ impl Theme {
         (symbol, self.painted(Tone::Slow, own))
     }
 
-    /// Whether a cell with an error shows a letter, because its colour may not.
-    pub fn error_letter(self) -> bool {
-        self.colours != Colours::Many || self.symbols == Symbols::Ascii
+    /// The letter that a cell of a class shows in place of its dots, because its colour may not be told apart.
+    pub fn letter(self, class: Class) -> Option<char> {
+        if self.colours == Colours::Many && self.symbols == Symbols::Unicode {
+            return None;
+        }
+        match class {
+            Class::Error => Some('E'),
+            Class::Aborted => Some('A'),
+            Class::Stuck => Some('S'),
+            Class::Normal | Class::LongLived | Class::ClientError => None,
+        }
     }
 
     /// Something was lost.
@@ -213,6 +221,23 @@ impl Theme {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Class::{LongLived, Normal};
+
+    #[test]
+    fn every_class_looks_like_itself_and_without_colours_all_that_is_not_fine_does() {
+        for symbols in [Symbols::Unicode, Symbols::Ascii] {
+            for colours in [Colours::Many, Colours::Sixteen, Colours::None] {
+                let theme = Theme { colours, symbols, palette: Palette::DEFAULT };
+                let look = |class: Class| (theme.class(class), theme.letter(class));
+                for (i, a) in Class::ALL.into_iter().enumerate() {
+                    for b in Class::ALL.into_iter().skip(i + 1) {
+                        let fine = colours == Colours::None && (a, b) == (Normal, LongLived);
+                        assert_eq!(look(a) == look(b), fine, "{a:?} {b:?} {theme:?}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_environment_decides() {

@@ -46,7 +46,7 @@ impl App {
             return self.only_in_a_recording(seen);
         }
         // From the one that is shown to the next.
-        let from = self.detail.as_ref().map_or(seen.instant(), |shown| shown.end_time);
+        let from = self.opened().map_or(seen.instant(), |shown| shown.end_time);
         Command::Order(Order::Find { what, from, window_ns: self.window_ns })
     }
 

@@ -22,9 +22,11 @@
 mod parse;
 mod prune;
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, rc::Rc, time::Duration};
 
 use crate::{
+    config::Span,
+    event::ConnId,
     schema::groups::ColumnFacts,
     text::data_text,
     transaction::{Kind, Transaction},
@@ -34,8 +36,28 @@ use crate::{
 const MAX_DEPTH: usize = 64;
 /// Protocols that `db` stands for.
 const DATABASES: [&str; 6] = ["postgres", "mysql", "redis", "mongodb", "memcached", "cassandra"];
-/// What `slow` stands for, ns: 3 s, Scouter's first step.
-const SLOW_NS: i64 = 3_000_000_000;
+
+/// What the settings say of the language's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// From which duration on `slow` holds, ns.
+    pub slow_ns: u64,
+}
+
+impl Default for Thresholds {
+    /// 3 s, Scouter's first step.
+    fn default() -> Self {
+        Thresholds { slow_ns: 3_000_000_000 }
+    }
+}
+
+impl Thresholds {
+    /// The words that stand for expressions, each with what it means, for whoever types one.
+    pub fn words(self) -> String {
+        let slow = Span(Duration::from_nanos(self.slow_ns));
+        format!("slow (duration >= {slow}), err, db, out, async")
+    }
+}
 
 /// A filter, ready to be asked.
 #[derive(Clone, Debug)]
@@ -45,9 +67,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Reads an expression.
-    pub fn parse(text: &str) -> Result<Filter, FilterError> {
-        Ok(Filter { text: text.to_owned(), expression: parse::parse(text)? })
+    /// Reads an expression, in which `slow` means what `thresholds` say.
+    pub fn parse(text: &str, thresholds: Thresholds) -> Result<Filter, FilterError> {
+        Ok(Filter { text: text.to_owned(), expression: parse::parse(text, thresholds)? })
     }
 
     /// The expression as it was written.
@@ -65,6 +87,13 @@ impl Filter {
     pub fn id(id: &str) -> Filter {
         let expression = Expression::Text { field: Field::Id, op: Order::Equal, value: id.to_owned() };
         Filter { text: format!("id = '{id}'"), expression }
+    }
+
+    /// The transactions of this connection.
+    pub fn conn(conn: ConnId) -> Filter {
+        let value = format!("{:016x}", conn.0);
+        let text = format!("conn_id = '{value}'");
+        Filter { text, expression: Expression::Text { field: Field::ConnId, op: Order::Equal, value } }
     }
 
     /// What both want.
@@ -150,7 +179,6 @@ enum Expression {
         field: Field,
         pattern: regex_lite::Regex,
     },
-    Slow,
     Database,
 }
 
@@ -181,7 +209,6 @@ impl Expression {
             Expression::Matches { field, pattern } => {
                 matches!(field.value(transaction), Value::Text(have) if pattern.is_match(&have))
             }
-            Expression::Slow => transaction.duration_ns >= SLOW_NS,
             Expression::Database => DATABASES.contains(&transaction.protocol),
         }
     }
@@ -311,10 +338,14 @@ impl Field {
 }
 
 /// What a name that is no field stands for.
-fn alias(name: &str) -> Option<Expression> {
+fn alias(name: &str, thresholds: Thresholds) -> Option<Expression> {
     let text = |field, value: &str| Expression::Text { field, op: Order::Equal, value: value.to_owned() };
     Some(match name {
-        "slow" => Expression::Slow,
+        "slow" => Expression::Integer {
+            field: Field::Duration,
+            op: Order::GreaterOrEqual,
+            value: thresholds.slow_ns.into(),
+        },
         "err" => Expression::Boolean { field: Field::Error, op: Order::Equal, value: true },
         "db" => Expression::Database,
         "out" => text(Field::Role, "client"),
@@ -351,7 +382,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expect: bool) {
-        match Filter::parse(text) {
+        match Filter::parse(text, Thresholds::default()) {
             Ok(filter) => assert_eq!(filter.matches(&slow_post()), expect, "{text}"),
             Err(error) => panic!("{error}"),
         }
@@ -428,9 +459,17 @@ mod tests {
         check("async", false);
     }
 
+    #[test]
+    fn slow_means_what_the_settings_say() {
+        for (slow_ns, slow) in [(3_500_000_000, true), (3_500_000_001, false), (0, true), (u64::MAX, false)] {
+            let filter = Filter::parse("slow", Thresholds { slow_ns }).unwrap();
+            assert_eq!(filter.matches(&slow_post()), slow, "{slow_ns}");
+        }
+    }
+
     #[track_caller]
     fn fault(text: &str, column: usize, word: &str) {
-        let error = Filter::parse(text).expect_err(text);
+        let error = Filter::parse(text, Thresholds::default()).expect_err(text);
         assert_eq!(error.column, column, "{error}");
         assert!(error.message.contains(word), "{error}");
     }
@@ -466,10 +505,11 @@ mod tests {
 
     #[test]
     fn the_message_draws_the_column() {
-        let error = Filter::parse("err and foo = 1").unwrap_err();
+        let error = Filter::parse("err and foo = 1", Thresholds { slow_ns: 1_500_000_000 }).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "filter, column 9: 'foo' is no field (see the keys of --json)\n  err and foo = 1\n          ^"
+            "filter, column 9: 'foo' is none of slow (duration >= 1500ms), err, db, out, async and no field (see the keys \
+             of --json)\n  err and foo = 1\n          ^"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! From text to an expression.
 
-use super::{Expression, Field, FilterError, MAX_DEPTH, Order, Type, alias};
+use super::{Expression, Field, FilterError, MAX_DEPTH, Order, Thresholds, Type, alias};
 use crate::time::WallTime;
 
 /// Longer expressions are refused: what was read is evaluated by recursion over a list of `and` and `or`.
@@ -8,8 +8,8 @@ const MAX_LENGTH: usize = 4_096;
 /// Compiled size of a regular expression, bytes.
 const MAX_PATTERN: usize = 1 << 20;
 
-pub(super) fn parse(text: &str) -> Result<Expression, FilterError> {
-    let mut parser = Parser { text, at: 0, depth: 0 };
+pub(super) fn parse(text: &str, thresholds: Thresholds) -> Result<Expression, FilterError> {
+    let mut parser = Parser { text, at: 0, depth: 0, thresholds };
     if text.chars().count() > MAX_LENGTH {
         return Err(parser.fault_at(
             text.char_indices().nth(MAX_LENGTH).map_or(0, |(at, _)| at),
@@ -28,6 +28,7 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    thresholds: Thresholds,
 }
 
 enum Literal<'a> {
@@ -127,13 +128,18 @@ impl<'a> Parser<'a> {
             return Err(self.fault("expected a field, 'not' or '('"));
         }
         let Some(field) = Field::find(name) else {
-            if let Some(expression) = alias(name) {
+            if let Some(expression) = alias(name, self.thresholds) {
                 self.at += name.len();
                 return Ok(expression);
             }
-            let near = near(name).map(|near| format!(", did you mean '{near}'?"));
-            let hint = near.unwrap_or_else(|| " (see the keys of --json)".to_owned());
-            return Err(self.fault_at(start, format!("'{name}' is no field{hint}")));
+            let message = match near(name) {
+                Some(near) => format!("'{name}' is no field, did you mean '{near}'?"),
+                None => format!(
+                    "'{name}' is none of {} and no field (see the keys of --json)",
+                    self.thresholds.words()
+                ),
+            };
+            return Err(self.fault_at(start, message));
         };
         self.at += name.len();
         self.blanks();

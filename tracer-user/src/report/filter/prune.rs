@@ -6,7 +6,7 @@
 
 use std::{ops::RangeInclusive, rc::Rc};
 
-use super::{DATABASES, Expression, Field, Order, SLOW_NS};
+use super::{DATABASES, Expression, Field, Order};
 use crate::{
     protocol::REGISTRY,
     schema::groups::{ColumnFacts, Values},
@@ -109,9 +109,6 @@ impl Expression {
             }
             Expression::Matches { field, pattern } => {
                 texts(&field.facts(column), |have| pattern.is_match(have))
-            }
-            Expression::Slow => {
-                integers(&Field::Duration.facts(column), Order::GreaterOrEqual, SLOW_NS.into())
             }
             Expression::Database => texts(&Field::Protocol.facts(column), |have| DATABASES.contains(&have)),
         }

@@ -8,6 +8,7 @@ use super::{
     columns::Columns,
     command,
     errand::{self, Errand},
+    flight::Flight,
     keymap::{Action, Key},
     layouts::SavedLayout,
     link::Template,
@@ -130,6 +131,8 @@ pub struct Seen {
     pub conn: Option<ConnId>,
     /// The page of counter graphs.
     pub range: SeenRange,
+    /// The selected request in flight.
+    pub flight: Option<Flight>,
 }
 
 impl Seen {
@@ -231,6 +234,8 @@ pub struct App {
     pub range: Option<RangePage>,
     /// The transaction that is shown.
     pub detail: Option<Arc<Transaction>>,
+    /// The request in flight that is shown; it turns into the transaction above when it ends.
+    pub flight: Option<Flight>,
     /// First line of the detail, or of what a view shows line by line.
     pub scroll: u16,
     /// First line of the help, if it is shown.
@@ -291,6 +296,7 @@ impl Default for App {
             contrast: false,
             range: None,
             detail: None,
+            flight: None,
             scroll: 0,
             help: None,
             filter: None,
@@ -323,7 +329,7 @@ impl App {
 
     /// The same without the help above it.
     pub fn place_below_help(&self) -> Place {
-        if self.detail.is_some() {
+        if self.opened().is_some() {
             Place::Detail
         } else if self.selection.is_some() && self.contrast {
             Place::Contrast
@@ -484,6 +490,10 @@ impl App {
                 self.zoom(&rectangle, seen.now);
             }
             Action::Contrast => (self.contrast, self.scroll) = (true, 0),
+            Action::Open if self.place() == Place::View(View::Active) => {
+                let Some(flight) = &seen.flight else { return Command::Nothing };
+                (self.flight, self.scroll) = (Some(flight.clone()), 0);
+            }
             Action::Open => {
                 let Some(row) = &seen.row else { return Command::Nothing };
                 (self.detail, self.scroll) = (Some(row.clone()), 0);
@@ -498,7 +508,7 @@ impl App {
             }
             Action::Dump => self.errand = Some(Errand::Dump),
             Action::Link => {
-                let Some(row) = self.detail.as_ref().or(seen.row.as_ref()) else { return Command::Nothing };
+                let Some(row) = self.opened().or(seen.row.as_ref()) else { return Command::Nothing };
                 match self.template.as_ref().map(|template| template.url(row)) {
                     Some(Ok(url)) => (self.url, self.errand) = (Some(url.clone()), Some(Errand::Copy(url))),
                     Some(Err(error)) => self.complaint = Some(error),
@@ -539,7 +549,7 @@ impl App {
     }
 
     fn back(&mut self) {
-        if self.help.take().is_some() || self.detail.take().is_some() {
+        if self.help.take().is_some() || self.detail.take().is_some() || self.flight.take().is_some() {
             return;
         }
         if std::mem::take(&mut self.contrast) || self.selection.take().is_some() {
@@ -568,7 +578,7 @@ impl App {
             Some(filter) => format!("({}) and {wanted}", filter.text()),
             None => wanted.clone(),
         };
-        match Filter::parse(&text) {
+        match Filter::parse(&text, self.settings.thresholds()) {
             Ok(filter) => {
                 (self.filter, self.view, self.scroll) = (Some(filter), View::Xlog, 0);
                 (self.operations, self.list) = (Rows::default(), Rows::default());
@@ -635,7 +645,7 @@ impl App {
     /// Shows a transaction that was found.
     pub fn open(&mut self, row: Option<Arc<Transaction>>) {
         if row.is_some() {
-            (self.detail, self.scroll, self.help) = (row, 0, None);
+            (self.detail, self.flight, self.scroll, self.help) = (row, None, 0, None);
         }
     }
 
@@ -672,22 +682,24 @@ impl App {
                 }
             }
             (Key::Enter, Purpose::Command) if prompt.text.trim().is_empty() => self.prompt = None,
-            (Key::Enter, Purpose::Command) => match command::parse(&prompt.text, seen.instant()) {
-                Ok(typed) => {
-                    self.prompt = None;
-                    return self.obey(typed, seen);
+            (Key::Enter, Purpose::Command) => {
+                match command::parse(&prompt.text, seen.instant(), self.settings.thresholds()) {
+                    Ok(typed) => {
+                        self.prompt = None;
+                        return self.obey(typed, seen);
+                    }
+                    Err((at, what)) => {
+                        prompt.fault = Some(at);
+                        self.complaint = Some(what);
+                    }
                 }
-                Err((at, what)) => {
-                    prompt.fault = Some(at);
-                    self.complaint = Some(what);
-                }
-            },
+            }
             (Key::Enter, Purpose::Filter) => {
                 if prompt.text.trim().is_empty() {
                     (self.filter, self.prompt) = (None, None);
                     return Command::Draw;
                 }
-                match Filter::parse(&prompt.text) {
+                match Filter::parse(&prompt.text, self.settings.thresholds()) {
                     Ok(filter) => {
                         (self.filter, self.prompt) = (Some(filter), None);
                         (self.operations, self.list) = (Rows::default(), Rows::default());

@@ -29,6 +29,7 @@ fn seen(n_rows: usize) -> Seen {
         call: Some(7),
         conn: Some(ConnId(1)),
         range: SeenRange::default(),
+        flight: None,
     }
 }
 

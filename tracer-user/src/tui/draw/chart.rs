@@ -165,10 +165,12 @@ fn symbol(chart: &Chart, cell: Cell, lost: bool, density: Density, theme: Theme)
         return if lost { (if ascii { '%' } else { '▒' }, theme.loss()) } else { (' ', Style::new()) };
     };
     let style = theme.class(class);
-    if class == Class::Error && theme.error_letter() {
-        return ('E', style);
+    if let Some(letter) = theme.letter(class) {
+        return (letter, style);
     }
     let symbol = match (density, ascii) {
+        // A dot that has no shape to lose.
+        (Density::Scatter, true) if class == Class::ClientError => '4',
         (Density::Scatter, false) => char::from_u32(0x2800 + u32::from(cell.bits)).unwrap_or('.'),
         (Density::Scatter, true) => '.',
         (Density::Heat, _) => theme.level(chart.level(cell)),

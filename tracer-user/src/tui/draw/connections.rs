@@ -10,6 +10,7 @@ use crate::{
     tui::{
         app::App,
         axis::Axis,
+        columns,
         edges::address,
         model::Model,
         theme::{Symbols, Theme},
@@ -22,14 +23,14 @@ const ABOVE: u16 = 2;
 const FIGURES: [(&str, usize, Align, u16); 12] = [
     ("state", 12, Align::Left, 0),
     ("protocol", 8, Align::Left, 110),
-    ("age", 7, Align::Right, 0),
+    ("age", 7, Align::Right, 66),
     ("idle", 6, Align::Right, 0),
     ("done", 7, Align::Right, 0),
     ("errors", 7, Align::Right, 90),
     ("now", 4, Align::Right, 0),
     ("step", 7, Align::Left, 150),
-    ("in", 7, Align::Right, 0),
-    ("out", 7, Align::Right, 0),
+    ("in", 7, Align::Right, 80),
+    ("out", 7, Align::Right, 80),
     ("copied", 10, Align::Left, 150),
     ("conn_id", 16, Align::Left, 170),
 ];
@@ -61,7 +62,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     };
     let names = ["service", "pid comm", "", "own end", "peer"].map(str::to_owned);
     let text = line(names, FIGURES.map(|(name, ..)| heading(name)), area.width);
-    put(buffer, area.x, area.y + 1, area.width, &text, theme.heading());
+    super::heading(buffer, area, area.y + 1, &text, hidden(area.width), theme);
     let room = usize::from(n_rows(area));
     let selected = app.conns.selected.min(model.conns.len() - 1);
     let first = (selected + 1).saturating_sub(room);
@@ -126,10 +127,16 @@ fn figures_of(row: &ConnRow) -> [String; 12] {
     ]
 }
 
+/// Columns that a screen of this width has no room for.
+fn hidden(width: u16) -> usize {
+    let figures = FIGURES.iter().map(|(.., narrowest)| *narrowest);
+    figures.chain([WITH_THREAD, WITH_OWN_END]).filter(|narrowest| width < *narrowest).count()
+}
+
 fn line([service, thread, role, own, peer]: [String; 5], figures: [String; 12], width: u16) -> String {
     let shown = || FIGURES.iter().filter(|(.., narrowest)| width >= *narrowest);
     let used: usize = shown().map(|(_, cells, ..)| cells + 1).sum();
-    let room = usize::from(width).saturating_sub(used);
+    let room = usize::from(columns::beside_mark(width, hidden(width))).saturating_sub(used);
     let mut text = String::new();
     let mut cell = |content: &str, cells: usize, align: Align| {
         text.push_str(&fit(content, cells, align));

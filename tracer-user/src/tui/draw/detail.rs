@@ -10,18 +10,20 @@ use unicode_width::UnicodeWidthChar as _;
 
 use super::{list::status, operations::role_letter};
 use crate::{
+    pipeline::Step,
     report::{
         format::{Align, clock, count, duration, fit},
-        head::{self, without_secrets},
+        head,
     },
     sink::xlog::Class,
     source::heads::Head,
-    text::{screen_bytes, screen_text},
+    text::screen_text,
     time::WallTime,
-    transaction::Transaction,
+    transaction::{Kind, Transaction},
     tui::{
         app::App,
         edges::address,
+        flight::Flight,
         heads::ShownHeads,
         model::Model,
         palette::Palette,
@@ -92,24 +94,33 @@ pub(super) fn lines(
         "S" => "served by",
         _ => "of",
     };
+    let flight = app.followed();
+    let elapsed = duration(shown.duration_ns.max(0).unsigned_abs());
     let title = format!(
         "{}  {}  {}  {role} {}",
         screen_text(&shown.operation),
-        status(shown),
-        duration(shown.duration_ns.max(0).unsigned_abs()),
+        flight.map_or_else(|| status(shown), |flight| flight.open.step_name().to_owned()),
+        if flight.is_some() { format!("{elapsed} so far") } else { elapsed },
         screen_text(&shown.service),
     );
+    let class = flight.map_or(class, |flight| in_flight(flight, model, theme));
     lines.push(Line::from(Span::styled(title, class)));
     if let Some(target) = &shown.target {
-        lines.push(named("target", screen_bytes(&without_secrets(target))));
+        lines.push(named("target", head::target(target)));
     }
     lines.push(Line::default());
-    lines.extend(waterfall(shown, width, theme));
+    lines.extend(waterfall(shown, flight.is_some(), width, theme));
     lines.push(Line::default());
-    lines.extend(heads(&model.heads, width, theme));
+    lines.extend(heads(&model.heads, flight.is_none_or(Flight::is_answered), width, theme));
     lines.push(Line::default());
     lines.push(named("start", instant(shown.start_time)));
-    lines.push(named("end", instant(shown.end_time)));
+    match flight {
+        None => lines.push(named("end", instant(shown.end_time))),
+        Some(flight) => {
+            lines.push(named("seen", instant(shown.end_time)));
+            lines.push(named("step", step(flight).to_owned()));
+        }
+    }
     let address = |text: &str, port| screen_text(&address(text, port)).into_owned();
     lines.push(named("client", address(&shown.client_addr, shown.client_port)));
     lines.push(named("server", address(&shown.server_addr, shown.server_port)));
@@ -120,10 +131,13 @@ pub(super) fn lines(
         format!("{} request  {} response", count(shown.request_bytes), count(shown.response_bytes)),
     ));
     let error = shown.error_type.as_deref().map(|kind| format!("  error {}", screen_text(kind)));
-    lines.push(named("end seen", format!("{}{}", shown.end.as_str(), error.unwrap_or_default())));
+    if flight.is_none() {
+        lines.push(named("end seen", format!("{}{}", shown.end.as_str(), error.unwrap_or_default())));
+    }
     lines.push(named("sure", format!("{}  times: {}", shown.confidence.as_str(), shown.time_basis.as_str())));
     lines.push(named("protocol", format!("{}  {}", shown.protocol, shown.kind.as_str())));
-    lines.push(named("id", format!("{}  number {}", shown.id(), count(shown.seq))));
+    let number = if flight.is_some() { String::new() } else { format!("  number {}", count(shown.seq)) };
+    lines.push(named("id", format!("{}{number}", shown.id())));
     lines.push(Line::default());
     let more = if model.neighbours_cut { ", the nearest" } else { "" };
     let heading = format!("on the same connection{more}");
@@ -132,7 +146,8 @@ pub(super) fn lines(
         lines.push(Line::from(Span::styled("nothing else that is kept", theme.dim())));
     }
     for (i, row) in model.neighbours.iter().enumerate() {
-        let mark = if row.seq == shown.seq { "▸" } else { " " };
+        let is_shown = flight.is_none() && row.seq == shown.seq;
+        let mark = if is_shown { "▸" } else { " " };
         let text = format!(
             "{mark} {}.{:06} {} {} {}",
             clock(row.start_time),
@@ -141,7 +156,7 @@ pub(super) fn lines(
             fit(&status(row), 8, Align::Right),
             screen_text(&row.operation),
         );
-        let style = if row.seq == shown.seq { theme.heading() } else { Style::new() };
+        let style = if is_shown { theme.heading() } else { Style::new() };
         let other = model.neighbours_ends.get(i).and_then(Option::as_ref);
         let text = match other {
             Some(other) => format!("{text}  {}", other_end(row, other, theme)),
@@ -165,6 +180,27 @@ pub(super) fn lines(
     lines
 }
 
+/// How far a request in flight is, in a sentence.
+fn step(flight: &Flight) -> &'static str {
+    let Flight { open, is_gone, .. } = flight;
+    match (is_gone, open.kind, open.step) {
+        (true, ..) => "no longer in flight; its transaction is not here: yet to come, left out, or too old",
+        (_, Kind::LongLived, _) => "open: meant to be open for long",
+        (_, _, Step::Reading) => "reading: the last byte of the request has not been seen",
+        (_, _, Step::Waiting) => "waiting: the answer has not begun",
+        (_, _, Step::Sending) => "sending: the last byte of the answer has not been seen",
+    }
+}
+
+/// As in the list of requests in flight.
+fn in_flight(flight: &Flight, model: &Model, theme: Theme) -> Style {
+    match (flight.open.kind, model.age_steps.class(flight.open.age_ns)) {
+        (Kind::LongLived, _) => theme.dim(),
+        (_, 0) => theme.heading(),
+        (_, class) => theme.step(class, model.age_steps.n_classes()).1,
+    }
+}
+
 /// The same as text.
 pub(in crate::tui) fn detail_text(model: &Model, app: &App, shown: &Transaction) -> String {
     let theme = Theme { colours: Colours::None, symbols: Symbols::Unicode, palette: Palette::DEFAULT };
@@ -184,8 +220,8 @@ fn instant(at: WallTime) -> String {
     format!("{}.{:09} UTC", clock(at), at.0 % 1_000_000_000)
 }
 
-/// The heads, without what is secret in them. A line that is too long goes on in the next one.
-fn heads(heads: &ShownHeads, width: u16, theme: Theme) -> Vec<Line<'static>> {
+/// The heads, without what is secret in them. A line that is too long goes on in the next one. `answered`: the response has begun.
+fn heads(heads: &ShownHeads, answered: bool, width: u16, theme: Theme) -> Vec<Line<'static>> {
     let said = |text: String| vec![Line::from(Span::styled(text, theme.dim()))];
     let heads = match heads {
         ShownHeads::NoRecording => {
@@ -198,6 +234,8 @@ fn heads(heads: &ShownHeads, width: u16, theme: Theme) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for (name, head) in [("request head", &heads.request), ("response head", &heads.response)] {
         let (bytes, note) = match head {
+            // A recording may hold what was to come.
+            _ if name == "response head" && !answered => (&[][..], "  the answer has not begun"),
             Head::NotFound => (&[][..], "  the recording does not hold it"),
             Head::Whole(bytes) => (&bytes[..], ""),
             Head::Cut(bytes) => (&bytes[..], "  cut: the rest was not captured, or is too long"),
@@ -229,20 +267,27 @@ fn wrapped(text: &str, room: usize) -> Vec<String> {
     pieces
 }
 
-/// One bar for each part, on one axis.
-fn waterfall(shown: &Transaction, width: u16, theme: Theme) -> Vec<Line<'static>> {
-    let parts = parts(shown);
+/// One bar for each part, on one axis. `open`: the last one goes on.
+fn waterfall(shown: &Transaction, open: bool, width: u16, theme: Theme) -> Vec<Line<'static>> {
+    let mut parts = parts(shown);
+    if open && shown.request_end.is_none() && shown.response_start.is_none() {
+        parts.push(Part { name: "reading", from: shown.start_time, to: shown.end_time });
+    }
     let from =
         parts.iter().map(|part| part.from.0).min().unwrap_or(shown.start_time.0).min(shown.start_time.0);
     let to = shown.end_time.0.max(from + 1);
     let room = usize::from(width).saturating_sub(NAMES + 10).clamp(8, 120);
     let column = |at: u64| ((at - from) as u128 * room as u128 / u128::from(to - from)) as usize;
     let mut lines: Vec<Line<'static>> = Vec::new();
-    for part in parts {
+    let n_parts = parts.len();
+    for (i, part) in parts.into_iter().enumerate() {
         let first = column(part.from.0).min(room - 1);
         // Every part that is there has a cell.
         let last = column(part.to.0.min(to)).clamp(first + 1, room);
-        let bar: String = std::iter::repeat_n(theme.level(8), last - first).collect();
+        let mut bar: String = std::iter::repeat_n(theme.level(8), last - first).collect();
+        if open && i + 1 == n_parts {
+            bar.push_str(if theme.symbols == Symbols::Ascii { ">" } else { "▸" });
+        }
         lines.push(Line::from(vec![
             Span::styled(fit(part.name, NAMES, Align::Left), theme.dim()),
             Span::raw(format!("{} ", fit(&duration(part.to.0 - part.from.0), 8, Align::Right))),
@@ -258,7 +303,7 @@ fn waterfall(shown: &Transaction, width: u16, theme: Theme) -> Vec<Line<'static>
 
 /// Draws it.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
-    let Some(shown) = &app.detail else { return };
+    let Some(shown) = app.opened() else { return };
     let lines = lines(model, app, shown, area.width, theme);
     let first = usize::from(app.scroll).min(lines.len().saturating_sub(usize::from(area.height)));
     for (y, line) in (area.y..area.bottom()).zip(lines.iter().skip(first)) {

@@ -4,8 +4,11 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{operations::role_letter, put};
 use crate::{
-    report::format::{Align, count, duration, fit},
-    text::{screen_bytes, screen_text},
+    report::{
+        format::{Align, count, duration, fit},
+        head,
+    },
+    text::screen_text,
     transaction::{End, Transaction},
     tui::{
         app::App,
@@ -19,6 +22,8 @@ use crate::{
 
 /// Title and heading.
 const ABOVE: u16 = 2;
+/// Least columns of a target: fewer tell nothing.
+const TARGET: usize = 6;
 /// Widths and alignments of the columns, in the order of [`ListColumn`]; those of names are the least they need where columns were chosen.
 const WIDTHS: [(usize, Align); 7] = [
     (12, Align::Left),
@@ -30,32 +35,39 @@ const WIDTHS: [(usize, Align); 7] = [
     (12, Align::Left),
 ];
 
-/// The columns that are shown with their widths, and how many of the chosen ones are not.
+/// The columns that are shown with their widths, and how many are not: of the chosen ones, where some were chosen.
 fn columns(app: &App, width: u16) -> (Vec<(ListColumn, usize)>, usize) {
     let least = |column: ListColumn| WIDTHS[column as usize].0;
     let is_name = |column| matches!(column, ListColumn::Service | ListColumn::Operation | ListColumn::Target);
     let Some(chosen) = &app.columns.list else {
         let all = ListColumn::ALL.map(|(column, _)| column);
         let figures: usize = all.into_iter().filter(|c| !is_name(*c)).map(|column| least(column) + 1).sum();
-        let names = usize::from(width).saturating_sub(figures + 1);
-        let service = (names / 4).clamp(4, 24);
-        let operation = names.saturating_sub(service + 1).min(40).min((names - service.min(names)) / 2 + 8);
-        let target = names.saturating_sub(service + operation + 2);
-        let width = |column| match column {
-            ListColumn::Service => service,
-            ListColumn::Operation => operation,
-            ListColumn::Target => target,
-            figure => least(figure),
+        let of_width = |width: u16| -> Vec<_> {
+            let names = usize::from(width).saturating_sub(figures + 1);
+            let service = (names / 4).clamp(4, 24);
+            let operation =
+                names.saturating_sub(service + 1).min(40).min((names - service.min(names)) / 2 + 8);
+            let target = Some(names.saturating_sub(service + operation + 2)).filter(|n| *n >= TARGET);
+            let width = |column| match column {
+                ListColumn::Service => service,
+                ListColumn::Operation => operation,
+                ListColumn::Target => target.unwrap_or(0),
+                figure => least(figure),
+            };
+            let all = all.into_iter().map(|column| (column, width(column)));
+            all.filter(|(_, width)| *width != 0).collect()
         };
-        let all = all.into_iter().map(|column| (column, width(column)));
-        return (all.filter(|(_, width)| *width != 0).collect(), 0);
+        let n_hidden = |shown: &[_]| all.len() - shown.len();
+        let hidden = n_hidden(&of_width(width));
+        let shown = of_width(columns::beside_mark(width, hidden));
+        let hidden = n_hidden(&shown);
+        return (shown, hidden);
     };
     let n = columns::fitting(chosen.iter().map(|column| least(*column)), width.into());
     let hidden = chosen.len() - n;
     let mut shown: Vec<_> = chosen[..n].iter().map(|column| (*column, least(*column))).collect();
-    let mark = if hidden == 0 { 0 } else { columns::MARK };
     let used: usize = shown.iter().map(|(_, width)| width + 1).sum();
-    let rest = usize::from(width).saturating_sub(used + mark);
+    let rest = usize::from(columns::beside_mark(width, hidden)).saturating_sub(used);
     // What is left is the names', in equal parts.
     let names = shown.iter().filter(|(column, _)| is_name(*column)).count();
     for (_, width) in shown.iter_mut().filter(|(column, _)| is_name(*column)) {
@@ -101,9 +113,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         name if name == app.list_sort.column() => format!("{mark}{name}"),
         name => name.to_owned(),
     };
-    let mut text = line(&heading, axis.name());
-    text.extend(columns::mark(hidden));
-    put(buffer, area.x, area.y + 1, area.width, &text, theme.heading());
+    super::heading(buffer, area, area.y + 1, &line(&heading, axis.name()), hidden, theme);
     let room = usize::from(n_rows(area));
     if list.rows.is_empty() {
         put(buffer, area.x, area.y + ABOVE, area.width, "no transaction ends there", theme.dim());
@@ -121,7 +131,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
             ListColumn::Role => mark.to_owned(),
             ListColumn::Service => service.clone(),
             ListColumn::Operation => operation.clone(),
-            ListColumn::Target => row.target.as_deref().map(screen_bytes).unwrap_or_default(),
+            ListColumn::Target => row.target.as_deref().map(head::target).unwrap_or_default(),
         };
         let text = line(&cell, &axis.value(row).map_or("-".to_owned(), |value| axis.text(value)));
         let mut style = theme.line(row);

@@ -23,7 +23,7 @@ pub(in crate::tui) use self::detail::{detail_text, parts};
 use super::{
     app::{App, Purpose},
     axis::Axis,
-    command,
+    columns, command,
     keymap::Action,
     model::{Model, Narrowed},
     playback::Played,
@@ -124,6 +124,16 @@ fn put(buffer: &mut Buffer, x: u16, y: u16, width: u16, text: &str, style: Style
         buffer.set_stringn(x, y, fit(text, usize::from(width), Align::Left), usize::from(width), style);
     } else {
         buffer.set_stringn(x, y, text, usize::from(width), style);
+    }
+}
+
+/// The heading of a table, and at its right end how many columns there is no room for.
+fn heading(buffer: &mut Buffer, area: Rect, y: u16, text: &str, hidden: usize, theme: Theme) {
+    let width = columns::beside_mark(area.width, hidden);
+    put(buffer, area.x, y, width, text, theme.heading());
+    if let Some(mark) = columns::mark(hidden) {
+        let x = area.right().saturating_sub(mark.width() as u16).max(area.x);
+        put(buffer, x, y, area.right() - x, &mark, theme.heading());
     }
 }
 

@@ -36,10 +36,12 @@ const FIGURES: [(&str, usize, u16); 8] = [
 /// Least room for the names where columns were chosen.
 const NAMES: usize = 24;
 
-/// Which figures are shown, and how many of the chosen ones are not.
+/// Which figures are shown, and how many are not: of the chosen ones, where some were chosen.
 fn shown(app: &App, width: u16) -> (Vec<usize>, usize) {
     let Some(chosen) = &app.columns.operations else {
-        return ((0..FIGURES.len()).filter(|at| width >= FIGURES[*at].2).collect(), 0);
+        let shown: Vec<usize> = (0..FIGURES.len()).filter(|at| width >= FIGURES[*at].2).collect();
+        let hidden = FIGURES.len() - shown.len();
+        return (shown, hidden);
     };
     let mut chosen: Vec<usize> = chosen.iter().map(|column| *column as usize).collect();
     let room = usize::from(width).saturating_sub(NAMES + 2);
@@ -55,9 +57,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         return;
     }
     let (shown, hidden) = shown(app, area.width);
-    let figures: usize = shown.iter().map(|at| FIGURES[*at].1 + 1).sum::<usize>()
-        + columns::mark(hidden).map_or(0, |_| columns::MARK);
-    let names = usize::from(area.width).saturating_sub(figures + 2);
+    let figures: usize = shown.iter().map(|at| FIGURES[*at].1 + 1).sum();
+    let names = usize::from(columns::beside_mark(area.width, hidden)).saturating_sub(figures + 2);
     let service = (names / 3).clamp(4, 24);
     let operation = names.saturating_sub(service + 1);
     let line = |service_text: &str, role: &str, operation_text: &str, cells: &[String]| {
@@ -78,9 +79,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         .map(|name| if theme.symbols == Symbols::Ascii { name.replace('▾', "*") } else { name })
         .collect();
     let operation_heading = if app.sort == Sort::Name { "operation (sorted)" } else { "operation" };
-    let mut text = line("service", "", operation_heading, &heading);
-    text.extend(columns::mark(hidden).map(|mark| format!(" {mark}")));
-    put(buffer, area.x, area.y, area.width, &text, theme.heading());
+    let text = line("service", "", operation_heading, &heading);
+    super::heading(buffer, area, area.y, &text, hidden, theme);
     let room = usize::from(area.height - 1);
     if model.rows.is_empty() {
         let text = nothing(model, ["transaction", "transactions"]);

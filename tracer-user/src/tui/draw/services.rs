@@ -8,6 +8,7 @@ use crate::{
     report::format::{self, Align, count, duration, fit},
     tui::{
         app::App,
+        columns,
         edges::Edge,
         graph::{Owner, Text},
         model::{Model, Row},
@@ -51,10 +52,16 @@ pub(super) fn map_cells(area: Rect, app: &App) -> Rect {
     Rect { y: map.y + 1, height: map.height.saturating_sub(2), ..map }
 }
 
+/// Columns that a screen of this width has no room for.
+fn hidden(width: u16) -> usize {
+    FIGURES.iter().filter(|(.., narrowest)| width < *narrowest).count()
+}
+
 fn line(names: &str, width: u16, figures: [String; 6]) -> String {
     let shown = || FIGURES.iter().filter(|(.., narrowest)| width >= *narrowest);
     let used: usize = shown().map(|(_, cells, _)| cells + 1).sum();
-    let mut text = fit(names, usize::from(width).saturating_sub(used), Align::Left);
+    let room = usize::from(columns::beside_mark(width, hidden(width)));
+    let mut text = fit(names, room.saturating_sub(used), Align::Left);
     for ((_, cells, narrowest), figure) in FIGURES.iter().zip(figures) {
         if width >= *narrowest {
             text.push(' ');
@@ -76,7 +83,8 @@ fn figures(rate: String, errors: u64, n: u64, quantiles: Option<[u64; 4]>, max: 
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
     let Panes { services: top, map: middle, edges: below } = panes(area, app);
     let headings = FIGURES.map(|(name, ..)| name.to_owned());
-    put(buffer, top.x, top.y, top.width, &line("service", top.width, headings.clone()), theme.heading());
+    let text = line("service", top.width, headings.clone());
+    super::heading(buffer, top, top.y, &text, hidden(top.width), theme);
     if model.services.is_empty() {
         let text = nothing(model, ["transaction", "transactions"]);
         put(buffer, top.x, top.y + 1, top.width, &text, theme.dim());
@@ -102,14 +110,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         kept.push_str("; the map needs more room");
     }
     put(buffer, below.x, below.y, below.width, &kept, theme.dim());
-    put(
-        buffer,
-        below.x,
-        below.y + 1,
-        below.width,
-        &line("from → to", below.width, headings),
-        theme.heading(),
-    );
+    let text = line("from → to", below.width, headings);
+    super::heading(buffer, below, below.y + 1, &text, hidden(below.width), theme);
     if model.edges.is_empty() && !model.services.is_empty() && below.height > 2 {
         let text = nothing(model, ["call", "calls"]);
         put(buffer, below.x, below.y + 2, below.width, &text, theme.dim());

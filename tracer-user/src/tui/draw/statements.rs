@@ -7,6 +7,7 @@ use crate::{
     report::format::{Align, count, duration, fit},
     tui::{
         app::App,
+        columns,
         contrast::share,
         model::Model,
         statements::Statement,
@@ -51,7 +52,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     };
     let headings = FIGURES.map(|(name, ..)| heading(name));
     let text = line(["service", "", "statement", "where", "protocol"], headings, area.width);
-    put(buffer, area.x, area.y + 1, area.width, &text, theme.heading());
+    super::heading(buffer, area, area.y + 1, &text, hidden(area.width), theme);
     let room = usize::from(n_rows(area));
     let selected = app.statements.selected.min(model.statements.len() - 1);
     let first = (selected + 1).saturating_sub(room);
@@ -99,10 +100,16 @@ fn figures(model: &Model, row: &Statement) -> [String; 8] {
     ]
 }
 
+/// Columns that a screen of this width has no room for: where they go and the protocol are two.
+fn hidden(width: u16) -> usize {
+    let figures = FIGURES.iter().map(|(.., narrowest)| *narrowest);
+    figures.chain([WIDE, WIDE]).filter(|narrowest| width < *narrowest).count()
+}
+
 fn line([service, role, digest, target, protocol]: [&str; 5], figures: [String; 8], width: u16) -> String {
     let shown = || FIGURES.iter().filter(|(.., narrowest)| width >= *narrowest);
     let used: usize = shown().map(|(_, cells, _)| cells + 1).sum();
-    let room = usize::from(width).saturating_sub(used);
+    let room = usize::from(columns::beside_mark(width, hidden(width))).saturating_sub(used);
     let mut text = String::new();
     let mut name = |content: &str, cells: usize| {
         text.push_str(&fit(content, cells, Align::Left));
