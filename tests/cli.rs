@@ -93,7 +93,7 @@ fn what_was_typed_wrong_is_found_before_anything_is_traced() {
     fails(&["live", "--filter", "dration > 1s"], "did you mean 'duration'?", "duration >= 100ms");
     let template = "https://traces.example/{span_id}";
     fails(&["live", "--open-url", template], "there is no '{span_id}'", "{service}&start={from_ms}");
-    fails(&["record"], "no folder to record into", "--out DIR");
+    fails(&["record"], "no folder to record into", "record DIR");
     let output = txray(&["live", "--duration", "soon"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("'soon' is not a duration"), "{}", text(&output.stderr));
@@ -382,6 +382,27 @@ fn one_look_at_a_recording_is_one_table() {
         "once_rows",
         text(&txray(&["replay", rows.path().to_str().unwrap(), "--once"]).stdout)
     );
+}
+
+#[test]
+fn what_is_in_flight_at_the_end_is_as_much_as_is_open() {
+    let temp = recording::synthetic(2_000);
+    let path = temp.path().to_str().unwrap();
+    let mut most = 0;
+    // What came in the last 20 ms still waits for what could be before it. Behind a loss it waits for longer, and is not open.
+    for time in ["1ms", "3ms", "5ms"] {
+        let output = txray(&["replay", path, "--once", "--duration", time]);
+        let shown = text(&output.stdout);
+        assert!(shown.contains("nothing lost"), "{shown}");
+        let number = |word: &str| word.replace(',', "").parse::<u64>().unwrap();
+        let open = shown.split(" open,").next().and_then(|before| before.split(' ').next_back()).map(number);
+        let rows = shown.lines().skip_while(|line| !line.starts_with("in flight ")).skip(1);
+        let rows = rows.take_while(|line| !line.is_empty());
+        let in_flight: u64 = rows.map(|row| number(row.split_whitespace().nth(1).unwrap())).sum();
+        assert_eq!(Some(in_flight), open, "{shown}");
+        most = most.max(in_flight);
+    }
+    assert!(most > 2, "{most}: this test shows nothing");
 }
 
 #[test]

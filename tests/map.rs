@@ -9,10 +9,11 @@ use std::{
 use proptest::prelude::*;
 use serde_json::Value;
 use tracer_user::{
+    cli::map::{gather, gather_with},
     event::{ConnId, Role},
     metrics::Metrics,
     report::{
-        edges::edges,
+        edges::{Calls, edges},
         filter::{Filter, Thresholds, quoted},
     },
     schema::PayloadMode,
@@ -20,9 +21,9 @@ use tracer_user::{
         Sink as _,
         recording::{Recorder, RecordingConfig},
     },
-    source::synthetic::Random,
+    source::{recording::Recording, synthetic::Random},
     time::WallTime,
-    transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch},
+    transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch, WallRange},
 };
 
 use crate::recording;
@@ -255,6 +256,61 @@ fn the_text_has_the_picture_and_the_table_and_obeys_no_name() {
 }
 
 /// The tokens of a DOT text: quoted strings (unquoted again), and what stands between them.
+/// Calls of connections of one call each, one a second; the client is done five seconds after the server.
+fn short_connections(n: u64) -> Vec<Transaction> {
+    let mut rows: Vec<Transaction> = (0..n)
+        .flat_map(|i| {
+            let (client, server) = (("127.0.0.1", 10_000 + i as u16), ("127.0.0.1", 81));
+            let end = |row: Transaction, seconds: u64| Transaction {
+                end_time: WallTime(recording::START_NS + seconds * 1_000_000_000),
+                ..row
+            };
+            [
+                end(row(0, Role::Server, "stock", client, server), i),
+                end(row(0, Role::Client, "shop", client, server), i + 5),
+            ]
+        })
+        .collect();
+    rows.sort_by_key(|row| (row.end_time, row.role == Role::Client));
+    (0..).zip(&mut rows).for_each(|(seq, row)| row.seq = seq);
+    rows
+}
+
+#[test]
+fn the_map_remembers_no_more_connections_than_its_bound_and_says_which_it_forgot_too_early() {
+    const N: u64 = 600;
+    let dir = recorded(&short_connections(N));
+    let recording = Recording::open(dir.path()).unwrap();
+    let all = WallRange { from: WallTime(0), to: WallTime(u64::MAX) };
+    let of = |max_made: usize, max_servers: usize| {
+        let (map, faults) = gather_with(Calls::bounded(max_made, max_servers), &recording, all, None);
+        assert_eq!(faults, Vec::<String>::new());
+        map
+    };
+    let whole = gather(&recording, all, None).0;
+    let counts = |edges: &[tracer_user::tui::Edge]| -> Vec<(String, String, u64, [u64; 2])> {
+        edges.iter().map(|edge| (edge.from.name(), edge.to.name(), edge.count, edge.seen)).collect()
+    };
+    assert_eq!(counts(&whole.edges), [("shop".to_owned(), "stock".to_owned(), N, [N, N])]);
+    // Room for those whose other end may still come: ten seconds on either side.
+    let windowed = of(64, 8);
+    assert_eq!((counts(&windowed.edges), windowed.transactions), (counts(&whole.edges), 2 * N));
+    assert_eq!((windowed.given_up, windowed.given_up_lines()), (Default::default(), String::new()));
+    // Room for fewer: what is counted twice is no more than what is told.
+    let cramped = of(4, 8);
+    let told = cramped.given_up.connections;
+    let edges = counts(&cramped.edges);
+    assert_eq!(edges.iter().find(|edge| edge.0 == "shop").map(|edge| edge.2), Some(N));
+    let twice = edges.iter().find(|edge| edge.0 == "127.0.0.1").map_or(0, |edge| edge.2);
+    assert!(0 < twice && twice <= told && told <= N, "{twice} twice, {told} told");
+    assert!(cramped.given_up_lines().starts_with(&format!("{told} client connections")));
+    let json: Value = serde_json::from_slice(&cramped.json()).unwrap();
+    assert_eq!(json["forgotten_connections"], told);
+    // Nobody is known to listen anywhere.
+    let nobody = of(64, 0);
+    assert_eq!((nobody.given_up.listeners, nobody.edges[0].to.name()), (N, "127.0.0.1:81".to_owned()));
+}
+
 fn dot_tokens(text: &str) -> Vec<Result<String, String>> {
     let (mut tokens, mut chars, mut between) = (Vec::new(), text.chars(), String::new());
     while let Some(c) = chars.next() {

@@ -98,7 +98,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
         }
     });
     let mut kernel = Counters::default();
-    let mut n_events = 0;
+    let (mut n_events, mut n_pushed) = (0, 0);
     while let Some(batch) = source.next_batch().unwrap() {
         for event in &batch.events {
             if let Event::Counters(counters) = event {
@@ -114,6 +114,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
                     | Event::Process(_)
             );
             n_events += u64::from(is_kernels);
+            n_pushed += 1;
             pipeline.push(event);
         }
         if !done.load(Ordering::Relaxed) {
@@ -122,6 +123,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
     }
     assert_eq!(load.join().unwrap(), 6000);
     pipeline.finish();
+    assert_eq!(metrics.get(Counter::EventsIn), n_pushed, "an event enters once");
     let left = pipeline.snapshot();
     assert_eq!(
         metrics.get(Counter::RequestsSeen),

@@ -66,9 +66,9 @@ fn picked(i: usize, bytes: [u8; 20]) -> Transaction {
 
 /// Fields with values of theirs, and some that no row has.
 const NUMBERS: &[(&str, &[&str])] = &[
-    ("duration", &["-5", "0", "1us", "2ms", "3s", "4s", "9223372036854775807"]),
+    ("duration", &["-5ns", "0", "1us", "2ms", "3s", "4s", "9223372036854775807ns"]),
     ("ttfb", &["0", "1ms", "2ms"]),
-    ("queue", &["5", "6"]),
+    ("queue", &["5ns", "6ns"]),
     ("status_code", &["200", "404", "500", "503"]),
     ("pid", &["0", "1", "2", "3"]),
     ("client_port", &["80", "443", "8080"]),

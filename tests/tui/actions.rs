@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path}
 use tracer_user::{
     report::filter::{Filter, Thresholds},
     sink::jsonl::{KEYS, write_transaction},
-    tui::{Errand, Here, Place, Template, run_errand},
+    source::heads::{Head, Heads},
+    tui::{Errand, Here, Place, ShownHeads, Template, run_errand},
 };
 
 use super::*;
@@ -248,7 +249,7 @@ fn ctrl_s_writes_the_screen_as_text_and_its_figures_as_json_wherever_it_is_press
         } else {
             format!("txray-screen-20231114-221820-{n}")
         };
-        assert_eq!(app.complaint, Some(format!("screen written to {stem}.txt and {stem}.json")), "{keys}");
+        assert_eq!(app.complaint, Some(format!("screen written to {stem}.txt and .json")), "{keys}");
         let text = fs::read_to_string(dir.path().join(format!("{stem}.txt"))).unwrap();
         assert_eq!(text.trim_end(), before.trim_end(), "{keys}");
         let json = fs::read_to_string(dir.path().join(format!("{stem}.json"))).unwrap();
@@ -283,8 +284,18 @@ fn the_link_of_a_transaction_is_shown_whole_and_any_key_closes_it() {
         press(&feed, SIZE, &mut app, &[Key::Enter]);
     }
     app.template = Some(Template::parse("https://t.example/{trace_id}").unwrap());
-    let none = press(&feed, SIZE, &mut app, &typed("o"));
-    assert!(none.lines()[39].contains("trace id"), "{}", none.lines()[39]);
+    let waiting = press(&feed, SIZE, &mut app, &typed("o"));
+    assert!(waiting.lines()[39].contains("trace id"), "{}", waiting.lines()[39]);
+    assert!(app.heads_of().is_some() && app.link_of.is_some());
+    let traced = "GET / HTTP/1.1\r\nX-B3-TraceId: 48485a3953bb6124\r\n\r\n";
+    let heads = Heads { request: Head::Whole(traced.into()), ..Heads::default() };
+    assert!(app.link_with(&ShownHeads::Known(heads.into())));
+    assert_eq!(app.url.as_deref(), Some("https://t.example/48485a3953bb6124"));
+    let shown = press(&feed, SIZE, &mut app, &[]);
+    assert!(shown.text().contains("trace id: X-B3-TraceId"), "{}", shown.text());
+    // Any key closes it, and any key forgets one that is on its way.
+    press(&feed, SIZE, &mut app, &typed("ooj"));
+    assert!(app.link_of.is_none() && app.url.is_none());
     // What was chosen at the start outlives a reset.
     press(&feed, SIZE, &mut app, &[Key::Escape, Key::Escape, Key::Escape, Key::Char('0')]);
     assert!(app.template.is_some());

@@ -223,5 +223,5 @@ fn the_map_stands_between_the_tables_where_there_is_room_and_m_takes_it_away() {
     let back = press(&feed, (120, 40), &mut app, &typed("m"));
     assert_eq!(back.text(), with.text());
     let narrow = press(&feed, (80, 24), &mut app, &[]);
-    assert!(narrow.model.map.is_none() && narrow.text().contains("the map needs more room"));
+    assert!(narrow.model.map.is_none() && narrow.text().contains("no room for the map"));
 }

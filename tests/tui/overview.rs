@@ -269,7 +269,7 @@ fn keys_change_what_is_drawn() {
     let top = [typed("y9s"), vec![Key::Enter]].concat();
     assert!(title(&after(&top)).contains("≥ 9.00s"));
     assert!(after(&[Key::Char(' ')]).lines()[0].contains("PAUSED +0"));
-    assert!(after(&typed("?jjjjjjjjjjjj")).text().contains("type the top of the axis"));
+    assert!(after(&typed("?jjjjjjjjjjjjjjjj")).text().contains("type the top of the axis"));
     assert!(after(&[Key::Char('y'), Key::Char('9')]).lines()[23].contains("axis: 9_"));
     let by_p99 = after(&[Key::Char('s'), Key::Char('s')]);
     assert_eq!(by_p99.model.rows[0].service, "주문서비스");

@@ -212,14 +212,7 @@ fn services(screen: &Screen, what: &str) {
     let known = ["rate/s", "errors", "count", "p99"];
     let rows = screen.model.services.iter();
     let rows = rows.map(|row| {
-        figures(
-            screen.model.services_seconds,
-            row.recent,
-            row.errors,
-            row.count,
-            row.quantiles_ns,
-            row.max_ns,
-        )
+        figures(screen.model.recent_seconds, row.recent, row.errors, row.count, row.quantiles_ns, row.max_ns)
     });
     table(screen, what, |line| line.starts_with("service "), rows.collect(), &known);
     let rows = screen.model.edges.iter();
@@ -228,13 +221,22 @@ fn services(screen: &Screen, what: &str) {
     });
     table(screen, what, |line| line.starts_with("from → to "), rows.collect(), &known);
     let line = screen.lines().into_iter().find(|line| line.starts_with("who calls whom")).unwrap();
-    assert_eq!(screen.number_before(&line, " transactions that are kept"), screen.model.kept, "{what}");
+    looked_at(screen, &line, what);
+}
+
+/// Of how many transactions a line says that it tells.
+fn looked_at(screen: &Screen, line: &str, what: &str) {
+    let (words, n) = match &screen.model.narrowed {
+        Some(narrowed) => (" transactions that match", narrowed.n),
+        None => (" transactions that are kept", screen.model.kept),
+    };
+    assert_eq!(screen.number_before(line, words), n, "{what}");
 }
 
 fn statements(screen: &Screen, what: &str) {
     let model = &screen.model;
     let title = &screen.lines()[3];
-    assert_eq!(screen.number_before(title, " transactions that are kept"), model.kept, "{what}");
+    looked_at(screen, title, what);
     let rows = model.statements.iter().map(|row| {
         let own = model.statements.iter().filter(|other| other.role == row.role);
         let all: u64 = own.map(|other| other.total_ns).sum();
@@ -281,7 +283,11 @@ fn connections(screen: &Screen, what: &str) {
         what,
         |line| line.contains(" peer ") && line.contains(" state "),
         rows.collect(),
-        &["age", "idle", "done", "now", "in", "out"],
+        if screen.buffer.area.width < 90 {
+            &["age", "idle", "done", "in", "out"]
+        } else {
+            &["age", "idle", "done", "errors", "now", "in", "out"]
+        },
     );
 }
 

@@ -219,8 +219,6 @@ fn check_state(name: &str, screen: &Screen, what: &str) {
         "empty under a filter that was typed" => match view {
             View::Active | View::Connections => says("filter not applied"),
             View::Health => says(" 0 of "),
-            // The services are the run's, and so are their rates.
-            View::Services => says(" 3.5       0     1,000 "),
             _ => says(&format!(
                 "matched duration > 1h; {} seen",
                 if view == View::Statements { "1,000" } else { "1,200" }

@@ -494,7 +494,7 @@ fn ring_bytes(size: Size) -> Result<u32, ParseError> {
     u32::try_from(size.0)
         .ok()
         .filter(|bytes| (64 << 10..=1 << 30).contains(bytes))
-        .ok_or_else(|| ParseError::new(&size.to_string(), "a ring size (64K to 1G)"))
+        .ok_or_else(|| ParseError::new(&size.to_string(), "a ring size: a power of two from 64K to 1G"))
 }
 
 #[cfg(test)]

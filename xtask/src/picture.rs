@@ -34,6 +34,11 @@ const SIZE: (usize, usize) = (110, 32);
 const CELL: (f64, f64) = (8.4, 17.0);
 const FONT: u8 = 14;
 const MARGIN: f64 = 12.0;
+/// Side of a braille dot, in pixels: dots of neighbouring cells do not touch.
+const DOT: f64 = 2.0;
+/// Column and row of each bit's dot in a braille character (Unicode, block Braille Patterns).
+const BRAILLE: [(f64, f64); 8] =
+    [(0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (0.0, 3.0), (1.0, 3.0)];
 /// The terminal's own colours.
 const FRONT: &str = "#d4d4d4";
 const BACK: &str = "#16181d";
@@ -123,7 +128,8 @@ fn take(program: &Path, time: Duration) -> Result<String> {
     }
 }
 
-/// A screen as SVG: grounds as rectangles, text in runs of the same style. No font is named that is not everywhere.
+/// A screen as SVG: grounds as rectangles, text in runs of the same style, dots and blocks as shapes. No font is named that is not
+/// everywhere, and none is asked for a glyph that many have in another width, or not at all.
 fn svg(screen: &Screen) -> String {
     let rows = screen.rows();
     let n_columns = rows.first().map_or(0, Vec::len);
@@ -135,6 +141,7 @@ fn svg(screen: &Screen) -> String {
          <rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"{BACK}\"/>\n"
     );
     for (y, row) in rows.iter().enumerate() {
+        write_grounds(&mut out, row, y);
         let mut x = 0;
         while x < row.len() {
             let end = run_end(row, x);
@@ -146,31 +153,102 @@ fn svg(screen: &Screen) -> String {
     out
 }
 
-/// Where the run of cells that look alike ends. Words are not drawn together with what is far from them: fonts differ, and each run
-/// is stretched to its cells.
+/// The grounds of a row. Those that are alike are one rectangle: between two that touch, a seam would show.
+fn write_grounds(out: &mut String, row: &[Cell], y: usize) {
+    let mut x = 0;
+    while x < row.len() {
+        let (_, back) = colours(row[x].pen);
+        let n = row[x..].iter().take_while(|cell| colours(cell.pen).1 == back).count();
+        if back != BACK {
+            let (left, top) = corner(x, y);
+            let (width, height) = (n as f64 * CELL.0, CELL.1);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                out,
+                "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{back}\"/>"
+            );
+        }
+        x += n;
+    }
+}
+
+/// The upper left corner of a cell.
+fn corner(x: usize, y: usize) -> (f64, f64) {
+    (MARGIN + x as f64 * CELL.0, MARGIN + y as f64 * CELL.1)
+}
+
+/// What a cell is drawn as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Blank,
+    Text,
+    /// Braille: up to eight dots.
+    Dots,
+    /// A block of so many eighths of the cell's height, from below, and of so many quarters of the colour.
+    Block(u8, u8),
+}
+
+impl Shape {
+    fn of(text: char) -> Shape {
+        match text {
+            ' ' | '\u{2800}' => Shape::Blank,
+            '\u{2801}'..='\u{28ff}' => Shape::Dots,
+            '\u{2581}'..='\u{2588}' => Shape::Block((text as u32 - 0x2580) as u8, 4),
+            '\u{2591}'..='\u{2593}' => Shape::Block(8, (text as u32 - 0x2590) as u8),
+            _ => Shape::Text,
+        }
+    }
+}
+
+/// Where the run of cells that are drawn alike ends. Words are not drawn together with what is far from them: fonts differ, and each
+/// run is stretched to its cells.
 fn run_end(row: &[Cell], from: usize) -> usize {
-    let pen = row[from].pen;
-    let is_blank = row[from].text == ' ';
-    let alike = |cell: &Cell| cell.pen == pen && (cell.text == ' ') == is_blank;
+    let (pen, shape) = (row[from].pen, Shape::of(row[from].text));
+    let alike = |cell: &Cell| cell.pen == pen && Shape::of(cell.text) == shape;
     row[from..].iter().position(|cell| !alike(cell)).map_or(row.len(), |n| from + n)
 }
 
 fn write_run(out: &mut String, cells: &[Cell], x: usize, y: usize) {
-    let Some(Cell { pen, .. }) = cells.first() else { return };
-    let (front, back) = colours(*pen);
-    let (left, top) = (MARGIN + x as f64 * CELL.0, MARGIN + y as f64 * CELL.1);
+    let Some(Cell { pen, text }) = cells.first() else { return };
+    let (front, _) = colours(*pen);
+    let ((left, top), width) = (corner(x, y), cells.len() as f64 * CELL.0);
+    match Shape::of(*text) {
+        Shape::Blank => {}
+        Shape::Dots => write_dots(out, cells, (left, top), &front),
+        Shape::Block(eighths, quarters) => {
+            let height = CELL.1 * f64::from(eighths) / 8.0;
+            let top = top + CELL.1 - height;
+            let opacity = match quarters {
+                4.. => String::new(),
+                quarters => format!(" opacity=\"{}\"", f64::from(quarters) / 4.0),
+            };
+            let _ = writeln!(
+                out,
+                "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{front}\"{opacity}/>"
+            );
+        }
+        Shape::Text => write_text(out, cells, (left, top), &front, *pen),
+    }
+}
+
+/// Each dot as a piece of a thick line: the shortest way to say a small square.
+fn write_dots(out: &mut String, cells: &[Cell], (left, top): (f64, f64), front: &str) {
+    let _ = write!(out, "<path stroke=\"{front}\" stroke-width=\"{DOT}\" d=\"");
+    for (i, cell) in cells.iter().enumerate() {
+        let bits = cell.text as u32 - 0x2800;
+        for (bit, (column, row)) in BRAILLE.into_iter().enumerate() {
+            if bits & 1 << bit != 0 {
+                let x = left + (i as f64 + 0.25 + 0.5 * column) * CELL.0 - DOT / 2.0;
+                let y = top + (0.125 + 0.25 * row) * CELL.1;
+                let _ = write!(out, "M{x:.1} {y:.1}h{DOT}");
+            }
+        }
+    }
+    out.push_str("\"/>\n");
+}
+
+fn write_text(out: &mut String, cells: &[Cell], (left, top): (f64, f64), front: &str, pen: Pen) {
     let width = cells.len() as f64 * CELL.0;
-    // Writing to a String cannot fail.
-    if back != BACK {
-        let height = CELL.1;
-        let _ = writeln!(
-            out,
-            "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{back}\"/>"
-        );
-    }
-    if cells.iter().all(|cell| cell.text == ' ') {
-        return;
-    }
     let mut style = String::new();
     for (has, attribute) in [
         (pen.bold, " font-weight=\"bold\""),
@@ -236,15 +314,31 @@ mod tests {
             "<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#16181d\"/>",
             &format!("<text x=\"12.0\" y=\"24.9\" {own} fill=\"#d4d4d4\" font-weight=\"bold\">ab</text>"),
             "<text x=\"37.2\" y=\"24.9\" textLength=\"25.2\" lengthAdjust=\"spacingAndGlyphs\" fill=\"#ff5454\">&lt;&amp;&gt;</text>",
-            "<rect x=\"12.0\" y=\"29.0\" width=\"8.4\" height=\"17.0\" fill=\"#d4d4d4\"/>",
-            "<rect x=\"20.4\" y=\"29.0\" width=\"8.4\" height=\"17.0\" fill=\"#d4d4d4\"/>",
+            "<rect x=\"12.0\" y=\"29.0\" width=\"25.2\" height=\"17.0\" fill=\"#d4d4d4\"/>",
             "<text x=\"20.4\" y=\"41.9\" textLength=\"8.4\" lengthAdjust=\"spacingAndGlyphs\" fill=\"#16181d\">x</text>",
-            "<rect x=\"28.8\" y=\"29.0\" width=\"8.4\" height=\"17.0\" fill=\"#d4d4d4\"/>",
             &format!("<text x=\"37.2\" y=\"41.9\" {own} fill=\"#808080\">gr</text>"),
             "</svg>",
             "",
         ];
         assert_eq!(svg(&screen), lines.join("\n"));
+    }
+
+    #[test]
+    fn dots_and_blocks_are_shapes_that_no_font_can_move() {
+        let mut screen = Screen::new(5, 1);
+        screen.write("⣁⠈▂░░".as_bytes());
+        let drawn = svg(&screen);
+        let shapes: Vec<&str> = drawn.lines().skip(2).collect();
+        assert_eq!(
+            shapes,
+            [
+                // The first dot of the left column, both of the last row, then the first of the right column, one cell on.
+                "<path stroke=\"#d4d4d4\" stroke-width=\"2\" d=\"M13.1 14.1h2M13.1 26.9h2M17.3 26.9h2M25.7 14.1h2\"/>",
+                "<rect x=\"28.8\" y=\"24.8\" width=\"8.4\" height=\"4.2\" fill=\"#d4d4d4\"/>",
+                "<rect x=\"37.2\" y=\"12.0\" width=\"16.8\" height=\"17.0\" fill=\"#d4d4d4\" opacity=\"0.25\"/>",
+                "</svg>",
+            ]
+        );
     }
 
     #[test]

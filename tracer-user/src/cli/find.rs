@@ -47,7 +47,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// a match are not read. Exits with 1 if nothing matched.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray find rec 'slow or status_code in (500, 503)'\n  \
-    txray find rec \"target ~ '/api/**' and duration >= 100ms\" --from 2026-08-21T23:55:00Z --to 2026-08-22T00:05:00Z\n  \
+    txray find rec \"target ~ '/api/**'\" --from 2026-08-21T23:55:00Z --to 2026-08-22T00:05:00Z\n  \
     txray find rec --id 4711 --json")]
 pub struct FindArgs {
     /// Folder of the recording

@@ -20,7 +20,11 @@ use crate::{
     config::{Config, Payload, Settings, Targets},
     metrics::Metrics,
     pipeline::PipelineConfig,
-    source::live::{LiveConfig, LiveError, LiveSource},
+    source::{
+        live::{LiveConfig, LiveError, LiveSource},
+        targets,
+    },
+    text::screen_text,
     tui,
 };
 
@@ -90,6 +94,9 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
     };
     // For people and scripts alike: from this line on traffic is seen.
     let mut notes = format!("txray: tracing {targets} through {}\n", source.family());
+    for name in targets::not_running(&config.targets) {
+        notes.push_str(&format!("txray: no process {} yet: waiting for one to start\n", screen_text(&name)));
+    }
     for missing in source.missing() {
         notes.push_str(&format!("txray: without {}: {}\n", missing.feature, missing.reason));
     }

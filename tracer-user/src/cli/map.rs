@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     report::{
-        edges::{Calls, Edge},
+        edges::{APART_NS, Calls, Edge},
         filter::Filter,
         map::Map,
     },
@@ -102,30 +102,55 @@ pub fn run(args: &MapArgs) -> anyhow::Result<ExitCode> {
     Ok(if filter.is_some() && map.transactions == 0 { ExitCode::NothingMatched } else { ExitCode::Ok })
 }
 
-/// The map of a recording, and what could not be read. The rows are read twice, so that they need not be held.
+/// The map of a recording, and what could not be read. The rows are read twice, so that they need not be held; three times where there are
+/// more client connections than are remembered: then they are learned just ahead of what is counted, and those behind it forgotten.
 pub fn gather(recording: &Recording, range: WallRange, filter: Option<&Filter>) -> (Map, Vec<String>) {
-    let mut calls = Calls::default();
+    gather_with(Calls::default(), recording, range, filter)
+}
+
+/// The same with calls whose bounds are others.
+pub fn gather_with(
+    mut calls: Calls,
+    recording: &Recording,
+    range: WallRange,
+    filter: Option<&Filter>,
+) -> (Map, Vec<String>) {
     let (mut transactions, mut span, mut faults) = (0, None::<WallRange>, Vec::new());
     let is_wanted = |row: &Transaction| row.is_finished() && filter.is_none_or(|filter| filter.matches(row));
+    let mut fits = true;
     for rows in recording.transactions(range) {
         match rows {
             Ok(rows) => rows.iter().for_each(|row| {
                 calls.learn(row);
-                if is_wanted(row) {
+                fits &= calls.has_room();
+                if fits && is_wanted(row) {
                     calls.learn_wanted(row);
                 }
             }),
             Err(fault) => faults.push(fault.to_string()),
         }
     }
+    let all = || recording.transactions(range).flatten().flatten().filter(is_wanted);
+    let mut ahead = None;
+    if !fits {
+        calls.forget_made();
+        ahead = Some(all().peekable());
+    }
     // What is at fault has been told.
-    for row in recording.transactions(range).flatten().flatten().filter(is_wanted) {
+    for row in all() {
+        if let Some(ahead) = &mut ahead {
+            let enough = WallTime(row.end_time.0.saturating_add(APART_NS));
+            while let Some(next) = ahead.next_if(|next| calls.has_room() || next.end_time <= enough) {
+                calls.learn_wanted(&next);
+            }
+        }
         transactions += 1;
         let span = span.get_or_insert(WallRange { from: row.end_time, to: row.end_time });
         (span.from, span.to) = (span.from.min(row.end_time), span.to.max(row.end_time));
         calls.add(&row, &(WallTime(0)..WallTime(u64::MAX)));
     }
-    (Map { span, transactions, edges: calls.edges() }, faults)
+    let given_up = calls.given_up();
+    (Map { span, transactions, edges: calls.edges(), given_up }, faults)
 }
 
 /// The picture, and the table below it.
@@ -147,5 +172,6 @@ pub fn text(map: &Map, width: u16) -> String {
     }
     text.push('\n');
     text.push_str(&map.table());
+    text.push_str(&map.given_up_lines());
     text
 }

@@ -42,7 +42,17 @@ impl From<ExitCode> for std::process::ExitCode {
 
 /// An X-ray of every transaction on this host.
 #[derive(Debug, Parser)]
-#[command(name = "txray", version, max_term_width = 100)]
+#[command(
+    name = "txray",
+    version,
+    max_term_width = 100,
+    after_help = "Tracing needs root, or the capabilities that `txray doctor` names.\n\nTO BEGIN WITH\n  \
+        txray doctor                    what this host allows\n  \
+        txray demo                      a look at a workload of its own\n  \
+        txray live --comm nginx         what nginx serves and asks for, now; ? lists the keys\n  \
+        txray record rec --pid 4711     the same, kept\n  \
+        txray replay rec                what was kept"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

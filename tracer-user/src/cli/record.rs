@@ -24,8 +24,11 @@ use crate::{
 /// limited by the targets alone.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray record --out /var/tmp/rec --max-bytes 10G --max-age 2d\n  \
-    txray record --out rec --comm nginx --duration 1m")]
+    txray record rec --comm nginx --duration 1m")]
 pub struct RecordArgs {
+    /// Folder of the recording, in place of --out
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// Folder of the recording
     #[arg(long, value_name = "DIR", env = "TXRAY_OUT", help_heading = "Recording")]
     out: Option<PathBuf>,
@@ -54,9 +57,9 @@ pub struct RecordArgs {
 
 /// Runs it.
 pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
-    let RecordArgs { out, payload, max_bytes, max_age, queue_recorder, capture, run } = args;
+    let RecordArgs { dir, out, payload, max_bytes, max_age, queue_recorder, capture, run } = args;
     let settings = Settings {
-        out: out.clone(),
+        out: dir.clone().or_else(|| out.clone()),
         payload: *payload,
         max_bytes: *max_bytes,
         max_age: *max_age,
@@ -65,7 +68,7 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     };
     let config = run.resolve(capture.settings(run.settings(settings)))?;
     let Some(out) = config.record.out.clone() else {
-        return Err(Expected::new("no folder to record into", "name one: --out DIR").into());
+        return Err(Expected::new("no folder to record into", "name one: txray record DIR").into());
     };
     let to_stdout = !config.terminal.json && config.terminal.summary == crate::config::SummaryForm::Text;
     let code = live::trace(config, "record", None, Stop::default())?;
@@ -119,7 +122,8 @@ pub(super) fn recorder(config: &Config, metrics: &Metrics) -> anyhow::Result<Opt
 pub(super) fn failed(error: RecordError) -> anyhow::Error {
     match error.hint() {
         Some(hint) => Expected::new(error.to_string(), hint).into(),
-        None => error.into(),
+        // Its cause is in its text already.
+        None => anyhow::Error::msg(error.to_string()),
     }
 }
 

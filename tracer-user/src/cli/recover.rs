@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf};
 use clap::Args;
 
 use super::{ExitCode, Expected, record};
-use crate::{report::format::count, sink::recording};
+use crate::{report::format::count, schema::Dataset, sink::recording};
 
 /// Seal what a killed run left open and verify every file of a recording. What cannot be read is named and left as it is.
 #[derive(Debug, Args)]
@@ -16,6 +16,15 @@ pub struct RecoverArgs {
 
 /// Runs it.
 pub fn run(args: &RecoverArgs) -> anyhow::Result<ExitCode> {
+    // Whatever is not one is left as it is.
+    if !Dataset::ALL.iter().any(|dataset| args.dir.join(dataset.as_str()).is_dir()) {
+        let what = match args.dir.try_exists() {
+            Ok(true) => "no recording here: no events, no transactions",
+            _ => "there is no such folder",
+        };
+        let what = format!("recording {}: {what}", args.dir.display());
+        return Err(Expected::new(what, "name the folder that txray record --out has written").into());
+    }
     let report = recording::recover(&args.dir).map_err(record::failed)?;
     let recording::RecoverReport { sealed, n_deleted, n_whole, faults } = report;
     let mut text = String::new();

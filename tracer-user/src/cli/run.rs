@@ -473,7 +473,8 @@ impl Pump {
         let failure = self.pump(source.as_mut(), &mut pipeline, recorder).err();
         // The probes go first: nothing is read any more.
         drop(source);
-        // What is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
+        // What is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight. What came last is, too.
+        pipeline.settle();
         let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();

@@ -148,7 +148,10 @@ impl Tally {
         if self.since.known().is_none() {
             self.since = data.time;
         }
-        (self.pid, self.comm) = (data.pid, data.comm);
+        // What was summed up does not tell the name of its thread: that of another process is not it.
+        if data.comm != [0; 16] || data.pid != self.pid {
+            (self.pid, self.comm) = (data.pid, data.comm);
+        }
         if first {
             self.from[data.direction().index()] = data.position;
         }
@@ -375,6 +378,23 @@ impl Closed {
             idle_ns: Some(now.0.saturating_sub(self.at.0)),
             state: self.state,
             capture: capture_name(self.capture),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_summed_up_leaves_the_name_of_the_thread_of_its_own_process() {
+        let mut tally = Tally::default();
+        for (pid, name, known) in
+            [(7, "", ""), (7, "nginx", "nginx"), (7, "", "nginx"), (7, "php", "php"), (8, "", "")]
+        {
+            let comm = |name: &str| std::array::from_fn(|at| name.as_bytes().get(at).copied().unwrap_or(0));
+            tally.data(&Data { pid, comm: comm(name), ..Data::default() }, true);
+            assert_eq!((tally.pid, tally.comm), (pid, comm(known)), "{pid} {name}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who calls whom: transactions gathered by their two ends. Pure.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{mem, net::IpAddr, sync::Arc};
 
 use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
@@ -20,6 +20,13 @@ const MAX_EDGES: usize = 65_536;
 /// Durations that are kept one by one before a histogram takes them: most edges of a crowd of clients are small, and a histogram
 /// has 13 KB.
 const FEW: usize = 256;
+/// Client connections that are remembered, in two halves: when the younger one is full, the older one is forgotten. Seven eighths of a
+/// power of two, which is what a hash table of 131,072 places holds; both take some 45 MB, texts included.
+const MAX_MADE: usize = 2 * 114_688;
+/// Addresses that somebody listens on, of which it is remembered who. Some 8 MB.
+const MAX_SERVERS: usize = 65_536;
+/// A call's two ends may tell of its end so long one after the other, ns of event time: a client that reads slowly is done late.
+pub const APART_NS: u64 = 10_000_000_000;
 /// Addresses of the answering end that an edge remembers, for its filter.
 const MAX_ENDPOINTS: usize = 16;
 
@@ -209,35 +216,136 @@ fn histogram(values: impl Iterator<Item = u64>) -> Option<Histogram<u32>> {
     Some(histogram)
 }
 
+/// What did not fit into the bounds of [`Calls`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Client connections that were forgotten while their other end could still come: its calls count twice, the second time as an
+    /// address's.
+    pub connections: u64,
+    /// Times that somebody listened on an address beyond those that are remembered: calls to it are calls to an address.
+    pub listeners: u64,
+}
+
+/// Client connections, and whose they are.
+#[derive(Default)]
+struct Made {
+    /// Those that were used last, and those before. Each at most half of the bound.
+    young: FxHashMap<Ends, (Arc<str>, WallTime)>,
+    old: FxHashMap<Ends, (Arc<str>, WallTime)>,
+}
+
+impl Made {
+    fn get(&self, ends: &Ends) -> Option<&Arc<str>> {
+        self.young.get(ends).or_else(|| self.old.get(ends)).map(|(service, _)| service)
+    }
+
+    /// Remembers one; `passed`: calls that ended before this have been counted. How many were forgotten too early.
+    fn insert(
+        &mut self,
+        ends: Ends,
+        service: &Arc<str>,
+        at: WallTime,
+        bound: usize,
+        passed: WallTime,
+    ) -> u64 {
+        if let Some(known) = self.young.get_mut(&ends) {
+            *known = (service.clone(), at.max(known.1));
+            return 0;
+        }
+        let is_full = self.young.len() >= bound / 2;
+        let forgotten = if is_full { self.turn() } else { Default::default() };
+        self.old.remove(&ends);
+        self.young.insert(ends, (service.clone(), at));
+        let early = |(_, last): &&(Arc<str>, WallTime)| last.0.saturating_add(APART_NS) >= passed.0;
+        forgotten.values().filter(early).count() as u64
+    }
+
+    fn turn(&mut self) -> FxHashMap<Ends, (Arc<str>, WallTime)> {
+        mem::replace(&mut self.old, mem::take(&mut self.young))
+    }
+
+    /// Whether another one can be remembered without one being forgotten.
+    fn has_room(&self, bound: usize) -> bool {
+        self.young.len() < bound / 2 || self.old.is_empty()
+    }
+}
+
 /// Gathers edges from transactions that are looked at twice: first who they are of, then what they were. A call that both ends of are
 /// traced counts once, as its client saw it.
-#[derive(Default)]
 pub struct Calls {
-    /// Whose an address is. As many as there are listening sockets.
+    /// Whose an address is. At most [`MAX_SERVERS`].
     servers: FxHashMap<(Arc<str>, Option<u16>), Arc<str>>,
-    /// Whose a client's connection is. As many as there are such connections in the rows.
-    made: FxHashMap<Ends, Arc<str>>,
-    /// At most [`MAX_EDGES`], and one more for each service.
+    /// Whose a client's connection is. At most [`MAX_MADE`].
+    made: Made,
+    max_made: usize,
+    max_servers: usize,
+    /// Calls that ended before this have been counted.
+    passed: WallTime,
+    given_up: GivenUp,
+    /// At most [`MAX_EDGES`], one more for each service up to as many again, and one for all others.
     sums: FxHashMap<(Peer, Peer, &'static str), Sum>,
 }
 
+impl Default for Calls {
+    fn default() -> Self {
+        Calls::bounded(MAX_MADE, MAX_SERVERS)
+    }
+}
+
 impl Calls {
+    /// With bounds of its own: client connections and listeners that are remembered.
+    pub fn bounded(max_made: usize, max_servers: usize) -> Calls {
+        Calls {
+            servers: FxHashMap::default(),
+            made: Made::default(),
+            max_made,
+            max_servers,
+            passed: WallTime(0),
+            given_up: GivenUp::default(),
+            sums: FxHashMap::default(),
+        }
+    }
+
     /// Learns from a transaction whose an address is. Also from those whose edge is not wanted.
     pub fn learn(&mut self, row: &Transaction) {
-        if row.role != Role::Client {
-            self.servers.insert((row.server_addr.clone(), row.server_port), row.service.clone());
+        if row.role == Role::Client {
+            return;
+        }
+        let address = (row.server_addr.clone(), row.server_port);
+        if self.servers.len() < self.max_servers || self.servers.contains_key(&address) {
+            self.servers.insert(address, row.service.clone());
+        } else {
+            self.given_up.listeners += 1;
         }
     }
 
     /// Learns from a wanted transaction which calls its client tells of.
     pub fn learn_wanted(&mut self, row: &Transaction) {
         if row.role == Role::Client {
-            self.made.insert(ends(row), row.service.clone());
+            let (ends, bound) = (ends(row), self.max_made);
+            self.given_up.connections +=
+                self.made.insert(ends, &row.service, row.end_time, bound, self.passed);
         }
+    }
+
+    /// Whether a further connection can be remembered without an older one being forgotten.
+    pub fn has_room(&self) -> bool {
+        self.made.has_room(self.max_made)
+    }
+
+    /// Forgets the connections of clients: they are learned again, along with what is counted.
+    pub fn forget_made(&mut self) {
+        (self.made, self.given_up.connections) = (Made::default(), 0);
+    }
+
+    /// What did not fit.
+    pub fn given_up(&self) -> GivenUp {
+        self.given_up
     }
 
     /// Counts a wanted transaction, when all have been learned from. `recent`: the time that counts as recent.
     pub fn add(&mut self, row: &Transaction, recent: &std::ops::Range<WallTime>) {
+        self.passed = row.end_time;
         let is_client = row.role == Role::Client;
         let (from, to) = if is_client {
             let to = match self.servers.get(&(row.server_addr.clone(), row.server_port)) {
@@ -274,6 +382,9 @@ impl Calls {
         let is_full = self.sums.len() >= MAX_EDGES && !self.sums.contains_key(&key);
         let key = match key {
             key if !is_full => key,
+            (_, _, protocol) if self.sums.len() >= 2 * MAX_EDGES => {
+                (Peer::others(), Peer::others(), protocol)
+            }
             (from @ Peer::Service(_), _, protocol) => (from, Peer::others(), protocol),
             (_, to, protocol) => (Peer::others(), to, protocol),
         };

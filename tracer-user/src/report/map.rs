@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _};
 
 use super::{
-    edges::{Edge, Peer},
+    edges::{Edge, GivenUp, Peer},
     format::{self, Align},
     summary::comma,
 };
@@ -18,6 +18,8 @@ pub struct Map {
     pub transactions: u64,
     /// Edges, most calls first.
     pub edges: Vec<Edge>,
+    /// What there was no room to tell apart.
+    pub given_up: GivenUp,
 }
 
 /// An end with its sums.
@@ -107,6 +109,25 @@ impl Map {
         format::table(&rows, &columns)
     }
 
+    /// What there was no room to tell apart, if anything.
+    pub fn given_up_lines(&self) -> String {
+        let GivenUp { connections, listeners } = self.given_up;
+        let mut lines = String::new();
+        if connections != 0 {
+            lines.push_str(&format!(
+                "{} client connections were forgotten too early: calls on them may count twice, once as an address's\n",
+                format::count(connections)
+            ));
+        }
+        if listeners != 0 {
+            lines.push_str(&format!(
+                "{} transactions were served on addresses beyond those that are remembered: calls to them are calls to an address\n",
+                format::count(listeners)
+            ));
+        }
+        lines
+    }
+
     /// A directed graph in the DOT language. Ends that were not traced are dashed, edges with errors red.
     pub fn dot(&self) -> String {
         let (nodes, numbers) = self.nodes();
@@ -181,7 +202,8 @@ impl Map {
                  \"seen_by_client\":{client},\"seen_by_server\":{server}}}"
             )?;
         }
-        out.extend_from_slice(b"]}\n");
+        let GivenUp { connections, listeners } = self.given_up;
+        writeln!(out, "],\"forgotten_connections\":{connections},\"forgotten_listeners\":{listeners}}}")?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What people read: losses, the summary, who calls whom, the strip, the filter language.
+//! What people read: losses, the summary, who calls whom, the strip, the filter language, trace ids.
 
 pub mod doctor;
 pub mod edges;
@@ -10,3 +10,4 @@ pub mod loss;
 pub mod map;
 pub mod strip;
 pub mod summary;
+pub mod trace_id;

@@ -154,7 +154,10 @@ impl Summary {
     }
 
     fn with(&self, in_flight: Option<String>) -> String {
-        let mut text = table(&self.operations, Some(self.duration_ns));
+        let mut text = match (self.operations.is_empty(), self.filtered) {
+            (true, 1..) => "no transaction matched the filter\n".to_owned(),
+            _ => table(&self.operations, Some(self.duration_ns)),
+        };
         if let Some(in_flight) = in_flight {
             let _ = write!(text, "\n{in_flight}");
         }

@@ -240,7 +240,6 @@ impl LiveSource {
     fn batch(&mut self, events: Vec<Event>) -> EventBatch {
         let first_ordinal = self.next_ordinal;
         self.next_ordinal += events.len() as u64;
-        self.metrics.add(Counter::EventsIn, events.len() as u64);
         EventBatch { first_ordinal, events }
     }
 

@@ -111,6 +111,15 @@ pub fn pids(targets: &Targets) -> Result<Vec<u32>, TargetError> {
     Ok(pids)
 }
 
+/// Names and executables among the targets that no process has at this moment, in the words of the flags. As typed: not safe to show.
+pub fn not_running(targets: &Targets) -> Vec<String> {
+    let proc_root = Path::new(PROC);
+    let comms = targets.comms.iter().filter(|name| target::by_comm(proc_root, name).is_empty());
+    let exes = targets.exes.iter().filter(|exe| target::by_exe(proc_root, exe).is_empty());
+    let comms = comms.map(|name| format!("is called {name}"));
+    comms.chain(exes.map(|exe| format!("runs {}", exe.display()))).collect()
+}
+
 /// Where the cgroup version 2 hierarchy is mounted.
 fn cgroup2_mount() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;

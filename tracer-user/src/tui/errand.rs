@@ -106,8 +106,8 @@ fn dump(dir: &Path, app: &App, model: &Model, theme: Theme, area: Rect) -> Resul
     for (path, (_, content)) in paths.iter().zip(&files) {
         write_new(path, content).map_err(|error| fault(&screen_text(&path.to_string_lossy()), &error))?;
     }
-    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(format!("screen written to {} and {}", name(&paths[0]), name(&paths[1])))
+    let name = paths[0].file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(format!("screen written to {name} and .json"))
 }
 
 /// The cells of a frame, line by line.

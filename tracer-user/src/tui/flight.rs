@@ -50,7 +50,7 @@ impl App {
     /// Which transaction is shown, and how far it is; `None` for the step of one that ended.
     pub(super) fn progress(&self) -> Option<Progress> {
         let step = self.followed().map(|flight| flight.open.step);
-        self.opened().map(|row| (row.conn, row.ordinal, step))
+        self.heads_of().map(|row| (row.conn, row.ordinal, step))
     }
 
     /// Looks at what became of the request that is open. On a frozen screen it stays as it was.

@@ -35,6 +35,9 @@ pub enum ShownHeads {
 }
 
 impl ShownHeads {
+    /// What is said where there is no recording.
+    pub const HOW_TO_HAVE_THEM: &str = "heads are kept in a recording: txray record --out DIR";
+
     /// At least as many lines as they take on a screen.
     pub(super) fn n_lines(&self) -> usize {
         let lines = |head: &Head| match head {
@@ -79,7 +82,7 @@ impl HeadsDesk {
             }
             Some(Err(TryRecvError::Empty)) | None => {}
         }
-        let open = app.opened();
+        let open = app.heads_of();
         let of = app.progress();
         // One at a time: who goes through a list quickly waits for the last one only, and its answer is nobody's.
         if self.answer.is_some() || (of == self.of && !self.is_due(app)) {

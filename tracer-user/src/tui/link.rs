@@ -1,6 +1,14 @@
 //! A link to another tool: a template with a transaction's facts, and the way of a text to the terminal's clipboard. Pure.
 
-use crate::transaction::Transaction;
+use base64::Engine as _;
+
+use super::{app::App, errand::Errand, heads::ShownHeads};
+use crate::{
+    report::trace_id::{self, TraceId},
+    source::heads::Head,
+    text::screen_text,
+    transaction::Transaction,
+};
 
 /// The longest template, and with it (names are bounded) the longest link.
 const MAX_TEMPLATE: usize = 2_048;
@@ -71,8 +79,13 @@ impl Template {
         Ok(Template(pieces))
     }
 
-    /// The link of a transaction. An error says what the transaction has not.
-    pub fn url(&self, of: &Transaction) -> Result<String, String> {
+    /// Whether it has a hole for the trace id, which only the heads of a transaction can fill.
+    pub fn wants_trace_id(&self) -> bool {
+        self.0.contains(&Piece::Hole(Hole::TraceId))
+    }
+
+    /// The link of a transaction, and of the trace id in its heads. An error says what is missing.
+    pub fn url(&self, of: &Transaction, trace: Option<&TraceId>) -> Result<String, String> {
         let mut url = String::new();
         for piece in &self.0 {
             match piece {
@@ -84,7 +97,8 @@ impl Template {
                 Piece::Hole(Hole::Operation) => push_encoded(&mut url, &of.operation),
                 Piece::Hole(Hole::ConnId) => url.push_str(&format!("{:016x}", of.conn.0)),
                 Piece::Hole(Hole::TraceId) => {
-                    return Err("the template wants a trace id, and transactions have none".to_owned());
+                    let trace = trace.ok_or("the link wants a trace id, and none is known")?;
+                    push_encoded(&mut url, &trace.id);
                 }
             }
         }
@@ -105,21 +119,73 @@ fn push_encoded(url: &mut String, text: &str) {
 
 /// The bytes that put a text into the clipboard of a terminal that allows it (OSC 52).
 pub fn clipboard(text: &str) -> Vec<u8> {
-    [b"\x1b]52;c;".as_slice(), base64(text.as_bytes()).as_bytes(), b"\x07"].concat()
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    [b"\x1b]52;c;".as_slice(), encoded.as_bytes(), b"\x07"].concat()
 }
 
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let value = (0..3).fold(0_u32, |value, i| value << 8 | u32::from(chunk.get(i).copied().unwrap_or(0)));
-        for i in 0..4 {
-            let digit = DIGITS[(value >> (18 - 6 * i) & 63) as usize];
-            out.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+/// The trace id in some heads. An error says why there is none.
+fn trace_id(heads: &ShownHeads) -> Result<TraceId, String> {
+    let heads = match heads {
+        ShownHeads::Known(heads) => heads,
+        ShownHeads::Failed(error) => return Err(format!("no trace id: no heads: {}", screen_text(error))),
+        ShownHeads::NoRecording | ShownHeads::Loading => {
+            return Err(format!("no trace id: {}", ShownHeads::HOW_TO_HAVE_THEM));
+        }
+    };
+    let (mut cut, mut bytes) = (false, [&[][..]; 2]);
+    for (bytes, head) in bytes.iter_mut().zip([&heads.request, &heads.response]) {
+        match head {
+            Head::Whole(head) => *bytes = head,
+            Head::Cut(head) => (*bytes, cut) = (head, true),
+            Head::NotFound => cut = true,
         }
     }
-    out
+    let more = if cut { "; a head is cut or missing" } else { "" };
+    trace_id::find(bytes).map_err(|none| format!("{none}{more}"))
+}
+
+impl App {
+    /// The link of what is shown or selected: at once, or when its heads have come.
+    pub(super) fn link(&mut self, row: &std::sync::Arc<Transaction>) {
+        match &self.template {
+            Some(template) if template.wants_trace_id() => {
+                self.link_of = Some(row.clone());
+                self.complaint = Some("fetching the heads, for the trace id …".to_owned());
+            }
+            Some(template) => {
+                let url = template.url(row, None);
+                self.show_link(url, None);
+            }
+            None => {
+                let hint = "no link is set: --open-url 'https://…?service={service}&from={from_ms}'";
+                self.complaint = Some(hint.to_owned());
+            }
+        }
+    }
+
+    /// Shows the link that waits for its heads, if they have come; whether there is something new to draw.
+    pub fn link_with(&mut self, heads: &ShownHeads) -> bool {
+        if matches!(heads, ShownHeads::Loading) {
+            return false;
+        }
+        let (Some(row), Some(template)) = (self.link_of.take(), &self.template) else { return false };
+        let (url, field) = match trace_id(heads) {
+            Ok(trace) => (template.url(&row, Some(&trace)), Some(trace.field)),
+            Err(why) => (Err(why), None),
+        };
+        self.complaint = None;
+        self.show_link(url, field);
+        true
+    }
+
+    fn show_link(&mut self, url: Result<String, String>, field: Option<&'static str>) {
+        match url {
+            Ok(url) => {
+                (self.url, self.url_field, self.errand) = (Some(url.clone()), field, Some(Errand::Copy(url)))
+            }
+            Err(why) => self.complaint = Some(why),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -135,12 +201,12 @@ mod tests {
         let of =
             Transaction { service: "주 &?#/%".into(), operation: "GET /item/{id}".into(), ..transaction(1) };
         assert_eq!(
-            template.url(&of).unwrap(),
+            template.url(&of, None).unwrap(),
             "https://t.example/s?s=%EC%A3%BC%20%26%3F%23%2F%25&o=GET%20%2Fitem%2F%7Bid%7D\
              &f=1700000000010&t=1700000000012#000000000000abcd"
         );
         let hostile = Transaction { service: "\u{1b}]0;x\u{7}\n\u{202e}".into(), ..transaction(1) };
-        assert!(template.url(&hostile).unwrap().bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(template.url(&hostile, None).unwrap().bytes().all(|byte| byte.is_ascii_graphic()));
     }
 
     #[test]
@@ -156,17 +222,51 @@ mod tests {
         fails("http://x/ y", "blanks");
         fails("", "bytes");
         fails(&"x".repeat(MAX_TEMPLATE + 1), "bytes");
-        let error = Template::parse("http://x/{trace_id}").unwrap().url(&transaction(1)).unwrap_err();
+        let error = Template::parse("http://x/{trace_id}").unwrap().url(&transaction(1), None).unwrap_err();
         assert!(error.contains("trace id"), "{error}");
     }
 
     #[test]
-    fn the_clipboard_gets_base64() {
-        for (text, digits) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(text.as_bytes()), digits);
+    fn a_link_with_a_trace_id_waits_for_the_heads_and_says_which_field_it_is_from() {
+        use crate::source::heads::Heads;
+
+        let row = std::sync::Arc::new(transaction(1));
+        let start = || {
+            let template = Template::parse("http://x/{trace_id}?c={conn_id}").unwrap();
+            let mut app = App { template: Some(template), ..App::default() };
+            app.link(&row);
+            assert!(app.url.is_none() && app.link_of.is_some() && app.complaint.is_some());
+            app
+        };
+        let known = |request: Head, response: Head| ShownHeads::Known(Heads { request, response }.into());
+        let with = |fields: &str| Head::Whole(format!("GET / HTTP/1.1\r\n{fields}\r\n\r\n").into());
+
+        let mut app = start();
+        assert!(!app.link_with(&ShownHeads::Loading) && app.link_of.is_some());
+        assert!(app.link_with(&known(with("Pinpoint-TraceID: a^1^2"), Head::NotFound)));
+        assert_eq!(app.url.as_deref(), Some("http://x/a%5E1%5E2?c=000000000000abcd"));
+        assert_eq!((app.url_field, app.complaint.clone()), (Some("Pinpoint-TraceID"), None));
+        assert_eq!(app.errand, app.url.clone().map(Errand::Copy));
+        // It was for one time.
+        assert!(!app.link_with(&known(with("b3: 0"), Head::NotFound)));
+
+        for (heads, words) in [
+            (ShownHeads::NoRecording, &["--out DIR"][..]),
+            (ShownHeads::Failed("\u{1b}[2Jgone".to_owned()), &["\\u{1b}[2Jgone"]),
+            (known(with("Host: a"), with("Server: b")), &["traceparent", "sw8", "X-Scouter-Gxid"]),
+            (known(with("b3: 0"), with("Server: b")), &["b3 without"]),
+            (known(Head::Cut("GET / HTTP/1.1\r\nHost:".into()), with("A: b")), &["traceparent", "cut"]),
+        ] {
+            let mut app = start();
+            assert!(app.link_with(&heads) && app.url.is_none() && app.errand.is_none());
+            let said = app.complaint.clone().unwrap();
+            assert!(words.iter().all(|word| said.contains(word)) && !said.contains('\u{1b}'), "{said}");
         }
-        assert_eq!(clipboard("foo"), b"\x1b]52;c;Zm9v\x07");
+    }
+
+    #[test]
+    fn the_clipboard_gets_base64() {
+        assert_eq!(clipboard("foobar"), b"\x1b]52;c;Zm9vYmFy\x07");
+        assert_eq!(clipboard("주?"), b"\x1b]52;c;7KO8Pw==\x07");
     }
 }

@@ -35,6 +35,7 @@ mod table;
 mod terminal;
 mod theme;
 mod trace;
+mod typing;
 mod view;
 mod walk;
 

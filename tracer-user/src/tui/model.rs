@@ -119,8 +119,6 @@ pub struct Model {
     pub open: Vec<OpenRequest>,
     /// Services of the run, most transactions first; where they are shown.
     pub services: Vec<Row>,
-    /// Completed seconds that `recent` covers in them: they are the run's, whatever the screen is narrowed to.
-    pub services_seconds: u64,
     /// Who calls whom, of the rows that are kept; where it is shown.
     pub edges: Vec<Edge>,
     /// The same as a picture; where there is room for it.
@@ -238,15 +236,15 @@ impl Model {
         let until = if app.paused.is_some() { watermark } else { WallTime(u64::MAX) };
         let matching = app.is_narrowed().then(|| Matching::find(app, &feed.recent.lock(), until));
         let all = base.operations.iter().map(|row| row.count).sum();
-        let (mut rows, recent_seconds) = match &matching {
-            None => (base.operations.clone(), base.recent_seconds),
+        let (mut rows, services, recent_seconds) = match &matching {
+            None => (base.operations.clone(), base.services.clone(), base.recent_seconds),
             Some(matching) => {
                 let mut narrowed = Histograms::default();
                 for row in &matching.rows {
                     narrowed.record(row);
                 }
                 narrowed.advance(watermark);
-                (operations(&narrowed), narrowed.recent_seconds())
+                (operations(&narrowed), service_rows(&narrowed), narrowed.recent_seconds())
             }
         };
         sort(&mut rows, app.sort);
@@ -421,8 +419,7 @@ impl Model {
             age_steps: status.snapshot.age_steps,
             in_flight,
             open: status.snapshot.open.clone(),
-            services: base.services.clone(),
-            services_seconds: base.recent_seconds,
+            services,
             edges: calls,
             map,
             statements: asked,

@@ -238,6 +238,8 @@ pub fn run(
     let mut desk = HeadsDesk::new(heads);
     let mut ranges = RangeDesk::new(rollups);
     let mut source = Source { shows, past: None, told: (0, 0) };
+    // What was typed and not looked at yet.
+    let (mut held, mut more) = (None, false);
     loop {
         if stopped() || source.has_ended() {
             return Ok(Left::Stopped);
@@ -248,6 +250,21 @@ pub fn run(
         }
         dirty |= desk.look(&app);
         dirty |= ranges.look();
+        if app.link_of.is_some() {
+            dirty |= app.link_with(&desk.shown(&app));
+        }
+        if let Some(errand) = app.errand.take() {
+            let size = terminal.size()?;
+            let area = Rect::new(0, 0, size.width, size.height);
+            let done = errand::run(
+                &errand,
+                &Here { feed: &feed, heading: &heading, theme, area, dir: Path::new(".") },
+                &app,
+                model.as_ref(),
+            );
+            app.done(&errand, done);
+            dirty = true;
+        }
         // What was asked for is seen when it is there, however long a frame takes.
         let state = played.as_ref().map(Played::state);
         if state != last_state {
@@ -264,7 +281,7 @@ pub fn run(
                 dirty = true;
             }
         }
-        if dirty && due(last_frame, FRAME) {
+        if dirty && (held.is_some() || due(last_frame, FRAME)) {
             let started = Instant::now();
             app.follow(&feed);
             let size = terminal.size()?;
@@ -291,14 +308,29 @@ pub fn run(
             (dirty, last_frame) = (false, Some(Instant::now()));
             cost = started.elapsed();
         }
-        if wait_for_input(FRAME)? {
-            // The terminal is gone: nobody can see or say anything any more.
-            return Ok(Left::Interrupted);
-        }
-        if !event::poll(Duration::ZERO)? {
-            continue;
-        }
-        let command = match event::read()? {
+        let event = match held.take() {
+            Some(event) => event,
+            None => {
+                // What was typed in one go was read in one go: there is more of it, of which the terminal knows nothing any more.
+                let most = if more { Duration::ZERO } else { FRAME };
+                if wait_for_input(most)? {
+                    // The terminal is gone: nobody can see or say anything any more.
+                    return Ok(Left::Interrupted);
+                }
+                more = event::poll(Duration::ZERO)?;
+                if !more {
+                    continue;
+                }
+                let event = event::read()?;
+                // A key means what is on the screen: that first. What is being typed needs no screen.
+                if dirty && app.prompt.is_none() && matches!(event, Event::Key(_) | Event::Mouse(_)) {
+                    held = Some(event);
+                    continue;
+                }
+                event
+            }
+        };
+        let command = match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => {
                 key_of(key).map_or(Command::Nothing, |key| app.key(key, &seen))
             }
@@ -314,17 +346,6 @@ pub fn run(
             }
             Event::Key(_) | Event::Paste(_) => Command::Nothing,
         };
-        if let Some(errand) = app.errand.take() {
-            let size = terminal.size()?;
-            let area = Rect::new(0, 0, size.width, size.height);
-            let done = errand::run(
-                &errand,
-                &Here { feed: &feed, heading: &heading, theme, area, dir: Path::new(".") },
-                &app,
-                model.as_ref(),
-            );
-            app.done(&errand, done);
-        }
         match command {
             Command::Draw => dirty = true,
             Command::Save => {

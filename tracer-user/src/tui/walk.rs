@@ -54,7 +54,7 @@ impl App {
         let text = if seen.has_past {
             "this is now: ← or :goto goes back in the recording"
         } else {
-            "nothing is recorded that could be gone back to: start txray with --out DIR"
+            "nothing is recorded that could be gone back to: start with txray record --out DIR"
         };
         self.complaint = Some(text.to_owned());
         Command::Draw

@@ -265,6 +265,7 @@ impl<'a> Pass<'a> {
     /// All of it was played: what is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
     fn over(&mut self, pipeline: &mut Pipeline, n_faults: u64) -> Option<Next> {
         self.n_faults = self.n_faults.max(n_faults);
+        pipeline.settle();
         let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();

@@ -72,6 +72,15 @@ impl Filter {
         Ok(Filter { text: text.to_owned(), expression: parse::parse(text, thresholds)? })
     }
 
+    /// The fields, as one types them, and what is short for an expression.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let fields = Field::ALL.iter().map(|field| field.short());
+        // What is asked for most comes first: a line may have no room for all.
+        let usual = ["duration", "status_code", "target", "operation", "service", "err", "slow", "role"];
+        let rest = fields.chain(["db", "out", "async"]).filter(move |name| !usual.contains(name));
+        usual.into_iter().chain(rest)
+    }
+
     /// The expression as it was written.
     pub fn text(&self) -> &str {
         &self.text
@@ -330,10 +339,12 @@ fields! {
 
 impl Field {
     fn find(name: &str) -> Option<Field> {
-        Field::ALL
-            .iter()
-            .copied()
-            .find(|field| field.name() == name || field.name().strip_suffix("_ns") == Some(name))
+        Field::ALL.iter().copied().find(|field| field.name() == name || field.short() == name)
+    }
+
+    /// The name without its unit.
+    fn short(self) -> &'static str {
+        self.name().strip_suffix("_ns").unwrap_or(self.name())
     }
 }
 
@@ -400,7 +411,8 @@ mod tests {
         check("duration_ns >= 3500ms", true);
         check("duration > 3500ms", false);
         check("duration < 1m", true);
-        check("duration = 3500000000", true);
+        check("duration_ns = 3500000000", true);
+        check("duration > 0", true);
         check("response_bytes >= 3MB and response_bytes < 4 MB", true);
         check("status_code != 200", true);
         check("status_code in (500, 503)", true);
@@ -434,7 +446,7 @@ mod tests {
     fn a_comparison_with_a_missing_value_is_false_and_null_is_asked_for() {
         check("ttfb > 0", false);
         check("ttfb <= 0", false);
-        check("ttfb != 5", false);
+        check("ttfb != 5ns", false);
         check("not ttfb > 0", true);
         check("ttfb = null", true);
         check("ttfb != null", false);
@@ -479,6 +491,11 @@ mod tests {
         fault("", 1, "field");
         fault("dration > 1s", 1, "duration");
         fault("duration > 1x", 12, "unit");
+        fault("duration > 100", 12, "100ms");
+        fault("not queue in (5ms, 7)", 20, "7ms");
+        fault("elapsed > 1s", 1, "'duration'");
+        fault("path ~ x", 1, "'target'");
+        fault("error", 6, "err");
         fault("duration > 1s and", 18, "field");
         fault("duration ! 1s", 10, "operator");
         fault("(duration > 1s", 15, "')'");
@@ -508,8 +525,8 @@ mod tests {
         let error = Filter::parse("err and foo = 1", Thresholds { slow_ns: 1_500_000_000 }).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "filter, column 9: 'foo' is none of slow (duration >= 1500ms), err, db, out, async and no field (see the keys \
-             of --json)\n  err and foo = 1\n          ^"
+            "filter, column 9: 'foo' is none of slow (duration >= 1500ms), err, db, out, async and no field such as \
+             duration, status_code, target, operation, service, role (the keys of --json)\n  err and foo = 1\n          ^"
         );
     }
 }

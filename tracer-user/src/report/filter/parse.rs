@@ -1,15 +1,17 @@
 //! From text to an expression.
 
-use super::{Expression, Field, FilterError, MAX_DEPTH, Order, Thresholds, Type, alias};
+use super::{Expression, Field, Filter, FilterError, MAX_DEPTH, Order, Thresholds, Type, alias};
 use crate::time::WallTime;
 
 /// Longer expressions are refused: what was read is evaluated by recursion over a list of `and` and `or`.
 const MAX_LENGTH: usize = 4_096;
+/// Names that a message has room for.
+const USUAL: usize = 8;
 /// Compiled size of a regular expression, bytes.
 const MAX_PATTERN: usize = 1 << 20;
 
 pub(super) fn parse(text: &str, thresholds: Thresholds) -> Result<Expression, FilterError> {
-    let mut parser = Parser { text, at: 0, depth: 0, thresholds };
+    let mut parser = Parser { text, at: 0, depth: 0, thresholds, is_short: false };
     if text.chars().count() > MAX_LENGTH {
         return Err(parser.fault_at(
             text.char_indices().nth(MAX_LENGTH).map_or(0, |(at, _)| at),
@@ -29,6 +31,8 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     thresholds: Thresholds,
+    /// The field that is being compared was typed without its unit.
+    is_short: bool,
 }
 
 enum Literal<'a> {
@@ -132,16 +136,20 @@ impl<'a> Parser<'a> {
                 self.at += name.len();
                 return Ok(expression);
             }
-            let message = match near(name) {
+            let message = match meant(name).or_else(|| near(name)) {
                 Some(near) => format!("'{name}' is no field, did you mean '{near}'?"),
-                None => format!(
-                    "'{name}' is none of {} and no field (see the keys of --json)",
-                    self.thresholds.words()
-                ),
+                None => {
+                    let is_word = |name: &&str| matches!(*name, "err" | "slow");
+                    let usual: Vec<&str> =
+                        Filter::names().take(USUAL).filter(|name| !is_word(name)).collect();
+                    let (usual, words) = (usual.join(", "), self.thresholds.words());
+                    format!("'{name}' is none of {words} and no field such as {usual} (the keys of --json)")
+                }
             };
             return Err(self.fault_at(start, message));
         };
         self.at += name.len();
+        self.is_short = field.name() != name;
         self.blanks();
         let operator = self.at;
         let texts = matches!(field.type_of(), Type::Text | Type::Path);
@@ -160,7 +168,10 @@ impl<'a> Parser<'a> {
         if self.keyword("in") {
             return self.list(field, texts);
         }
-        let order = self.order().ok_or_else(|| self.fault("expected an operator: = != < <= > >= ~ =~ in"))?;
+        let order = self.order().ok_or_else(|| match field {
+            Field::Error => self.fault("write err, or error = true"),
+            _ => self.fault("expected an operator: = != < <= > >= ~ =~ in"),
+        })?;
         let at = self.literal_start();
         let literal = self.literal()?;
         Ok(match (literal, order) {
@@ -303,6 +314,11 @@ impl<'a> Parser<'a> {
             .parse()
             .map_err(|_| self.fault_at(at, format!("'{}' is a number, '{text}' is not", field.name())))?;
         if unit.is_empty() {
+            // Who leaves the unit out of the name and of the number means hardly ever nanoseconds.
+            if self.is_short && field.type_of() == Type::Span && number != 0 {
+                let what = format!("of which unit? {number}ms, {number}us ({}: ns)", field.name());
+                return Err(self.fault_at(at, what));
+            }
             return Ok(number.into());
         }
         let factor = UNITS.iter().find(|(name, of, _)| *name == unit && *of == field.type_of());
@@ -348,6 +364,22 @@ const UNITS: [(&str, Type, i64); 12] = [
 fn word(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
     &text[..end]
+}
+
+/// What the field is called in other tools, or on the screen.
+fn meant(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "elapsed" | "latency" | "time" | "took" => "duration",
+        "path" | "url" | "uri" => "target",
+        "method" | "name" | "endpoint" => "operation",
+        "code" => "status_code",
+        "errors" | "failed" => "err",
+        "process" => "comm",
+        "client" => "client_addr",
+        "server" => "server_addr",
+        "port" => "server_port",
+        _ => return None,
+    })
 }
 
 /// The field that was probably meant: one that begins alike or differs by one letter.

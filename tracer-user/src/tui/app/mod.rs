@@ -6,7 +6,6 @@ use super::{
     axis::Axis,
     chart::{ChartArea, Density, Geometry, Rectangle, Scale},
     columns::Columns,
-    command,
     errand::{self, Errand},
     flight::Flight,
     keymap::{Action, Key},
@@ -35,10 +34,6 @@ pub(in crate::tui) const SHORT_NS: [u64; 6] =
     [SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS, 10 * SECOND_NS, 20 * SECOND_NS, 30 * SECOND_NS];
 /// Shortest and longest window.
 pub(in crate::tui) const WINDOWS_NS: std::ops::RangeInclusive<u64> = SHORT_NS[0]..=LONGEST_NS;
-/// Longest value that is typed, and longest filter.
-const MAX_TYPED: [usize; 2] = [16, 512];
-/// Longest number and name of a layout that are typed.
-const MAX_LAYOUT: usize = 40;
 /// Zooms that can be taken back.
 const MAX_ZOOMS: usize = 32;
 
@@ -66,6 +61,8 @@ pub struct Cursor {
     pub at: (u16, u16),
     /// The fixed corner.
     pub corner: Option<(u16, u16)>,
+    /// The screen was not frozen before: dots that wander off under the cursor cannot be selected.
+    pub froze: bool,
 }
 
 /// What is being typed, and for what.
@@ -262,6 +259,10 @@ pub struct App {
     pub template: Option<Template>,
     /// The link that is shown.
     pub url: Option<String>,
+    /// The field of the heads that its trace id is from.
+    pub url_field: Option<&'static str>,
+    /// The transaction whose link waits for its heads. Any key forgets it.
+    pub link_of: Option<Arc<Transaction>>,
 }
 
 impl Default for App {
@@ -310,6 +311,8 @@ impl Default for App {
             errand: None,
             template: None,
             url: None,
+            url_field: None,
+            link_of: None,
         }
     }
 }
@@ -344,6 +347,11 @@ impl App {
         }
     }
 
+    /// The transaction whose heads are wanted.
+    pub fn heads_of(&self) -> Option<&Arc<Transaction>> {
+        self.opened().or(self.link_of.as_ref())
+    }
+
     /// Takes a key.
     pub fn key(&mut self, key: Key, seen: &Seen) -> Command {
         if key == Key::Interrupt {
@@ -354,6 +362,7 @@ impl App {
         if !is_typed && self.settings.keymap.action(self.place(), key) == Some(Action::Dump) {
             return self.act(Action::Dump, seen);
         }
+        self.link_of = None;
         if self.url.take().is_some() {
             return Command::Draw;
         }
@@ -451,6 +460,15 @@ impl App {
                 (self.conn_sort, self.conns) = (self.conn_sort.next(), Rows::default());
             }
             Action::Sort => (self.sort, self.operations) = (self.sort.next(), Rows::default()),
+            Action::First | Action::Last | Action::PageUp | Action::PageDown if self.scrolls() => {
+                let page = u16::try_from(seen.page).unwrap_or(u16::MAX).saturating_sub(1).max(1);
+                self.scroll_to(seen, |scroll| match action {
+                    Action::First => 0,
+                    Action::Last => u16::MAX,
+                    Action::PageUp => scroll.saturating_sub(page),
+                    _ => scroll.saturating_add(page),
+                });
+            }
             Action::Previous
             | Action::Next
             | Action::First
@@ -470,7 +488,8 @@ impl App {
             Action::Select => {
                 let Some(chart) = &seen.chart else { return Command::Nothing };
                 let ChartArea { width, height, .. } = chart.area;
-                self.cursor = Some(Cursor { at: (width / 2, height / 2), corner: None });
+                let froze = self.freeze(seen);
+                self.cursor = Some(Cursor { at: (width / 2, height / 2), corner: None, froze });
             }
             Action::Corner => {
                 if let Some(cursor) = &mut self.cursor {
@@ -509,14 +528,7 @@ impl App {
             Action::Dump => self.errand = Some(Errand::Dump),
             Action::Link => {
                 let Some(row) = self.opened().or(seen.row.as_ref()) else { return Command::Nothing };
-                match self.template.as_ref().map(|template| template.url(row)) {
-                    Some(Ok(url)) => (self.url, self.errand) = (Some(url.clone()), Some(Errand::Copy(url))),
-                    Some(Err(error)) => self.complaint = Some(error),
-                    None => {
-                        let hint = "no link is set: --open-url 'https://…?service={service}&from={from_ms}'";
-                        self.complaint = Some(hint.to_owned());
-                    }
-                }
+                self.link(&row.clone());
             }
             // Keys of the page of graphs alone.
             Action::Range | Action::GotoColumn => return Command::Nothing,
@@ -524,14 +536,24 @@ impl App {
             Action::Preset(number) => self.show_preset(number),
             Action::SaveLayout => self.type_layout(),
             Action::ScrollUp | Action::ScrollDown => {
-                let scroll = self.help.as_mut().unwrap_or(&mut self.scroll);
-                *scroll = match action {
+                self.scroll_to(seen, |scroll| match action {
                     Action::ScrollUp => scroll.saturating_sub(1),
-                    _ => scroll.saturating_add(1).min(u16::try_from(seen.n_rows).unwrap_or(u16::MAX)),
-                };
+                    _ => scroll.saturating_add(1),
+                });
             }
         }
         Command::Draw
+    }
+
+    /// Whether what has the arrows is lines, not rows of which one is selected.
+    fn scrolls(&self) -> bool {
+        matches!(self.place(), Place::Help | Place::Detail | Place::Contrast | Place::View(View::Health))
+    }
+
+    fn scroll_to(&mut self, seen: &Seen, to: impl Fn(u16) -> u16) {
+        let last = u16::try_from(seen.n_rows).unwrap_or(u16::MAX);
+        let scroll = self.help.as_mut().unwrap_or(&mut self.scroll);
+        *scroll = to(*scroll).min(last);
     }
 
     fn beside(&self, by: usize) -> View {
@@ -555,7 +577,8 @@ impl App {
         if std::mem::take(&mut self.contrast) || self.selection.take().is_some() {
             return;
         }
-        if self.cursor.take().is_some() {
+        if let Some(cursor) = self.cursor.take() {
+            self.thaw(cursor);
             return;
         }
         if let Some(Zoom { window_ns, back_ns, paused, axis, y_max_ns }) = self.zooms.pop() {
@@ -623,23 +646,45 @@ impl App {
         if !matches!(self.place(), Place::View(View::Overview | View::Xlog) | Place::Select) {
             return Command::Nothing;
         }
-        self.cursor = Some(Cursor { at: to, corner: Some(from) });
+        let froze = match self.cursor {
+            Some(cursor) => cursor.froze,
+            None => self.freeze(seen),
+        };
+        self.cursor = Some(Cursor { at: to, corner: Some(from), froze });
         if done { self.act(Action::List, seen) } else { Command::Draw }
     }
 
+    /// Stops what is shown while a rectangle is selected in it; whether it was not stopped. A playback stops with its own key.
+    fn freeze(&mut self, seen: &Seen) -> bool {
+        let freezes = self.paused.is_none() && seen.played.is_none() && seen.now.0 != 0;
+        if freezes {
+            self.paused = Some(seen.now);
+        }
+        freezes
+    }
+
+    fn thaw(&mut self, cursor: Cursor) {
+        if cursor.froze {
+            self.paused = None;
+        }
+    }
+
     fn zoom(&mut self, rectangle: &Rectangle, now: WallTime) {
+        let end = self.paused.unwrap_or(now);
+        // What comes back when it is left again is what was before the selection.
+        if let Some(cursor) = self.cursor.take() {
+            self.thaw(cursor);
+        }
         if self.zooms.len() < MAX_ZOOMS {
             let App { window_ns, back_ns, paused, axis, y_max_ns, .. } = *self;
             self.zooms.push(Zoom { window_ns, back_ns, paused, axis, y_max_ns });
         }
         let (from, to) = rectangle.times();
         // What is looked at stays, whatever comes.
-        let end = self.paused.unwrap_or(now);
         self.paused = Some(end);
         self.back_ns = end.0.saturating_sub(to.0);
         self.window_ns = (to.0 - from.0).clamp(SHORT_NS[0], LONGEST_NS);
         self.y_max_ns = self.axis.top(rectangle.top_ns());
-        self.cursor = None;
     }
 
     /// Shows a transaction that was found.
@@ -652,72 +697,6 @@ impl App {
     /// Whether the window is one that was zoomed to.
     pub fn is_zoomed(&self) -> bool {
         !self.zooms.is_empty()
-    }
-
-    fn prompt_key(&mut self, key: Key, seen: &Seen) -> Command {
-        let Some(prompt) = &mut self.prompt else { return Command::Nothing };
-        prompt.fault = None;
-        self.complaint = None;
-        match (key, prompt.purpose) {
-            (Key::Char(c), Purpose::Top) if c.is_ascii_graphic() && prompt.text.len() < MAX_TYPED[0] => {
-                prompt.text.push(c);
-            }
-            (Key::Char(c), Purpose::Filter | Purpose::Command | Purpose::Export)
-                if !c.is_control() && prompt.text.len() < MAX_TYPED[1] =>
-            {
-                prompt.text.push(c);
-            }
-            (Key::Char(c), Purpose::Layout) if !c.is_control() && prompt.text.len() < MAX_LAYOUT => {
-                prompt.text.push(c);
-            }
-            (Key::Enter, Purpose::Layout) => return self.keep_typed(),
-            (Key::Backspace, _) => drop(prompt.text.pop()),
-            (Key::Escape, _) => self.prompt = None,
-            (Key::Enter, Purpose::Top) => {
-                let text = std::mem::take(&mut prompt.text);
-                self.prompt = None;
-                match self.axis.parse(&text) {
-                    Ok(top) => self.y_max_ns = top,
-                    Err(complaint) => self.complaint = Some(complaint),
-                }
-            }
-            (Key::Enter, Purpose::Command) if prompt.text.trim().is_empty() => self.prompt = None,
-            (Key::Enter, Purpose::Command) => {
-                match command::parse(&prompt.text, seen.instant(), self.settings.thresholds()) {
-                    Ok(typed) => {
-                        self.prompt = None;
-                        return self.obey(typed, seen);
-                    }
-                    Err((at, what)) => {
-                        prompt.fault = Some(at);
-                        self.complaint = Some(what);
-                    }
-                }
-            }
-            (Key::Enter, Purpose::Filter) => {
-                if prompt.text.trim().is_empty() {
-                    (self.filter, self.prompt) = (None, None);
-                    return Command::Draw;
-                }
-                match Filter::parse(&prompt.text, self.settings.thresholds()) {
-                    Ok(filter) => {
-                        (self.filter, self.prompt) = (Some(filter), None);
-                        (self.operations, self.list) = (Rows::default(), Rows::default());
-                    }
-                    // It stays, to be mended.
-                    Err(error) => {
-                        prompt.fault = Some(error.column.saturating_sub(1));
-                        self.complaint = Some(format!("column {}: {}", error.column, error.message));
-                    }
-                }
-            }
-            (Key::Enter, Purpose::Export) => {
-                self.errand = Some(Errand::Export(std::mem::take(&mut prompt.text)));
-                self.prompt = None;
-            }
-            _ => return Command::Nothing,
-        }
-        Command::Draw
     }
 
     /// Dots or counts, for a chart that fits `fitting` best.

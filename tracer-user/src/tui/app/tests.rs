@@ -100,9 +100,11 @@ fn a_rectangle_is_selected_listed_and_opened_and_each_is_left_by_escape() {
     let mut app = App::default();
     keys(&mut app, "2v");
     assert_eq!(app.place(), Place::Select);
+    // Dots do not wander off under the cursor.
+    assert!(app.paused.is_some());
     keys(&mut app, "hhv");
     keys(&mut app, "llllj");
-    assert_eq!(app.cursor, Some(Cursor { at: (32, 6), corner: Some((28, 5)) }));
+    assert_eq!(app.cursor, Some(Cursor { at: (32, 6), corner: Some((28, 5)), froze: true }));
     app.key(Key::Enter, &seen(3));
     assert_eq!(app.place(), Place::List);
     let rectangle = app.selection.expect("something is selected");
@@ -115,13 +117,19 @@ fn a_rectangle_is_selected_listed_and_opened_and_each_is_left_by_escape() {
         app.key(Key::Escape, &seen(3));
         assert_eq!(app.place(), place);
     }
+    assert_eq!((app.paused, app.cursor), (None, None));
+    // What was frozen before stays so.
+    keys(&mut app, " v");
+    app.key(Key::Escape, &seen(3));
+    assert!(app.paused.is_some());
 }
 
 #[test]
 fn a_zoom_shows_the_rectangle_and_is_taken_back() {
     let mut app = App::default();
-    keys(&mut app, "2v");
+    keys(&mut app, "2");
     let before = (app.window_ns, app.back_ns, app.paused, app.y_max_ns);
+    keys(&mut app, "v");
     app.drag((12, 2), (23, 7), false, &seen(0));
     keys(&mut app, "z");
     // 12 of 60 columns of 5 s each, ending 36 columns before the right edge.
@@ -212,7 +220,7 @@ proptest! {
             prop_assert!(app.operations.selected <= n_rows.saturating_sub(1));
             prop_assert!(app.list.selected <= n_rows.saturating_sub(1));
             prop_assert!(app.active.selected <= n_rows.saturating_sub(1));
-            prop_assert!(app.prompt.as_ref().is_none_or(|prompt| prompt.text.len() <= MAX_TYPED[1] + 3));
+            prop_assert!(app.prompt.as_ref().is_none_or(|prompt| prompt.text.len() <= crate::tui::typing::MAX_TYPED[1] + 3));
             prop_assert!(app.zooms.len() <= MAX_ZOOMS);
             prop_assert!(app.cursor.is_none_or(|cursor| cursor.at.0 < 60 && cursor.at.1 < 10));
         }

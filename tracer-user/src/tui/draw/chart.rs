@@ -148,6 +148,9 @@ fn title(buffer: &mut Buffer, area: Rect, model: &Model, chart: &Chart, app: &Ap
     note(&mut text, chart.n_hidden, &format!("{hidden} hidden: {}", key(Action::Roles)));
     // They are dots of elapsed time only.
     note(&mut text, if app.axis == Axis::Elapsed { model.evicted } else { 0 }, "older as counts");
+    if app.back_ns != 0 && !app.is_zoomed() {
+        text.push_str(&format!("  until {} ago: {}", duration(app.back_ns), key(Action::Live)));
+    }
     if app.is_zoomed() {
         text.push_str(&format!("  zoomed: {}", key(Action::Back)));
     }

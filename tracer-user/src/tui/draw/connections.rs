@@ -22,18 +22,22 @@ const ABOVE: u16 = 2;
 /// Figures of a line: heading, width, alignment, and the narrowest screen that shows it.
 const FIGURES: [(&str, usize, Align, u16); 12] = [
     ("state", 12, Align::Left, 0),
-    ("protocol", 8, Align::Left, 110),
+    ("protocol", 8, Align::Left, 130),
     ("age", 7, Align::Right, 66),
     ("idle", 6, Align::Right, 0),
     ("done", 7, Align::Right, 0),
     ("errors", 7, Align::Right, 90),
-    ("now", 4, Align::Right, 0),
+    ("now", 4, Align::Right, 90),
     ("step", 7, Align::Left, 150),
     ("in", 7, Align::Right, 80),
     ("out", 7, Align::Right, 80),
     ("copied", 10, Align::Left, 150),
     ("conn_id", 16, Align::Left, 170),
 ];
+/// An address and a port of IPv4: what tells connections apart, and so the last that is cut.
+const PEER: usize = 21;
+/// The shortest name of a service.
+const SERVICE: usize = 6;
 /// Narrowest screens that show process and thread, and the process's own end.
 const WITH_THREAD: u16 = 110;
 const WITH_OWN_END: u16 = 150;
@@ -146,7 +150,11 @@ fn line([service, thread, role, own, peer]: [String; 5], figures: [String; 12], 
     // The role, and blanks between the names; what ends the line is cut.
     let blanks = 4 + usize::from(with_thread) + usize::from(with_own);
     let room = room.saturating_sub(blanks);
-    let first = if with_thread { (room / 4).min(24) } else { (room / 3).max(4).min(room) };
+    let first = if with_thread {
+        (room / 4).min(24)
+    } else {
+        (room / 3).min(room.saturating_sub(PEER)).max(SERVICE).min(room)
+    };
     let second = if with_thread { (room / 4).min(24) } else { 0 };
     let own_end = if with_own { (room - first - second) / 2 } else { 0 };
     cell(&service, first, Align::Left);

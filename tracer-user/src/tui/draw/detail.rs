@@ -95,12 +95,15 @@ pub(super) fn lines(
         _ => "of",
     };
     let flight = app.followed();
-    let elapsed = duration(shown.duration_ns.max(0).unsigned_abs());
+    let elapsed = shown.duration_ns.max(0).unsigned_abs();
+    // It is no part of the elapsed time, but of what whoever asked has waited for.
+    let queued = shown.queue_ns.filter(|queue| *queue >= elapsed / 10);
+    let queued = queued.map(|queue| format!("  after {} queued", duration(queue))).unwrap_or_default();
     let title = format!(
-        "{}  {}  {}  {role} {}",
+        "{}  {}  {}{queued}  {role} {}",
         screen_text(&shown.operation),
         flight.map_or_else(|| status(shown), |flight| flight.open.step_name().to_owned()),
-        if flight.is_some() { format!("{elapsed} so far") } else { elapsed },
+        if flight.is_some() { format!("{} so far", duration(elapsed)) } else { duration(elapsed) },
         screen_text(&shown.service),
     );
     let class = flight.map_or(class, |flight| in_flight(flight, model, theme));
@@ -132,9 +135,12 @@ pub(super) fn lines(
     ));
     let error = shown.error_type.as_deref().map(|kind| format!("  error {}", screen_text(kind)));
     if flight.is_none() {
-        lines.push(named("end seen", format!("{}{}", shown.end.as_str(), error.unwrap_or_default())));
+        lines.push(named("outcome", format!("{}{}", shown.end.as_str(), error.unwrap_or_default())));
     }
-    lines.push(named("sure", format!("{}  times: {}", shown.confidence.as_str(), shown.time_basis.as_str())));
+    lines.push(named(
+        "confidence",
+        format!("{}  time_basis {}", shown.confidence.as_str(), shown.time_basis.as_str()),
+    ));
     lines.push(named("protocol", format!("{}  {}", shown.protocol, shown.kind.as_str())));
     let number = if flight.is_some() { String::new() } else { format!("  number {}", count(shown.seq)) };
     lines.push(named("id", format!("{}{number}", shown.id())));
@@ -225,7 +231,7 @@ fn heads(heads: &ShownHeads, answered: bool, width: u16, theme: Theme) -> Vec<Li
     let said = |text: String| vec![Line::from(Span::styled(text, theme.dim()))];
     let heads = match heads {
         ShownHeads::NoRecording => {
-            return said("heads are kept in a recording: start with --out DIR".to_owned());
+            return said(ShownHeads::HOW_TO_HAVE_THEM.to_owned());
         }
         ShownHeads::Loading => return said("request head, response head: …".to_owned()),
         ShownHeads::Failed(error) => return said(format!("no heads: {}", screen_text(error))),

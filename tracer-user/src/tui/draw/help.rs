@@ -28,10 +28,13 @@ const MAX_KEYS: usize = 30;
 const WIDTH: u16 = 76;
 
 /// What is said besides the keys.
-const NOTES: [&str; 3] = [
+const NOTES: [&str; 6] = [
     "Rates are of the last 30 completed seconds,",
     "all else is of the whole run.",
-    "Where something was lost the XLog shows ▒.",
+    "An error is an answer of 500 and above (for who asked: of 400",
+    "and above), or none. S served a request, C made it.",
+    "Where something was lost the XLog shows ▒. The row below it: how",
+    "many ended in each column; beside it, the rate of the fullest.",
 ];
 
 /// What the colours of dots mean, the least important first.

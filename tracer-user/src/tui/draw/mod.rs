@@ -111,10 +111,12 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
     }
     footer(buffer, line(area.bottom() - 1), app, theme);
     if let Some(scroll) = app.help {
-        help::draw(buffer, area, app, scroll, theme);
+        // The line below says how to leave.
+        let above = Rect { height: area.height - 1, ..area };
+        help::draw(buffer, above, app, scroll, theme);
     }
     if let Some(link) = &app.url {
-        url::draw(buffer, area, link, theme);
+        url::draw(buffer, area, link, app.url_field, theme);
     }
 }
 
@@ -246,6 +248,14 @@ fn nothing(model: &Model, what: [&str; 2]) -> String {
     }
 }
 
+/// The transactions that a view of whole rows tells of.
+fn looked_at(model: &Model) -> String {
+    match &model.narrowed {
+        Some(narrowed) => format!("the {} transactions that match", count(narrowed.n)),
+        None => format!("the {} transactions that are kept", count(model.kept)),
+    }
+}
+
 /// Nothing has come yet.
 fn waiting(model: &Model) -> String {
     let whom = if model.whom.is_empty() { String::new() } else { format!(" of {}", model.whom) };
@@ -273,7 +283,10 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         }
         Purpose::Filter => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));
-            ("filter: ", complaint.unwrap_or_else(|| "   such as duration > 100ms and err".to_owned()))
+            (
+                "filter: ",
+                complaint.unwrap_or_else(|| "   such as duration > 100ms and err; Tab: fields".to_owned()),
+            )
         }
         Purpose::Export => {
             let complaint = app.complaint.as_ref().map(|complaint| format!("   {complaint}"));

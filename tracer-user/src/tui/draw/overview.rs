@@ -5,8 +5,13 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{chart, operations, put};
 use crate::{
-    report::format::{Align, count, fit},
-    tui::{app::App, model::Model, theme::Theme},
+    pipeline::AgeSteps,
+    report::format::{Align, count, duration, fit},
+    tui::{
+        app::App,
+        model::Model,
+        theme::{Symbols, Theme},
+    },
 };
 
 /// Services in the in-flight pane.
@@ -44,6 +49,21 @@ pub(super) fn draw(buffer: &mut Buffer, body: Rect, model: &Model, app: &App, th
     operations::draw(buffer, panes.table, model, app, theme);
 }
 
+/// The ages of the numbers in brackets, in their order.
+fn legend(steps: &AgeSteps, theme: Theme) -> String {
+    let from = if theme.symbols == Symbols::Ascii { ">=" } else { "≥" };
+    let mut ages: Vec<String> =
+        steps.ages_ns().iter().rev().map(|ns| format!("{from} {}", age(*ns))).collect();
+    ages.push("younger".to_owned());
+    format!("({})", ages.join(" / "))
+}
+
+/// A round one without the digits that it does not need.
+fn age(ns: u64) -> String {
+    const SECOND_NS: u64 = 1_000_000_000;
+    if ns.is_multiple_of(SECOND_NS) { format!("{}s", ns / SECOND_NS) } else { duration(ns) }
+}
+
 /// How many requests are in flight, by service and age.
 pub(super) fn flights(buffer: &mut Buffer, area: Rect, model: &Model, theme: Theme) {
     let mut head = format!("in flight {}", count(model.n_open));
@@ -77,6 +97,14 @@ pub(super) fn flights(buffer: &mut Buffer, area: Rect, model: &Model, theme: The
                     buffer[(bar, y)].set_char(symbol).set_style(style);
                     bar += 1;
                 }
+            }
+        }
+        if i == 0 {
+            // What the numbers in brackets are, where there is room for it.
+            let legend = legend(&model.age_steps, theme);
+            let x = area.right().saturating_sub(legend.width() as u16);
+            if x >= bar.saturating_add(2) {
+                put(buffer, x, y, area.right() - x, &legend, theme.dim());
             }
         }
         if i + 1 == shown && model.in_flight.len() > shown {

@@ -3,9 +3,9 @@
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{nothing, operations::role_letter, put};
+use super::{looked_at, nothing, operations::role_letter, put};
 use crate::{
-    report::format::{self, Align, count, duration, fit},
+    report::format::{Align, count, duration, fit},
     tui::{
         app::App,
         columns,
@@ -93,7 +93,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     for (i, row) in model.services.iter().take(room).enumerate() {
         let Row { service, role, recent, errors, count: n, quantiles_ns, max_ns, .. } = row;
         let names = format!("{} {service}", role_letter(*role));
-        let rate = format::rate(*recent, model.services_seconds * 1_000_000_000);
+        let rate = model.rate_of(*recent);
         let text = line(&names, top.width, figures(rate, *errors, *n, *quantiles_ns, *max_ns));
         put(buffer, top.x, top.y + 1 + i as u16, top.width, &text, Style::new());
     }
@@ -105,9 +105,10 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     if below.height < 2 {
         return;
     }
-    let mut kept = format!("who calls whom, of the {} transactions that are kept", count(model.kept));
+    let mut kept = format!("who calls whom, of {}", looked_at(model));
+    // Where the map would be.
     if app.map && middle.is_empty() {
-        kept.push_str("; the map needs more room");
+        kept.push_str("; no room for the map");
     }
     put(buffer, below.x, below.y, below.width, &kept, theme.dim());
     let text = line("from → to", below.width, headings);

@@ -2,7 +2,7 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::{nothing, operations::role_letter, put};
+use super::{looked_at, nothing, operations::role_letter, put};
 use crate::{
     report::format::{Align, count, duration, fit},
     tui::{
@@ -38,7 +38,7 @@ pub(super) fn n_rows(area: Rect) -> u16 {
 
 /// Draws it.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
-    let kept = format!("statements, of the {} transactions that are kept", count(model.kept));
+    let kept = format!("statements, of {}", looked_at(model));
     put(buffer, area.x, area.y, area.width, &kept, theme.dim());
     if model.statements.is_empty() {
         for (y, text) in (area.y + 1..area.bottom()).zip(none(model)) {
