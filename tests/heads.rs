@@ -22,11 +22,13 @@ use tracer_user::{
 /// What is said before a body that was asked for.
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Records what a source gives, in parts of a few thousand rows; returns the transactions.
+/// Records what a source gives, in parts of a few thousand rows and with checkpoints within them; returns the transactions.
 fn record(config: SyntheticConfig, dir: &Path, payload: PayloadMode) -> Vec<Transaction> {
     let mut source = Synthetic::new(config);
     let recording = RecordingConfig {
-        rotate_rows: 2_000,
+        rotate_rows: 6_000,
+        checkpoint_rows: 800,
+        checkpoint_share: 0,
         flush_after: Duration::from_millis(20),
         payload,
         queue_bytes: 1 << 30,

@@ -21,7 +21,10 @@ use tracer_user::{
         recording::{Recorder, RecordingConfig},
         xlog::{SharedXlog, XlogSink},
     },
-    source::synthetic::{Synthetic, SyntheticConfig},
+    source::{
+        recording::Recording,
+        synthetic::{Synthetic, SyntheticConfig},
+    },
     time::{BootTime, WallTime},
     transaction::{TransactionBatch, WallRange, watermark::WallLine},
     tui::{
@@ -444,19 +447,45 @@ fn the_next_error_the_one_before_and_the_slowest_are_found() {
     assert!(found.iter().all(|n| *n > 3), "{found:?}");
 }
 
-#[test]
-fn what_is_loaded_from_a_checkpoint_on_is_the_same_window() {
-    let temp = tempfile::tempdir().unwrap();
-    let mut random = Random(12);
-    let events = events(9, 6_000);
+/// Checkpoints each `every` events: of parts so long, or within one part.
+fn with_checkpoints(dir: &std::path::Path, every: u64, within: bool) -> RecordingConfig {
     let config = RecordingConfig {
-        rotate_rows: 2_000,
         flush_after: Duration::from_millis(2),
         queue_bytes: 1 << 30,
         queue_batches: 1 << 20,
-        ..RecordingConfig::new(temp.path().to_owned())
+        checkpoint_share: 0,
+        ..RecordingConfig::new(dir.to_owned())
     };
-    record(config, &events, &[], &mut random);
+    match within {
+        true => RecordingConfig { checkpoint_rows: every, ..config },
+        false => RecordingConfig { rotate_rows: every, ..config },
+    }
+}
+
+/// Parts and checkpoints within them.
+fn n_parts(dir: &std::path::Path) -> (usize, usize) {
+    let recording = Recording::open(dir).unwrap();
+    let parts = &recording.runs[0].events;
+    (parts.len(), parts.iter().map(|part| part.meta.checkpoints.len()).sum())
+}
+
+#[test]
+fn what_is_loaded_from_a_checkpoint_on_is_the_same_window() {
+    window_from_a_checkpoint(false);
+}
+
+#[test]
+fn what_is_loaded_from_a_checkpoint_within_a_part_on_is_the_same_window() {
+    window_from_a_checkpoint(true);
+}
+
+fn window_from_a_checkpoint(within: bool) {
+    let temp = tempfile::tempdir().unwrap();
+    let mut random = Random(12);
+    let events = events(9, 6_000);
+    record(with_checkpoints(temp.path(), 2_000, within), &events, &[], &mut random);
+    let (n_parts, n_within) = n_parts(temp.path());
+    assert!(!within || n_parts == 1 && n_within > 5, "{n_parts} parts, {n_within} checkpoints within them");
     let whole = start(temp.path(), Pace::Max);
     let cut = Tape { whole_events: 0, ..tape(temp.path()) };
     let cut = Player::start(cut, Begin { order: None, narrowed: None, pace: Pace::Max }).unwrap();
@@ -494,6 +523,15 @@ fn what_is_loaded_from_a_checkpoint_on_is_the_same_window() {
 
 #[test]
 fn a_window_is_put_together_of_stored_transactions_and_the_last_events() {
+    window_of_both(false);
+}
+
+#[test]
+fn a_window_is_put_together_of_stored_transactions_and_the_last_events_of_a_part() {
+    window_of_both(true);
+}
+
+fn window_of_both(within: bool) {
     let temp = tempfile::tempdir().unwrap();
     let mut random = Random(13);
     let config = SyntheticConfig {
@@ -507,14 +545,9 @@ fn a_window_is_put_together_of_stored_transactions_and_the_last_events() {
         ..SyntheticConfig::default()
     };
     let events = stretched(config, 200, 3_000);
-    let config = RecordingConfig {
-        rotate_rows: 1_000,
-        flush_after: Duration::from_millis(2),
-        queue_bytes: 1 << 30,
-        queue_batches: 1 << 20,
-        ..RecordingConfig::new(temp.path().to_owned())
-    };
-    record(config, &events, &[], &mut random);
+    record(with_checkpoints(temp.path(), 1_000, within), &events, &[], &mut random);
+    let (n_parts, n_within) = n_parts(temp.path());
+    assert!(!within || n_parts == 1 && n_within > 5, "{n_parts} parts, {n_within} checkpoints within them");
     let whole = start(temp.path(), Pace::Max);
     arrived(&whole);
     let window_ns = 5_000_000_000;

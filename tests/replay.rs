@@ -16,18 +16,20 @@ use tracer_user::{
         Sink as _,
         histogram::{Histograms, Outcome},
         jsonl::write_transaction,
-        recording::{Recorder, RecordingConfig},
+        recording::{Recorder, RecordingConfig, recover},
         xlog::Xlog,
     },
     source::{
         Source,
-        recording::Recording,
+        recording::{Recording, Run, Start},
         replay::ReplaySource,
         synthetic::{Random, Synthetic, SyntheticConfig},
     },
-    time::{BootTime, WallTime},
-    transaction::{TransactionBatch, Unpaired, WallRange},
+    time::{Anchor, BootTime, WallTime},
+    transaction::{TransactionBatch, Unpaired, WallRange, watermark::WallLine},
 };
+
+use crate::recording::checkpoints::copy_events;
 
 /// What a run gives out.
 #[derive(Default)]
@@ -41,6 +43,8 @@ struct Output {
     unpaired: Vec<(Unpaired, u64)>,
     /// Events that the recording should hold and does not.
     missing: u64,
+    /// Events that were played, losses included.
+    n_events: u64,
 }
 
 impl Output {
@@ -130,6 +134,7 @@ fn run_replay(dir: &Path, range: WallRange) -> Output {
     let mut pipeline = new_pipeline();
     let mut output = Output::default();
     while let Some(batch) = source.next_batch().unwrap() {
+        output.n_events += batch.events.len() as u64;
         if let Some(restart) = source.restart() {
             let mut rest = pipeline.finish();
             rest.transactions.retain(|transaction| transaction.is_finished());
@@ -227,6 +232,189 @@ fn a_replay_from_an_instant_is_the_whole_replay_cut_there() {
             assert_same(&run_replay(&dir(), range), &want, &format!("from {from} to {to}"));
         }
     }
+}
+
+/// A run of a random recording: how its events come, and what is done to it.
+fn run_randomly(dir: &Path, copy: &Path, random: &mut Random, config: RecordingConfig, shift_ns: u64) {
+    let seed = random.draw();
+    let mut source = traffic(seed, 800 + random.below(800));
+    let mut pipeline = new_pipeline();
+    let mut recorder = Recorder::start(config, Metrics::default()).unwrap();
+    // Some batches come all at once: the queue overflows.
+    let is_hasty = random.chance(400);
+    let mut hasty = 0;
+    let steps_back = random.chance(300);
+    let killed_behind = random.below(8_000);
+    let (mut first_ordinal, mut latest) = (0, BootTime(0));
+    let (mut anchor, mut waiting) = (None, Vec::<Arc<EventBatch>>::new());
+    while let Some(EventBatch { mut events, .. }) = source.next_batch().unwrap() {
+        for event in &mut events {
+            if let Event::Anchor(read) = event {
+                // Each run at its own time.
+                read.wall.0 += shift_ns;
+                anchor = Some(*read);
+            }
+            latest = latest.max(order::time(event));
+        }
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            let n = rest.len().min(1 + random.below(120) as usize);
+            let mut events = rest[..n].to_vec();
+            rest = &rest[n..];
+            if steps_back && random.chance(20) {
+                // Less than a second, so that the hours of the partitions stay.
+                let wall = anchor.unwrap().wall(latest).0 - random.below(800_000_000);
+                let set_back = Anchor { boot: latest, wall: WallTime(wall) };
+                anchor = Some(set_back);
+                events.push(Event::Anchor(set_back));
+            }
+            let n = events.len() as u64;
+            let batch = Arc::new(EventBatch { first_ordinal, events });
+            if hasty == 0 {
+                waiting.drain(..).for_each(|batch| pipeline.push_batch(&batch));
+                if recorder.wants_checkpoint() {
+                    recorder.checkpoint(pipeline.checkpoint(), first_ordinal);
+                }
+            }
+            recorder.tap(&batch);
+            if is_hasty && random.chance(30) {
+                hasty = 60;
+            }
+            if hasty > 0 {
+                hasty -= 1;
+                waiting.push(batch.clone());
+            } else {
+                pipeline.push_batch(&batch);
+                pipeline.drain();
+            }
+            while waiting.is_empty() && Arc::strong_count(&batch) > 1 {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            if (first_ordinal..first_ordinal + n).contains(&killed_behind) {
+                copy_events(dir, copy);
+            }
+            first_ordinal += n;
+        }
+    }
+    recorder.finish().unwrap();
+}
+
+/// The ordinals at which a run can be begun, with their horizons: by reading every row. A horizon may be later than what was read says,
+/// and never earlier.
+#[track_caller]
+fn assert_horizons(run: &Run) {
+    let listed: Vec<Start> = run.checkpoints().collect();
+    assert!(listed.windows(2).all(|pair| {
+        let (a, b) = (pair[0].checkpoint, pair[1].checkpoint);
+        a.ordinal < b.ordinal && a.horizon_ns <= b.horizon_ns
+    }));
+    let events = run.events.clone();
+    let alone = Run { events, transactions: Vec::new(), rollups: Vec::new(), ..*run };
+    let alone = Recording { runs: vec![alone], ..Recording::default() };
+    let mut source = ReplaySource::open(&alone, WallRange::default(), Metrics::default()).unwrap();
+    let (mut line, mut latest) = (WallLine::default(), 0);
+    let mut listed = listed.into_iter().peekable();
+    while let Some(batch) = source.next_batch().unwrap() {
+        for (ordinal, event) in (batch.first_ordinal..).zip(&batch.events) {
+            while let Some(Start { checkpoint, .. }) =
+                listed.next_if(|next| next.checkpoint.ordinal <= ordinal)
+            {
+                assert!(checkpoint.horizon_ns >= latest, "{checkpoint:?}, {latest}");
+            }
+            if let Event::Anchor(anchor) = event {
+                line.add(*anchor);
+            }
+            let time = order::time(event);
+            if !line.is_empty() && time != BootTime(0) {
+                latest = latest.max(line.at(time).1.wall(time).0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_from_any_instant_of_any_recording_is_the_whole_replay_cut_there() {
+    let (mut n_within, mut n_journals, mut n_holed, mut n_cut) = (0, 0, 0, 0);
+    for round in 0..12 {
+        let random = &mut Random(1_000 + round);
+        let (temp, copied) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let every = 150 + random.below(800);
+        let n_runs = 1 + random.below(2);
+        for run in 0..n_runs {
+            let config = RecordingConfig {
+                rotate_rows: if random.chance(500) { 1_000_000 } else { 1_500 },
+                checkpoint_rows: every,
+                checkpoint_share: 0,
+                flush_after: Duration::from_millis(1 + random.below(20)),
+                queue_batches: 8,
+                ..RecordingConfig::new(temp.path().to_owned())
+            };
+            run_randomly(temp.path(), copied.path(), random, config, run * 1_000_000_000_000);
+        }
+        if random.chance(400) {
+            let recording = Recording::open(temp.path()).unwrap();
+            let parts = &recording.runs[0].events;
+            if parts.len() > 2 {
+                std::fs::remove_file(parts[parts.len() / 2].sealed.as_ref().unwrap()).unwrap();
+            }
+        }
+        for (dir, is_recovered) in [(temp.path(), false), (copied.path(), false), (copied.path(), true)] {
+            if is_recovered && dir.join("events").exists() {
+                recover(dir).unwrap();
+            }
+            let Ok(recording) = Recording::open(dir) else { continue };
+            n_journals += recording.summary().n_journals;
+            recording.runs.iter().for_each(|run| assert_horizons(run));
+            let whole = run_replay(dir, WallRange::default());
+            n_holed += u64::from(whole.missing > 0);
+            let bounds = recording.summary().range.unwrap();
+            let within = |range: &WallRange, end: &WallTime| (range.from..range.to).contains(end);
+            for _ in 0..8 {
+                let run = &recording.runs[random.below(recording.runs.len() as u64) as usize];
+                let last = run.events.iter().map(|part| part.meta.last_time_ns).max().unwrap();
+                let from = WallTime(run.start_ns + random.below(last - run.start_ns + 2));
+                let to = if random.chance(500) {
+                    WallTime(u64::MAX)
+                } else {
+                    WallTime(from.0 + random.below(100_000_000))
+                };
+                let range = WallRange { from, to };
+                let found = run_replay(dir, range);
+                // What is in flight where a replay ends depends on where that is.
+                let is_finished = |line: &&String| !line.contains("\"end\":\"tracer_stopped\"");
+                let lines = whole.lines.iter().zip(&whole.ends).filter(|(_, end)| within(&range, end));
+                let want: Vec<&String> = lines.map(|(line, _)| line).filter(is_finished).collect();
+                assert!(
+                    found.lines.iter().filter(is_finished).eq(want.iter().copied()),
+                    "round {round}, {range:?} of {bounds:?}"
+                );
+                n_cut += want.len();
+                // From the last checkpoint on, and not from further back.
+                let behind: u64 = recording
+                    .runs
+                    .iter()
+                    .filter(|run| run.events.iter().any(|part| part.meta.last_time_ns >= from.0))
+                    .map(|run| {
+                        let end = run.events.last().unwrap().meta.next;
+                        let begin = run.last_checkpoint(from);
+                        n_within += u64::from(begin.is_some_and(|start| {
+                            start.checkpoint.ordinal > run.events[start.part].meta.first
+                        }));
+                        end - begin.map_or(run.events[0].meta.first, |start| start.checkpoint.ordinal)
+                    })
+                    .sum();
+                assert!(
+                    found.n_events <= behind,
+                    "{} played, {behind} behind the checkpoints",
+                    found.n_events
+                );
+            }
+        }
+    }
+    assert!(
+        n_within > 100 && n_journals > 5 && n_holed > 3 && n_cut > 10_000,
+        "{n_within} {n_journals} {n_holed} {n_cut}"
+    );
 }
 
 #[test]

@@ -304,7 +304,7 @@ fn a_request_in_flight_is_opened_and_becomes_its_transaction_when_it_is_answered
     assert!(open.contains("Cookie: REDACTED") && !open.contains("s3cret"), "{open}");
     server.write_all(b"HTTP/1.1 204 No Content\r\nX-Answer: here\r\n\r\n").unwrap();
     assert_ne!(client.read(&mut buffer).unwrap(), 0);
-    let ended = terminal.shows(&["GET /item/{id}  204", "end seen    answered", "X-Answer: here"]);
+    let ended = terminal.shows(&["GET /item/{id}  204", "outcome", "X-Answer: here"]);
     assert!(!ended.contains("so far"), "{ended}");
     terminal.press(&["Escape"]);
     terminal.shows(&["nothing is in flight"]);

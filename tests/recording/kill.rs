@@ -11,7 +11,7 @@ use std::{
 
 use tracer_user::{
     sink::rollup::{RollupSink, SharedRollups},
-    source::rollups::rollups_of,
+    source::{rollups::rollups_of, synthetic::Random},
     transaction::{Transaction, rollup::Interval},
 };
 
@@ -28,6 +28,7 @@ fn child_records_until_it_is_killed() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let config = RecordingConfig {
         rotate_rows: 4_000,
+        checkpoint_rows: 900,
         flush_after: Duration::from_micros(FLUSH_US),
         ..config(Path::new(&dir))
     };
@@ -94,8 +95,8 @@ fn written(tapped: &[(u64, u64)]) -> u64 {
 fn kill_at_fifty_instants_loses_no_more_than_the_last_second() {
     // What is true of this child is true of a run: it hands rows over several times a second.
     assert!(RecordingConfig::new("".into()).flush_after < Duration::from_secs(1));
-    let mut rotations = 0;
-    let mut left_journals = 0;
+    let (mut rotations, mut left_journals, mut n_within) = (0, 0, 0);
+    let mut random = Random(1);
     for round in 0..50_u64 {
         let temp = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -125,6 +126,8 @@ fn kill_at_fifty_instants_loses_no_more_than_the_last_second() {
         assert_accounted(&before, n, STEP_NS);
         assert!(n >= must && before.losses.is_empty(), "{n} events, {must} were written: {taken:?}");
         assert_eq!(before.faults, Vec::<String>::new());
+        n_within += checkpoints::assert_begins(temp.path(), n, STEP_NS, 3, &mut random);
+        let checkpoints = checkpoints::listed(&Recording::open(temp.path()).unwrap().runs[0]);
         let transactions = versions::transactions(temp.path());
         let rollups = seconds(temp.path());
 
@@ -133,6 +136,9 @@ fn kill_at_fifty_instants_loses_no_more_than_the_last_second() {
         assert!(report.faults.is_empty(), "{:?}", report.faults);
         assert!(report.sealed.len() + report.n_deleted >= n_journals);
         assert_eq!(all(temp.path()), before);
+        let run = &Recording::open(temp.path()).unwrap().runs[0];
+        assert_eq!(checkpoints::listed(run), checkpoints);
+        n_within += checkpoints::assert_begins(temp.path(), n, STEP_NS, 3, &mut random);
         assert_eq!(versions::transactions(temp.path()), transactions);
         for (i, transaction) in transactions.iter().enumerate() {
             assert_eq!(*transaction, versions::transaction(i as u64), "each once, in order");
@@ -151,6 +157,7 @@ fn kill_at_fifty_instants_loses_no_more_than_the_last_second() {
             Recorder::start(config(temp.path()), Metrics::default()).unwrap().finish().unwrap();
         }
     }
+    assert!(n_within > 120, "{n_within} of 300 instants begin within a part");
     assert!(
         rotations > 50 && left_journals > 50,
         "{rotations} rotations, {left_journals} journals: shows little"

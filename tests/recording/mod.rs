@@ -28,6 +28,7 @@ use tracer_user::{
     transaction::{TransactionBatch, WallRange},
 };
 
+pub mod checkpoints;
 mod damage;
 mod disk;
 mod find;

@@ -109,6 +109,16 @@ impl<'a> Group<'a> {
             }
     }
 
+    /// Whether it may hold a row of this ordinal or a later one.
+    pub fn may_reach(&self, ordinal: u64) -> bool {
+        match self.chunk("ordinal").map(range_of) {
+            Some(Values::Integers(ordinals)) => {
+                u64::try_from(*ordinals.end()).is_ok_and(|last| last >= ordinal)
+            }
+            _ => true,
+        }
+    }
+
     fn chunk(&self, name: &str) -> Option<&'a ColumnChunkMetaData> {
         self.metadata
             .columns()

@@ -18,7 +18,8 @@ use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
 use bytes::{Buf as _, BufMut as _};
 
 use super::{
-    Fault, FormatError, PartMeta,
+    Checkpoint, Dataset, Fault, FormatError, MAX_CHECKPOINTS, PartMeta,
+    event_rows::{EventColumns, Row},
     file::{guarded, parse_meta},
 };
 
@@ -43,6 +44,13 @@ pub struct FrameMeta {
     pub last_time_ns: u64,
     /// Events that the recorder lost within it.
     pub lost: u64,
+}
+
+impl FrameMeta {
+    /// Whether all that it holds is a checkpoint: events and holes lead on to another ordinal.
+    pub fn is_checkpoint(&self) -> bool {
+        self.rows > 0 && self.next == self.first && self.lost == 0
+    }
 }
 
 /// What a journal begins with.
@@ -156,6 +164,10 @@ impl Journal {
             meta.last_time_ns = meta.last_time_ns.max(frame.last_time_ns);
             meta.lost += frame.lost;
         }
+        if meta.dataset == Dataset::Events {
+            let frames = frames.iter().map(|frame| frame.meta);
+            meta.checkpoints = checkpoints(meta.horizon_ns, frames);
+        }
         Ok(Journal { file, frames, meta, n_bytes, n_skipped_bytes: skipped })
     }
 
@@ -167,6 +179,15 @@ impl Journal {
     /// Facts about each frame, in order.
     pub fn frames(&self) -> impl ExactSizeIterator<Item = FrameMeta> + '_ {
         self.frames.iter().map(|frame| frame.meta)
+    }
+
+    /// Whether the checkpoint before the event `ordinal` is there and whole.
+    pub fn holds_checkpoint(&self, ordinal: u64) -> bool {
+        let frames = self.frames().enumerate().filter(|(_, frame)| frame.first == ordinal);
+        let mut begun = frames.filter(|(i, frame)| *i == 0 || frame.is_checkpoint());
+        begun.any(|(i, _)| {
+            self.batch(i).is_ok_and(|batch| batch.is_some_and(|batch| begins_with_checkpoint(&batch)))
+        })
     }
 
     /// The rows of frame `i`, verified. `None` when the frame is damaged.
@@ -184,6 +205,26 @@ impl Journal {
         });
         Ok(batch.ok().filter(|batch| batch.num_rows() == meta.rows as usize))
     }
+}
+
+/// Whether the first of these rows is a checkpoint.
+pub fn begins_with_checkpoint(batch: &RecordBatch) -> bool {
+    let is_checkpoint = |columns: &EventColumns<'_>| matches!(columns.row(0), Ok(Row::Checkpoint(_)));
+    EventColumns::new(batch).is_ok_and(|columns| !columns.is_empty() && is_checkpoint(&columns))
+}
+
+/// The checkpoints behind the first frame, by the frames' headers; `horizon_ns`: the part's own.
+fn checkpoints(mut horizon_ns: u64, frames: impl Iterator<Item = FrameMeta>) -> Vec<Checkpoint> {
+    let mut found: Vec<Checkpoint> = Vec::new();
+    for (i, frame) in frames.enumerate() {
+        // A checkpoint's own frame too has the latest time before it, which counts where a frame before it is torn.
+        horizon_ns = horizon_ns.max(frame.last_time_ns);
+        let is_known = i == 0 || found.last().is_some_and(|last| last.ordinal == frame.first);
+        if frame.is_checkpoint() && !is_known && found.len() < MAX_CHECKPOINTS {
+            found.push(Checkpoint { ordinal: frame.first, horizon_ns });
+        }
+    }
+    found
 }
 
 /// Up to `length` bytes at `at`; fewer where the file ends.

@@ -12,6 +12,9 @@
 //!   the kernel within a quarter of a second and guarded by its own checksum. When it is long enough it is *sealed*: turned into one
 //!   Parquet file ([`mod@file`]) under a temporary name, synced, renamed; then the journal goes. Where both exist, the sealed
 //!   file wins, so that no instant of death loses or doubles a row. `recover` seals what a dead run left behind.
+//! * **Checkpoints** are the pipeline's state before an event, as rows among the events: the first row of nearly each part, and further ones
+//!   within it, so that whoever wants an instant has few events to play. [`PartMeta`] lists them. A checkpoint within a part is the
+//!   only row of its frame, so that the frames' headers tell where they are.
 //! * **The seal** is a CRC-32 over the whole Parquet file and one over its footer, kept in the footer itself: Parquet alone
 //!   does not notice most flipped bits. Nothing is parsed before its checksum matched.
 //! * **Versions.** [`VERSION`] stands in each file; a reader knows all versions up to its own (a fixture for each), and
@@ -136,9 +139,26 @@ pub struct PartMeta {
     pub lost: u64,
     /// It begins with a checkpoint.
     pub checkpoint: bool,
+    /// Further checkpoints within it, in their order; at most [`MAX_CHECKPOINTS`]. Parts that were sealed before there was this list have
+    /// none in it, and readers of then ignore it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checkpoints: Vec<Checkpoint>,
     /// Payload of the run.
     pub payload: PayloadMode,
 }
+
+/// Where a replay can begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Checkpoint {
+    /// Ordinal of the event that follows.
+    pub ordinal: u64,
+    /// Latest wall time of all rows of the run before it, ns.
+    pub horizon_ns: u64,
+}
+
+/// Checkpoints that a part lists: some 60 bytes of the footer each. The recorder writes at most one each five seconds, behind holes, and
+/// those that rows and time call for: less than 150 in a part of ten minutes, which is overdue.
+pub const MAX_CHECKPOINTS: usize = 1_024;
 
 fn events() -> Dataset {
     Dataset::Events
@@ -158,6 +178,13 @@ impl PartMeta {
     /// Name of the journal.
     pub fn journal_name(&self) -> String {
         format!("_{}.journal", self.stem())
+    }
+
+    /// Its checkpoints, in their order.
+    pub fn all_checkpoints(&self) -> impl DoubleEndedIterator<Item = Checkpoint> + '_ {
+        let first =
+            self.checkpoint.then_some(Checkpoint { ordinal: self.first, horizon_ns: self.horizon_ns });
+        first.into_iter().chain(self.checkpoints.iter().copied())
     }
 
     /// Folders below the dataset's: the hour of the first row, UTC.

@@ -10,12 +10,13 @@ use arrow_array::RecordBatch;
 
 use crate::{
     schema::{
-        Dataset, Fault, FormatError, PartMeta, PayloadMode, RunId,
+        Checkpoint, Dataset, Fault, FormatError, PartMeta, PayloadMode, RunId,
         file::{Rows, SealedFile},
         groups::{Group, GroupTest},
         journal::{Journal, is_journal},
         transaction_rows::{self, Names},
     },
+    time::WallTime,
     transaction::{Transaction, WallRange},
 };
 
@@ -48,6 +49,15 @@ pub struct Run {
     pub transactions: Vec<Part>,
     /// Parts of `rollups`, in the order in which they were written.
     pub rollups: Vec<Part>,
+}
+
+/// Where in a run a replay can begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Place of the part among the run's.
+    pub part: usize,
+    /// The checkpoint in it.
+    pub checkpoint: Checkpoint,
 }
 
 /// A part: a sealed file, a journal, or (after a kill between two steps) both with the same rows.
@@ -156,8 +166,8 @@ impl Recording {
                 summary.n_bytes += part.n_bytes;
                 summary.n_lost += part.meta.lost;
                 let range = summary.range.get_or_insert(WallRange {
-                    from: crate::time::WallTime(part.meta.first_time_ns),
-                    to: crate::time::WallTime(part.meta.last_time_ns),
+                    from: WallTime(part.meta.first_time_ns),
+                    to: WallTime(part.meta.last_time_ns),
                 });
                 range.from.0 = range.from.0.min(part.meta.first_time_ns);
                 range.to.0 = range.to.0.max(part.meta.last_time_ns);
@@ -209,6 +219,21 @@ impl Recording {
             names: Names::default(),
             reach: Reach::default(),
         }
+    }
+}
+
+impl Run {
+    /// The checkpoints of its events, in their order: of parts and within them. Neither ordinals nor horizons fall.
+    pub fn checkpoints(&self) -> impl DoubleEndedIterator<Item = Start> + '_ {
+        let parts = self.events.iter().enumerate();
+        parts.flat_map(|(part, events)| {
+            events.meta.all_checkpoints().map(move |checkpoint| Start { part, checkpoint })
+        })
+    }
+
+    /// The last checkpoint that is wholly before `from`: what left the pipeline before it ended earlier.
+    pub fn last_checkpoint(&self, from: WallTime) -> Option<Start> {
+        self.checkpoints().rfind(|start| start.checkpoint.horizon_ns < from.0)
     }
 }
 
@@ -298,12 +323,30 @@ impl Part {
         (self.sealed, self.journal) = (sealed, journal);
     }
 
-    /// Its rows. A sealed file that turns out damaged is replaced by its journal where there is one.
-    pub(super) fn rows(&self) -> Result<PartRows, FormatError> {
-        self.rows_of(&|_| true)
+    /// Its events from an ordinal on, and what lies with them in a row group or a frame.
+    pub(super) fn rows_from(&self, ordinal: u64) -> Result<PartRows, FormatError> {
+        let mut rows = self.rows_of(&move |group| group.may_reach(ordinal))?;
+        if let PartRows::Journal { journal, next, .. } = &mut rows {
+            *next = journal.frames().take_while(|frame| frame.next < ordinal).count();
+        }
+        Ok(rows)
     }
 
-    /// As [`Part::rows`], without the row groups of a sealed file that are not `wanted`.
+    /// Whether the checkpoint before the event `ordinal` can be read. A sealed file is whole or not read at all, and what it lists was
+    /// there when it was sealed; a journal may be damaged anywhere.
+    pub(super) fn holds_checkpoint(&self, ordinal: u64) -> bool {
+        match (&self.sealed, &self.journal) {
+            (None, Some(path)) => match Journal::open(path) {
+                Ok(journal) => journal.holds_checkpoint(ordinal),
+                // Sealed since the folder was listed, or a fault that is told when its rows are read.
+                Err(_) => true,
+            },
+            _ => true,
+        }
+    }
+
+    /// Its rows, without the row groups of a sealed file that are not `wanted`. A sealed file that turns out damaged is replaced by its
+    /// journal where there is one.
     pub(super) fn rows_of(&self, wanted: &GroupTest) -> Result<PartRows, FormatError> {
         let journal = |path: &Path| {
             Journal::open(path).map(|journal| PartRows::Journal { journal, path: path.to_owned(), next: 0 })

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     Restart, Source, SourceError,
-    recording::{Part, PartRows, Recording},
+    recording::{Part, PartRows, Recording, Start},
 };
 use crate::{
     event::{ConnId, Event, EventBatch, Loss, LossReason},
@@ -45,7 +45,7 @@ pub enum ReplayError {
 /// Reads the events of a recording.
 pub struct ReplaySource {
     metrics: Metrics,
-    parts: VecDeque<Part>,
+    parts: VecDeque<Planned>,
     run: Option<RunId>,
     open: Option<OpenPart>,
     /// Ordinal that comes next in this run, if all is well.
@@ -64,16 +64,34 @@ pub struct ReplaySource {
     n_faults: u64,
 }
 
+/// A part that is to be read.
+struct Planned {
+    part: Part,
+    /// From this ordinal on; 0 = all of it.
+    from: u64,
+    /// There stands a checkpoint.
+    checkpoint: bool,
+}
+
+impl Planned {
+    /// All of it.
+    fn whole(part: Part) -> Planned {
+        Planned { from: 0, checkpoint: part.meta.checkpoint, part }
+    }
+}
+
 struct OpenPart {
     part: Part,
     rows: PartRows,
+    /// What is before this ordinal is passed over.
+    from: u64,
     batch: Option<RecordBatch>,
     /// Next row of `batch`.
     next: usize,
 }
 
 impl ReplaySource {
-    /// Replays what ends within `range`: begins at the last checkpoint that is wholly before it. Whoever takes the
+    /// Replays what ends within `range`: begins at the last checkpoint that is wholly before it, of a part or within one. Whoever takes the
     /// transactions leaves out those that end outside ([`WallRange`]): with that, the result is the whole replay's, cut.
     pub fn open(recording: &Recording, range: WallRange, metrics: Metrics) -> Result<Self, ReplayError> {
         if recording.payload() == PayloadMode::None {
@@ -86,18 +104,25 @@ impl ReplaySource {
                 continue;
             }
             // What left the pipeline before a checkpoint ends no later than the latest event before it.
-            let start = run
-                .events
-                .iter()
-                .rposition(|part| part.meta.checkpoint && part.meta.horizon_ns < range.from.0)
-                .unwrap_or(0);
+            let start = run.checkpoints().rev().find(|Start { part, checkpoint }| {
+                checkpoint.horizon_ns < range.from.0 && run.events[*part].holds_checkpoint(checkpoint.ordinal)
+            });
             let until = range.to.0.saturating_add(BEHIND_NS);
-            parts.extend(run.events[start..].iter().filter(|part| part.meta.first_time_ns < until).cloned());
+            let begin = start.map_or(0, |start| start.part);
+            let rest = run.events[begin..].iter().enumerate();
+            parts.extend(rest.filter(|(_, part)| part.meta.first_time_ns < until).map(
+                |(i, part)| match start {
+                    Some(Start { checkpoint, .. }) if i == 0 => {
+                        Planned { part: part.clone(), from: checkpoint.ordinal, checkpoint: true }
+                    }
+                    _ => Planned::whole(part.clone()),
+                },
+            ));
         }
         if parts.is_empty() {
             return Err(ReplayError::NoEvents(recording.dir.clone()));
         }
-        let end_missing = parts.back().is_some_and(|last| {
+        let end_missing = parts.back().is_some_and(|Planned { part: last, .. }| {
             let unread = format!("part-{}-{:015}", last.meta.run, last.meta.next);
             recording.faults.iter().any(|fault| {
                 let name = fault.path.file_name().unwrap_or_default().to_string_lossy();
@@ -138,7 +163,12 @@ impl ReplaySource {
     pub fn follow(&mut self, recording: &Recording) {
         let Some(run) = recording.runs.iter().find(|run| Some(run.id) == self.run) else { return };
         let more = run.events.iter().filter(|part| part.meta.next > self.expected);
-        self.parts.extend(more.cloned());
+        let expected = self.expected;
+        self.parts.extend(more.map(|part| match part.meta.first < expected {
+            // It was read so far.
+            true => Planned { part: part.clone(), from: expected, checkpoint: false },
+            false => Planned::whole(part.clone()),
+        }));
     }
 
     fn fault(&mut self, error: FormatError) {
@@ -151,17 +181,17 @@ impl ReplaySource {
 
     /// Opens the next part. A part of another run begins anew.
     fn advance(&mut self) -> Option<EventBatch> {
-        let part = self.parts.pop_front()?;
+        let Planned { part, from, checkpoint } = self.parts.pop_front()?;
         if self.run != Some(part.meta.run) {
             self.run = Some(part.meta.run);
-            self.expected = part.meta.first;
+            self.expected = from.max(part.meta.first);
             self.last_time = BootTime(0);
-            self.astray = part.meta.checkpoint;
+            self.astray = checkpoint;
             // Without a checkpoint the part begins with an empty pipeline.
             self.restart = Some(Restart::default());
         }
-        match part.rows() {
-            Ok(rows) => self.open = Some(OpenPart { part, rows, batch: None, next: 0 }),
+        match part.rows_from(from) {
+            Ok(rows) => self.open = Some(OpenPart { part, rows, from, batch: None, next: 0 }),
             Err(error) => {
                 self.fault(error);
                 return self.rest_is_missing(part.meta.next);
@@ -211,6 +241,9 @@ impl ReplaySource {
             };
             let columns = EventColumns::new(batch).map_err(|fault| at_fault(&open.part, fault))?;
             let end = columns.len();
+            while open.next < end && columns.ordinal(open.next) < open.from {
+                open.next += 1;
+            }
             let mut events = Vec::with_capacity(BATCH_EVENTS.min(end - open.next));
             let first_ordinal = self.expected;
             while open.next < end && events.len() < BATCH_EVENTS {

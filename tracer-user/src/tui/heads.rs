@@ -118,8 +118,12 @@ impl HeadsDesk {
     /// Whether the head of a request in flight was not yet on the disk when it was looked for, and may be by now.
     fn is_due(&self, app: &App) -> bool {
         let Some(flight) = app.followed() else { return false };
-        let is_missing =
-            matches!(&self.shown, ShownHeads::Known(heads) if matches!(heads.request, Head::NotFound));
+        let is_missing = match &self.shown {
+            ShownHeads::Known(heads) => matches!(heads.request, Head::NotFound),
+            // Of a recording that has just begun there may be nothing to read.
+            ShownHeads::Failed(_) => true,
+            _ => false,
+        };
         let now = flight.open.age_ns;
         is_missing && self.age_ns < RECORDED_NS && now >= self.age_ns.saturating_add(RECORDED_NS)
     }
@@ -151,8 +155,13 @@ mod tests {
     fn heads_of_a_request_in_flight_are_fetched_again_when_it_is_further_and_once_when_they_were_not_there_yet()
      {
         let (asked, told) = mpsc::channel();
+        let is_first = std::sync::atomic::AtomicBool::new(true);
         let fetch: FetchHeads = Arc::new(move |row: &Transaction| {
             asked.send((row.ordinal, row.end_time)).unwrap();
+            if is_first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                // The recording has just begun.
+                return Err(std::io::Error::from(std::io::ErrorKind::NotFound).into());
+            }
             let is_recorded = row.response_start.is_some();
             let request = if is_recorded { Head::Whole("GET / HTTP/1.1".into()) } else { Head::NotFound };
             Ok(Heads { request, response: Head::NotFound })
@@ -173,10 +182,11 @@ mod tests {
         let second = 1_000_000_000;
         let is_missing = |shown| matches!(shown, ShownHeads::Known(heads) if heads.request == Head::NotFound);
         let (n, shown) = look(&open(second / 10, Step::Waiting));
-        assert_eq!((n, is_missing(shown)), (1, true));
+        assert!(n == 1 && matches!(shown, ShownHeads::Failed(_)));
         assert_eq!(look(&open(second, Step::Waiting)).0, 0);
         // Once it must be on the disk it is looked for again, and then no more.
-        assert_eq!(look(&open(3 * second, Step::Waiting)).0, 1);
+        let (n, shown) = look(&open(3 * second, Step::Waiting));
+        assert_eq!((n, is_missing(shown)), (1, true));
         assert_eq!(look(&open(9 * second, Step::Waiting)).0, 0);
         let (n, shown) = look(&open(10 * second, Step::Sending));
         assert_eq!((n, is_missing(shown)), (1, false));

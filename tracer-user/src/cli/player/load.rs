@@ -6,10 +6,10 @@ use crate::{
     metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline},
     report::loss::Losses,
-    schema::PayloadMode,
+    schema::{Checkpoint, PayloadMode},
     source::{
         Source as _,
-        recording::{Part, Recording, Run},
+        recording::{Part, Recording, Run, Start},
         replay::ReplaySource,
     },
     time::WallTime,
@@ -87,9 +87,9 @@ impl Load {
 /// Where the events of an instant begin, and those of its window.
 struct Way<'a> {
     run: &'a Run,
-    /// Part of the last checkpoint that leads to the instant, and of the one that leads to the window.
-    end: usize,
-    begin: usize,
+    /// The last checkpoint that leads to the instant, and the one that leads to the window.
+    end: Start,
+    begin: Start,
     events_from: WallTime,
 }
 
@@ -101,20 +101,24 @@ impl Way<'_> {
         }
         let written = recording.summary().range?.to.0.saturating_sub(WRITTEN_NS);
         let latest = newest.saturating_sub(SETTLE_NS).min(written);
-        let leads = |part: &Part, before: u64| part.meta.checkpoint && part.meta.horizon_ns < before;
-        let last = |run: &Run, before: u64| run.events.iter().rposition(|part| leads(part, before));
-        let (run, end) = recording.runs.iter().rev().find_map(|run| Some((run, last(run, latest)?)))?;
-        let begin = last(run, from.0).unwrap_or(0);
-        let events_from = WallTime(run.events[end].meta.horizon_ns + 1);
-        (begin < end && events_from > from).then_some(Way { run, end, begin, events_from })
+        let last = |run: &Run| run.last_checkpoint(WallTime(latest));
+        let (run, end) = recording.runs.iter().rev().find_map(|run| Some((run, last(run)?)))?;
+        let begin = run.last_checkpoint(from).or_else(|| first_row(run))?;
+        let events_from = WallTime(end.checkpoint.horizon_ns + 1);
+        (begin.checkpoint.ordinal < end.checkpoint.ordinal && events_from > from).then_some(Way {
+            run,
+            end,
+            begin,
+            events_from,
+        })
     }
 
     /// Whether the transactions before `events_from` can be read as they were recorded: all of them are there, and nothing was lost
     /// meanwhile, the marks of which only the events have.
     fn can_be_read(&self, tape: &Tape, recording: &Recording, from: WallTime) -> bool {
         let Way { run, end, begin, .. } = *self;
-        let lost_before = |part: usize| {
-            let losses = losses_before(tape, recording, run, part)?;
+        let lost_before = |start: Start| {
+            let losses = losses_before(tape, recording, run, start)?;
             Some((losses.total(), losses.requests.low))
         };
         // Another run's part of the window would come from elsewhere.
@@ -122,15 +126,26 @@ impl Way<'_> {
             run.start_ns <= from.0 || recording.runs.first().is_some_and(|first| first.id == run.id);
         is_alone
             && recording.faults.is_empty()
-            && is_whole(&run.events[begin..=end])
+            && is_whole(&run.events[begin.part..=end.part], end.checkpoint)
             && holds_all(&run.transactions, from)
             && lost_before(end).is_some_and(|lost| lost_before(begin) == Some(lost))
     }
 }
 
-/// No event is missing between the first and the last of these parts.
-fn is_whole(events: &[Part]) -> bool {
-    events.windows(2).all(|pair| pair[0].meta.next == pair[1].meta.first && pair[0].meta.lost == 0)
+/// The first row that is left of a run.
+fn first_row(run: &Run) -> Option<Start> {
+    let meta = &run.events.first()?.meta;
+    Some(Start { part: 0, checkpoint: Checkpoint { ordinal: meta.first, horizon_ns: meta.horizon_ns } })
+}
+
+/// No event is missing in these parts before `end`, which lies in the last of them.
+fn is_whole(events: &[Part], end: Checkpoint) -> bool {
+    let has_all = |part: &Part| part.meta.lost == 0 && part.n_rows >= part.meta.next - part.meta.first;
+    let Some((last, before)) = events.split_last() else { return false };
+    // Where in a part something is missing is not known.
+    (end.ordinal == last.meta.first || has_all(last))
+        && before.iter().all(has_all)
+        && events.windows(2).all(|pair| pair[0].meta.next == pair[1].meta.first)
 }
 
 /// Every transaction since `from` is there, in the order of time.
@@ -145,23 +160,22 @@ fn holds_all(transactions: &[Part], from: WallTime) -> bool {
     has_begin && rows.iter().all(is_whole) && rows.windows(2).all(follow)
 }
 
-/// What was lost before the checkpoint of a part; `None`: it cannot be told.
-fn losses_before(tape: &Tape, recording: &Recording, run: &Run, part: usize) -> Option<Losses> {
-    let part = &run.events[part];
-    if part.meta.first == 0 {
+/// What was lost before a checkpoint; `None`: it cannot be told.
+fn losses_before(tape: &Tape, recording: &Recording, run: &Run, start: Start) -> Option<Losses> {
+    let Start { part, checkpoint } = start;
+    if checkpoint.ordinal == 0 {
         return Some(Losses::default());
     }
+    let mut part = run.events[part].clone();
+    // Those behind it may have the same horizon, where the clock was set back.
+    part.meta.checkpoints.retain(|other| other.ordinal <= checkpoint.ordinal);
     let alone = Recording {
-        runs: vec![Run { events: vec![part.clone()], transactions: Vec::new(), rollups: Vec::new(), ..*run }],
+        runs: vec![Run { events: vec![part], transactions: Vec::new(), rollups: Vec::new(), ..*run }],
         ..Recording { dir: recording.dir.clone(), ..Recording::default() }
     };
     let metrics = Metrics::default();
-    let mut source = ReplaySource::open(
-        &alone,
-        WallRange { from: WallTime(part.meta.horizon_ns + 1), ..tape.range },
-        metrics.clone(),
-    )
-    .ok()?;
+    let from = WallTime(checkpoint.horizon_ns + 1);
+    let mut source = ReplaySource::open(&alone, WallRange { from, ..tape.range }, metrics.clone()).ok()?;
     source.next_batch().ok()??;
     let restart = source.restart()?;
     let config = tape.pipeline.clone();

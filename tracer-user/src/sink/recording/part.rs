@@ -55,6 +55,8 @@ pub(in crate::sink) struct PartWriter {
     open: Option<OpenPart>,
     /// Latest wall time of all rows so far, ns.
     horizon_ns: u64,
+    /// Bytes of all frames so far.
+    n_bytes: u64,
     /// The frame being made; kept for its memory.
     frame: Vec<u8>,
 }
@@ -71,7 +73,7 @@ struct OpenPart {
 
 impl PartWriter {
     pub(super) fn new(shared: Arc<Shared>, dataset: Dataset, sealer: Sender<SealJob>) -> Self {
-        PartWriter { shared, dataset, sealer, open: None, horizon_ns: 0, frame: Vec::new() }
+        PartWriter { shared, dataset, sealer, open: None, horizon_ns: 0, n_bytes: 0, frame: Vec::new() }
     }
 
     /// Appends rows; begins a part if none is open. After an error nothing of them is there.
@@ -104,6 +106,7 @@ impl PartWriter {
         part.meta.next = frame.next;
         part.meta.last_time_ns = part.meta.last_time_ns.max(frame.last_time_ns);
         self.horizon_ns = self.horizon_ns.max(frame.last_time_ns);
+        self.n_bytes += self.frame.len() as u64;
         if self.frame.capacity() > 64 << 20 {
             // A large checkpoint went through: do not keep its memory.
             self.frame = Vec::new();
@@ -125,6 +128,7 @@ impl PartWriter {
             horizon_ns: self.horizon_ns,
             lost: 0,
             checkpoint,
+            checkpoints: Vec::new(),
             payload: self.shared.config.payload,
         };
         let [date, hour] = meta.partition();
@@ -151,6 +155,11 @@ impl PartWriter {
             .max(share(*length, config.rotate_bytes))
             .max(share(span, rotate_after))
             .max(hour)
+    }
+
+    /// Bytes of all frames of the run so far.
+    pub(super) fn n_bytes(&self) -> u64 {
+        self.n_bytes
     }
 
     /// The hour in which the open part began, since 1970.

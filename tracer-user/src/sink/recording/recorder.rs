@@ -17,7 +17,7 @@ use super::{
 use crate::{
     event::{Event, EventBatch, Loss, LossReason},
     metrics::{Counter, Metrics},
-    schema::{Dataset, RunId, event_rows::EventRows, journal::FrameMeta, transaction_rows},
+    schema::{Dataset, PayloadMode, RunId, event_rows::EventRows, journal::FrameMeta, transaction_rows},
     sink::parquet::ParquetSink,
     time::{Anchor, BootTime},
     transaction::Transaction,
@@ -27,6 +27,9 @@ use crate::{
 const EVENT_BYTES: u64 = 160;
 /// After a hole the recorder asks for a checkpoint, so that a replay can go on exactly; not more often than this.
 const CHECKPOINT_AFTER_HOLE: Duration = Duration::from_secs(5);
+/// After a quiet minute a checkpoint is written only if this share of the rows came that call for one otherwise: 8,192 events are played
+/// in 16 ms.
+const WORTHWHILE: u64 = 16;
 /// A part that is this many times as long as it should be ends without a checkpoint.
 const OVERDUE: u64 = 2;
 
@@ -119,11 +122,14 @@ impl Recorder {
             part: PartWriter::new(shared.clone(), Dataset::Events, jobs),
             anchor: None,
             last_time: BootTime(0),
+            next: 0,
             frame: FrameState::default(),
             checkpoint_first: false,
             since: None,
-            hole_closed: false,
-            last_checkpoint: None,
+            is_owed: false,
+            // The first one comes without being asked for.
+            is_asked: true,
+            last: LastCheckpoint::default(),
             wants_checkpoint: wants_checkpoint.clone(),
             summary: RecorderSummary::default(),
             shared: shared.clone(),
@@ -177,7 +183,7 @@ impl Recorder {
         self.last_time = self.last_time.max(event_time(last));
     }
 
-    /// Whether a new part is due: the pipeline's state is wanted, at any moment between two batches.
+    /// Whether a checkpoint is due: the pipeline's state is wanted, at any moment between two batches.
     pub fn wants_checkpoint(&self) -> bool {
         self.wants_checkpoint.load(Ordering::Relaxed)
     }
@@ -185,8 +191,10 @@ impl Recorder {
     /// Takes the pipeline's state before the event `ordinal` (the one that the next batch begins with). Never waits; where
     /// there is no room, it is asked for again.
     pub fn checkpoint(&mut self, state: Vec<u8>, ordinal: u64) {
-        if self.send(Item::Checkpoint { state, ordinal }) {
-            self.wants_checkpoint.store(false, Ordering::Relaxed);
+        // The recorder asks again when it has this one at the earliest: that must not be taken back.
+        self.wants_checkpoint.store(false, Ordering::Relaxed);
+        if !self.send(Item::Checkpoint { state, ordinal }) {
+            self.wants_checkpoint.store(true, Ordering::Relaxed);
         }
     }
 
@@ -283,16 +291,32 @@ struct EventWriter {
     anchor: Option<Anchor>,
     /// Latest event time.
     last_time: BootTime,
+    /// Ordinal behind the last event or hole.
+    next: u64,
     frame: FrameState,
     /// The rows begin with a checkpoint.
     checkpoint_first: bool,
     /// When the oldest row that was not handed to the kernel came.
     since: Option<Instant>,
-    /// A hole was written, behind which no checkpoint stands yet.
-    hole_closed: bool,
-    last_checkpoint: Option<Instant>,
+    /// A hole was written behind which no checkpoint stands yet, or one could not be written.
+    is_owed: bool,
+    /// A checkpoint was asked for and is not there yet: it is asked for once, because making it takes the pipeline's time.
+    is_asked: bool,
+    last: LastCheckpoint,
     wants_checkpoint: Arc<AtomicBool>,
     summary: RecorderSummary,
+}
+
+/// What the next checkpoint's time depends on.
+#[derive(Clone, Copy, Debug, Default)]
+struct LastCheckpoint {
+    at: Option<Instant>,
+    ordinal: u64,
+    /// Event time before it; 0 = there was none yet.
+    time: BootTime,
+    n_bytes: u64,
+    /// Bytes of the journals when it came.
+    written: u64,
 }
 
 /// What is known of the rows that were not handed to the kernel.
@@ -355,35 +379,28 @@ impl EventWriter {
             Item::Batch(batch) => {
                 for (ordinal, event) in (batch.first_ordinal..).zip(&batch.events) {
                     if let Event::Anchor(anchor) = event {
-                        self.anchor = Some(*anchor);
+                        self.set_anchor(*anchor);
                     }
                     let time = event_time(event);
                     self.last_time = self.last_time.max(time);
-                    self.frame.add(ordinal, ordinal + 1, time);
+                    self.add(ordinal, ordinal + 1, time);
                     self.frame.n_events += 1;
                     self.rows.push(ordinal, event);
                     if self.rows.is_full() {
                         self.flush();
                     }
                 }
+                self.ask_if_due();
             }
             Item::Hole(hole) => {
                 self.summary.n_lost += hole.n.unwrap_or(0);
                 self.push_hole(hole);
             }
             Item::Checkpoint { state, ordinal } => {
-                let begins = self.part.fullness() >= 1 || self.part.hour().is_none();
-                if begins {
-                    self.flush();
-                    self.part.end();
-                    self.checkpoint_first = self.rows.is_empty();
+                if self.begins_part() || self.is_owed || self.is_due() {
+                    self.take_checkpoint(&state, ordinal);
                 }
-                if begins || self.hole_closed {
-                    self.frame.add(ordinal, ordinal, BootTime(0));
-                    self.rows.push_checkpoint(ordinal, self.last_time, &state);
-                    self.hole_closed = false;
-                    self.last_checkpoint = Some(Instant::now());
-                }
+                self.is_asked = false;
             }
         }
         if self.since.is_none() && !self.rows.is_empty() {
@@ -391,12 +408,87 @@ impl EventWriter {
         }
     }
 
+    /// A row is added.
+    fn add(&mut self, ordinal: u64, next: u64, time: BootTime) {
+        self.frame.add(ordinal, next, time);
+        self.next = self.next.max(next);
+        if self.last.time == BootTime(0) {
+            self.last.time = time;
+        }
+    }
+
+    /// Whether a checkpoint that comes now begins a part.
+    fn begins_part(&self) -> bool {
+        self.part.fullness() >= 1 || self.part.hour().is_none()
+    }
+
+    /// Whether so much came since the last checkpoint that whoever goes to an instant should not have to play it.
+    fn is_due(&self) -> bool {
+        let config = &self.shared.config;
+        if config.payload == PayloadMode::None {
+            // Nothing can be replayed.
+            return false;
+        }
+        let n_events = self.next.saturating_sub(self.last.ordinal);
+        let span = Duration::from_nanos(self.last_time.0.saturating_sub(self.last.time.0));
+        let n_bytes = self.part.n_bytes().saturating_sub(self.last.written);
+        let is_long = span >= config.checkpoint_after && n_events >= config.checkpoint_rows / WORTHWHILE;
+        (is_long || n_events >= config.checkpoint_rows)
+            && n_bytes >= self.last.n_bytes.saturating_mul(config.checkpoint_share)
+    }
+
+    fn ask_if_due(&mut self) {
+        if self.is_asked {
+            return;
+        }
+        let rested = || self.last.at.is_none_or(|last| last.elapsed() >= CHECKPOINT_AFTER_HOLE);
+        if self.part.fullness() >= 1 || self.is_due() || (self.is_owed && rested()) {
+            self.is_asked = true;
+            self.wants_checkpoint.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take_checkpoint(&mut self, state: &[u8], ordinal: u64) {
+        // What is known of the frames before it is its horizon.
+        self.flush();
+        let begins = self.begins_part();
+        if begins {
+            self.part.end();
+            self.checkpoint_first = self.rows.is_empty();
+        }
+        self.is_owed = false;
+        self.add(ordinal, ordinal, BootTime(0));
+        self.rows.push_checkpoint(ordinal, self.last_time, state);
+        self.last = LastCheckpoint {
+            at: Some(Instant::now()),
+            ordinal,
+            time: self.last_time,
+            n_bytes: state.len() as u64,
+            written: self.part.n_bytes() + state.len() as u64,
+        };
+        if !begins {
+            // Alone in its frame: so readers find it.
+            self.flush();
+        }
+    }
+
+    /// Time is told by this anchor from now on.
+    fn set_anchor(&mut self, anchor: Anchor) {
+        if self.anchor.is_some() {
+            // The frame before it tells its latest time by the anchor before: where the clock is set back, that is later than all that
+            // follows, and counts for the horizon of checkpoints.
+            self.last_time = self.last_time.max(anchor.boot);
+            self.flush();
+        }
+        self.anchor = Some(anchor);
+    }
+
     fn push_hole(&mut self, hole: Loss) {
         let n = hole.n.unwrap_or(0);
-        self.frame.add(hole.first_ordinal, hole.first_ordinal + n, hole.time);
+        self.add(hole.first_ordinal, hole.first_ordinal + n, hole.time);
         self.frame.n_lost += n;
         self.rows.push_hole(&hole);
-        self.hole_closed = true;
+        self.is_owed = true;
     }
 
     /// Hands the rows to the kernel. What cannot be written is lost, and a hole stands in its place: it is tried again with the
@@ -418,6 +510,8 @@ impl EventWriter {
         let first_time_ns = wall(frame.first_time.known().unwrap_or(self.last_time));
         match self.part.append(meta, first_time_ns, checkpoint, &batch) {
             Ok(()) => self.summary.n_events += frame.n_events,
+            // A checkpoint alone: nothing is missing without it.
+            Err(_) if frame.next == first => self.is_owed = true,
             Err(_) => {
                 self.shared.metrics.add(Counter::RecorderWrite, frame.n_events);
                 self.summary.n_lost += frame.n_events;
@@ -430,13 +524,9 @@ impl EventWriter {
                 self.since = Some(Instant::now());
             }
         }
-        let fullness = self.part.fullness();
-        if fullness >= OVERDUE {
+        self.ask_if_due();
+        if self.part.fullness() >= OVERDUE {
             self.part.end();
-        }
-        let rested = self.last_checkpoint.is_none_or(|last| last.elapsed() >= CHECKPOINT_AFTER_HOLE);
-        if fullness >= 1 || (self.hole_closed && rested) {
-            self.wants_checkpoint.store(true, Ordering::Relaxed);
         }
     }
 }

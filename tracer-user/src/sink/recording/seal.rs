@@ -17,7 +17,7 @@ use crate::{
         Dataset, Fault, FormatError, PayloadMode,
         event_rows::EventRows,
         file::{SealedFile, SealedWriter},
-        journal::Journal,
+        journal::{Journal, begins_with_checkpoint},
     },
     time::BootTime,
 };
@@ -79,7 +79,17 @@ fn write(journal: &Journal, file: File, sealed: &mut Sealed) -> Result<(), Fault
     let mut meta = journal.meta.clone();
     let mut writer = SealedWriter::new(file, meta.dataset)?;
     for (i, frame) in journal.frames().enumerate() {
-        match journal.batch(i)? {
+        let batch = journal.batch(i)?;
+        // What is listed is there.
+        let should_begin = i == 0 || frame.is_checkpoint();
+        if should_begin && !batch.as_ref().is_some_and(begins_with_checkpoint) {
+            if i == 0 {
+                meta.checkpoint = false;
+            } else {
+                meta.checkpoints.retain(|checkpoint| checkpoint.ordinal != frame.first);
+            }
+        }
+        match batch {
             Some(batch) => {
                 sealed.n_rows += batch.num_rows() as u64;
                 writer.write(&batch)?;
