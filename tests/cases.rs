@@ -142,6 +142,16 @@ impl Script {
         self.push(data)
     }
 
+    /// A call that fails with a connection error.
+    fn fail(mut self, direction: Direction) -> Script {
+        let (positions, turn, speaking) = (self.positions, self.turn, self.speaking);
+        let mut data = self.data(direction, b"", 0);
+        (self.positions, self.turn, self.speaking) = (positions, turn, speaking);
+        data.flags = abi::FLAG_ERROR | if direction == OUT { abi::FLAG_EGRESS } else { 0 };
+        data.turn = turn;
+        self.push(data)
+    }
+
     fn shut(mut self, direction: Direction) -> Script {
         self.now += MS;
         let shut = ConnShut { time: BootTime(self.now), conn: self.conn, direction };
@@ -208,6 +218,14 @@ fn the_times_of_a_servers_transaction_are_those_of_its_calls() {
     assert_eq!((transaction.confidence, transaction.end), (Confidence::Complete, End::Answered));
     assert_eq!((transaction.pid, transaction.tid, &*transaction.comm), (5, 6, "worker"));
     assert_eq!((&*transaction.operation, transaction.status_code), ("GET /user/{id}", Some(200)));
+}
+
+#[test]
+fn a_call_that_fails_resets_what_was_not_answered_and_not_what_may_have_been() {
+    let reset = Script::server().call(IN, GET).fail(OUT).close(abi::CLOSE_NORMAL).one();
+    assert_eq!((reset.end, reset.confidence), (End::Reset, Confidence::Complete));
+    let lost = Script::server().call(IN, GET).lose(OUT, OK).fail(IN).close(abi::CLOSE_NORMAL).one();
+    assert_eq!((lost.end, lost.confidence), (End::TracerStopped, Confidence::Gap));
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl Rest {
                 // The answer to what was sent before may still come.
                 return;
             }
-            return self.with(entry, |exchange, _, turnover| exchange.fail(data.time, turnover));
+            return self.with(entry, |exchange, _, turnover| exchange.fail(data.turn, data.time, turnover));
         }
         if data.bytes == 0 {
             if data.has(abi::FLAG_EOF) {

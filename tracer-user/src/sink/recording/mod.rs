@@ -37,8 +37,8 @@ pub(super) use recorder::{TransactionWriter, lock_transactions};
 /// Events between two checkpoints within a part: about a quarter of a second to play, at half a million a second. A row group of events
 /// has as many.
 const CHECKPOINT_ROWS: u64 = 131_072;
-/// A checkpoint within a part comes when so many times the bytes of the last one were written since: they add at most 3 %.
-const CHECKPOINT_SHARE: u64 = 32;
+/// A checkpoint within a part comes when so many times the bytes of the last one were written since: they add at most 1.6 %.
+const CHECKPOINT_SHARE: u64 = 64;
 
 /// Where and how a recording is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub struct RecordingConfig {
     pub checkpoint_rows: u64,
     /// Event time after which a checkpoint is written within a part. 1 minute.
     pub checkpoint_after: Duration,
-    /// So many times the bytes of the last checkpoint come before another one within a part. 32.
+    /// So many times the bytes of the last checkpoint come before another one within a part. 64.
     pub checkpoint_share: u64,
     /// How long a row may wait before it is handed to the kernel. 250 ms.
     pub flush_after: Duration,

@@ -484,9 +484,14 @@ impl Exchange {
         }
     }
 
-    /// A call failed with a connection error.
-    pub fn fail(&mut self, now: BootTime, turnover: &mut Turnover<'_>) {
-        self.pairs.end_all(End::Reset, now, turnover.fx);
+    /// A call failed with a connection error, in turn `turn`.
+    pub fn fail(&mut self, turn: u32, now: BootTime, turnover: &mut Turnover<'_>) {
+        if turn > self.flows.iter().map(|flow| flow.last.turn).max().unwrap_or(0) {
+            // Of a turn nothing was seen: it may have been the answer, sent before the call that failed.
+            self.pairs.lose_all(now, turnover.fx);
+        } else {
+            self.pairs.end_all(End::Reset, now, turnover.fx);
+        }
     }
 
     /// The connection ended.
