@@ -44,9 +44,9 @@ const SLICE_NS: u64 = 50_000_000;
 /// Where no more events than this lie before an instant, going there plays all of them, so that the tables are those of the whole recording:
 /// 448,157 of them took half a second of CPU (static build, without a screen). Where more do, what is loaded is the window before the instant, and the screen says so.
 pub const WHOLE_EVENTS: u64 = 1_000_000;
-/// Recorded transactions that are read before an instant is shown; where its window has more, they are read when it is. Reading so
-/// many takes half a second (1.1 µs each, release build, Xeon 2.1 GHz).
-pub const FIRST_ROWS: u64 = 400_000;
+/// Recorded transactions that are read before an instant is shown; where its window has more, they are read when it is. With twice as
+/// many an instant of a recording of 45,000 events a second appeared after 2.0 s (release build, both CPUs busy with other things).
+pub const FIRST_ROWS: u64 = 200_000;
 /// Rows kept whole: what a list can show. Four times what a live run keeps, some 92 MB when full.
 const ROWS: usize = 4 * DEFAULT_ROWS;
 /// The watermark moves with the events: there may be none for so long, ns. Ticks come ten times a second.
