@@ -22,6 +22,19 @@ fn config(dir: &Path, rotate_rows: u64) -> RecordingConfig {
     RecordingConfig { rotate_rows, checkpoint_rows: EVERY, ..super::config(dir) }
 }
 
+/// Taps events `0..n`; gives the number of checkpoints that were asked for.
+fn tap_all(recorder: &mut Recorder, n: u64) -> usize {
+    let mut n_asked = 0;
+    for first in (0..n).step_by(BATCH as usize) {
+        if recorder.wants_checkpoint() {
+            recorder.checkpoint(state(first), first);
+            n_asked += 1;
+        }
+        tap_and_wait(recorder, batch(first..first + BATCH, STEP_NS));
+    }
+    n_asked
+}
+
 /// Wall time of event `i`.
 fn wall(i: u64) -> u64 {
     START_NS + i * STEP_NS
@@ -93,13 +106,16 @@ pub fn assert_begins(dir: &Path, n: u64, step_ns: u64, n_instants: usize, random
 fn a_replay_from_an_instant_begins_at_the_last_checkpoint_before_it_within_a_part_too() {
     for rotate_rows in [5_000, 1_000_000] {
         let temp = tempfile::tempdir().unwrap();
-        record(config(temp.path(), rotate_rows), N, STEP_NS);
+        let mut recorder = Recorder::start(config(temp.path(), rotate_rows), Metrics::default()).unwrap();
+        let n_asked = tap_all(&mut recorder, N);
+        recorder.finish().unwrap();
         let recording = Recording::open(temp.path()).unwrap();
         let run = &recording.runs[0];
         assert!(run.events.len() as u64 <= 1 + N / rotate_rows, "parts stay as long as they are");
         assert_listed(run, N);
         let ordinals: Vec<u64> = listed(run).iter().map(|checkpoint| checkpoint.ordinal).collect();
         assert_eq!(in_files(temp.path()), ordinals);
+        assert_eq!(n_asked, ordinals.len(), "none is made for nothing");
         let n_within = assert_begins(temp.path(), N, STEP_NS, 30, &mut Random(1));
         assert!(n_within > 15, "{n_within} of 30 begin within a part");
         assert_accounted(&all(temp.path()), N, STEP_NS);
@@ -148,12 +164,7 @@ pub fn copy_events(from: &Path, to: &Path) {
 fn killed(n: u64) -> tempfile::TempDir {
     let (whole, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut recorder = Recorder::start(config(whole.path(), 1_000_000), Metrics::default()).unwrap();
-    for first in (0..n).step_by(BATCH as usize) {
-        if recorder.wants_checkpoint() {
-            recorder.checkpoint(state(first), first);
-        }
-        tap_and_wait(&mut recorder, batch(first..first + BATCH, STEP_NS));
-    }
+    tap_all(&mut recorder, n);
     let is_written =
         || Recording::open(whole.path()).is_ok_and(|recording| recording.runs[0].events[0].meta.next == n);
     while !is_written() {
