@@ -14,32 +14,36 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tracer_user::{
+    cli::player::{Begin, FIRST_ROWS, Player, Tape},
     event::{Event, EventBatch},
     metrics::{Counter, Metrics},
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
-    sink::recording::{Recorder, RecordingConfig},
+    sink::{
+        Sink as _,
+        recording::{Recorder, RecordingConfig},
+    },
     source::{
         Source as _,
         heads::heads,
         recording::Recording,
-        replay::ReplaySource,
         synthetic::{Random, Synthetic, SyntheticConfig},
     },
     time::{BootTime, WallTime},
     transaction::{End, Transaction, WallRange},
+    tui::{Order, Pace, Playback as _},
 };
 
 /// The synthetic load of a connection is made to last so many times as long.
 const STRETCH: u64 = 80;
 /// Instants that are gone to.
-const N_INSTANTS: u64 = 40;
+const N_INSTANTS: u64 = 20;
 /// Transactions whose heads are fetched.
 const N_HEADS: usize = 20;
 /// Batches that the recorder may have in hand while the next is made: nothing is lost.
 const IN_HAND: usize = 64;
 
-/// Events between two checkpoints within a part; the first: there are none.
-const ROWS: [u64; 4] = [u64::MAX, 262_144, 131_072, 65_536];
+/// Events between two checkpoints within a part, however large they are. `None` stands for what a run does; in the first there are none.
+const ROWS: [Option<u64>; 5] = [Some(u64::MAX), Some(262_144), Some(131_072), Some(65_536), None];
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -64,8 +68,9 @@ fn main() -> Result<()> {
                 sample,
             } = record(&dir, n_events, n_conns, rows)?;
             match rows {
-                u64::MAX => println!("  {n_events} events in {event_seconds:.0} s, none within parts"),
-                _ => println!("  one each {rows} events"),
+                Some(u64::MAX) => println!("  {n_events} events in {event_seconds:.0} s, none within parts"),
+                Some(rows) => println!("  one each {rows} events"),
+                None => println!("  as a run has them"),
             }
             println!(
                 "    {n_checkpoints} checkpoints of {state_bytes} bytes: {make_ms:.2} ms to make, {restore_ms:.2} ms to continue from"
@@ -137,11 +142,14 @@ fn stretched(mut event: Event, begin: u64) -> Event {
 }
 
 /// Records so many events with so many connections, as a run does.
-fn record(dir: &Path, n_events: u64, n_conns: usize, rows: u64) -> Result<Recorded> {
+fn record(dir: &Path, n_events: u64, n_conns: usize, rows: Option<u64>) -> Result<Recorded> {
     let metrics = Metrics::default();
     let mut config = RecordingConfig::new(dir.to_owned());
-    config.checkpoint_rows = rows;
+    if let Some(rows) = rows {
+        (config.checkpoint_rows, config.checkpoint_share) = (rows, 0);
+    }
     let mut recorder = Recorder::start(config, metrics.clone())?;
+    let mut sink = recorder.transactions();
     let new = || Pipeline::new(PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts));
     let mut pipeline = new();
     let mut source = Synthetic::new(SyntheticConfig {
@@ -179,9 +187,10 @@ fn record(dir: &Path, n_events: u64, n_conns: usize, rows: u64) -> Result<Record
         recorded.n_events += batch.events.len() as u64;
         recorder.tap(&batch);
         pipeline.push_batch(&batch);
-        let transactions = pipeline.drain().transactions;
+        let ready = pipeline.drain();
+        sink.write(&ready)?;
         let due = recorded.n_events * N_HEADS as u64 / n_events > recorded.sample.len() as u64;
-        recorded.sample.extend(transactions.into_iter().find(|row| due && row.end == End::Answered));
+        recorded.sample.extend(ready.transactions.into_iter().find(|row| due && row.end == End::Answered));
         recorded.event_seconds = (last - begin) as f64 / 1e9;
         if recorder.wants_checkpoint() {
             let began = Instant::now();
@@ -199,6 +208,8 @@ fn record(dir: &Path, n_events: u64, n_conns: usize, rows: u64) -> Result<Record
             }
         }
     }
+    sink.write(&pipeline.finish())?;
+    sink.finish()?;
     recorder.finish()?;
     if state.is_empty() {
         state = pipeline.checkpoint();
@@ -213,7 +224,8 @@ fn record(dir: &Path, n_events: u64, n_conns: usize, rows: u64) -> Result<Record
     Ok(recorded)
 }
 
-/// Events before each of some random instants, from the checkpoint that leads to it on, and how long it takes to play them.
+/// Events that the playback plays to show each of some random instants with the five minutes before it, and how long it takes until
+/// all of that is loaded.
 fn played(dir: &Path) -> Result<Vec<(u64, f64)>> {
     let recording = Recording::open(dir)?;
     let bounds = recording.summary().range.context("an empty recording")?;
@@ -222,33 +234,29 @@ fn played(dir: &Path) -> Result<Vec<(u64, f64)>> {
     for _ in 0..N_INSTANTS {
         let began = Instant::now();
         let at = WallTime(bounds.from.0 + random.below(bounds.to.0 - bounds.from.0));
-        let range = WallRange { from: at, to: WallTime(u64::MAX) };
-        let mut source = ReplaySource::open(&recording, range, Metrics::default())?;
-        let new = || Pipeline::new(PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts));
-        let (mut pipeline, mut n) = (new(), 0);
-        'play: while let Some(batch) = source.next_batch()? {
-            if let Some(restart) = source.restart() {
-                pipeline = match &restart.checkpoint[..] {
-                    [] => new(),
-                    state => Pipeline::restore(
-                        state,
-                        PipelineConfig::default(),
-                        Metrics::default(),
-                        Box::new(NullVerdicts),
-                    )?,
-                };
+        let tape = Tape {
+            dir: dir.to_owned(),
+            pipeline: PipelineConfig { list_connections: true, ..PipelineConfig::default() },
+            filter: None,
+            range: WallRange::default(),
+            until: None,
+            xlog_dots: 1 << 20,
+            // As if it were larger: nowhere is all of it played.
+            whole_events: 0,
+            first_rows: FIRST_ROWS,
+            follows: false,
+        };
+        let order = Some(Order::Goto { at, window_ns: 300_000_000_000 });
+        let player = Player::start(tape, Begin { order, narrowed: None, pace: Pace::REAL })?;
+        loop {
+            let played = player.played();
+            if played.seeking.is_none() && !played.is_loading {
+                break;
             }
-            for event in &batch.events {
-                pipeline.push(event);
-                n += 1;
-                let time = tracer_user::conn::order::time(event);
-                if pipeline.line().at(time).1.wall(time) >= at {
-                    break 'play;
-                }
-            }
-            pipeline.drain();
+            thread::sleep(Duration::from_millis(1));
         }
-        all.push((n, began.elapsed().as_secs_f64() * 1e3));
+        let ms = began.elapsed().as_secs_f64() * 1e3;
+        all.push((player.finish().totals.events, ms));
     }
     Ok(all)
 }

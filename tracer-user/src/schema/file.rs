@@ -48,8 +48,8 @@ const SEAL_MIDDLE: &[u8] = b" file=";
 const MAX_FOOTER: u64 = 16 << 20;
 /// The largest sealed file that is read (it is held in memory while it is): parts are cut far below.
 const MAX_FILE: u64 = 2 << 30;
-/// Rows of a row group of events: the unit in which dictionaries are built; readers hold one in memory. They are read one
-/// after the other, never picked.
+/// Rows of a row group of events: the unit in which dictionaries are built; readers hold one in memory. Whoever
+/// begins at a checkpoint leaves out those before it, and reads the rest one after the other.
 const EVENT_GROUP_ROWS: usize = 131_072;
 /// Rows of a row group of transactions: what a reader that looks for some of them can leave out. Rows lie in the order of their
 /// ends, so that ranges of time are narrow in a group of any size; what is rare is in every group that is large.

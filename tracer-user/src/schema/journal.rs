@@ -8,6 +8,9 @@
 //!               body: an Arrow IPC stream of `length` bytes with one record batch
 //! ```
 //!
+//! A checkpoint within a part is alone in its frame, whose `first` and `next` are the ordinal of the event that follows: no event or hole has
+//! such a frame, so that checkpoints are found without reading a body.
+//!
 //! A process that is killed leaves whole frames and at most one torn one at the end. A frame whose checksum does not match is left out, and
 //! reading goes on behind it; where a frame's header itself is bad, reading goes on at the next good one.
 

@@ -34,10 +34,26 @@ pub use seal::{Sealed, seal_journal};
 pub(super) use part::{PartWriter, Shared};
 pub(super) use recorder::{TransactionWriter, lock_transactions};
 
-/// Events between two checkpoints within a part: about a quarter of a second to play, at half a million a second. A row group of events
-/// has as many.
+/// Events between two checkpoints within a part: whoever goes to an instant plays half of them in the mean, an eighth of a second.
+///
+/// 1,000,000 made-up events of 1,000 connections in 32 s (`examples/checkpoint_cost.rs`, optimised build without link-time optimisation, Xeon
+/// 2.1 GHz; a checkpoint has 1.2 MB and takes 4 ms on a quiet machine): events that a playback plays to an instant, in the mean and at most,
+/// of which 105,000 are the last three seconds, played in any case; bytes of the sealed files.
+///
+/// | events between | played | bytes |
+/// | --- | --- | --- |
+/// | none within parts | 470,812 (817,736) | 25,491,227 |
+/// | 262,144 | 246,249 (381,261) | + 4.2 % |
+/// | 131,072 | 194,998 (247,991) | + 9.9 % |
+/// | 65,536 | 147,382 (186,672) | + 19.9 % |
+/// | as [`CHECKPOINT_SHARE`] allows | 207,798 (347,749) | + 4.2 % |
+///
+/// Of 20 connections, whose checkpoint has 30 kB and takes 0.2 ms, it is + 0.7 % at each of these distances: there the minute decides, and 18,893
+/// (34,696) events are played instead of 90,215 (188,519).
 const CHECKPOINT_ROWS: u64 = 131_072;
-/// A checkpoint within a part comes when so many times the bytes of the last one were written since: they add at most 1.6 %.
+/// Bytes of rows between two checkpoints for each byte of one: what checkpoints add to a recording, and the pipeline's time that making them takes, stay
+/// small however many connections are open. Of 1,000 connections one comes each 240,000 events or so; of 10,000 (11.5 MB, 0.1 s) none within a part
+/// but the first one.
 const CHECKPOINT_SHARE: u64 = 64;
 
 /// Where and how a recording is written.
