@@ -14,12 +14,9 @@ use tracer_user::{
     pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
     schema::PayloadMode,
     sink::{
-        Sink,
         fanout::Inline,
-        histogram::{HistogramSink, SharedHistograms},
-        recent::{DEFAULT_ROWS, RecentSink, SharedRecent},
+        recent::DEFAULT_ROWS,
         recording::{Recorder, RecordingConfig},
-        xlog::{SharedXlog, XlogSink},
     },
     source::{
         recording::Recording,
@@ -28,8 +25,8 @@ use tracer_user::{
     time::{BootTime, WallTime},
     transaction::{TransactionBatch, WallRange, watermark::WallLine},
     tui::{
-        App, Colours, Feed, Heading, Model, Order, Pace, Palette, Playback, Played, SharedStatus, Sought,
-        StatusSink, Symbols, Theme, View, draw, layout,
+        App, Colours, Feed, Heading, Model, Order, Pace, Palette, Playback, Played, Sought, Symbols, Theme,
+        View, draw, layout,
     },
 };
 
@@ -148,18 +145,8 @@ impl Out for Screen {
 impl Run {
     fn start(recorder: Option<&Recorder>) -> Run {
         let metrics = Metrics::default();
-        let feed = Feed {
-            histograms: SharedHistograms::default(),
-            xlog: SharedXlog::new(DOTS),
-            recent: SharedRecent::new(DEFAULT_ROWS),
-            status: SharedStatus::default(),
-        };
-        let mut sinks: Vec<Box<dyn Sink>> = vec![
-            Box::new(HistogramSink::new(feed.histograms.clone())),
-            Box::new(XlogSink::new(feed.xlog.clone(), metrics.clone())),
-            Box::new(RecentSink::new(feed.recent.clone())),
-            Box::new(StatusSink::new(feed.status.clone(), metrics.clone())),
-        ];
+        let feed = Feed::with_room(DOTS, DEFAULT_ROWS);
+        let mut sinks = feed.sinks(&metrics);
         if let Some(recorder) = recorder {
             sinks.push(Box::new(recorder.transactions()));
         }
@@ -551,12 +538,45 @@ fn a_window_in_which_the_recorder_lost_events_comes_from_the_events_alone() {
     assert_window(true, 9_000..11_000, 0..1);
 }
 
-/// Each window is the same however it is loaded; so many of 24 were read as they were recorded for the most part.
-fn assert_window(within: bool, lost: std::ops::Range<usize>, stored: std::ops::Range<u64>) {
+#[test]
+fn where_stored_transactions_cannot_be_read_a_window_comes_from_the_events() {
     let temp = tempfile::tempdir().unwrap();
-    let mut random = Random(13);
-    let config = SyntheticConfig {
-        seed: 21,
+    let events = stretched(stored_config(22), 200, 3_000);
+    record(with_checkpoints(temp.path(), 1_000, false), &events, &[], &mut Random(14));
+    let whole = start(temp.path(), Pace::Max);
+    arrived(&whole);
+    let window_ns = 5_000_000_000;
+    let instants = instants(&events, 3, &mut Random(15));
+    let at = *instants.iter().max().unwrap();
+    let order = Order::Goto { at, window_ns };
+    let play = |damage: bool| {
+        if damage {
+            for file in files(&temp.path().join("transactions")) {
+                let mut bytes = std::fs::read(&file).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                std::fs::write(&file, bytes).unwrap();
+            }
+        }
+        let begin = Begin { order: Some(order), narrowed: None, pace: Pace::REAL };
+        let player = Player::start(Tape { whole_events: 0, ..tape(temp.path()) }, begin).unwrap();
+        let played = arrived(&player);
+        let from = WallTime(at.0 - window_ns);
+        let rows: Vec<_> = player.feed().recent.lock().rows(from, at).cloned().collect();
+        (rows, played.fault, player.finish().totals)
+    };
+    let (rows, fault, totals) = play(false);
+    assert!(rows.len() > 100 && fault.0 == 0, "{} rows, {fault:?}", rows.len());
+    let (again, fault, by_events) = play(true);
+    assert_eq!(again, rows);
+    assert!(fault.0 == 1 && fault.1.contains("come from the events"), "{fault:?}");
+    assert!(by_events.events > 2 * totals.events, "{} and {}", by_events.events, totals.events);
+}
+
+/// A load of which windows can be put together of what was stored.
+fn stored_config(seed: u64) -> SyntheticConfig {
+    SyntheticConfig {
+        seed,
         n_requests: 6_000,
         n_conns: 40,
         pipelined: 100,
@@ -564,8 +584,24 @@ fn assert_window(within: bool, lost: std::ops::Range<usize>, stored: std::ops::R
         // Nothing that a parser loses: of that the counters here know nothing.
         long_bodies: 0,
         ..SyntheticConfig::default()
-    };
-    let events = stretched(config, 200, 3_000);
+    }
+}
+
+/// Files of a dataset.
+fn files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(self::files(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+/// Each window is the same however it is loaded; so many of 24 were read as they were recorded for the most part.
+fn assert_window(within: bool, lost: std::ops::Range<usize>, stored: std::ops::Range<u64>) {
+    let temp = tempfile::tempdir().unwrap();
+    let mut random = Random(13);
+    let events = stretched(stored_config(21), 200, 3_000);
     record_but(with_checkpoints(temp.path(), 1_000, within), &events, &[], &mut random, lost.clone());
     let (n_parts, n_within) = n_parts(temp.path());
     assert!(!within || n_parts == 1 && n_within > 5, "{n_parts} parts, {n_within} checkpoints within them");

@@ -25,10 +25,8 @@ use tracer_user::{
     sink::{
         Sink as _,
         fanout::Inline,
-        histogram::{HistogramSink, SharedHistograms},
-        recent::{DEFAULT_ROWS, RecentSink, SharedRecent},
+        recent::DEFAULT_ROWS,
         recording::{Recorder, RecordingConfig},
-        xlog::{SharedXlog, XlogSink},
     },
     source::{
         Source as _,
@@ -37,8 +35,8 @@ use tracer_user::{
     time::WallTime,
     transaction::{Confidence, End, Kind, TimeBasis, Transaction, TransactionBatch},
     tui::{
-        self, App, Colours, Feed, Heading, Model, Palette, ScreenSettings, SharedStatus, Shows, StatusSink,
-        Symbols, Theme, View, draw, layout,
+        self, App, Colours, Feed, Heading, Model, Palette, ScreenSettings, Shows, Symbols, Theme, View, draw,
+        layout,
     },
 };
 
@@ -139,21 +137,8 @@ impl Source {
 /// What the screen reads, and the sinks that fill it, as a run has them.
 fn feed() -> (Feed, Inline) {
     let metrics = Metrics::default();
-    let feed = Feed {
-        histograms: SharedHistograms::default(),
-        xlog: SharedXlog::new(XLOG_DOTS),
-        recent: SharedRecent::new(DEFAULT_ROWS),
-        status: SharedStatus::default(),
-    };
-    let sinks = Inline::new(
-        vec![
-            Box::new(HistogramSink::new(feed.histograms.clone())),
-            Box::new(XlogSink::new(feed.xlog.clone(), metrics.clone())),
-            Box::new(RecentSink::new(feed.recent.clone())),
-            Box::new(StatusSink::new(feed.status.clone(), metrics.clone())),
-        ],
-        metrics,
-    );
+    let feed = Feed::with_room(XLOG_DOTS, DEFAULT_ROWS);
+    let sinks = Inline::new(feed.sinks(&metrics), metrics);
     (feed, sinks)
 }
 

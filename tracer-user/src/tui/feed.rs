@@ -11,7 +11,12 @@ use crate::{
     metrics::{Counter, Metrics},
     pipeline::Snapshot,
     report::loss::Losses,
-    sink::{Sink, SinkError, histogram::SharedHistograms, recent::SharedRecent, xlog::SharedXlog},
+    sink::{
+        Sink, SinkError,
+        histogram::{HistogramSink, SharedHistograms},
+        recent::{RecentSink, SharedRecent},
+        xlog::{SharedXlog, XlogSink},
+    },
     time::WallTime,
     transaction::TransactionBatch,
 };
@@ -31,6 +36,28 @@ pub struct Feed {
     pub recent: SharedRecent,
     /// In flight, lost.
     pub status: SharedStatus,
+}
+
+impl Feed {
+    /// An empty one, with room for so many dots and whole transactions.
+    pub fn with_room(dots: usize, rows: usize) -> Feed {
+        Feed {
+            histograms: SharedHistograms::default(),
+            xlog: SharedXlog::new(dots),
+            recent: SharedRecent::new(rows),
+            status: SharedStatus::default(),
+        }
+    }
+
+    /// The sinks that fill it; `metrics` are the run's own counters.
+    pub fn sinks(&self, metrics: &Metrics) -> Vec<Box<dyn Sink>> {
+        vec![
+            Box::new(HistogramSink::new(self.histograms.clone())),
+            Box::new(XlogSink::new(self.xlog.clone(), metrics.clone())),
+            Box::new(RecentSink::new(self.recent.clone())),
+            Box::new(StatusSink::new(self.status.clone(), metrics.clone())),
+        ]
+    }
 }
 
 /// What the screen is called.

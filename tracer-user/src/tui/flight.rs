@@ -49,7 +49,7 @@ impl App {
 
     /// Which transaction is shown, and how far it is; `None` for the step of one that ended.
     pub(super) fn progress(&self) -> Option<Progress> {
-        let step = self.followed().map(|flight| flight.open.step);
+        let step = self.followed().filter(|_| self.link_of.is_none()).map(|flight| flight.open.step);
         self.heads_of().map(|row| (row.conn, row.ordinal, step))
     }
 

@@ -17,7 +17,7 @@ use crate::{
 /// Fetches the heads of a transaction from a recording; may take seconds.
 pub type FetchHeads = Arc<dyn Fn(&Transaction) -> Result<Heads, HeadsError> + Send + Sync>;
 
-/// So old, ns, a request is in the recording: journals are written through once a second.
+/// So old, ns, a request is in the recording: what is recorded is handed to the kernel four times a second.
 const RECORDED_NS: u64 = 2_000_000_000;
 
 /// What is known of them.

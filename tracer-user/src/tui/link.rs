@@ -243,6 +243,9 @@ mod tests {
 
         let mut app = start();
         assert!(!app.link_with(&ShownHeads::Loading) && app.link_of.is_some());
+        // Who opens another one meanwhile waits: the heads are those of the one that the link is of.
+        app.detail = Some(transaction(2).into());
+        assert_eq!(app.heads_of().map(|row| row.seq), Some(row.seq));
         assert!(app.link_with(&known(with("Pinpoint-TraceID: a^1^2"), Head::NotFound)));
         assert_eq!(app.url.as_deref(), Some("http://x/a%5E1%5E2?c=000000000000abcd"));
         assert_eq!((app.url_field, app.complaint.clone()), (Some("Pinpoint-TraceID"), None));

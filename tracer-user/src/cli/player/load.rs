@@ -33,6 +33,8 @@ pub(super) enum Extent {
     FirstOnly,
     /// The whole window.
     Whole,
+    /// The whole window, by the events alone: what was stored of it cannot be read.
+    Events,
 }
 
 /// What is loaded.
@@ -67,7 +69,8 @@ impl Load {
         let newest = at.0.saturating_sub(lag_ns);
         let from = WallTime(newest.saturating_sub(window_ns.saturating_mul(MARGIN))).max(range.from);
         let by_events = Load { from, events_from: from, is_first: false };
-        let Some(way) = Way::find(recording, from, newest) else { return by_events };
+        let way = Way::find(recording, from, newest).filter(|_| extent != Extent::Events);
+        let Some(way) = way else { return by_events };
         let is_first = extent == Extent::First;
         if !way.can_be_read(tape, recording, from) {
             return match extent {
@@ -127,7 +130,7 @@ impl Way<'_> {
         is_alone
             && recording.faults.is_empty()
             && is_whole(&run.events[begin.part..=end.part], end.checkpoint)
-            && holds_all(&run.transactions, from)
+            && holds_all(&run.transactions, from, self.events_from)
             && lost_before(end).is_some_and(|lost| lost_before(begin) == Some(lost))
     }
 }
@@ -148,8 +151,9 @@ fn is_whole(events: &[Part], end: Checkpoint) -> bool {
         && events.windows(2).all(|pair| pair[0].meta.next == pair[1].meta.first)
 }
 
-/// Every transaction since `from` is there, in the order of time.
-fn holds_all(transactions: &[Part], from: WallTime) -> bool {
+/// Every transaction that ends in `from..to` is there, in the order of time. A filter of the run, or a queue that was full, may have left
+/// out some: then numbers are missing.
+fn holds_all(transactions: &[Part], from: WallTime, to: WallTime) -> bool {
     let is_whole = |part: &Part| part.n_rows == part.meta.next - part.meta.first;
     let begin = transactions.iter().rposition(|part| part.meta.first_time_ns <= from.0);
     let Some(rows) = transactions.get(begin.unwrap_or(0)..) else { return false };
@@ -157,7 +161,9 @@ fn holds_all(transactions: &[Part], from: WallTime) -> bool {
     let follow = |pair: &[Part]| {
         pair[0].meta.next == pair[1].meta.first && pair[0].meta.last_time_ns <= pair[1].meta.last_time_ns
     };
-    has_begin && rows.iter().all(is_whole) && rows.windows(2).all(follow)
+    // Numbers that are missing at the end show by what comes behind them.
+    let has_end = rows.last().is_some_and(|last| last.meta.last_time_ns >= to.0);
+    has_begin && has_end && rows.iter().all(is_whole) && rows.windows(2).all(follow)
 }
 
 /// What was lost before a checkpoint; `None`: it cannot be told.

@@ -28,15 +28,11 @@ use crate::{
     pipeline::{PipelineConfig, Snapshot},
     report::filter::Filter,
     schema::PayloadMode,
-    sink::{
-        histogram::SharedHistograms,
-        recent::{DEFAULT_ROWS, SharedRecent},
-        xlog::SharedXlog,
-    },
+    sink::recent::DEFAULT_ROWS,
     source::recording::Recording,
     time::WallTime,
     transaction::{Transaction, WallRange},
-    tui::{Feed, Order, Pace, Playback, Played, SharedStatus, Sought},
+    tui::{Feed, Order, Pace, Playback, Played, Sought},
 };
 
 /// A paced playback hands over events in slices of so much event time, ns: shorter than a screen's frame.
@@ -234,12 +230,7 @@ impl Playback for Player {
 }
 
 fn empty_feed(tape: &Tape) -> Feed {
-    Feed {
-        histograms: SharedHistograms::default(),
-        xlog: SharedXlog::new(tape.xlog_dots),
-        recent: SharedRecent::new(ROWS),
-        status: SharedStatus::default(),
-    }
+    Feed::with_room(tape.xlog_dots, ROWS)
 }
 
 /// Why a pass over the recording ended.

@@ -16,11 +16,11 @@ use crate::{
     event::{ConnId, Event},
     metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline, Snapshot},
-    sink::{fanout::Inline, histogram::HistogramSink, recent::RecentSink, xlog::XlogSink},
+    sink::fanout::Inline,
     source::{Source as _, recording::Recording, replay::ReplaySource},
     time::{BootTime, WallTime},
     transaction::{Transaction, TransactionBatch, WallRange, watermark::WallLine},
-    tui::{Feed, Pace, StatusSink},
+    tui::{Feed, Pace},
 };
 
 /// Sinks of the screen, and what they saw last.
@@ -58,10 +58,10 @@ pub(super) struct Pass<'a> {
     /// The screen shows this pass.
     is_shown: bool,
     load: Load,
-    /// The goal that it was begun for: where more of its window can be loaded.
+    /// The goal that it was begun for.
+    asked: Option<Goal>,
+    /// The goal of which more of the window can be loaded.
     unfinished: Option<Goal>,
-    /// Until it is shown, another pass's smaller part of the same window is: for this goal.
-    rest_of: Option<Goal>,
     /// What ends before this was not loaded.
     from: WallTime,
     n_faults: u64,
@@ -76,15 +76,7 @@ impl<'a> Pass<'a> {
         let tape = &worker.tape;
         let metrics = Metrics::default();
         let feed = empty_feed(tape);
-        let sinks = Inline::new(
-            vec![
-                Box::new(HistogramSink::new(feed.histograms.clone())),
-                Box::new(XlogSink::new(feed.xlog.clone(), metrics.clone())),
-                Box::new(RecentSink::new(feed.recent.clone())),
-                Box::new(StatusSink::new(feed.status.clone(), metrics.clone())),
-            ],
-            metrics.clone(),
-        );
+        let sinks = Inline::new(feed.sinks(&metrics), metrics.clone());
         let range = WallRange { from: load.from, to: tape.range.to };
         let from = load.from.max(recording.summary().range.unwrap_or_default().from);
         Pass {
@@ -98,7 +90,7 @@ impl<'a> Pass<'a> {
             is_shown: false,
             load,
             unfinished: goal.filter(|_| load.is_first),
-            rest_of: goal.filter(|goal| goal.extent == Extent::Whole),
+            asked: goal,
             from,
             n_faults: recording.faults.len() as u64,
             wall: from,
@@ -110,10 +102,12 @@ impl<'a> Pass<'a> {
     pub(super) fn play(&mut self, recording: &Recording) -> anyhow::Result<Option<Next>> {
         let Load { from, events_from, .. } = self.load;
         let to = self.worker.tape.range.to;
-        if events_from > from
-            && let Some(next) = self.stored(recording, WallRange { from, to: events_from })?
-        {
-            return Ok(Some(next));
+        if events_from > from {
+            match self.stored(recording, WallRange { from, to: events_from }) {
+                Ok(None) => {}
+                Ok(Some(next)) => return Ok(Some(next)),
+                Err(error) => return Ok(Some(self.without_stored(&error))),
+            }
         }
         self.delivery.cut_to(WallRange { from: events_from, to });
         self.events(recording, WallRange { from: events_from, to })
@@ -132,6 +126,18 @@ impl<'a> Pass<'a> {
         Ok(None)
     }
 
+    /// Transactions could not be read: the events have them too.
+    fn without_stored(&self, error: &anyhow::Error) -> Next {
+        let mut state = self.worker.shared.lock();
+        let State { played, goto, quit, .. } = &mut *state;
+        played.fault = (played.fault.0 + 1, format!("{error:#}; its transactions come from the events"));
+        match (*quit, goto.take(), self.asked) {
+            (false, Some(goal), _) => Next::Goto(goal),
+            (false, None, Some(goal)) => Next::Goto(Goal { extent: Extent::Events, ..goal }),
+            _ => Next::Quit,
+        }
+    }
+
     /// While it loads: whether something else is wanted.
     fn is_abandoned(&mut self) -> Option<Next> {
         let n_orders = self.worker.shared.n_orders.load(Ordering::Acquire);
@@ -139,6 +145,11 @@ impl<'a> Pass<'a> {
             return None;
         }
         self.seen_orders = n_orders;
+        self.ordered()
+    }
+
+    /// Where the orders lead, if it is away from here.
+    fn ordered(&self) -> Option<Next> {
         let mut state = self.worker.shared.lock();
         if state.quit {
             return Some(Next::Quit);
@@ -148,10 +159,15 @@ impl<'a> Pass<'a> {
             self.worker.look(what, from, window_ns);
             state = self.worker.shared.lock();
         }
-        // It goes on from what is shown, which is there sooner.
-        let goes_on = self.rest_of.filter(|_| !state.played.paused);
+        // While the rest of a window loads: it goes on from what is shown, which is there sooner.
+        let goes_on = self.rest_of().filter(|_| !self.is_shown && !state.played.paused);
         let goal = state.goto.take().or(goes_on.map(|goal| Goal { extent: Extent::FirstOnly, ..goal }));
         goal.map(Next::Goto)
+    }
+
+    /// Until this pass is shown, another one's smaller part of the same window is: the goal of both.
+    fn rest_of(&self) -> Option<Goal> {
+        self.asked.filter(|goal| goal.extent == Extent::Whole)
     }
 
     /// Once it stands still at its goal: the way to the rest of the window.
@@ -250,16 +266,7 @@ impl<'a> Pass<'a> {
         } else {
             drop(state);
         }
-        let mut state = self.worker.shared.lock();
-        if state.quit {
-            return Some(Next::Quit);
-        }
-        if let Some((what, from, window_ns)) = state.find.take() {
-            drop(state);
-            self.worker.look(what, from, window_ns);
-            state = self.worker.shared.lock();
-        }
-        state.goto.take().map(Next::Goto)
+        self.ordered()
     }
 
     /// All of it was played: what is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight.
@@ -331,7 +338,7 @@ impl<'a> Pass<'a> {
         if n_orders == self.seen_orders && !arrives && !due && (self.slice.is_some() || self.goal.is_some()) {
             return None;
         }
-        if self.rest_of.is_some()
+        if self.rest_of().is_some()
             && !self.is_shown
             && !arrives
             && let Some(next) = self.is_abandoned()

@@ -349,7 +349,7 @@ impl App {
 
     /// The transaction whose heads are wanted.
     pub fn heads_of(&self) -> Option<&Arc<Transaction>> {
-        self.opened().or(self.link_of.as_ref())
+        self.link_of.as_ref().or_else(|| self.opened())
     }
 
     /// Takes a key.
