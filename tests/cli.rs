@@ -221,6 +221,7 @@ fn transaction(i: u64) -> Transaction {
         conn: ConnId(0xabc),
         ordinal: i,
         seq: i,
+        ..Transaction::default()
     }
 }
 

@@ -67,6 +67,7 @@ fn row(seq: u64, role: Role, service: &str, client: (&str, u16), server: (&str, 
         conn: ConnId(u64::from(client.1)),
         ordinal: seq,
         seq,
+        ..Transaction::default()
     }
 }
 

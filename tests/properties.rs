@@ -47,13 +47,13 @@ proptest! {
         reload in any::<bool>(),
     ) {
         let protocol = REGISTRY[idx];
-        let mut wire = Wire::new(protocol.parser());
+        let mut wire = Wire::new(protocol);
         for turn in &conversation.turns {
             let pieces = if bytewise { (0..turn.bytes.len()).map(|at| at..at + 1).collect() } else { in_pieces(&turn.bytes, &cuts) };
             for (idx, piece) in pieces.into_iter().enumerate() {
                 wire.bytes(turn.flow, &turn.bytes[piece], idx == 0);
                 if reload {
-                    wire.reload(protocol.parser());
+                    wire.reload();
                 }
             }
         }
@@ -68,7 +68,7 @@ proptest! {
         n_captured in 0..400usize,
     ) {
         let protocol = REGISTRY[idx];
-        let mut wire = Wire::new(protocol.parser());
+        let mut wire = Wire::new(protocol);
         for turn in &conversation.turns {
             // A capture that ends anywhere behind the last head of the turn.
             let n_captured = turn.bytes.len().min(turn.n_heads + n_captured);
@@ -101,8 +101,8 @@ proptest! {
         let lost = { let from = from.index(length); from..from + n_lost };
         let protocol = REGISTRY[idx];
         // A parser that was saved and loaded goes on as the other.
-        let mut wire = Wire::new(protocol.parser());
-        let mut reloaded = Wire::new(protocol.parser());
+        let mut wire = Wire::new(protocol);
+        let mut reloaded = Wire::new(protocol);
         let mut position = [0; 2];
         // The messages that begin a turn behind the loss.
         let mut must_come = Vec::new();
@@ -122,7 +122,7 @@ proptest! {
                     wire.lost(turn.flow, hole.len() as u64);
                     wire.bytes(turn.flow, &turn.bytes[hole.end..piece.end], idx == 0 && starts_behind);
                 }
-                reloaded.reload(protocol.parser());
+                reloaded.reload();
             }
             if turn.flow == flow && turn.begins_message && begin >= lost.end {
                 must_come.push((turn.flow, begin as u64));
@@ -157,7 +157,7 @@ proptest! {
         idx in 0..REGISTRY.len(),
         pieces in vec((any::<bool>(), any::<bool>(), 0..4u8, vec(any::<u8>(), 0..60), 0..100u64), 0..40),
     ) {
-        let mut wire = Wire::new(REGISTRY[idx].parser());
+        let mut wire = Wire::new(REGISTRY[idx]);
         for (request, turn_start, happening, bytes, len) in pieces {
             let flow = if request { Flow::Request } else { Flow::Response };
             match happening {
@@ -184,7 +184,7 @@ proptest! {
             bytes[at] = byte;
         }
         let protocol = REGISTRY[idx];
-        let mut wire = Wire::new(protocol.parser());
+        let mut wire = Wire::new(protocol);
         for turn in &turns {
             for (idx, piece) in in_pieces(&turn.bytes, &cuts).into_iter().enumerate() {
                 wire.bytes(turn.flow, &turn.bytes[piece], idx == 0);
@@ -200,7 +200,7 @@ proptest! {
         damage in vec((any::<Index>(), any::<u8>()), 1..4),
     ) {
         let protocol = REGISTRY[idx];
-        let mut wire = Wire::new(protocol.parser());
+        let mut wire = Wire::new(protocol);
         for turn in &conversation.turns {
             wire.bytes(turn.flow, &turn.bytes, true);
             let mut state = wire.state();

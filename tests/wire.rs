@@ -2,7 +2,9 @@
 //! the contract of `Parser` alone, checks the parser's half of it, and writes down what came out. Shared by the golden
 //! tests, the properties and the fuzz target.
 
-use tracer_user::protocol::{Body, Flow, Mark, Message, Operation, Parser, Resync, Step};
+use tracer_user::protocol::{
+    Body, Flow, Mark, Message, Operation, Pairing, Parser, Protocol, REGISTRY, Resync, Step, upgraded_to,
+};
 
 /// Most bytes of a flow that a stream holds back for its parser.
 const MAX_HELD: usize = 1 << 20;
@@ -45,12 +47,14 @@ struct Pipe {
     /// Position behind the bytes passed last: where a message ends that ends now.
     passed: u64,
     until_close: bool,
+    /// All bytes until the other side speaks are the message's in progress, or nobody's.
+    until_turn: bool,
     /// Bytes lost, and no boundary found since.
     lost: Option<u64>,
     /// Positions at which turns began, not passed yet.
     turn_starts: Vec<u64>,
-    /// Index of the message in progress.
-    open: Option<usize>,
+    /// Streams and indexes of the messages in progress: without streams, one at most.
+    open: Vec<(u64, usize)>,
     /// Bytes lost, noticed when the next ones come.
     unnoticed: u64,
     closed: bool,
@@ -58,10 +62,15 @@ struct Pipe {
 
 /// A connection.
 pub struct Wire {
+    protocol: &'static dyn Protocol,
     parser: Box<dyn Parser>,
     pipes: [Pipe; 2],
     /// Messages in the order in which they began.
     pub seen: Vec<Seen>,
+    /// Several messages of a flow may be in progress at once.
+    by_stream: bool,
+    /// Name of the protocol that comes behind the step in progress.
+    next_protocol: Option<&'static str>,
     /// Bytes that were not the protocol's: times the parser gave up.
     pub n_invalid: u64,
     /// Most bytes held at once in one flow.
@@ -70,14 +79,27 @@ pub struct Wire {
 
 impl Wire {
     /// Nothing was sent yet.
-    pub fn new(parser: Box<dyn Parser>) -> Self {
-        Wire { parser, pipes: Default::default(), seen: Vec::new(), n_invalid: 0, max_held: 0 }
+    pub fn new(protocol: &'static dyn Protocol) -> Self {
+        Wire {
+            protocol,
+            parser: protocol.parser(),
+            pipes: Default::default(),
+            seen: Vec::new(),
+            by_stream: protocol.pairing() == Pairing::ByStreamId,
+            next_protocol: None,
+            n_invalid: 0,
+            max_held: 0,
+        }
     }
 
     /// `bytes` arrive, the first of a turn or not.
     pub fn bytes(&mut self, flow: Flow, bytes: &[u8], turn_start: bool) {
         if self.pipes[flow.index()].closed || bytes.is_empty() {
             return;
+        }
+        self.turn_over(if flow == Flow::Request { Flow::Response } else { Flow::Request });
+        if turn_start {
+            self.turn_over(flow);
         }
         self.notice(flow);
         let pipe = &mut self.pipes[flow.index()];
@@ -92,6 +114,18 @@ impl Wire {
         // What one flow says may make the other's bytes readable.
         self.read(if flow == Flow::Request { Flow::Response } else { Flow::Request });
         assert!(self.pipes[flow.index()].held.len() < MAX_HELD, "the parser holds too much");
+    }
+
+    /// A flow's turn is over: what ends with it has ended.
+    fn turn_over(&mut self, flow: Flow) {
+        let pipe = &mut self.pipes[flow.index()];
+        if std::mem::take(&mut pipe.until_turn) {
+            // Whoever speaks next says how far the flow has come.
+            let end = if pipe.unnoticed == 0 { End::At(pipe.passed) } else { End::Cut };
+            for (_, open) in pipe.open.drain(..) {
+                self.seen[open].end = end;
+            }
+        }
     }
 
     /// `len` bytes went by: their number is known, they themselves are not.
@@ -124,6 +158,7 @@ impl Wire {
 
     /// The flow ends.
     pub fn close(&mut self, flow: Flow) {
+        self.turn_over(flow);
         self.notice(flow);
         let pipe = &mut self.pipes[flow.index()];
         if std::mem::replace(&mut pipe.closed, true) {
@@ -144,7 +179,8 @@ impl Wire {
     }
 
     /// Continues with a parser made from the saved state of this one.
-    pub fn reload(&mut self, mut fresh: Box<dyn Parser>) {
+    pub fn reload(&mut self) {
+        let mut fresh = self.protocol.parser();
         let state = self.parser.save();
         assert!(fresh.load(&state), "a saved state is not read again");
         assert_eq!(fresh.save(), state, "a state changes by being saved and loaded");
@@ -206,11 +242,22 @@ impl Wire {
                     let position = pipe.position;
                     pipe.turn_starts.retain(|&start| start >= position);
                     self.mark(flow, marks, Some(begin));
+                    if let Some(next) = self.next_protocol.take() {
+                        self.switch(next);
+                    }
                 }
                 Step::UntilClose => {
                     let begin = pipe.position;
                     pipe.flow_out();
                     self.mark(flow, marks, Some(begin));
+                    assert!(self.next_protocol.is_none(), "another protocol behind the close");
+                }
+                Step::UntilTurn => {
+                    let begin = pipe.position;
+                    self.mark(flow, marks, Some(begin));
+                    let pipe = &mut self.pipes[flow.index()];
+                    pipe.until_turn = true;
+                    pipe.pass_held();
                 }
                 Step::NeedMore => {
                     assert!(marks.is_empty(), "marks without bytes");
@@ -227,33 +274,97 @@ impl Wire {
     }
 
     fn mark(&mut self, flow: Flow, marks: Vec<Mark>, begin: Option<u64>) {
+        let by_stream = self.by_stream;
         for mark in marks {
+            if let Some(stream) = mark.stream() {
+                assert!(by_stream || stream == 0, "a stream of a protocol without streams");
+            }
             let pipe = &mut self.pipes[flow.index()];
             match mark {
                 Mark::Begin(message) => {
-                    assert!(pipe.open.is_none(), "a message begins inside another");
-                    pipe.open = Some(self.seen.len());
                     let begin = begin.expect("a message begins at the close");
-                    self.seen.push(Seen { flow, begin, end: End::Open, text: text(&message) });
+                    let is_push = matches!(message.body, Body::Push(_));
+                    let end = if is_push { End::At(pipe.passed) } else { End::Open };
+                    if !is_push {
+                        let is_open = pipe.open.iter().any(|(stream, _)| *stream == message.stream);
+                        assert!(!is_open, "a message begins inside another");
+                        pipe.open.push((message.stream, self.seen.len()));
+                    }
+                    let on = if by_stream { format!("#{} ", message.stream) } else { String::new() };
+                    self.seen.push(Seen { flow, begin, end, text: on + &text(&message) });
+                }
+                Mark::Part { stream } => {
+                    assert!(by_stream && pipe.find(stream).is_some(), "a part of nothing")
+                }
+                Mark::Messages { stream, n } => self.note(flow, stream, &format!(" +{n} messages")),
+                Mark::LongLived { stream } => self.note(flow, stream, " turns out long-lived"),
+                Mark::Outcome { stream, response } => {
+                    let outcome = Message { stream, body: Body::Response(response) };
+                    self.note(flow, stream, &format!(", then {}", text(&outcome)));
                 }
                 Mark::End { stream } => {
-                    assert_eq!(stream, 0, "only protocols without streams so far");
-                    let open = pipe.open.take().expect("an end without a begin");
+                    let open = pipe.take(stream).expect("an end without a begin");
                     self.seen[open].end = End::At(pipe.passed);
                 }
-                Mark::Cut { .. } => self.cut(flow),
+                Mark::Cut { stream } => {
+                    if let Some(open) = pipe.take(stream) {
+                        self.seen[open].end = End::Cut;
+                    }
+                }
+                Mark::Reset { stream, error } => {
+                    assert!(by_stream, "a stream is given up where there are none");
+                    let at = pipe.passed;
+                    let error = error.map_or(String::new(), |error| format!(" {error}"));
+                    for pipe in &mut self.pipes {
+                        if let Some(open) = pipe.take(stream) {
+                            self.seen[open].text += &format!(", reset{error} at {at}");
+                            self.seen[open].end = End::Cut;
+                        }
+                    }
+                }
+                Mark::Switch { to } => {
+                    assert!(REGISTRY.iter().any(|protocol| protocol.name() == to), "no protocol {to}");
+                    self.next_protocol = Some(to);
+                }
                 Mark::Upgraded { to } => {
-                    let open = pipe.open.expect("an upgrade without a response");
+                    let (_, open) = *pipe.open.last().expect("an upgrade without a response");
+                    let next = to.as_deref().and_then(upgraded_to).map(|(_, protocol)| protocol);
                     let to = to.map_or("a tunnel".into(), |to| to.escape_ascii().to_string());
                     self.seen[open].text += &format!(", then {to}");
-                    self.pipes.iter_mut().for_each(Pipe::flow_out);
+                    match next {
+                        Some(next) => {
+                            self.next_protocol = Some(next.name());
+                            // The transaction goes on; its response is not the new parser's.
+                            self.pipes.iter_mut().for_each(|pipe| pipe.open.clear());
+                        }
+                        None => self.pipes.iter_mut().for_each(Pipe::flow_out),
+                    }
                 }
             }
         }
     }
 
+    /// More is known of a message in progress: of the flow's own, or of the whole transaction it belongs to.
+    fn note(&mut self, flow: Flow, stream: u64, what: &str) {
+        if let Some(open) = self.pipes[flow.index()].find(stream) {
+            self.seen[open].text += what;
+        }
+    }
+
+    /// Another protocol from here on.
+    fn switch(&mut self, to: &str) {
+        let protocol = REGISTRY.iter().find(|protocol| protocol.name() == to).expect("a registered protocol");
+        self.protocol = *protocol;
+        self.parser = protocol.parser();
+        self.by_stream = protocol.pairing() == Pairing::ByStreamId;
+    }
+
     fn cut(&mut self, flow: Flow) {
-        if let Some(open) = self.pipes[flow.index()].open.take() {
+        if self.by_stream {
+            // What is on other streams goes on behind a gap.
+            return;
+        }
+        for (_, open) in self.pipes[flow.index()].open.drain(..) {
             self.seen[open].end = End::Cut;
         }
     }
@@ -267,19 +378,35 @@ impl Wire {
 }
 
 impl Pipe {
+    fn find(&self, stream: u64) -> Option<usize> {
+        self.open.iter().rev().find(|(on, _)| *on == stream).map(|(_, open)| *open)
+    }
+
+    fn take(&mut self, stream: u64) -> Option<usize> {
+        let at = self.open.iter().rposition(|(on, _)| *on == stream)?;
+        Some(self.open.remove(at).1)
+    }
+
+    /// What is held is accounted for.
+    fn pass_held(&mut self) {
+        self.position += self.held.len() as u64;
+        self.passed = self.passed.max(self.position);
+        self.held.clear();
+        let position = self.position;
+        self.turn_starts.retain(|&start| start >= position);
+    }
+
     /// Nothing is shown to the parser any more.
     fn flow_out(&mut self) {
         self.until_close = true;
         self.lost = None;
-        self.position += self.held.len() as u64;
-        self.passed = self.passed.max(self.position);
-        self.held.clear();
+        self.pass_held();
     }
 
     /// Passes the part of `len` new bytes that was announced; they do not reach the parser. Returns how many.
     fn pass(&mut self, len: u64) -> u64 {
-        let n_passed = if self.until_close {
-            self.passed += len;
+        let n_passed = if self.until_close || self.until_turn {
+            self.passed = self.passed.max(self.position) + len;
             len
         } else {
             let n_passed = self.announced.min(len);
@@ -296,20 +423,32 @@ impl Pipe {
     }
 }
 
+/// The byte by which inputs of the fuzz target name a protocol: does not change when another one comes.
+pub fn choice(protocol: &dyn Protocol) -> u8 {
+    protocol.name().bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte))
+}
+
 /// A message in a line, all of its parts escaped.
 pub fn text(message: &Message) -> String {
     let show = |bytes: &Option<bytes::Bytes>| {
         bytes.as_ref().map_or("-".into(), |bytes| bytes.escape_ascii().to_string())
     };
     match &message.body {
-        Body::Request(request) => {
+        Body::Request(request) | Body::Push(request) => {
             let operation = match &request.operation {
                 Operation::Fixed(name) => name.to_string(),
                 Operation::Path { method, path } => format!("{method} {}", path.escape_ascii()),
             };
             let one_way = if request.one_way { ", one way" } else { "" };
+            let long_lived = if request.long_lived { ", long-lived" } else { "" };
+            let namespace = request
+                .namespace
+                .as_ref()
+                .map_or(String::new(), |name| format!(", in {}", name.escape_ascii()));
+            let protocol = request.protocol.map_or(String::new(), |name| format!(", by {name}"));
+            let push = if matches!(message.body, Body::Push(_)) { "push " } else { "" };
             format!(
-                "{operation} (target {}, to {}{one_way})",
+                "{push}{operation} (target {}, to {}{namespace}{protocol}{one_way}{long_lived})",
                 show(&request.target),
                 show(&request.authority)
             )
@@ -324,7 +463,12 @@ pub fn text(message: &Message) -> String {
                 tracer_user::protocol::ErrorFor::Client => " error for the client",
                 tracer_user::protocol::ErrorFor::Both => " error",
             };
-            format!("{status}{interim}{long_lived}{error}{error_type}")
+            let rows = response.rows.map_or(String::new(), |rows| format!(" {rows} rows"));
+            let words = response
+                .error_message
+                .as_ref()
+                .map_or(String::new(), |words| format!(" ({})", words.escape_ascii()));
+            format!("{status}{interim}{long_lived}{error}{error_type}{words}{rows}")
         }
     }
 }

@@ -80,6 +80,7 @@ fn transaction(i: u64) -> Transaction {
         conn: ConnId(1),
         ordinal: i,
         seq: i,
+        ..Transaction::default()
     }
 }
 
@@ -160,6 +161,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         method: "GET".into(),
         path: Bytes::from(format!("/item/{i}")),
         target: Some(Bytes::from(format!("/item/{i}?q=1"))),
+        namespace: None,
         protocol: "http1",
         start: WallTime(start),
         request_end: (step != Step::Reading).then_some(WallTime(start + age_ms * 100_000)),
@@ -168,6 +170,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         status_code: (step == Step::Sending).then_some(200),
         comm,
         bytes: [80, if step == Step::Sending { 4_321 } else { 0 }],
+        messages: [None; 2],
         tuple,
         unix_path: Bytes::new(),
         confidence: Confidence::Complete,

@@ -144,6 +144,7 @@ fn traffic(requests: usize) -> (Vec<Arc<EventBatch>>, Vec<TransactionBatch>) {
             conn: *conn,
             ordinal: *ordinal,
             seq,
+            ..Transaction::default()
         });
         *ordinal += 1;
     }

@@ -73,6 +73,7 @@ fn transaction(end: u64, seq: u64, service: &str, noise: &mut Noise) -> Transact
         conn: ConnId(1),
         ordinal: seq,
         seq,
+        ..Transaction::default()
     }
 }
 

@@ -123,6 +123,7 @@ impl Source {
             conn: ConnId(seq % 64),
             ordinal: seq / 64,
             seq,
+            ..Transaction::default()
         }
     }
 

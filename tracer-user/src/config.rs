@@ -227,6 +227,8 @@ pub struct Settings {
     pub hooks: Option<Hooks>,
     /// Protocols looked for, by registry name; empty = all.
     pub protocol: Vec<String>,
+    /// Ports on which what no parser knows is followed turn by turn.
+    pub opaque_port: Vec<u16>,
     /// Rows wanted.
     pub filter: Option<String>,
     /// Length of the run.
@@ -297,6 +299,7 @@ impl Settings {
             port: list(self.port, upper.port),
             hooks: upper.hooks.or(self.hooks),
             protocol: list(self.protocol, upper.protocol),
+            opaque_port: list(self.opaque_port, upper.opaque_port),
             filter: upper.filter.or(self.filter),
             duration: upper.duration.or(self.duration),
             json: upper.json.or(self.json),
@@ -350,6 +353,8 @@ pub struct Config {
     pub hooks: Hooks,
     /// Protocols looked for, by registry name; empty = all.
     pub protocols: Vec<String>,
+    /// Ports on which what no parser knows is followed turn by turn.
+    pub opaque_ports: Vec<u16>,
     /// Bounds of what stands between the kernel and the sinks.
     pub capture: Capture,
     /// Rows wanted, as typed.
@@ -423,6 +428,7 @@ impl Default for Config {
             targets: Targets::default(),
             hooks: Hooks::Auto,
             protocols: Vec::new(),
+            opaque_ports: Vec::new(),
             capture: Capture {
                 ring_bytes: 16 << 20,
                 batch_queue: 256,
@@ -464,6 +470,7 @@ impl Config {
             },
             hooks: settings.hooks.unwrap_or(default.hooks),
             protocols: settings.protocol,
+            opaque_ports: settings.opaque_port,
             capture: Capture {
                 ring_bytes: settings.ring_size.map_or(Ok(default.capture.ring_bytes), ring_bytes)?,
                 batch_queue: queue(settings.queue_batches, default.capture.batch_queue)?,

@@ -101,6 +101,9 @@ pub struct RunArgs {
     /// Look for this protocol only (repeatable): connections that speak another one are counted and not read [default: all]
     #[arg(long, value_name = "NAME", env = "TXRAY_PROTOCOL", value_delimiter = ',', value_parser = protocol_names(), help_heading = "Run")]
     pub protocol: Vec<String>,
+    /// On this port of a server (repeatable), show what no parser knows turn by turn; elsewhere it is only counted
+    #[arg(long, value_name = "PORT", env = "TXRAY_OPAQUE_PORT", value_delimiter = ',', help_heading = "Run")]
+    pub opaque_port: Vec<u16>,
     /// Stop after this time: 500ms, 20s, 5m
     #[arg(long, value_name = "TIME", env = "TXRAY_DURATION", help_heading = "Run")]
     pub duration: Option<Span>,
@@ -181,6 +184,7 @@ impl RunArgs {
         let RunArgs {
             config: _,
             protocol,
+            opaque_port,
             duration,
             filter,
             json,
@@ -192,6 +196,7 @@ impl RunArgs {
         } = self.clone();
         Settings {
             protocol,
+            opaque_port,
             duration,
             filter,
             json: json.then_some(true),

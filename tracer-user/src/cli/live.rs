@@ -103,6 +103,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
     run::run(Run {
         pipeline: PipelineConfig {
             protocols: config.protocols.clone(),
+            opaque_ports: config.opaque_ports.clone(),
             age_steps,
             ..PipelineConfig::default()
         },

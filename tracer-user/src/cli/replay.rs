@@ -112,6 +112,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let code = run::run(Run {
         pipeline: PipelineConfig {
             protocols: config.protocols.clone(),
+            opaque_ports: config.opaque_ports.clone(),
             age_steps: screen.age_steps,
             ..PipelineConfig::default()
         },
@@ -188,6 +189,7 @@ fn play(
         dir: args.dir.clone(),
         pipeline: PipelineConfig {
             protocols: config.protocols.clone(),
+            opaque_ports: config.opaque_ports.clone(),
             age_steps: screen.age_steps,
             list_connections: true,
             ..PipelineConfig::default()

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Direction;
 
-/// The shortest request that a parser accepts: `GET / HTTP/1.1`, two line feeds.
+/// The shortest request, as long as no protocol says otherwise: HTTP/1's.
 pub const SHORTEST_REQUEST: u64 = 16;
 /// More missing bytes at once than a connection can move between two records are a broken position, not a number of
 /// requests.
@@ -108,6 +108,23 @@ pub struct Turns {
     blind_low: u64,
     /// Requests for which the missing bytes have room.
     blind_high: u64,
+    /// What the protocol says; given anew with a restored connection's protocol.
+    #[serde(skip)]
+    rules: Rules,
+}
+
+/// What a protocol says of its turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rules {
+    shortest_request: u64,
+    /// A turn of the client is a request.
+    turns_are_requests: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { shortest_request: SHORTEST_REQUEST, turns_are_requests: true }
+    }
 }
 
 impl Turns {
@@ -206,7 +223,8 @@ impl Turns {
     pub fn requests_not_seen(&mut self, missing: u64, head: bool) {
         self.blind_low += u64::from(head);
         if missing < MOST_MISSING {
-            self.blind_high = self.blind_high.saturating_add(missing / SHORTEST_REQUEST + u64::from(head));
+            let n = missing / self.rules.shortest_request.max(1);
+            self.blind_high = self.blind_high.saturating_add(n + u64::from(head));
         }
     }
 
@@ -233,6 +251,11 @@ impl Turns {
             self.most = self.most.max(2);
         }
         self.most = self.most.max(self.begun.1);
+    }
+
+    /// The protocol is known: bytes of its shortest request, and whether a turn of the client is a request.
+    pub fn set_protocol(&mut self, shortest_request: u64, turns_are_requests: bool) {
+        self.rules = Rules { shortest_request, turns_are_requests };
     }
 
     /// A message went on in a later turn of its direction.
@@ -271,14 +294,18 @@ impl Turns {
         let unseen = self.unseen[at];
         let since = if around.tunnel { 0 } else { self.since_seen(requests) } + u64::from(around.half_a_head);
         let most = if self.any { self.most } else { self.most.max(around.most) };
+        let continued = self.continued || around.continued || !self.rules.turns_are_requests;
         if most > 1 {
             // More requests may have been in the last turn seen.
             let turns = unseen + since + u64::from(around.open_end);
             let high = self.blind_high.max(turns.saturating_mul(u64::from(most)));
-            let certain =
-                if self.is_pipelined() { self.blind_low } else { unseen - self.maybe[at].min(unseen) };
+            let certain = if self.is_pipelined() || !self.rules.turns_are_requests {
+                self.blind_low
+            } else {
+                unseen - self.maybe[at].min(unseen)
+            };
             LostRequests { low: certain.min(high), high }
-        } else if self.continued || around.continued {
+        } else if continued {
             LostRequests { low: self.blind_low.min(unseen), high: unseen + since }
         } else {
             LostRequests { low: unseen - self.maybe[at].min(unseen), high: unseen + since }

@@ -15,9 +15,9 @@ use crate::{
     metrics::Metrics,
     time::BootTime,
     transaction::{
-        exchange::Exchange,
+        exchange::{Exchange, ExchangeMore},
         template::Templates,
-        watermark::{self, Watermark},
+        watermark::{self, Watermark, WatermarkMore},
     },
 };
 
@@ -26,6 +26,8 @@ type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
 
 /// Version without what is counted by connection; all else is the same.
 const VERSION_WITHOUT_TALLIES: u32 = 2;
+/// First version with more about requests: what other protocols than HTTP/1 need.
+const VERSION_WITH_MORE: u32 = 4;
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -76,6 +78,8 @@ impl Pipeline {
         // In the order of the connections.
         let tallies: Vec<&Tally> = self.tracker.iter().map(|entry| &entry.tally).collect();
         bytes.extend(postcard::to_allocvec(&(tallies, &rest.closed)).unwrap_or_default());
+        let more: Vec<ExchangeMore> = self.tracker.iter().map(|entry| entry.exchange.more()).collect();
+        bytes.extend(postcard::to_allocvec(&(more, rest.watermark.more())).unwrap_or_default());
         bytes
     }
 
@@ -94,19 +98,25 @@ impl Pipeline {
         }
         let fault = |error: postcard::Error| CheckpointError::Corrupt(error.to_string());
         let (saved, bytes): (Saved, &[u8]) = postcard::take_from_bytes(bytes).map_err(fault)?;
-        let (tallies, closed): (Vec<Tally>, ClosedConns) = match found {
+        let ((tallies, closed), bytes): ((Vec<Tally>, ClosedConns), &[u8]) = match found {
             VERSION_WITHOUT_TALLIES => Default::default(),
+            _ => postcard::take_from_bytes(bytes).map_err(fault)?,
+        };
+        let (more, of_watermark): (Vec<ExchangeMore>, WatermarkMore) = match found {
+            ..VERSION_WITH_MORE => Default::default(),
             _ => postcard::from_bytes(bytes).map_err(fault)?,
         };
-        let mut tallies = tallies.into_iter();
+        let (mut tallies, mut more) = (tallies.into_iter(), more.into_iter());
         let mut pipeline = Pipeline::new(config, metrics, verdicts);
         pipeline.order = Order::restore(saved.waiting, saved.frontier);
-        for (conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
+        for (mut conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
             if let Some((protocol, state)) = parser
                 && !exchange.restore_parser(&protocol, &state)
             {
                 return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
             }
+            exchange.restore_more(more.next().unwrap_or_default());
+            exchange.restore_rules(&mut conn);
             let opaque = exchange.is_opaque();
             let tally = tallies.next().unwrap_or_default();
             let entry = Entry { conn, exchange, ends: None, hold_armed, quiet_armed, opaque, tally };
@@ -119,6 +129,7 @@ impl Pipeline {
         rest.listening = saved.listening;
         rest.templates = Templates::load(&saved.templates).ok_or_else(|| corrupt("operation names"))?;
         rest.watermark = Watermark::load(saved.watermark);
+        rest.watermark.restore_more(of_watermark);
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;
         Ok(pipeline)

@@ -12,7 +12,7 @@ use crate::{
     protocol::REGISTRY,
     text::data_text,
     time::BootTime,
-    transaction::{Kind, Transaction, finish::local_and_remote, pairing::Open},
+    transaction::{Kind, Transaction, finish::local_and_remote, open::Open},
 };
 
 /// Open connections that a snapshot holds one by one: those that were used last. All are counted.

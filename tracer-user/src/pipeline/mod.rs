@@ -34,7 +34,7 @@ use crate::{
         End, TransactionBatch, Unpaired,
         exchange::Exchange,
         finish::Ends,
-        pairing::Effects,
+        open::Effects,
         template::Templates,
         watermark::{WallLine, Watermark},
     },
@@ -72,6 +72,8 @@ pub struct PipelineConfig {
     /// Registry names of the protocols looked for; empty = all. A connection that speaks another one is opaque: counted as
     /// such (`connections.opaque`), no longer captured, and nothing of it is lost.
     pub protocols: Vec<String>,
+    /// Ports of servers on which what no parser knows becomes opaque transactions, turn by turn. Elsewhere it is only counted.
+    pub opaque_ports: Vec<u16>,
     /// Classes of age in which snapshots count what is in flight: no part of what is computed.
     pub age_steps: AgeSteps,
     /// Snapshots list connections one by one. Changes nothing else.
@@ -92,6 +94,7 @@ impl Default for PipelineConfig {
             keep_target: true,
             max_operations: 1_000,
             protocols: Vec::new(),
+            opaque_ports: Vec::new(),
             age_steps: AgeSteps::SCOUTER,
             list_connections: false,
         }
@@ -185,7 +188,7 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 3;
+pub const CHECKPOINT_VERSION: u32 = 4;
 
 mod age;
 mod checkpoint;

@@ -12,7 +12,7 @@ use crate::{
     text::data_text,
     time::{Anchor, BootTime, WallTime},
     transaction::{
-        Confidence, End, Kind, ProtocolName, TimeBasis, Transaction, finish::local_and_remote, pairing::Open,
+        Confidence, End, Kind, ProtocolName, TimeBasis, Transaction, finish::local_and_remote, open::Open,
     },
 };
 
@@ -46,8 +46,10 @@ pub struct OpenRequest {
     pub method: Cow<'static, str>,
     /// Path as sent, or the name.
     pub path: Bytes,
-    /// Raw target as sent.
+    /// Target, as in a transaction.
     pub target: Option<Bytes>,
+    /// Database, keyspace or vhost.
+    pub namespace: Option<Bytes>,
     /// Registry name of the protocol.
     pub protocol: ProtocolName,
     /// First request byte.
@@ -62,6 +64,8 @@ pub struct OpenRequest {
     pub status_code: Option<i32>,
     /// Bytes of request and response, as far as they are known.
     pub bytes: [u64; 2],
+    /// Messages within them, where they are streams of such.
+    pub messages: [Option<u64>; 2],
     /// The connection's ends.
     pub tuple: abi::Tuple,
     /// Path of a Unix socket.
@@ -122,9 +126,12 @@ impl OpenRequest {
             protocol: self.protocol,
             operation: data_text(&self.request()).into(),
             target: self.target.clone(),
+            namespace: self.namespace.clone(),
             status_code: self.status_code,
             error: false,
             error_type: None,
+            error_message: None,
+            rows: None,
             pid: self.pid,
             tid: self.tid,
             comm: data_text(&self.comm[..end]).into(),
@@ -135,6 +142,8 @@ impl OpenRequest {
             server_port: server.1,
             request_bytes: self.bytes[0],
             response_bytes: self.bytes[1],
+            request_messages: self.messages[0],
+            response_messages: self.messages[1],
             end: End::TracerStopped,
             confidence: self.confidence,
             conn: self.conn,
@@ -173,13 +182,18 @@ impl Pipeline {
             method,
             path,
             target: open.target.as_ref().map(copy),
-            protocol: entry.exchange.protocol().unwrap_or_default(),
+            namespace: open.more.namespace.as_ref().map(copy),
+            protocol: match open.more.protocol {
+                "" => entry.exchange.protocol().unwrap_or_default(),
+                name => name,
+            },
             start: anchor.wall(open.start),
             request_end: open.request_end.map(|at| anchor.wall(at)),
             response_start: open.response_start.map(|at| anchor.wall(at)),
             queue_ns: open.queue_ns,
             status_code: open.response.as_ref().and_then(|response| response.status_code),
             bytes: [open.request_bytes, open.response_bytes],
+            messages: open.more.messages,
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
             confidence: open.confidence(entry.exchange.is_guessed()),

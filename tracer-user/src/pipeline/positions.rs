@@ -3,7 +3,7 @@
 use super::Pipeline;
 use crate::{
     event::{ConnId, Direction},
-    transaction::pairing::Ended,
+    transaction::open::Ended,
 };
 
 /// Where one transaction's messages begin.

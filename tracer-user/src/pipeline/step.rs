@@ -14,7 +14,8 @@ use crate::{
         End, Transaction,
         exchange::{Exchange, Limits, Turnover},
         finish::{Ends, finish},
-        pairing::{Effects, Pairs},
+        open::Effects,
+        pairing::Pairs,
     },
 };
 
@@ -65,6 +66,20 @@ impl Rest {
         excludes(&self.config, entry)
     }
 
+    /// The server's port is one on which what no parser knows is followed turn by turn.
+    fn is_followed_by_turn(&self, entry: &Entry) -> bool {
+        let ports = &self.config.opaque_ports;
+        if ports.is_empty() {
+            return false;
+        }
+        let abi::Tuple { local_port, remote_port, .. } = entry.conn.tuple;
+        match entry.conn.role {
+            Role::Server => ports.contains(&local_port),
+            Role::Client => ports.contains(&remote_port),
+            Role::Unknown => ports.contains(&local_port) || ports.contains(&remote_port),
+        }
+    }
+
     /// Counts a connection whose bytes nobody looks at, once.
     fn note_opaque(&mut self, entry: &mut Entry, is_excluded: bool) {
         if !entry.opaque && (is_excluded || entry.exchange.is_opaque()) {
@@ -92,6 +107,7 @@ impl Rest {
             max_in_flight: self.config.max_in_flight_per_conn,
             max_held_bytes: self.config.max_held_bytes,
             keep_target: self.config.keep_target,
+            by_turn: self.is_followed_by_turn(entry),
         };
         let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
         act(&mut entry.exchange, &mut entry.conn, &mut turnover);
@@ -250,8 +266,8 @@ impl Rest {
                 Some(due) if due > now => self.timers.push(Reverse((due, entry.conn.id))),
                 Some(due) => {
                     entry.quiet_armed = false;
-                    self.with(entry, |exchange, _, turnover| {
-                        exchange.pairs_mut().give_up_turn(due, turnover.fx);
+                    self.with(entry, |exchange, conn, turnover| {
+                        exchange.give_up_turn(conn, due, turnover.fx);
                     });
                 }
                 None => entry.quiet_armed = false,

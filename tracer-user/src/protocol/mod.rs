@@ -11,9 +11,22 @@ use serde::{Deserialize, Serialize};
 
 pub mod codec;
 pub mod http1;
+pub mod opaque;
 
 /// All protocols, in probe order: the strictest first.
-pub static REGISTRY: &[&dyn Protocol] = &[&http1::Http1];
+pub static REGISTRY: &[&dyn Protocol] = &[&http1::Http1, &opaque::Opaque];
+
+/// Registry name of what no parser knows, on ports where that is followed turn by turn.
+pub const OPAQUE: &str = "opaque";
+
+/// The protocol that HTTP/1's `Upgrade` names, and its place in the registry.
+pub fn upgraded_to(token: &[u8]) -> Option<(usize, &'static dyn Protocol)> {
+    let is_named = |protocol: &&dyn Protocol| {
+        protocol.upgrade_token().is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(token))
+    };
+    let at = REGISTRY.iter().position(is_named)?;
+    Some((at, REGISTRY[at]))
+}
 
 /// A protocol; stateless.
 pub trait Protocol: Sync {
@@ -28,6 +41,11 @@ pub trait Protocol: Sync {
     /// What sort of protocol it is: decides which views show its operations.
     fn family(&self) -> Family;
 
+    /// It is recognised by its bytes. Others come behind an upgrade, on the streams of another protocol, or where a setting says so.
+    fn is_inferred(&self) -> bool {
+        true
+    }
+
     /// Looks at the first bytes of one direction. Must never answer `Yes` to bytes that another protocol could send.
     fn infer(&self, head: &[u8]) -> Inference;
 
@@ -38,6 +56,45 @@ pub trait Protocol: Sync {
     fn pairing(&self) -> Pairing {
         Pairing::Fifo
     }
+
+    /// How much of a connection has to be captured.
+    fn capture(&self) -> Capture {
+        match self.pairing() {
+            Pairing::ByStreamId => Capture::Everything,
+            Pairing::Fifo | Pairing::OneWay => Capture::Heads,
+        }
+    }
+
+    /// Bytes of the shortest request there is: bounds how many requests a stretch of lost bytes may have held.
+    fn shortest_request(&self) -> u64;
+
+    /// Every turn of the client begins exactly one request, unless it pipelines. Not so where a client also sends what is no
+    /// request of its own (handshakes, acknowledgements): then how many requests were lost is known as an interval only.
+    fn turns_are_requests(&self) -> bool {
+        true
+    }
+
+    /// The token by which HTTP/1's `Upgrade` names this protocol.
+    fn upgrade_token(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The stream on which the request that asked for the upgrade is answered in this protocol (h2c: 1). `None`: the
+    /// response that agreed to it was the answer, and the transaction lives as long as the connection.
+    fn upgraded_stream(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// How much of a connection has to be captured for its messages to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// The first bytes of each turn, as long as they tell how long the messages are.
+    Heads,
+    /// Everything: heads may begin anywhere.
+    Everything,
+    /// The first bytes of each turn and no more, whatever they say: messages end with their turns.
+    Turns,
 }
 
 /// What sort of protocol.
@@ -148,6 +205,9 @@ pub enum Step {
     /// All bytes until the flow closes, those shown included, belong to the message that begins with them or is in
     /// progress (or to a tunnel).
     UntilClose,
+    /// All bytes until the other side speaks, those shown included, belong to the message that begins with them (or to none, without
+    /// a mark). It ends with the last of them, or with the close; the parser is not told.
+    UntilTurn,
     /// Show me more.
     NeedMore,
     /// Not this protocol's bytes: the stream resyncs (a counted parser give-up).
@@ -166,11 +226,36 @@ pub enum Resync {
     },
 }
 
-/// Something begins or ends.
+/// Something begins or ends, or turns out. With [`Pairing::ByStreamId`] messages of several streams are in progress at once, and the
+/// bytes of a step belong to each stream that its marks name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mark {
     /// A message begins at the first byte consumed.
     Begin(Message),
+    /// The bytes consumed belong to the message in progress on `stream`: only needed by [`Pairing::ByStreamId`].
+    Part {
+        /// As in [`Message::stream`].
+        stream: u64,
+    },
+    /// So many messages within the message in progress (of a stream of messages, gRPC's or a socket's) begin in the bytes consumed.
+    Messages {
+        /// As in [`Message::stream`].
+        stream: u64,
+        /// Number.
+        n: u64,
+    },
+    /// What the response in progress turned out to be: takes the place of what its [`Mark::Begin`] said. Comes before its `End`.
+    Outcome {
+        /// As in [`Message::stream`].
+        stream: u64,
+        /// All of it.
+        response: Response,
+    },
+    /// The transaction of the message in progress turned out to be long-lived.
+    LongLived {
+        /// As in [`Message::stream`].
+        stream: u64,
+    },
     /// The message in progress on `stream` ends at the last byte consumed (or at the close).
     End {
         /// As in [`Message::stream`].
@@ -181,13 +266,45 @@ pub enum Mark {
         /// As in [`Message::stream`].
         stream: u64,
     },
+    /// One of the two sides gave up the transaction on `stream`: it ends as `reset` with the last byte consumed. Only with
+    /// [`Pairing::ByStreamId`].
+    Reset {
+        /// As in [`Message::stream`].
+        stream: u64,
+        /// Which error it named (`error_type`).
+        error: Option<Cow<'static, str>>,
+    },
+    /// From the next byte on the connection speaks the protocol with this registry name, in both directions (TLS behind a
+    /// request for it). What is in progress goes on as it is.
+    Switch {
+        /// [`Protocol::name`].
+        to: &'static str,
+    },
     /// The connection is a tunnel or another protocol from here on (CONNECT, Upgrade): one long-lived transaction. Comes
     /// right behind the `Begin` of the response that agreed; the `End` of that response comes with the close. From here
-    /// on neither flow is read, whatever its last step said.
+    /// on neither flow is read, whatever its last step said, unless the registry has the protocol
+    /// ([`Protocol::upgrade_token`]): then its parser goes on behind this step.
     Upgraded {
         /// The protocol named, if any.
         to: Option<Bytes>,
     },
+}
+
+impl Mark {
+    /// The stream whose message it is about.
+    pub fn stream(&self) -> Option<u64> {
+        match self {
+            Mark::Begin(message) => Some(message.stream),
+            Mark::Part { stream }
+            | Mark::Messages { stream, .. }
+            | Mark::Outcome { stream, .. }
+            | Mark::LongLived { stream }
+            | Mark::End { stream }
+            | Mark::Cut { stream }
+            | Mark::Reset { stream, .. } => Some(*stream),
+            Mark::Switch { .. } | Mark::Upgraded { .. } => None,
+        }
+    }
 }
 
 /// One request or response.
@@ -199,6 +316,13 @@ pub struct Message {
     pub body: Body,
 }
 
+impl Message {
+    /// Whether a transaction begins with it.
+    pub fn is_new(&self) -> bool {
+        matches!(self.body, Body::Request(_) | Body::Push(_))
+    }
+}
+
 /// What a message says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
@@ -208,19 +332,28 @@ pub enum Body {
     Response(Response),
     /// An interim response (HTTP 1xx): is no answer, but its time counts as the first response byte only if no other comes.
     Interim(Response),
+    /// What the server sends unasked, in the response flow: a transaction of its own. With `one_way` (a notification) it ends with
+    /// its step; otherwise (a pushed request) it is complete as a request, and a response on its stream answers it. Has no `End` of its own.
+    Push(Request),
 }
 
 /// A request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
     /// Name of the operation.
     pub operation: Operation,
-    /// Raw target (path and query, key, statement, …) as sent.
+    /// Target: path and query, or key, as sent; a statement without its literals.
     pub target: Option<Bytes>,
     /// Host the request names, if any.
     pub authority: Option<Bytes>,
+    /// Database, keyspace or vhost it works in, if known (`db.namespace`).
+    pub namespace: Option<Bytes>,
     /// Never answered by the protocol's rules.
     pub one_way: bool,
+    /// Open for long by its nature: kept out of request histograms.
+    pub long_lived: bool,
+    /// Registry name of the protocol that it is a request of, where that is another than the connection's (gRPC on HTTP/2).
+    pub protocol: Option<&'static str>,
 }
 
 /// Name of an operation, before the learned templates are applied.
@@ -237,8 +370,14 @@ pub enum Operation {
     },
 }
 
+impl Default for Operation {
+    fn default() -> Self {
+        Operation::Fixed(Cow::Borrowed(""))
+    }
+}
+
 /// A response.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Response {
     /// Integer status, if the protocol has one.
     pub status_code: Option<i32>,
@@ -248,6 +387,12 @@ pub struct Response {
     pub error_type: Option<Cow<'static, str>>,
     /// A long-lived stream by its nature (event stream): kept out of request histograms.
     pub long_lived: bool,
+    /// Rows it returned, or that the request changed, where the protocol says so.
+    #[serde(skip)]
+    pub rows: Option<u64>,
+    /// What the error says in words, where that cannot hold values of a statement (`grpc-message`).
+    #[serde(skip)]
+    pub error_message: Option<Bytes>,
 }
 
 /// For whom a response is an error (an HTTP server errs from 500 on, a client's call from 400 on).

@@ -36,7 +36,7 @@ macro_rules! columns {
         /// Names of the columns, in their order.
         pub const COLUMNS: &[&str] = &[$($name),*];
 
-        /// The columns, version 1.
+        /// The columns, version 2. Version 1 has none of [`SINCE_VERSION_2`].
         pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
             Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
         });
@@ -57,9 +57,12 @@ columns! {
     "protocol" Utf8 false,
     "operation" Utf8 false,
     "target" Utf8 true,
+    "namespace" Utf8 true,
     "status_code" Int64 true,
     "error" Boolean false,
     "error_type" Utf8 true,
+    "error_message" Utf8 true,
+    "rows" Int64 true,
     "pid" Int64 false,
     "tid" Int64 false,
     "comm" Utf8 false,
@@ -70,12 +73,18 @@ columns! {
     "server_port" Int64 true,
     "request_bytes" Int64 false,
     "response_bytes" Int64 false,
+    "request_messages" Int64 true,
+    "response_messages" Int64 true,
     "end" Utf8 false,
     "confidence" Utf8 false,
     "conn_id" Utf8 false,
     "id" Utf8 false,
     "seq" Int64 false,
 }
+
+/// Columns that parts of version 1 do not have: all their values are missing.
+pub const SINCE_VERSION_2: &[&str] =
+    &["namespace", "error_message", "rows", "request_messages", "response_messages"];
 
 /// Transactions as columns.
 pub fn encode(transactions: &[Transaction]) -> RecordBatch {
@@ -125,9 +134,12 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         text(&|t| t.protocol),
         text(&|t| &t.operation),
         maybe_text(&|t| t.target.as_deref().map(data_text)),
+        maybe_text(&|t| t.namespace.as_deref().map(data_text)),
         maybe(&|t| t.status_code.map(i64::from)),
         errors,
         maybe_text(&|t| t.error_type.as_deref().map(Cow::Borrowed)),
+        maybe_text(&|t| t.error_message.as_deref().map(data_text)),
+        maybe(&|t| t.rows.map(signed)),
         number(&|t| i64::from(t.pid)),
         number(&|t| i64::from(t.tid)),
         text(&|t| &t.comm),
@@ -138,6 +150,8 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         maybe(&|t| t.server_port.map(i64::from)),
         number(&|t| signed(t.request_bytes)),
         number(&|t| signed(t.response_bytes)),
+        maybe(&|t| t.request_messages.map(signed)),
+        maybe(&|t| t.response_messages.map(signed)),
         text(&|t| t.end.as_str()),
         text(&|t| t.confidence.as_str()),
         ids(&|t, out| push_hex(out, t.conn.0)),
@@ -199,6 +213,12 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
     let (client_addr, client_port) = (text("client_addr")?, int("client_port")?);
     let (server_addr, server_port) = (text("server_addr")?, int("server_port")?);
     let (request_bytes, response_bytes) = (int("request_bytes")?, int("response_bytes")?);
+    let is_there = |name: &str| batch.schema_ref().column_with_name(name).is_some();
+    let later_int = |name| is_there(name).then(|| int(name)).transpose();
+    let later_text = |name| is_there(name).then(|| text(name)).transpose();
+    let (namespace, error_message) = (later_text("namespace")?, later_text("error_message")?);
+    let (rows, request_messages, response_messages) =
+        (later_int("rows")?, later_int("request_messages")?, later_int("response_messages")?);
     let (end, confidence, id, seq) = (text("end")?, text("confidence")?, text("id")?, int("seq")?);
 
     let mut out = Vec::with_capacity(batch.num_rows());
@@ -206,6 +226,13 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         let bad = |name: &str| Fault::Damaged(format!("row {i}: {name} is not one of its values"));
         let maybe = |array: &Int64Array| array.is_valid(i).then(|| array.value(i));
         let maybe_text = |array: &StringArray| array.is_valid(i).then(|| array.value(i).to_owned());
+        let maybe_bytes = |array: &StringArray| {
+            array.is_valid(i).then(|| Bytes::copy_from_slice(array.value(i).as_bytes()))
+        };
+        let later_count = |array: Option<&Int64Array>, name: &str| {
+            let value = array.and_then(maybe);
+            value.map(|value| u64::try_from(value).map_err(|_| bad(name))).transpose()
+        };
         let (conn, ordinal) = parse_id(id.value(i)).ok_or_else(|| bad("id"))?;
         let port = |array: &Int64Array, name: &str| {
             maybe(array).map(|port| u16::try_from(port).map_err(|_| bad(name))).transpose()
@@ -229,12 +256,15 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                 .find(|name| *name == protocol.value(i))
                 .unwrap_or("unknown"),
             operation: names.share(operation.value(i)),
-            target: target.is_valid(i).then(|| Bytes::copy_from_slice(target.value(i).as_bytes())),
+            target: maybe_bytes(target),
+            namespace: namespace.and_then(maybe_bytes),
             status_code: maybe(status)
                 .map(|code| i32::try_from(code).map_err(|_| bad("status_code")))
                 .transpose()?,
             error: error.value(i),
             error_type: maybe_text(error_type).map(Cow::Owned),
+            error_message: error_message.and_then(maybe_bytes),
+            rows: later_count(rows, "rows")?,
             pid: pid_of(pid, "pid")?,
             tid: pid_of(tid, "tid")?,
             comm: names.share(comm.value(i)),
@@ -245,6 +275,8 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             server_port: port(server_port, "server_port")?,
             request_bytes: count(request_bytes, "request_bytes")?,
             response_bytes: count(response_bytes, "response_bytes")?,
+            request_messages: later_count(request_messages, "request_messages")?,
+            response_messages: later_count(response_messages, "response_messages")?,
             end: End::parse(end.value(i)).ok_or_else(|| bad("end"))?,
             confidence: Confidence::parse(confidence.value(i)).ok_or_else(|| bad("confidence"))?,
             conn: ConnId(conn),

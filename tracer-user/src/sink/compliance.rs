@@ -45,6 +45,7 @@ pub(crate) fn transaction(i: u64) -> Transaction {
         conn: ConnId(0xabcd),
         ordinal: i,
         seq: i,
+        ..Transaction::default()
     }
 }
 

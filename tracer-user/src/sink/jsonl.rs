@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields.
-pub const KEYS: [&str; 31] = [
+pub const KEYS: [&str; 36] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -27,9 +27,12 @@ pub const KEYS: [&str; 31] = [
     "protocol",
     "operation",
     "target",
+    "namespace",
     "status_code",
     "error",
     "error_type",
+    "error_message",
+    "rows",
     "pid",
     "tid",
     "comm",
@@ -40,6 +43,8 @@ pub const KEYS: [&str; 31] = [
     "server_port",
     "request_bytes",
     "response_bytes",
+    "request_messages",
+    "response_messages",
     "end",
     "confidence",
     "conn_id",
@@ -64,9 +69,12 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         protocol,
         operation,
         target,
+        namespace,
         status_code,
         error,
         error_type,
+        error_message,
+        rows,
         pid,
         tid,
         comm,
@@ -77,6 +85,8 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         server_port,
         request_bytes,
         response_bytes,
+        request_messages,
+        response_messages,
         end,
         confidence,
         conn,
@@ -97,9 +107,12 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.text("protocol", Some(protocol));
     row.text("operation", Some(operation));
     row.text("target", target.as_deref().map(data_text).as_deref());
+    row.text("namespace", namespace.as_deref().map(data_text).as_deref());
     row.number("status_code", *status_code);
     row.number("error", Some(error));
     row.text("error_type", error_type.as_deref());
+    row.text("error_message", error_message.as_deref().map(data_text).as_deref());
+    row.number("rows", *rows);
     row.number("pid", Some(pid));
     row.number("tid", Some(tid));
     row.text("comm", Some(comm));
@@ -110,6 +123,8 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.number("server_port", *server_port);
     row.number("request_bytes", Some(request_bytes));
     row.number("response_bytes", Some(response_bytes));
+    row.number("request_messages", *request_messages);
+    row.number("response_messages", *response_messages);
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
     row.number("conn_id", Some(format_args!("\"{:016x}\"", conn.0)));
@@ -241,10 +256,11 @@ mod tests {
              \"response_start_ns\":1700000000011190000,\"end_time_ns\":1700000000011200000,\
              \"duration_ns\":1200000,\"ttfb_ns\":1180000,\"queue_ns\":null,\"time_basis\":\"exit\",\
              \"kind\":\"request\",\"role\":\"server\",\"protocol\":\"http1\",\
-             \"operation\":\"GET /item/{id}\",\"target\":\"/item/1\",\"status_code\":null,\"error\":false,\
-             \"error_type\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
+             \"operation\":\"GET /item/{id}\",\"target\":\"/item/1\",\"namespace\":null,\
+             \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\
-             \"request_bytes\":80,\"response_bytes\":400,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
+             \"response_messages\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

@@ -8,7 +8,7 @@ use std::{
 
 use tracer_ebpf as abi;
 
-use super::{End, Kind, ProtocolName, TimeBasis, Transaction, pairing::Ended};
+use super::{End, Kind, ProtocolName, TimeBasis, Transaction, open::Ended};
 use crate::{
     conn::connection::Connection,
     event::{ConnId, Role},
@@ -100,12 +100,15 @@ pub fn finish(
         time_basis: if open.entry { TimeBasis::EntryExit } else { TimeBasis::Exit },
         kind: open.kind,
         role,
-        protocol,
+        protocol: if open.more.protocol.is_empty() { protocol } else { open.more.protocol },
         operation: Arc::default(),
         target: open.target,
+        namespace: open.more.namespace,
         status_code: open.response.as_ref().and_then(|response| response.status_code),
         error,
-        error_type,
+        error_type: error_type.map(|name| open.more.reset.unwrap_or(name)),
+        error_message: open.more.error_message,
+        rows: open.more.rows,
         pid: open.pid,
         tid: open.tid,
         comm,
@@ -116,6 +119,8 @@ pub fn finish(
         server_port: ends.server.1,
         request_bytes: open.request_bytes,
         response_bytes: open.response_bytes,
+        request_messages: open.more.messages[0],
+        response_messages: open.more.messages[1],
         end,
         confidence,
         conn,

@@ -3,6 +3,8 @@
 pub mod exchange;
 pub mod finish;
 pub mod latency;
+mod multiplexed;
+pub mod open;
 pub mod pairing;
 mod record;
 pub mod rollup;

@@ -18,114 +18,17 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Confidence, End, Kind, Unpaired};
+use super::{
+    End, Kind, ProtocolName, Unpaired,
+    open::{Around, Effects, Ended, More, Open, Setting},
+};
 use crate::{
     conn::stream::Stamp,
-    protocol::{self, Operation, Request, Response},
+    protocol::{Flow, Request, Response},
     time::BootTime,
 };
-
-/// A request whose end is not known yet.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Open {
-    /// Number on its connection.
-    pub ordinal: u64,
-    /// [`crate::protocol::Message::stream`].
-    pub stream: u64,
-    /// Turn of its first byte.
-    pub turn: u32,
-    /// Turn of its last byte; of the first until that is known.
-    pub turn_last: u32,
-    /// Time of its first byte.
-    pub start: BootTime,
-    /// Time of its last byte.
-    pub request_end: Option<BootTime>,
-    /// Time of the first byte of an interim response.
-    pub interim: Option<BootTime>,
-    /// Time of the first byte of the response.
-    pub response_start: Option<BootTime>,
-    /// Position of the first request byte.
-    pub request_from: u64,
-    /// Length of the request, as far as known.
-    pub request_bytes: u64,
-    /// Position of the first response byte.
-    pub response_from: u64,
-    /// Length of the response, as far as known.
-    pub response_bytes: u64,
-    /// Process, thread and thread name that moved the first request byte.
-    pub pid: u32,
-    /// Thread.
-    pub tid: u32,
-    /// Thread name.
-    pub comm: [u8; 16],
-    /// Arrival to start.
-    pub queue_ns: Option<u64>,
-    /// The send (of the request by a client, of the response by a server) is stamped at its entry.
-    pub entry: bool,
-    /// What it was answered.
-    pub response: Option<Response>,
-    /// What sort of transaction.
-    pub kind: Kind,
-    /// Bytes of it were lost or not captured.
-    pub gap: bool,
-    /// Its beginning may not have been seen.
-    pub mid_join: bool,
-    /// Its name, before templates.
-    pub operation: Operation,
-    /// Raw target.
-    pub target: Option<Bytes>,
-    /// Never answered by the protocol's rules.
-    pub one_way: bool,
-    /// Thread that moved the last request byte.
-    pub tid_last: u32,
-    /// Which response is its own was inferred behind a loss.
-    pub inferred: bool,
-}
-
-impl Open {
-    /// How sure the record is; `guessed`: the role is.
-    pub fn confidence(&self, guessed: bool) -> Confidence {
-        match (self.gap, self.mid_join, guessed || self.inferred) {
-            (true, _, _) => Confidence::Gap,
-            (_, true, _) => Confidence::MidJoin,
-            (_, _, true) => Confidence::Guessed,
-            _ => Confidence::Complete,
-        }
-    }
-}
-
-/// A request that ended.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// The request and what is known of its response.
-    pub open: Open,
-    /// How.
-    pub end: End,
-    /// When.
-    pub at: BootTime,
-}
-
-/// What one event brought about, for the pipeline to count and pass on.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// Requests that ended.
-    pub ended: Vec<Ended>,
-    /// Messages without a pair, by [`Unpaired`].
-    pub unpaired: [u64; Unpaired::ALL.len()],
-    /// Requests that began.
-    pub requests_seen: u64,
-    /// Requests given up because too many were in flight.
-    pub in_flight_full: u64,
-    /// Stretches that a parser had to jump over.
-    pub gaps: u64,
-    /// Bytes that were not the protocol's.
-    pub invalid: u64,
-    /// Anything but `ended` is set.
-    pub counted: bool,
-}
 
 /// What the response flow is in the middle of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,33 +44,18 @@ enum Answering {
     Unpaired,
 }
 
-/// What the connection knows when a response comes.
-#[derive(Clone, Copy, Debug)]
-pub struct Around {
-    /// The connection was joined in the middle.
-    pub mid_join: bool,
-    /// Last turn of the request direction of which anything was seen.
-    pub request_turn: u32,
-    /// Bytes of the request direction are known to be missing.
-    pub requests_missing: bool,
-    /// Two messages shared a turn.
-    pub pipelined: bool,
-    /// The traced process is the server.
-    pub server: bool,
-}
-
 /// The requests in flight on one connection.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pairs {
-    open: VecDeque<Open>,
-    next_ordinal: u64,
+    pub(super) open: VecDeque<Open>,
+    pub(super) next_ordinal: u64,
     /// Ordinal of the request whose end was not seen yet, and whether that end is the end of its turn.
     request: Option<u64>,
     request_by_turn: bool,
     response: Answering,
     response_by_turn: bool,
-    /// Requests from this ordinal on are not aligned.
-    barrier: Option<u64>,
+    /// Requests from this ordinal on are not aligned; by stream: those before it may have been answered by something lost.
+    pub(super) barrier: Option<u64>,
     /// Last turn in which requests were lost.
     blind_turn: u32,
     /// Last turn in which responses were lost.
@@ -184,6 +72,9 @@ pub struct Pairs {
     overlapped: bool,
     tunnel: bool,
     first_ordinal: u64,
+    /// Responses find their requests by stream; several messages of a flow are in progress at once.
+    #[serde(skip)]
+    pub(super) by_stream: bool,
 }
 
 impl Pairs {
@@ -193,9 +84,24 @@ impl Pairs {
         self.first_ordinal = ordinal;
     }
 
+    /// Responses find their requests by stream from here on, or in order.
+    pub fn pair_by_stream(&mut self, by_stream: bool) {
+        self.by_stream = by_stream;
+    }
+
+    /// Whether responses find their requests by stream.
+    pub fn is_by_stream(&self) -> bool {
+        self.by_stream
+    }
+
     /// Requests in flight.
     pub fn open(&self) -> impl Iterator<Item = &Open> {
         self.open.iter()
+    }
+
+    /// Requests in flight.
+    pub fn open_mut(&mut self) -> impl Iterator<Item = &mut Open> {
+        self.open.iter_mut()
     }
 
     /// Number of requests in flight.
@@ -233,23 +139,21 @@ impl Pairs {
         self.open.is_empty() && self.given_up == 0 && self.barrier.is_none() && !self.tunnel
     }
 
-    fn find(&self, ordinal: u64) -> Option<usize> {
+    pub(super) fn find(&self, ordinal: u64) -> Option<usize> {
         self.open.binary_search_by_key(&ordinal, |open| open.ordinal).ok()
     }
 
     /// A request begins at `position`.
-    #[expect(clippy::too_many_arguments, reason = "one call, from the exchange")]
     pub fn request_begin(
         &mut self,
         stamp: &Stamp,
         position: u64,
         stream: u64,
         request: Request,
-        server: bool,
-        mid_join: bool,
-        max_open: usize,
+        setting: Setting,
         fx: &mut Effects,
     ) {
+        let Setting { protocol, kind, server, mid_join, max_open } = setting;
         if self.request.is_some() {
             // The parser went on without an end: the one before was cut.
             self.request_cut();
@@ -283,17 +187,28 @@ impl Pairs {
             queue_ns: arrival.map(|at| stamp.first.0 - at.0),
             entry: !server && stamp.entry,
             response: None,
-            kind: if request.one_way { Kind::Message } else { Kind::Request },
+            kind: match (request.long_lived, request.one_way) {
+                (true, _) => Kind::LongLived,
+                (false, true) => Kind::Message,
+                (false, false) => kind,
+            },
             gap: false,
-            mid_join: mid_join && ordinal == self.first_ordinal && !stamp.turn_start,
+            mid_join: mid_join && ordinal == self.first_ordinal && !stamp.turn_start && !self.by_stream,
             operation: request.operation,
             target: request.target,
             one_way: request.one_way,
             tid_last: stamp.tid,
             inferred: false,
+            more: More {
+                protocol: request.protocol.unwrap_or(protocol),
+                namespace: request.namespace,
+                ..More::default()
+            },
         });
-        self.request = Some(ordinal);
-        self.request_by_turn = false;
+        if !self.by_stream {
+            self.request = Some(ordinal);
+            self.request_by_turn = false;
+        }
     }
 
     /// The request in progress ends before `position`; `stamp`: of its last byte, if that was seen.
@@ -368,18 +283,7 @@ impl Pairs {
     }
 
     /// Which request the response that begins now answers.
-    fn answers(
-        &mut self,
-        mode: protocol::Pairing,
-        stream: u64,
-        stamp: &Stamp,
-        at_start: bool,
-        around: Around,
-        fx: &mut Effects,
-    ) -> Option<usize> {
-        if mode == protocol::Pairing::ByStreamId {
-            return self.open.iter().position(|open| open.stream == stream && open.response.is_none());
-        }
+    fn answers(&mut self, stamp: &Stamp, at_start: bool, around: Around, fx: &mut Effects) -> Option<usize> {
         let before_barrier = |open: &Open| self.barrier.is_none_or(|barrier| open.ordinal < barrier);
         if self.is_intact() || self.overlapped {
             let next = self.given_up == 0 && self.open.front().is_some_and(before_barrier);
@@ -411,18 +315,16 @@ impl Pairs {
     #[expect(clippy::too_many_arguments, reason = "one call, from the exchange")]
     pub fn response_begin(
         &mut self,
-        mode: protocol::Pairing,
         stamp: &Stamp,
         position: u64,
         at_start: bool,
-        stream: u64,
         response: Response,
         interim: bool,
         around: Around,
         fx: &mut Effects,
     ) {
         self.response_left(stamp.first, fx);
-        let Some(at) = self.answers(mode, stream, stamp, at_start, around, fx) else {
+        let Some(at) = self.answers(stamp, at_start, around, fx) else {
             self.response = Answering::Unpaired;
             if !interim {
                 fx.unpaired[self.why_unpaired(stamp, around) as usize] += 1;
@@ -449,14 +351,11 @@ impl Pairs {
             return;
         }
         open.response_start = Some(stamp.first);
-        if response.long_lived {
-            open.kind = Kind::LongLived;
-        }
-        open.response = Some(response);
+        open.answer(response);
         self.response = Answering::Final(open.ordinal);
     }
 
-    fn why_unpaired(&mut self, stamp: &Stamp, around: Around) -> Unpaired {
+    pub(super) fn why_unpaired(&mut self, stamp: &Stamp, around: Around) -> Unpaired {
         if self.given_up > 0 {
             self.given_up -= 1;
             Unpaired::Late
@@ -508,15 +407,68 @@ impl Pairs {
     }
 
     /// The connection is a tunnel from here on: one long-lived transaction.
-    pub fn upgrade(&mut self) {
+    /// Its bytes belong to the protocol with that name, if it is named.
+    pub fn upgrade(&mut self, protocol: Option<ProtocolName>) {
         let at = match self.response {
             Answering::Final(ordinal) => self.find(ordinal),
             _ => (!self.open.is_empty()).then_some(0),
         };
         if let Some(at) = at {
             self.open[at].kind = Kind::LongLived;
+            if let Some(protocol) = protocol {
+                self.open[at].more.protocol = protocol;
+            }
             self.tunnel = true;
         }
+    }
+
+    /// The request in flight that asked for another protocol is answered in that, on `stream`.
+    pub fn move_to_stream(&mut self, stream: u64) {
+        let at = match self.response {
+            Answering::Final(ordinal) => self.find(ordinal),
+            _ => (!self.open.is_empty()).then_some(0),
+        };
+        if let Some(at) = at {
+            let open = &mut self.open[at];
+            (open.stream, open.response, open.response_start) = (stream, None, None);
+            open.response_bytes = 0;
+        }
+        self.response = Answering::Nothing;
+    }
+
+    /// Messages within the message in progress.
+    pub fn messages(&mut self, flow: Flow, stream: u64, n: u64) {
+        if let Some(open) = self.in_progress_mut(flow, stream) {
+            let sum = open.more.messages[flow.index()].get_or_insert(0);
+            *sum = sum.saturating_add(n);
+        }
+    }
+
+    /// What the response in progress turned out to be.
+    pub fn outcome(&mut self, stream: u64, response: Response) {
+        if let Some(open) = self.in_progress_mut(Flow::Response, stream) {
+            open.answer(response);
+        }
+    }
+
+    /// The transaction of the message in progress is long-lived.
+    pub fn turns_out_long_lived(&mut self, flow: Flow, stream: u64) {
+        if let Some(open) = self.in_progress_mut(flow, stream) {
+            open.kind = Kind::LongLived;
+        }
+    }
+
+    fn in_progress_mut(&mut self, flow: Flow, stream: u64) -> Option<&mut Open> {
+        let ordinal = match (self.by_stream, flow, self.response) {
+            (true, ..) => return self.open.iter_mut().rev().find(|open| open.stream == stream),
+            // What goes on in a tunnel goes on within the one transaction.
+            _ if self.tunnel => return self.open.iter_mut().find(|open| open.kind == Kind::LongLived),
+            (false, Flow::Request, _) => self.request?,
+            (false, Flow::Response, Answering::Final(ordinal)) => ordinal,
+            (false, Flow::Response, _) => return None,
+        };
+        let at = self.find(ordinal)?;
+        self.open.get_mut(at)
     }
 
     /// Bytes inside the announced length of the message in progress were lost.
@@ -608,21 +560,47 @@ impl Pairs {
         }
     }
 
-    /// The other side speaks in a later turn: what ended with its turn has ended, before `position`, with `last`.
-    pub fn turn_over(&mut self, response: bool, position: u64, last: &Stamp, fx: &mut Effects) {
-        if response && self.response_by_turn {
-            self.response_end(position, Some(last), last.last, fx);
-        } else if !response && self.request_by_turn {
-            self.request_end(position, Some(last), fx);
+    /// The message in progress ends with its turn.
+    pub fn ends_with_turn(&mut self, flow: Flow) {
+        match flow {
+            Flow::Request => self.request_by_turn = self.request.is_some(),
+            Flow::Response => self.response_by_turn = matches!(self.response, Answering::Final(_)),
         }
     }
 
-    /// The response that ends with its turn has been quiet for so long that its end can no longer be given in order.
-    pub fn give_up_turn(&mut self, now: BootTime, fx: &mut Effects) {
-        if self.response_by_turn {
-            self.response_left(now, fx);
-            self.response = Answering::Unpaired;
+    /// The other side speaks in a later turn: what ended with its turn has ended, before `position`, with `last`. `whole`: no byte
+    /// of the turn is known to be missing.
+    pub fn turn_over(&mut self, response: bool, position: u64, last: &Stamp, whole: bool, fx: &mut Effects) {
+        let end = whole.then_some(last);
+        if response && self.response_by_turn {
+            self.response_end(position, end, last.last, fx);
+        } else if !response && self.request_by_turn {
+            self.request_end(position, end, fx);
         }
+    }
+
+    /// The response that ends with its turn has been quiet since `last`, for so long that its end can no longer be given in
+    /// order. `is_over`: what protocols without messages have as their turns; that it has ended is then likely, not certain.
+    pub fn give_up_turn(
+        &mut self,
+        position: u64,
+        last: &Stamp,
+        now: BootTime,
+        is_over: bool,
+        fx: &mut Effects,
+    ) {
+        if !self.response_by_turn {
+            return;
+        }
+        if is_over && let Answering::Final(ordinal) = self.response {
+            if let Some(at) = self.find(ordinal) {
+                self.open[at].inferred = true;
+            }
+            self.response_end(position, Some(last), now, fx);
+        } else {
+            self.response_left(now, fx);
+        }
+        self.response = Answering::Unpaired;
     }
 
     /// Nothing more can be answered.
@@ -630,9 +608,11 @@ impl Pairs {
         let intact = self.is_intact();
         while let Some(open) = self.open.front_mut() {
             // Behind a loss, what cannot be paired, or was answered by something lost, is not known to be open.
-            open.gap |= end == End::TracerStopped && !intact;
+            let in_doubt = self.by_stream && self.barrier.is_some_and(|barrier| open.ordinal < barrier);
+            open.gap |= end == End::TracerStopped && !intact || in_doubt;
             let end = match (end, open.kind, self.tunnel) {
                 (End::TracerStopped, _, _) => End::TracerStopped,
+                _ if in_doubt => End::TracerStopped,
                 (_, Kind::LongLived, true) => End::Upgraded,
                 (end, _, _) => end,
             };
@@ -702,7 +682,7 @@ impl Pairs {
     }
 
     /// The response to a request that is given up may still come.
-    fn owe(&mut self, at: usize) {
+    pub(super) fn owe(&mut self, at: usize) {
         let open = &self.open[at];
         self.spoiled_turn = self.spoiled_turn.max(open.turn_last);
         if open.response_start.is_none() && self.barrier.is_none_or(|barrier| open.ordinal < barrier) {
@@ -719,12 +699,12 @@ impl Pairs {
     }
 
     /// A request whose end was lost: it leaves as open.
-    fn unended(&mut self, at: usize, now: BootTime, fx: &mut Effects) {
+    pub(super) fn unended(&mut self, at: usize, now: BootTime, fx: &mut Effects) {
         self.open[at].gap = true;
         self.end(at, End::TracerStopped, now, fx);
     }
 
-    fn end(&mut self, at: usize, end: End, now: BootTime, fx: &mut Effects) {
+    pub(super) fn end(&mut self, at: usize, end: End, now: BootTime, fx: &mut Effects) {
         let Some(open) = self.open.remove(at) else { return };
         if self.response == Answering::Final(open.ordinal) {
             self.response = if end == End::Answered { Answering::Nothing } else { Answering::Unpaired };

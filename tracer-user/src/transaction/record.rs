@@ -15,7 +15,7 @@ use crate::{
 pub type ProtocolName = &'static str;
 
 /// A request, and its response if there was one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transaction {
     /// First request byte read (server) or written (client).
     pub start_time: WallTime,
@@ -42,14 +42,23 @@ pub struct Transaction {
     pub protocol: ProtocolName,
     /// Template name, bounded cardinality.
     pub operation: Arc<str>,
-    /// Raw target as sent.
+    /// Target: path and query, or key, as sent; a statement without its literals.
     pub target: Option<Bytes>,
+    /// Database, keyspace or vhost it works in.
+    #[serde(skip)]
+    pub namespace: Option<Bytes>,
     /// Integer status.
     pub status_code: Option<i32>,
     /// Whether it counts as an error for this role.
     pub error: bool,
     /// Which error.
     pub error_type: Option<Cow<'static, str>>,
+    /// What the error says in words, where that cannot hold values of a statement.
+    #[serde(skip)]
+    pub error_message: Option<Bytes>,
+    /// Rows returned or changed, where the protocol says so.
+    #[serde(skip)]
+    pub rows: Option<u64>,
     /// Process that read (server) or wrote (client) the first request byte.
     pub pid: u32,
     /// Its thread.
@@ -70,6 +79,12 @@ pub struct Transaction {
     pub request_bytes: u64,
     /// Bytes of the response, head included.
     pub response_bytes: u64,
+    /// Messages within the request, where it is a stream of such (gRPC, WebSocket).
+    #[serde(skip)]
+    pub request_messages: Option<u64>,
+    /// Messages within the response.
+    #[serde(skip)]
+    pub response_messages: Option<u64>,
     /// How the end was seen.
     pub end: End,
     /// How sure the record is.
@@ -82,9 +97,23 @@ pub struct Transaction {
     pub seq: u64,
 }
 
+/// What checkpoints hold of a transaction apart, since version 4.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct TransactionMore {
+    namespace: Option<Bytes>,
+    error_message: Option<Bytes>,
+    rows: Option<u64>,
+    messages: [Option<u64>; 2],
+}
+
 /// The registry's own text of a protocol's name.
-fn registered<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ProtocolName, D::Error> {
+pub(super) fn registered<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ProtocolName, D::Error> {
     let name = String::deserialize(deserializer)?;
+    if name.is_empty() {
+        return Ok("");
+    }
     REGISTRY
         .iter()
         .map(|protocol| protocol.name())
@@ -93,6 +122,21 @@ fn registered<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Proto
 }
 
 impl Transaction {
+    pub(super) fn more(&self) -> TransactionMore {
+        TransactionMore {
+            namespace: self.namespace.clone(),
+            error_message: self.error_message.clone(),
+            rows: self.rows,
+            messages: [self.request_messages, self.response_messages],
+        }
+    }
+
+    pub(super) fn restore_more(&mut self, more: TransactionMore) {
+        let TransactionMore { namespace, error_message, rows, messages } = more;
+        (self.namespace, self.error_message, self.rows) = (namespace, error_message, rows);
+        [self.request_messages, self.response_messages] = messages;
+    }
+
     /// The id: derived from recorded facts, the same in every replay.
     pub fn id(&self) -> String {
         format!("{:016x}-{}", self.conn.0, self.ordinal)
@@ -116,6 +160,12 @@ macro_rules! text_enum {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::ALL[0]
+            }
+        }
 
         impl $name {
             /// All, in order.

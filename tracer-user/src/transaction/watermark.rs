@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Transaction, TransactionBatch, template::Templates};
+use super::{Transaction, TransactionBatch, record::TransactionMore, template::Templates};
 use crate::{
     protocol::Operation,
     time::{Anchor, BootTime, WallTime},
@@ -92,6 +92,10 @@ pub struct Saved {
     n_late: u64,
 }
 
+/// What a checkpoint holds of the transactions apart, since version 4: of those that wait, then of those that may leave.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct WatermarkMore(Vec<TransactionMore>);
+
 impl Watermark {
     /// Takes a transaction that ended in `epoch`.
     pub fn push(&mut self, epoch: u32, transaction: Transaction, operation: Operation) {
@@ -174,6 +178,20 @@ impl Watermark {
             passed: self.passed,
             reached: self.reached,
             n_late: self.n_late,
+        }
+    }
+
+    /// For a checkpoint, behind its old layout.
+    pub fn more(&self) -> WatermarkMore {
+        let waiting = self.waiting.iter().map(|waiting| &waiting.transaction);
+        WatermarkMore(waiting.chain(&self.ready).map(Transaction::more).collect())
+    }
+
+    /// From a checkpoint, behind [`Watermark::load`].
+    pub fn restore_more(&mut self, more: WatermarkMore) {
+        let waiting = self.waiting.iter_mut().map(|waiting| &mut waiting.transaction);
+        for (transaction, more) in waiting.chain(&mut self.ready).zip(more.0) {
+            transaction.restore_more(more);
         }
     }
 

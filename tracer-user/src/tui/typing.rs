@@ -142,7 +142,7 @@ mod tests {
             ("err and dur", "err and duration", ""),
             ("st", "sta", "status_code start_time"),
             ("(client_", "(client_", "client_addr client_port"),
-            ("resp", "response_", "response_start response_bytes"),
+            ("resp", "response_", "response_start response_bytes response_messages"),
             ("xyz", "xyz", "no field begins like that"),
             ("duration > 1m", "duration > 1m", "no field begins like that"),
         ] {

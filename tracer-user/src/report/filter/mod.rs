@@ -317,9 +317,12 @@ fields! {
     Protocol "protocol" Text = |t| Value::Text(t.protocol.into());
     Operation "operation" Path = |t| Value::Text(t.operation.as_ref().into());
     Target "target" Path = |t| t.target.as_deref().map_or(Value::Null, |target| Value::Text(data_text(target)));
+    Namespace "namespace" Text = |t| t.namespace.as_deref().map_or(Value::Null, |name| Value::Text(data_text(name)));
     StatusCode "status_code" Integer = |t| Value::integer(t.status_code);
     Error "error" Boolean = |t| Value::Boolean(t.error);
     ErrorType "error_type" Text = |t| t.error_type.as_deref().map_or(Value::Null, |text| Value::Text(text.into()));
+    ErrorMessage "error_message" Text = |t| t.error_message.as_deref().map_or(Value::Null, |text| Value::Text(data_text(text)));
+    Rows "rows" Integer = |t| Value::integer(t.rows);
     Pid "pid" Integer = |t| Value::Integer(t.pid.into());
     Tid "tid" Integer = |t| Value::Integer(t.tid.into());
     Comm "comm" Text = |t| Value::Text(t.comm.as_ref().into());
@@ -330,6 +333,8 @@ fields! {
     ServerPort "server_port" Integer = |t| Value::integer(t.server_port);
     RequestBytes "request_bytes" Bytes = |t| Value::Integer(t.request_bytes.into());
     ResponseBytes "response_bytes" Bytes = |t| Value::Integer(t.response_bytes.into());
+    RequestMessages "request_messages" Integer = |t| Value::integer(t.request_messages);
+    ResponseMessages "response_messages" Integer = |t| Value::integer(t.response_messages);
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.conn.0).into());

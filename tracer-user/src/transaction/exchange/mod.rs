@@ -7,7 +7,10 @@
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
-use super::pairing::{Effects, Open, Pairs};
+use super::{
+    open::{Effects, More, Open},
+    pairing::Pairs,
+};
 use crate::{
     conn::{
         connection::Connection,
@@ -15,9 +18,9 @@ use crate::{
         turns::{Missing, SHORTEST_REQUEST},
     },
     event::{ConnClose, Data, Direction, Role},
-    protocol::{Flow, Inference, Mark, Parser, REGISTRY},
+    protocol::{Capture, Flow, Inference, Mark, OPAQUE, Pairing, Parser, Protocol, REGISTRY},
     time::BootTime,
-    transaction::End,
+    transaction::{End, Kind},
 };
 
 /// Steps without progress in a row before a flow is given up (the contract of [`Parser::step`]).
@@ -33,6 +36,8 @@ const INFER_TURNS_MID_JOIN: u32 = 16;
 const KEEP_CAPACITY: usize = 2048;
 /// An announced length from which on copying pauses until its end (a verdict costs a map update).
 const RESUME_ABOVE: u64 = 16 * 1024;
+/// Bytes captured of each turn where nothing but its kind is looked at: two TLS record headers and an alert.
+const TURN_BUDGET: u32 = 16;
 
 /// A message that runs until the close ends with its last byte, when the close followed so fast; otherwise with the
 /// close, which is what told the peer. 250 ms: below the watermark's lag, so that the transaction keeps its place in the order.
@@ -49,6 +54,8 @@ pub struct Limits {
     pub max_held_bytes: usize,
     /// Keep the raw target.
     pub keep_target: bool,
+    /// What no parser knows becomes opaque transactions, turn by turn.
+    pub by_turn: bool,
 }
 
 /// What an exchange needs for one event and what it leaves behind.
@@ -82,6 +89,25 @@ struct Side {
     last: Stamp,
     /// Inference has given up on this turn.
     skip_turn: bool,
+    /// What checkpoints hold apart, since version 4.
+    #[serde(skip)]
+    more: SideMore,
+}
+
+/// More about one flow's place.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct SideMore {
+    /// Everything until the turn's end belongs to the message in progress, or to none.
+    until_turn: bool,
+    /// Streams to which the bytes of the announced length belong.
+    parts: Vec<u64>,
+}
+
+/// What checkpoints hold of an exchange behind its old layout, since version 4.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExchangeMore {
+    sides: [SideMore; 2],
+    open: Vec<More>,
 }
 
 /// What is known of the protocol.
@@ -132,6 +158,12 @@ pub struct Exchange {
     everything: bool,
     /// Last verdict given: mode and resume positions.
     verdict: (u32, [u64; 2]),
+    /// The last verdict told the budget of a turn.
+    #[serde(skip)]
+    turn_budget: bool,
+    /// Index of the protocol that comes behind the step in progress.
+    #[serde(skip)]
+    next_protocol: Option<usize>,
 }
 
 impl Default for Exchange {
@@ -146,6 +178,8 @@ impl Default for Exchange {
             pairs: Pairs::default(),
             everything: false,
             verdict: (abi::VERDICT_HEADS, [0; 2]),
+            turn_budget: false,
+            next_protocol: None,
         }
     }
 }
@@ -153,9 +187,25 @@ impl Default for Exchange {
 impl Exchange {
     /// Registry name of the protocol, once it is known.
     pub fn protocol(&self) -> Option<&'static str> {
-        (self.known == Known::Yes)
-            .then(|| REGISTRY.get(self.protocol).map(|protocol| protocol.name()))
-            .flatten()
+        self.registered().map(|protocol| protocol.name())
+    }
+
+    fn registered(&self) -> Option<&'static dyn Protocol> {
+        (self.known == Known::Yes).then(|| REGISTRY.get(self.protocol).copied()).flatten()
+    }
+
+    fn captures(&self) -> Capture {
+        self.registered().map_or(Capture::Heads, |protocol| protocol.capture())
+    }
+
+    /// Bytes of the shortest request there is; fewer are no message: urgent data, the FIN's place.
+    fn shortest(&self) -> u64 {
+        self.registered().map_or(SHORTEST_REQUEST, |protocol| protocol.shortest_request())
+    }
+
+    /// What sort of transaction its requests are.
+    fn kind(&self) -> Kind {
+        if self.captures() == Capture::Turns { Kind::Opaque } else { Kind::Request }
     }
 
     /// The direction that carries requests, once it is known.
@@ -210,8 +260,53 @@ impl Exchange {
         let mut parser = REGISTRY[at].parser();
         let good = parser.load(state);
         self.protocol = at;
+        self.pairs.pair_by_stream(REGISTRY[at].pairing() == Pairing::ByStreamId);
         self.parser = Some(parser);
         good
+    }
+
+    /// What a checkpoint holds apart.
+    pub fn more(&self) -> ExchangeMore {
+        ExchangeMore {
+            sides: self.flows.each_ref().map(|flow| flow.more.clone()),
+            open: self.pairs.open().map(|open| open.more.clone()).collect(),
+        }
+    }
+
+    /// Takes over what a checkpoint holds apart.
+    pub fn restore_more(&mut self, more: ExchangeMore) {
+        for (flow, more) in self.flows.iter_mut().zip(more.sides) {
+            flow.more = more;
+        }
+        for (open, more) in self.pairs.open_mut().zip(more.open) {
+            open.more = more;
+        }
+    }
+
+    /// A restored connection's account of turns knows the rules of its protocol again.
+    pub fn restore_rules(&self, conn: &mut Connection) {
+        if let Some(protocol) = self.registered() {
+            conn.turns.set_protocol(protocol.shortest_request(), protocol.turns_are_requests());
+        }
+    }
+
+    /// The connection speaks a protocol from here on. Its parser.
+    fn speak(&mut self, conn: &mut Connection, at: usize) -> Option<Box<dyn Parser>> {
+        let protocol = *REGISTRY.get(at)?;
+        self.known = Known::Yes;
+        self.protocol = at;
+        self.pairs.pair_by_stream(protocol.pairing() == Pairing::ByStreamId);
+        conn.turns.set_protocol(protocol.shortest_request(), protocol.turns_are_requests());
+        self.everything |= protocol.capture() == Capture::Everything;
+        Some(protocol.parser())
+    }
+
+    /// The response that must end with its turn has been quiet until `now`, for too long.
+    pub fn give_up_turn(&mut self, conn: &Connection, now: BootTime, fx: &mut Effects) {
+        let responses = self.requests.flip().index();
+        let (last, is_over) = (self.flows[responses].last, self.captures() == Capture::Turns);
+        let at = if is_over { last.last } else { now };
+        self.pairs.give_up_turn(conn.streams[responses].next, &last, at, is_over, fx);
     }
 
     /// When the response that must end with its turn was last heard of.
@@ -235,6 +330,7 @@ impl Exchange {
                 let quiet = flow.skip == 0
                     && flow.held.is_empty()
                     && !flow.until_close
+                    && !flow.more.until_turn
                     && !flow.resyncing
                     && !self.flows[self.requests.index()].resyncing;
                 (self.requests, quiet && self.pairs.owes_nothing() && !self.pairs.in_response())
@@ -273,10 +369,16 @@ impl Exchange {
         }
     }
 
-    /// `missing` bytes of a direction, not seen, belong to messages whose length is known anyway.
-    fn is_inside(&self, direction: Direction, missing: u64) -> bool {
+    /// `missing` bytes of a direction, not seen before something of `turn`, belong to messages whose length is known anyway.
+    fn is_inside(&self, direction: Direction, missing: u64, turn: u32) -> bool {
         let flow = &self.flows[direction.index()];
-        self.known == Known::Yes && (self.pairs.is_tunnel() || flow.until_close || missing <= flow.skip)
+        let in_turn = flow.more.until_turn && turn <= flow.last.turn;
+        self.known == Known::Yes && (self.is_tunnel() || flow.until_close || in_turn || missing <= flow.skip)
+    }
+
+    /// Nothing more is read: another protocol, of which no parser is known.
+    fn is_tunnel(&self) -> bool {
+        self.pairs.is_tunnel() && self.registered().is_none_or(|protocol| protocol.upgrade_token().is_none())
     }
 
     /// Applies one event, in order: `missing` bytes before it were not seen, its first `seen` bytes were seen before.
@@ -292,7 +394,7 @@ impl Exchange {
         let at = direction.index();
         let mut stamp = Stamp::of(data).skip(seen);
         // Fewer bytes are no message: urgent data, the FIN's place.
-        stamp.jump = missing >= SHORTEST_REQUEST && data.has(abi::FLAG_JUMP);
+        stamp.jump = missing >= self.shortest() && data.has(abi::FLAG_JUMP);
         let have = data.payload.len().min(usize::try_from(data.bytes).unwrap_or(usize::MAX));
         let payload =
             data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);
@@ -302,7 +404,7 @@ impl Exchange {
         let absent = match (stream.started, missing) {
             (false, _) => Missing::Outside,
             (true, 0) => Missing::Nothing,
-            (true, _) if self.is_inside(direction, missing) => Missing::Inside,
+            (true, _) if self.is_inside(direction, missing, data.turn) => Missing::Inside,
             (true, _) => Missing::Outside,
         };
         let flow = &self.flows[at];
@@ -310,18 +412,24 @@ impl Exchange {
             && absent != Missing::Outside
             && (flow.skip > missing
                 || flow.until_close
-                || self.pairs.is_tunnel()
+                || (flow.more.until_turn && data.turn <= flow.last.turn)
+                || self.is_tunnel()
                 || !flow.held.is_empty()
                 || (flow.skip == 0 && self.in_progress(self.flow(direction))));
         let old = conn.mid_join || conn.forgotten;
         conn.turns.observe(direction, data.turn, stamp.begins_turn(), absent, continues, old);
 
         if self.known == Known::Yes {
-            let other = direction.flip();
+            let (other, own) = (direction.flip(), self.flows[at].last.turn);
             if data.turn > self.flows[other.index()].last.turn {
-                let last = self.flows[other.index()].last;
-                let response = self.flow(other) == Flow::Response;
-                self.pairs.turn_over(response, conn.streams[other.index()].next, &last, turnover.fx);
+                // Bytes of the other direction that moved before these, and were not seen.
+                let stream = &conn.streams[other.index()];
+                let unseen = data.other_position().map_or(0, |at| at.wrapping_sub(stream.next as u32) as i32);
+                self.turn_over(conn, other, unseen <= 0 || !stream.started, turnover);
+            }
+            if own != 0 && data.turn > own {
+                // The other direction's turn in between may not have been seen.
+                self.turn_over(conn, direction, missing == 0, turnover);
             }
             // The first bytes seen of a direction tell no position before them, but their turn does.
             let begins_late = !stream.started && (data.turn > 2 || !stamp.turn_start);
@@ -414,12 +522,7 @@ impl Exchange {
             if conn.role_by_kernel && conn.role != role {
                 continue;
             }
-            self.guessed = conn.role != role;
-            conn.role = role;
-            self.known = Known::Yes;
-            self.protocol = at;
-            self.parser = Some(protocol.parser());
-            self.requests = requests;
+            self.recognised(conn, at, requests);
             if conn.turns.has_unseen(requests) {
                 // Some of what is answered from here on was asked before anybody understood it.
                 let turn = self.flows[requests.index()].last.turn;
@@ -444,6 +547,33 @@ impl Exchange {
         flow.skip_turn = true;
         let most = if conn.mid_join { INFER_TURNS_MID_JOIN } else { INFER_TURNS };
         self.known = if turns + 1 >= most { Known::Opaque } else { Known::No { turns: turns + 1 } };
+        // On ports that are followed by turn the first turn decides, where it was seen from its start.
+        let is_over = self.known == Known::Opaque || (!conn.mid_join && !need_more);
+        if turnover.limits.by_turn
+            && is_over
+            && let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == OPAQUE)
+        {
+            let requests = match conn.role {
+                Role::Client => Direction::Egress,
+                Role::Server => Direction::Ingress,
+                // Who speaks first asks: a guess, and marked as one.
+                Role::Unknown if stamp.turn % 2 == 1 => direction,
+                Role::Unknown => direction.flip(),
+            };
+            self.recognised(conn, at, requests);
+            if stamp.begins_turn() {
+                self.parse(conn, direction, payload, hole, stamp, turnover);
+            }
+        }
+    }
+
+    /// The protocol is known, and which direction asks.
+    fn recognised(&mut self, conn: &mut Connection, at: usize, requests: Direction) {
+        let role = if requests == Direction::Ingress { Role::Server } else { Role::Client };
+        self.guessed = conn.role != role;
+        conn.role = role;
+        self.parser = self.speak(conn, at);
+        self.requests = requests;
     }
 
     /// The beginning of something whose rest was not seen.
@@ -468,6 +598,7 @@ impl Exchange {
         if std::mem::replace(&mut conn.streams[at].closed, true) || self.known != Known::Yes {
             return;
         }
+        self.turn_over(conn, direction, true, turnover);
         let Some(mut parser) = self.parser.take() else { return };
         turnover.marks.clear();
         parser.close(self.flow(direction), turnover.marks);
@@ -482,6 +613,21 @@ impl Exchange {
         if self.flow(direction) == Flow::Response && !self.pairs.is_tunnel() {
             self.pairs.end_all(End::Closed, now, turnover.fx);
         }
+    }
+
+    /// A turn of a direction is over: what ends with it has ended. `whole`: no byte of it is known to be missing.
+    fn turn_over(
+        &mut self,
+        conn: &Connection,
+        direction: Direction,
+        whole: bool,
+        turnover: &mut Turnover<'_>,
+    ) {
+        let flow = &mut self.flows[direction.index()];
+        flow.more.until_turn = false;
+        let last = flow.last;
+        let response = self.flow(direction) == Flow::Response;
+        self.pairs.turn_over(response, conn.streams[direction.index()].next, &last, whole, turnover.fx);
     }
 
     /// A call failed with a connection error, in turn `turn`.
@@ -512,7 +658,7 @@ impl Exchange {
                 }
                 (true, end) => (end.wrapping_sub(stream.next) as i64).max(0) as u64,
             };
-            inside[at] = missing > 0 && self.is_inside(direction, missing);
+            inside[at] = missing > 0 && self.is_inside(direction, missing, self.flows[at].last.turn);
             if missing > 0 && self.known == Known::Yes {
                 responses_missing |= self.flow(direction) == Flow::Response;
                 let last =
@@ -532,9 +678,7 @@ impl Exchange {
             _ => End::Closed,
         };
         if self.known == Known::Yes {
-            let responses = self.requests.flip().index();
-            let last = self.flows[responses].last;
-            self.pairs.turn_over(true, conn.streams[responses].next, &last, turnover.fx);
+            self.turn_over(conn, self.requests.flip(), !responses_missing, turnover);
         }
         if responses_missing {
             self.pairs.lose_all(close.time, turnover.fx);
@@ -559,10 +703,12 @@ impl Exchange {
     /// The verdict to give now, if it is not the one in force.
     pub fn verdict(&mut self, conn: &Connection) -> Option<abi::Verdict> {
         let (_, mut resume) = self.verdict;
+        let by_turn = self.captures() == Capture::Turns;
         let mode = match self.known {
             Known::Opaque => abi::VERDICT_NOTHING,
             Known::No { .. } => return None,
-            Known::Yes if self.pairs.is_tunnel() => abi::VERDICT_LENGTHS,
+            Known::Yes if self.is_tunnel() => abi::VERDICT_LENGTHS,
+            Known::Yes if by_turn => abi::VERDICT_HEADS,
             Known::Yes if self.everything || conn.turns.is_pipelined() || self.pairs.n_open() > 1 => {
                 self.everything = true;
                 for direction in Direction::BOTH {
@@ -575,11 +721,12 @@ impl Exchange {
             }
             Known::Yes => abi::VERDICT_HEADS,
         };
-        if self.verdict == (mode, resume) {
+        if self.verdict == (mode, resume) && self.turn_budget == by_turn {
             return None;
         }
-        self.verdict = (mode, resume);
-        Some(abi::Verdict { conn_id: conn.id.0, resume, mode, budget: abi::DEFAULT_BUDGET })
+        (self.verdict, self.turn_budget) = ((mode, resume), by_turn);
+        let budget = if by_turn { TURN_BUDGET } else { abi::DEFAULT_BUDGET };
+        Some(abi::Verdict { conn_id: conn.id.0, resume, mode, budget })
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::{Blind, Exchange, KEEP_CAPACITY, MAX_IDLE_STEPS, Turnover};
 use crate::{
-    conn::{connection::Connection, stream::Stamp, turns::SHORTEST_REQUEST},
+    conn::{connection::Connection, stream::Stamp},
     event::Direction,
-    protocol::{Body, Flow, Mark, Message, Pairing, REGISTRY, Resync, Step},
+    protocol::{Body, Flow, Mark, Message, Pairing, REGISTRY, Resync, Step, upgraded_to},
     time::BootTime,
-    transaction::pairing::Around,
+    transaction::open::{Around, Setting},
 };
 
 impl Exchange {
@@ -25,7 +25,7 @@ impl Exchange {
         if self.flows[at].skip > 0 {
             let n = self.flows[at].skip.min(payload.len() as u64);
             payload = &payload[n as usize..];
-            self.skip(conn, direction, n, &mut position, stamp, turnover);
+            self.skip(direction, n, &mut position, stamp, turnover);
         }
         if !payload.is_empty() {
             self.step(conn, direction, payload, position, stamp, turnover);
@@ -37,9 +37,9 @@ impl Exchange {
             // The end lies between the first and the last call summed: when it was is not known.
             position = position.wrapping_add(n);
             self.flows[at].skip = 0;
-            self.end_pending(conn, direction, position, None, stamp.last, turnover);
+            self.end_pending(direction, position, None, stamp.last, turnover);
         } else {
-            self.skip(conn, direction, n, &mut position, stamp, turnover);
+            self.skip(direction, n, &mut position, stamp, turnover);
         }
         if hole > 0 {
             self.blind(conn, direction, position, hole, why, stamp, turnover);
@@ -50,9 +50,8 @@ impl Exchange {
     }
 
     /// `n` bytes of an announced length went by.
-    pub(super) fn skip(
+    fn skip(
         &mut self,
-        conn: &mut Connection,
         direction: Direction,
         n: u64,
         position: &mut u64,
@@ -65,15 +64,15 @@ impl Exchange {
             return;
         }
         flow.skip -= n;
-        if flow.skip == 0 {
-            self.end_pending(conn, direction, *position, Some(stamp), stamp.last, turnover);
+        self.parts(direction, n);
+        if self.flows[direction.index()].skip == 0 {
+            self.end_pending(direction, *position, Some(stamp), stamp.last, turnover);
         }
     }
 
     /// The announced length is over before `position`: what had to end there has ended.
-    pub(super) fn end_pending(
+    fn end_pending(
         &mut self,
-        conn: &mut Connection,
         direction: Direction,
         position: u64,
         stamp: Option<&Stamp>,
@@ -81,22 +80,25 @@ impl Exchange {
         turnover: &mut Turnover<'_>,
     ) {
         let mut ends = std::mem::take(&mut self.flows[direction.index()].ends);
-        for _ in ends.drain(..) {
-            self.message_end(conn, direction, position, stamp, now, turnover);
+        for stream in ends.drain(..) {
+            self.message_end(direction, stream, position, stamp, now, turnover);
         }
         self.flows[direction.index()].ends = ends;
     }
 
     pub(super) fn message_end(
         &mut self,
-        _conn: &mut Connection,
         direction: Direction,
+        stream: u64,
         position: u64,
         stamp: Option<&Stamp>,
         now: BootTime,
         turnover: &mut Turnover<'_>,
     ) {
         match self.flow(direction) {
+            flow if self.pairs.is_by_stream() => {
+                self.pairs.stream_end(flow, stream, stamp, now, turnover.fx);
+            }
             Flow::Request => self.pairs.request_end(position, stamp, turnover.fx),
             Flow::Response => self.pairs.response_end(position, stamp, now, turnover.fx),
         }
@@ -116,7 +118,9 @@ impl Exchange {
     ) {
         let at = direction.index();
         let kind = self.flow(direction);
-        if self.pairs.is_tunnel() || self.flows[at].until_close {
+        // What is not known to be of a later turn belongs to this one.
+        let in_turn = self.flows[at].more.until_turn;
+        if self.is_tunnel() || self.flows[at].until_close || in_turn {
             if matches!(why, Blind::Lost | Blind::LostOld) {
                 self.pairs.inner_gap(kind == Flow::Request);
             }
@@ -125,26 +129,34 @@ impl Exchange {
         let inside = self.flows[at].skip.min(missing);
         if inside > 0 {
             self.pairs.inner_gap(kind == Flow::Request);
+            if self.pairs.is_by_stream() {
+                self.pairs.streams_missing(kind);
+            }
             self.flows[at].skip -= inside;
             if self.flows[at].skip == 0 {
                 // Its last byte was not seen: when it ended is not known.
                 let end = from.wrapping_add(inside);
-                self.end_pending(conn, direction, end, None, stamp.first, turnover);
+                self.end_pending(direction, end, None, stamp.first, turnover);
             }
         }
         let missing = missing - inside;
         if missing == 0 {
             return;
         }
-        let in_message = self.in_progress(kind);
+        let by_stream = self.pairs.is_by_stream();
+        // Where messages of many streams mix, none has to begin anywhere.
+        let in_message = self.in_progress(kind) || by_stream;
+        if by_stream {
+            self.pairs.streams_missing(kind);
+        }
+        let shortest = self.shortest();
         let flow = &mut self.flows[at];
         // While it looks for a boundary a parser keeps what may be a head: the beginning of a turn.
         let in_head = !flow.held.is_empty()
             && (!flow.resyncing || flow.spans.first().is_some_and(|(_, stamp)| stamp.turn_start));
         let begins_turn = stamp.turn_start && from == stamp.position;
         // Of a head at the beginning of a turn, the first byte is enough.
-        let head =
-            in_head || (!in_message && !flow.resyncing && (missing >= SHORTEST_REQUEST || begins_turn));
+        let head = in_head || (!in_message && !flow.resyncing && (missing >= shortest || begins_turn));
         // A turn of which nothing can be looked at, behind something that was not understood: it began with a head, unless a
         // message goes over several turns, and then all counts of turns are taken for upper bounds.
         let blind_turn = flow.resyncing && begins_turn;
@@ -210,7 +222,7 @@ impl Exchange {
         let mut off = 0;
         let mut idle = 0;
         while off < buf.len() {
-            if self.pairs.is_tunnel() || self.flows[at].until_close {
+            if self.is_tunnel() || self.flows[at].until_close || self.flows[at].more.until_turn {
                 off = buf.len();
                 break;
             }
@@ -267,11 +279,21 @@ impl Exchange {
                     off += len.min(have) as usize;
                     self.flows[at].skip = len.saturating_sub(have);
                     idle = if len == 0 { idle + 1 } else { 0 };
+                    if let Some(next) = self.next_protocol.take().and_then(|next| self.speak(conn, next)) {
+                        // Whatever the old one held of the other flow is not the new one's.
+                        parser = next;
+                    }
                 }
                 Step::UntilClose => {
                     let begin = base.wrapping_add(off as u64);
                     self.marks(conn, direction, begin, 0, 0, &spans, stamp, turnover);
                     self.flows[at].until_close = true;
+                }
+                Step::UntilTurn => {
+                    let begin = base.wrapping_add(off as u64);
+                    self.marks(conn, direction, begin, 0, 0, &spans, stamp, turnover);
+                    self.pairs.ends_with_turn(kind);
+                    self.flows[at].more.until_turn = true;
                 }
                 Step::NeedMore => break,
                 Step::Invalid(_) => {
@@ -372,29 +394,96 @@ impl Exchange {
             let span = spans.iter().rev().find(|span| position.wrapping_sub(span.0) as i64 >= 0);
             span.map_or(stamp, |span| &span.1)
         };
+        let flow = self.flow(direction);
+        let last = if len == 0 && spans.first().is_none_or(|span| span.0 == begin) {
+            // Ends with the byte before the first one here.
+            stamp
+        } else {
+            at(begin.wrapping_add(len.min(have).max(1) - 1))
+        };
         let mut marks = std::mem::take(turnover.marks);
+        let by_stream = self.pairs.is_by_stream();
+        let mut parts = std::mem::take(&mut self.flows[direction.index()].more.parts);
+        parts.clear();
         for mark in marks.drain(..) {
-            match mark {
-                Mark::Begin(message) => self.message_begin(conn, begin, at(begin), message, turnover),
-                Mark::End { stream } if len > have => self.flows[direction.index()].ends.push(stream),
-                Mark::End { .. } => {
-                    let end = begin.wrapping_add(len);
-                    let last = if len == 0 && spans.first().is_none_or(|span| span.0 == begin) {
-                        // Ends with the byte before the first one here.
-                        stamp
-                    } else {
-                        at(end.wrapping_sub(1))
-                    };
-                    self.message_end(conn, direction, end, Some(last), last.last, turnover);
+            if by_stream
+                && let Some(stream) = mark.stream()
+                && !parts.contains(&stream)
+            {
+                parts.push(stream);
+                if !matches!(&mark, Mark::Begin(message) if message.is_new()) {
+                    self.pairs.stream_part(flow, stream, len.min(have));
                 }
-                Mark::Cut { .. } => match self.flow(direction) {
+            }
+            match mark {
+                Mark::Begin(Message { stream, body: Body::Push(request) }) => {
+                    let setting = self.setting(conn, turnover);
+                    let first = at(begin);
+                    self.pairs.push(first, last.last, begin, len, stream, request, setting, turnover.fx);
+                }
+                Mark::Begin(message) => {
+                    let new = by_stream.then_some(message.stream).filter(|_| message.is_new());
+                    self.message_begin(conn, begin, at(begin), message, turnover);
+                    if let Some(stream) = new {
+                        self.pairs.stream_part(flow, stream, len.min(have));
+                    }
+                }
+                Mark::Part { .. } => {}
+                Mark::Messages { stream, n } => self.pairs.messages(flow, stream, n),
+                Mark::Outcome { stream, response } => self.pairs.outcome(stream, response),
+                Mark::LongLived { stream } => self.pairs.turns_out_long_lived(flow, stream),
+                Mark::End { stream } if len > have => self.flows[direction.index()].ends.push(stream),
+                Mark::End { stream } => {
+                    let end = begin.wrapping_add(len);
+                    self.message_end(direction, stream, end, Some(last), last.last, turnover);
+                }
+                Mark::Cut { stream } => match flow {
+                    flow if by_stream => self.pairs.stream_cut(flow, stream, stamp.last, turnover.fx),
                     Flow::Request => self.pairs.request_cut_off(),
                     Flow::Response => self.pairs.response_cut(stamp.last, turnover.fx),
                 },
-                Mark::Upgraded { .. } => self.pairs.upgrade(),
+                Mark::Reset { stream, error } => {
+                    self.pairs.stream_reset(stream, error, last.last, turnover.fx);
+                }
+                Mark::Switch { to } => {
+                    self.next_protocol = REGISTRY.iter().position(|protocol| protocol.name() == to);
+                }
+                Mark::Upgraded { to } => self.upgraded(to.as_deref()),
             }
         }
         *turnover.marks = marks;
+        if len <= have {
+            parts.clear();
+        }
+        self.flows[direction.index()].more.parts = parts;
+    }
+
+    /// The connection is another protocol from here on: one with a parser, or a tunnel.
+    fn upgraded(&mut self, to: Option<&[u8]>) {
+        let Some((at, protocol)) = to.and_then(upgraded_to) else { return self.pairs.upgrade(None) };
+        self.next_protocol = Some(at);
+        match protocol.upgraded_stream() {
+            Some(stream) => self.pairs.move_to_stream(stream),
+            None => self.pairs.upgrade(Some(protocol.name())),
+        }
+    }
+
+    /// `n` bytes of an announced length belong to the streams that announced it.
+    fn parts(&mut self, direction: Direction, n: u64) {
+        let flow = self.flow(direction);
+        for stream in &self.flows[direction.index()].more.parts {
+            self.pairs.stream_part(flow, *stream, n);
+        }
+    }
+
+    fn setting(&self, conn: &Connection, turnover: &Turnover<'_>) -> Setting {
+        Setting {
+            protocol: self.protocol().unwrap_or_default(),
+            kind: self.kind(),
+            server: self.requests == Direction::Ingress,
+            mid_join: conn.mid_join,
+            max_open: turnover.limits.max_in_flight,
+        }
     }
 
     /// What pairing has to know of the connection.
@@ -425,18 +514,8 @@ impl Exchange {
                 }
                 request.one_way |= mode == Pairing::OneWay;
                 conn.turns.request_begun(self.requests, stamp.turn);
-                let server = self.requests == Direction::Ingress;
-                let (max, mid_join) = (turnover.limits.max_in_flight, conn.mid_join);
-                self.pairs.request_begin(
-                    stamp,
-                    position,
-                    message.stream,
-                    request,
-                    server,
-                    mid_join,
-                    max,
-                    turnover.fx,
-                );
+                let setting = self.setting(conn, turnover);
+                self.pairs.request_begin(stamp, position, message.stream, request, setting, turnover.fx);
                 return;
             }
             Body::Response(response) => {
@@ -444,19 +523,16 @@ impl Exchange {
                 (response, false)
             }
             Body::Interim(response) => (response, true),
+            // Handled where its end is known.
+            Body::Push(_) => return,
         };
         let around = self.around(conn);
+        if mode == Pairing::ByStreamId {
+            let stream = message.stream;
+            self.pairs.stream_response(stamp, position, stream, response, interim, around, turnover.fx);
+            return;
+        }
         let at_start = stamp.begins_turn() && stamp.position == position;
-        self.pairs.response_begin(
-            mode,
-            stamp,
-            position,
-            at_start,
-            message.stream,
-            response,
-            interim,
-            around,
-            turnover.fx,
-        );
+        self.pairs.response_begin(stamp, position, at_start, response, interim, around, turnover.fx);
     }
 }

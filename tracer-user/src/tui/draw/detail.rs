@@ -17,7 +17,7 @@ use crate::{
     },
     sink::xlog::Class,
     source::heads::Head,
-    text::screen_text,
+    text::{data_text, screen_text},
     time::WallTime,
     transaction::{Kind, Transaction},
     tui::{
@@ -111,6 +111,9 @@ pub(super) fn lines(
     if let Some(target) = &shown.target {
         lines.push(named("target", head::target(target)));
     }
+    if let Some(namespace) = &shown.namespace {
+        lines.push(named("namespace", screen_text(&data_text(namespace)).into_owned()));
+    }
     lines.push(Line::default());
     lines.extend(waterfall(shown, flight.is_some(), width, theme));
     lines.push(Line::default());
@@ -133,9 +136,24 @@ pub(super) fn lines(
         "bytes",
         format!("{} request  {} response", count(shown.request_bytes), count(shown.response_bytes)),
     ));
+    let of = |what: &str, n: Option<u64>| n.map_or_else(String::new, |n| format!("{} {what}  ", count(n)));
+    let [sent, received, rows] = [
+        of("in the request", shown.request_messages),
+        of("in the response", shown.response_messages),
+        of("returned or changed", shown.rows),
+    ];
+    if !sent.is_empty() || !received.is_empty() {
+        lines.push(named("messages", format!("{sent}{received}").trim_end().to_owned()));
+    }
+    if !rows.is_empty() {
+        lines.push(named("rows", rows.trim_end().to_owned()));
+    }
     let error = shown.error_type.as_deref().map(|kind| format!("  error {}", screen_text(kind)));
     if flight.is_none() {
         lines.push(named("outcome", format!("{}{}", shown.end.as_str(), error.unwrap_or_default())));
+    }
+    if let Some(message) = &shown.error_message {
+        lines.push(named("message", screen_text(&data_text(message)).into_owned()));
     }
     lines.push(named(
         "confidence",

@@ -1,72 +1,12 @@
-//! Conversations between a client and a server, made with the messages that a parser must find in them.
+//! Conversations of HTTP/1.
 
-use std::{fmt, ops::Range};
+use std::ops::Range;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use tracer_user::protocol::Flow;
 
-use crate::wire::{End, Seen, Wire};
-
-/// The bytes of one direction between two changes of direction.
-#[derive(Clone)]
-pub struct Turn {
-    pub flow: Flow,
-    pub bytes: Vec<u8>,
-    /// Bytes up to the end of the last head in it: what any capture has.
-    pub n_heads: usize,
-    /// Its first byte is the first of a message.
-    pub begins_message: bool,
-}
-
-/// On one line, so that a failing case can be read.
-impl fmt::Debug for Turn {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Turn { flow, bytes, n_heads, begins_message } = self;
-        let text = bytes.escape_ascii();
-        write!(
-            formatter,
-            "{flow:?} of {} bytes, heads {n_heads}, begins {begins_message}: {text}",
-            bytes.len()
-        )
-    }
-}
-
-/// What was sent, and what a parser must see.
-#[derive(Clone, Debug)]
-pub struct Conversation {
-    pub turns: Vec<Turn>,
-    /// In the order of positions; the client's first.
-    pub expected: Vec<Seen>,
-    /// Ranges whose length was announced before: nothing in them needs to be seen.
-    announced: Vec<(Flow, Range<u64>)>,
-    /// All lengths are announced in heads.
-    pub lengths_known: bool,
-    /// Each turn has one message, and each message one turn.
-    pub half_duplex: bool,
-}
-
-impl Conversation {
-    /// Both ends close.
-    pub fn close(&self, wire: &mut Wire) {
-        wire.close(Flow::Response);
-        wire.close(Flow::Request);
-    }
-
-    /// Nobody needs to see these bytes.
-    pub fn is_inside_announced(&self, flow: Flow, bytes: &Range<u64>) -> bool {
-        self.announced
-            .iter()
-            .any(|(side, range)| *side == flow && range.start <= bytes.start && bytes.end <= range.end)
-    }
-}
-
-/// Conversations of a protocol.
-pub fn of(protocol: &str) -> BoxedStrategy<Conversation> {
-    match protocol {
-        "http1" => http1().boxed(),
-        _ => panic!("{protocol} has no conversations in tests/conversation.rs"),
-    }
-}
+use super::{Conversation, Turn};
+use crate::wire::{End, Seen};
 
 #[derive(Clone, Debug)]
 enum Content {
@@ -146,7 +86,7 @@ fn exchange() -> impl Strategy<Value = Exchange> {
 }
 
 /// Up to 6 rounds; a round is one exchange, or up to 4 pipelined ones.
-fn http1() -> impl Strategy<Value = Conversation> {
+pub fn conversation() -> impl Strategy<Value = Conversation> {
     vec(prop_oneof![3 => vec(exchange(), 1..2), 1 => vec(exchange(), 2..5)], 1..6).prop_map(|mut rounds| {
         let n_rounds = rounds.len();
         for (idx, round) in rounds.iter_mut().enumerate() {
