@@ -24,6 +24,8 @@ mod privileges;
 mod properties;
 /// Golden captures, inference, and the registry against the folders.
 mod protocols;
+/// Which protocol is it? Every capture against every recogniser.
+mod recognition;
 /// What is recorded comes back, whatever kills, fills, damages or trims it.
 mod recording;
 /// A replay gives what the recorded run gave.

@@ -2,6 +2,8 @@
 //! the contract of `Parser` alone, checks the parser's half of it, and writes down what came out. Shared by the golden
 //! tests, the properties and the fuzz target.
 
+use std::ops::Range;
+
 use tracer_user::protocol::{
     Body, Flow, Mark, Message, Operation, Pairing, Parser, Protocol, REGISTRY, Resync, Step, upgraded_to,
 };
@@ -67,6 +69,10 @@ pub struct Wire {
     pipes: [Pipe; 2],
     /// Messages in the order in which they began.
     pub seen: Vec<Seen>,
+    /// Ranges whose length was announced before they came.
+    pub announced: Vec<(Flow, Range<u64>)>,
+    /// It became another protocol.
+    pub is_upgraded: bool,
     /// Several messages of a flow may be in progress at once.
     by_stream: bool,
     /// Name of the protocol that comes behind the step in progress.
@@ -85,6 +91,8 @@ impl Wire {
             parser: protocol.parser(),
             pipes: Default::default(),
             seen: Vec::new(),
+            announced: Vec::new(),
+            is_upgraded: false,
             by_stream: protocol.pairing() == Pairing::ByStreamId,
             next_protocol: None,
             n_invalid: 0,
@@ -154,6 +162,12 @@ impl Wire {
         if n_lost > 0 {
             self.missing(flow, n_lost);
         }
+    }
+
+    /// The next byte of a flow needs not be seen.
+    pub fn is_announced(&self, flow: Flow) -> bool {
+        let pipe = &self.pipes[flow.index()];
+        pipe.until_close || pipe.until_turn || pipe.announced > 0
     }
 
     /// The flow ends.
@@ -236,6 +250,10 @@ impl Wire {
                     pipe.held.drain(..n_held as usize);
                     pipe.position += n_held;
                     pipe.announced = len - n_held;
+                    if pipe.announced > 0 {
+                        let range = pipe.position..pipe.position + pipe.announced;
+                        self.announced.push((flow, range));
+                    }
                     if len > 0 {
                         pipe.passed = begin + len;
                     }
@@ -327,6 +345,7 @@ impl Wire {
                     self.next_protocol = Some(to);
                 }
                 Mark::Upgraded { to } => {
+                    self.is_upgraded = true;
                     let (_, open) = *pipe.open.last().expect("an upgrade without a response");
                     let next = to.as_deref().and_then(upgraded_to).map(|(_, protocol)| protocol);
                     let to = to.map_or("a tunnel".into(), |to| to.escape_ascii().to_string());

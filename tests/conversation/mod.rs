@@ -3,10 +3,11 @@
 use std::{fmt, ops::Range};
 
 use proptest::prelude::*;
-use tracer_user::protocol::Flow;
+use tracer_user::protocol::{Flow, Protocol};
 
 use crate::wire::{End, Seen, Wire};
 
+mod captured;
 mod http1;
 mod opaque;
 
@@ -63,12 +64,19 @@ impl Conversation {
     }
 }
 
-/// Conversations of a protocol.
-pub fn of(protocol: &str) -> BoxedStrategy<Conversation> {
-    match protocol {
+/// Conversations of a protocol: those that were captured, and made ones where there is a file that makes them.
+pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
+    let made = match protocol.name() {
         "http1" => http1::conversation().boxed(),
         "opaque" => opaque::conversation().boxed(),
-        _ => panic!("{protocol} has no conversations in tests/conversation/"),
+        name => {
+            let captured = captured::conversation(protocol);
+            return captured.unwrap_or_else(|| panic!("no capture in fixtures/{name} is whole")).boxed();
+        }
+    };
+    match captured::conversation(protocol) {
+        Some(captured) => prop_oneof![4 => made, 1 => captured].boxed(),
+        None => made,
     }
 }
 

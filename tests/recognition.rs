@@ -1,0 +1,199 @@
+//! The confusion table: the bytes of each protocol's captures against all recognisers, whole, cut off and joined in the middle.
+//!
+//! `docs/recognition.md` publishes it (`TXRAY_BLESS=1` writes it). What must hold: nobody takes another's bytes for its own,
+//! anywhere; every capture is named right as a whole; and of the cuts that hold the first message, 95 % at least.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use tracer_user::protocol::{Flow, Inference, Protocol, REGISTRY};
+
+use crate::{
+    protocols::{Line, captures, parse},
+    wire::{End, Wire},
+};
+
+/// Cuts are made at every offset up to here.
+const CUTS: usize = 64;
+/// Of the cuts that hold the first message whole, so many of a hundred are named right.
+const MIN_NAMED: usize = 95;
+
+/// The captured bytes of one flow, up to the first that are missing, and where its turns begin.
+struct Side {
+    name: String,
+    flow: Flow,
+    bytes: Vec<u8>,
+    turns: Vec<usize>,
+    is_joined: bool,
+    /// Length of the first message, if it is there whole.
+    first: Option<usize>,
+}
+
+/// What happened to some bytes: named right, named something else, by nobody.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    right: usize,
+    undecided: usize,
+    nobody: usize,
+    wrong: Vec<String>,
+}
+
+impl Tally {
+    fn n(&self) -> usize {
+        self.right + self.undecided + self.nobody + self.wrong.len()
+    }
+}
+
+fn sides(protocol: &'static dyn Protocol) -> Vec<Side> {
+    let mut sides = Vec::new();
+    for (name, capture) in captures(protocol.name()) {
+        for flow in [Flow::Request, Flow::Response] {
+            let (mut bytes, mut turns, mut last) = (Vec::new(), Vec::new(), None);
+            for line in parse(&capture) {
+                match line {
+                    Line::Bytes(side, piece) => {
+                        if side == flow && last != Some(side) {
+                            turns.push(bytes.len());
+                        }
+                        last = Some(side);
+                        if side == flow {
+                            bytes.extend(piece);
+                        }
+                    }
+                    Line::Uncaptured(side, _) | Line::Lost(side, _) if side == flow => break,
+                    _ => {}
+                }
+            }
+            if bytes.is_empty() {
+                continue;
+            }
+            let mut wire = Wire::new(protocol);
+            wire.bytes(flow, &bytes, true);
+            let first = wire.seen.iter().find(|seen| seen.flow == flow && seen.begin == 0);
+            let first = first.and_then(|seen| match seen.end {
+                End::At(end) => Some(end as usize),
+                End::Cut | End::Open => None,
+            });
+            let is_joined = capture.contains("# joined in the middle");
+            sides.push(Side { name: name.clone(), flow, bytes, turns, is_joined, first });
+        }
+    }
+    sides
+}
+
+/// Asks all recognisers.
+fn ask(tally: &mut Tally, owner: &dyn Protocol, side: &Side, bytes: &[u8], what: &str) {
+    let mut is_undecided = false;
+    for protocol in REGISTRY {
+        let flow = match protocol.infer(bytes) {
+            Inference::No => continue,
+            Inference::NeedMore => {
+                is_undecided = true;
+                continue;
+            }
+            Inference::Request => Flow::Request,
+            Inference::Response => Flow::Response,
+        };
+        if protocol.name() == owner.name() && flow == side.flow {
+            tally.right += 1;
+        } else {
+            let name = protocol.name();
+            tally.wrong.push(format!("{} of {} is {name}'s {flow:?}, {what}", side.name, owner.name()));
+        }
+        return;
+    }
+    if is_undecided {
+        tally.undecided += 1;
+    } else {
+        tally.nobody += 1;
+    }
+}
+
+#[test]
+fn nobody_takes_anothers_bytes_for_its_own() {
+    let mut table = String::new();
+    let mut faults = Vec::new();
+    let mut confused: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for protocol in REGISTRY.iter().filter(|protocol| protocol.is_inferred()) {
+        let [mut whole, mut cuts, mut complete, mut joined] = [(); 4].map(|()| Tally::default());
+        let sides = sides(*protocol);
+        for side in &sides {
+            if !side.is_joined {
+                ask(&mut whole, *protocol, side, &side.bytes, "whole");
+                for cut in 1..=CUTS.min(side.bytes.len()) {
+                    let holds = side.first.is_some_and(|first| first <= cut);
+                    let tally = if holds { &mut complete } else { &mut cuts };
+                    ask(tally, *protocol, side, &side.bytes[..cut], &format!("cut at {cut}"));
+                }
+            }
+            let turns = side.turns.iter().copied().filter(|at| *at > 0);
+            for from in (1..CUTS).chain(turns).filter(|at| *at < side.bytes.len()) {
+                ask(&mut joined, *protocol, side, &side.bytes[from..], &format!("joined at {from}"));
+            }
+        }
+        let name = protocol.name();
+        for other in REGISTRY {
+            for tally in [&whole, &cuts, &complete, &joined] {
+                let is_by = format!(" is {}'s", other.name());
+                let n = tally.wrong.iter().filter(|wrong| wrong.contains(&is_by)).count();
+                *confused.entry((name, other.name())).or_default() += n;
+            }
+        }
+        let _ = writeln!(
+            table,
+            "| {name} | {} | {} of {} | {} of {} | {}, {}, {} | {}, {}, {} | {} |",
+            sides.len(),
+            whole.right,
+            whole.n(),
+            complete.right,
+            complete.n(),
+            cuts.right,
+            cuts.undecided,
+            cuts.nobody,
+            joined.right,
+            joined.undecided,
+            joined.nobody,
+            whole.wrong.len() + cuts.wrong.len() + complete.wrong.len() + joined.wrong.len(),
+        );
+        if whole.right != whole.n() {
+            faults.push(format!("{name}: {} of {} whole captures are named", whole.right, whole.n()));
+        }
+        if complete.right * 100 < complete.n() * MIN_NAMED {
+            faults.push(format!(
+                "{name}: {} of {} whole first messages are named",
+                complete.right,
+                complete.n()
+            ));
+        }
+        for tally in [whole, cuts, complete, joined] {
+            faults.extend(tally.wrong);
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(confused.values().all(|n| *n == 0), "{confused:?}");
+    publish(&table);
+}
+
+fn publish(table: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recognition.md");
+    let text = format!(
+        "# Which protocol is it?\n\n\
+         Bytes of every capture in `fixtures/`, against every protocol's recogniser (`tests/recognition.rs` writes this table and fails \
+         where it does not hold). Each direction of a capture counts for itself.\n\n\
+         * **whole**: all its bytes. **first message**: cut at each offset up to {CUTS} that holds the first message whole.\n\
+         * **shorter**: cut at each offset up to {CUTS} before that: named right, too few bytes to tell, not known.\n\
+         * **joined**: without its first 1 to {} bytes, and from each later turn on: named right, too few bytes to tell, not known. A connection \
+         that is not known from a turn is looked at again in the next ones.\n\
+         * **wrong**: another name, or the other direction, in any of these.\n\n\
+         | protocol | directions | whole | first message | shorter | joined | wrong |\n\
+         | --- | --- | --- | --- | --- | --- | --- |\n{table}",
+        CUTS - 1,
+    );
+    if std::env::var_os("TXRAY_BLESS").is_some() {
+        fs::write(&path, &text).expect("docs/recognition.md");
+    }
+    assert_eq!(
+        fs::read_to_string(&path).unwrap_or_default(),
+        text,
+        "TXRAY_BLESS=1 writes docs/recognition.md"
+    );
+}
