@@ -161,6 +161,23 @@ fn registry_files_and_fixture_folders_name_the_same_protocols() {
     }
 }
 
+/// The walk through adding a protocol leads along what is there.
+#[test]
+fn contributing_names_the_places_of_a_protocol() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("CONTRIBUTING.md")).expect("CONTRIBUTING.md");
+    let (_, walk) = text.split_once("## Add a protocol").expect("the walk");
+    let (walk, _) = walk.split_once("\n## ").expect("its end");
+    let named: Vec<&str> = walk.split('`').skip(1).step_by(2).collect();
+    for (at, path) in named.iter().enumerate() {
+        let is_path = path.contains('/') && !path.contains(' ');
+        assert!(!is_path || root.join(path).exists(), "{path} (number {at}) is not there");
+    }
+    for place in ["tracer-user/src/protocol/http1.rs", "tracer-user/src/protocol/mod.rs", "fixtures/http1/"] {
+        assert!(named.contains(&place), "{place} is not named");
+    }
+}
+
 /// No protocol may take another's bytes for its own.
 #[test]
 fn inference_claims_no_foreign_bytes() {

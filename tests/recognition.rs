@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
-use tracer_user::protocol::{Flow, Inference, Protocol, REGISTRY};
+use tracer_user::protocol::{Coverage, Flow, Inference, Protocol, REGISTRY};
 
 use crate::{
     protocols::{Line, captures, parse},
@@ -110,10 +110,18 @@ fn ask(tally: &mut Tally, owner: &dyn Protocol, side: &Side, bytes: &[u8], what:
 
 #[test]
 fn nobody_takes_anothers_bytes_for_its_own() {
-    let mut table = String::new();
+    let (mut table, mut rows) = (String::new(), String::new());
     let mut faults = Vec::new();
     let mut confused: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for protocol in REGISTRY.iter().filter(|protocol| protocol.is_inferred()) {
+    for protocol in REGISTRY {
+        let Coverage { title, covers, lacks, tested_with } = protocol.coverage();
+        let n_captures = captures(protocol.name()).len();
+        let (name, is_inferred) = (protocol.name(), protocol.is_inferred());
+        let _ = write!(rows, "| {title} | `{name}` | {covers} | {lacks} | {tested_with} | {n_captures} |");
+        if !is_inferred {
+            let _ = writeln!(rows, " – |");
+            continue;
+        }
         let [mut whole, mut cuts, mut complete, mut joined] = [(); 4].map(|()| Tally::default());
         let sides = sides(*protocol);
         for side in &sides {
@@ -130,7 +138,7 @@ fn nobody_takes_anothers_bytes_for_its_own() {
                 ask(&mut joined, *protocol, side, &side.bytes[from..], &format!("joined at {from}"));
             }
         }
-        let name = protocol.name();
+        let _ = writeln!(rows, " {} of {} |", complete.right, complete.n());
         for other in REGISTRY {
             for tally in [&whole, &cuts, &complete, &joined] {
                 let is_by = format!(" is {}'s", other.name());
@@ -171,6 +179,23 @@ fn nobody_takes_anothers_bytes_for_its_own() {
     assert!(faults.is_empty(), "{faults:#?}");
     assert!(confused.values().all(|n| *n == 0), "{confused:?}");
     publish(&table);
+    let heading = "| protocol | `--protocol` | what is read | what is not | traced in tests | captures | recognised by a first message |\n\
+                   | --- | --- | --- | --- | --- | --- | --- |\n";
+    put_into_readme("protocols", &format!("{heading}{rows}"));
+}
+
+/// What stands between two marks of the README is this text (`TXRAY_BLESS=1` puts it there).
+fn put_into_readme(mark: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(&path).expect("README.md");
+    let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->\n"));
+    let (before, rest) = readme.split_once(&begin).expect("the mark that begins it");
+    let (found, behind) = rest.split_once(&end).expect("the mark that ends it");
+    if std::env::var_os("TXRAY_BLESS").is_some() && found != text {
+        fs::write(&path, format!("{before}{begin}{text}{end}{behind}")).expect("README.md");
+        return;
+    }
+    assert_eq!(found, text, "TXRAY_BLESS=1 writes the README's table");
 }
 
 fn publish(table: &str) {

@@ -36,8 +36,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Body, ErrorFor, Family, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request, Response,
-    Resync, Step,
+    Body, Coverage, ErrorFor, Family, Flow, Inference, Mark, Message, Operation, Parser, Protocol, Request,
+    Response, Resync, Step,
     codec::{
         chunked::{Chunked, Progress},
         head::{self, Fields, Length, Parse, RequestLine},
@@ -69,6 +69,15 @@ impl Protocol for Http1 {
 
     fn family(&self) -> Family {
         Family::Http
+    }
+
+    fn coverage(&self) -> Coverage {
+        Coverage {
+            title: "HTTP/1.x",
+            covers: "both roles; keep-alive, pipelining, chunked bodies, 1xx, HEAD, CONNECT and Upgrade, bodies until close, event streams",
+            lacks: "content of bodies",
+            tested_with: "nginx, curl, wrk, Node, Python",
+        }
     }
 
     fn infer(&self, head: &[u8]) -> Inference {

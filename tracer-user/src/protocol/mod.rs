@@ -41,6 +41,9 @@ pub trait Protocol: Sync {
     /// What sort of protocol it is: decides which views show its operations.
     fn family(&self) -> Family;
 
+    /// What the README says of it.
+    fn coverage(&self) -> Coverage;
+
     /// It is recognised by its bytes. Others come behind an upgrade, on the streams of another protocol, or where a setting says so.
     fn is_inferred(&self) -> bool {
         true
@@ -95,6 +98,19 @@ pub enum Capture {
     Everything,
     /// The first bytes of each turn and no more, whatever they say: messages end with their turns.
     Turns,
+}
+
+/// What is read of a protocol, for people: a row of the README's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// Its name as people write it.
+    pub title: &'static str,
+    /// What is read.
+    pub covers: &'static str,
+    /// What is not.
+    pub lacks: &'static str,
+    /// Real programs that the live tests trace.
+    pub tested_with: &'static str,
 }
 
 /// What sort of protocol.

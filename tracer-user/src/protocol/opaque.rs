@@ -8,8 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Body, Capture, Family, Flow, Inference, Mark, Message, OPAQUE, Operation, Parser, Protocol, Request,
-    Response, Resync, Step,
+    Body, Capture, Coverage, Family, Flow, Inference, Mark, Message, OPAQUE, Operation, Parser, Protocol,
+    Request, Response, Resync, Step,
 };
 
 /// Bytes of a protocol that nothing is known of.
@@ -22,6 +22,15 @@ impl Protocol for Opaque {
 
     fn family(&self) -> Family {
         Family::Other
+    }
+
+    fn coverage(&self) -> Coverage {
+        Coverage {
+            title: "anything else",
+            covers: "on ports given with `--opaque-port`: turn by turn, when and how many bytes",
+            lacks: "what is said; greetings of servers that speak first; connections on which both sides speak at once",
+            tested_with: "netcat",
+        }
     }
 
     fn is_inferred(&self) -> bool {
