@@ -229,6 +229,14 @@ fn the_hash_of_the_abi_tells_one_byte() {
 const ABI_FILE: &str = "fixtures/abi.txt";
 const HELP_COMMAND: &str = "$ txray --help\n";
 /// How to accept what is there now.
+#[test]
+fn the_readme_names_every_key_of_a_transaction() {
+    let readme = read("README.md");
+    for key in tracer_user::sink::jsonl::KEYS {
+        assert!(readme.contains(&format!("`{key}`")), "README.md does not name {key}");
+    }
+}
+
 const BLESS: &str = "accept it with `TXRAY_BLESS=1 cargo test tidy`";
 
 fn bless() -> bool {
