@@ -433,6 +433,30 @@ fn a_checkpoint_of_before_connections_were_counted_is_read_and_they_count_from_t
     assert!(all.open.iter().zip(&counted.open).all(|(all, counted)| counted.requests <= all.requests));
 }
 
+#[test]
+fn a_checkpoint_of_before_other_protocols_came_goes_on_the_same() {
+    let (events, _) = Synthetic::new(rich(8)).all();
+    let whole = run(&events, 50);
+    for at in [events.len() / 3, events.len() / 2] {
+        let metrics = Metrics::default();
+        let mut first = new(&metrics);
+        for event in &events[..at] {
+            first.push(event);
+        }
+        let mut transactions = first.drain().transactions;
+        // What has been added since stands behind what a reader of such a one reads.
+        let mut saved = first.checkpoint();
+        saved[..4].copy_from_slice(&3_u32.to_le_bytes());
+        let mut second = Pipeline::restore(&saved, listing(), metrics, Box::new(NullVerdicts)).unwrap();
+        for event in &events[at..] {
+            second.push(event);
+        }
+        transactions.extend(second.finish().transactions);
+        assert!(whole.transactions == transactions, "at {at}");
+        assert_eq!(whole.snapshot, second.snapshot());
+    }
+}
+
 type Ends = [(std::sync::Arc<str>, Option<u16>); 2];
 
 /// Client and server.
