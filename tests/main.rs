@@ -1,5 +1,7 @@
 //! Integration tests.
 
+/// Captures of protocols, as text.
+mod captures;
 /// Single cases through the pipeline.
 mod cases;
 /// The command line as a user meets it.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use tracer_user::protocol::{Coverage, Flow, Inference, Protocol, REGISTRY};
 
 use crate::{
-    protocols::{Line, captures, parse},
+    captures::{Line, captures, parse},
     wire::{End, Wire},
 };
 

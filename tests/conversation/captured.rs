@@ -10,7 +10,7 @@ use tracer_user::protocol::{Flow, Protocol};
 
 use super::{Conversation, Turn};
 use crate::{
-    protocols::{Line, captures, parse},
+    captures::{Line, captures, parse},
     wire::Wire,
 };
 

@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod figures;
+mod parsers;
 mod programs;
 mod rows;
 mod screen;
@@ -41,7 +42,7 @@ pub(crate) struct BenchArgs {
     /// Only this family of hooks.
     #[arg(long)]
     hooks: Option<String>,
-    /// For the screen's rows: take what was built before from this folder (`target/release`), and build nothing.
+    /// For the rows of the screen and the parsers: take what was built before from this folder (`target/release`), and build nothing.
     #[arg(long)]
     built: Option<PathBuf>,
 }
@@ -53,6 +54,8 @@ enum Part {
     Tracing,
     /// What the screen costs, and how soon it shows.
     Screen,
+    /// How fast the parsers read.
+    Parsers,
 }
 
 /// What every row works with.
@@ -96,10 +99,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let dir = target_dir().join("xtask/bench");
     fs::create_dir_all(&dir)?;
     let mut rows = Vec::new();
-    if args.part != Some(Part::Screen) {
+    if args.part.is_none_or(|part| part == Part::Parsers) {
+        rows.extend(parsers::rows(args.built.as_deref())?);
+    }
+    if args.part.is_none_or(|part| part == Part::Tracing) {
         rows.extend(tracing(args, dir.clone())?);
     }
-    if args.part != Some(Part::Tracing) {
+    if args.part.is_none_or(|part| part == Part::Screen) {
         rows.extend(screen::rows(&dir, args.seconds, args.built.as_deref())?);
     }
     report(&rows)
