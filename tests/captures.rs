@@ -3,7 +3,8 @@
 //! A capture is text, one happening per line, the client's with `>` and the server's with `<`:
 //!
 //! ```text
-//! # comment; the first ones say where the capture comes from
+//! # comment; the first ones say where the capture comes from; `# joined in the middle` and `# holds: tls` (within a tunnel) tell what
+//! # recognisers may say of it
 //! > GET / HTTP/1.1\r\n\r\n      bytes, escaped as in Rust (without the newline of the line itself)
 //! <+ 5000                       so many bytes went by uncaptured
 //! <! 5000                       so many bytes are lost, which shows when the next ones come

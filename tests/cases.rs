@@ -11,12 +11,12 @@ use tracer_user::{
     transaction::{Confidence, End, Kind, TimeBasis, Transaction, Unpaired},
 };
 
-const MS: u64 = 1_000_000;
-const IN: Direction = Direction::Ingress;
-const OUT: Direction = Direction::Egress;
+pub const MS: u64 = 1_000_000;
+pub const IN: Direction = Direction::Ingress;
+pub const OUT: Direction = Direction::Egress;
 
 #[derive(Clone, Default)]
-struct Verdicts(Arc<Mutex<Vec<abi::Verdict>>>);
+pub struct Verdicts(pub Arc<Mutex<Vec<abi::Verdict>>>);
 
 impl VerdictSink for Verdicts {
     fn set(&mut self, _: ConnId, verdict: abi::Verdict) {
@@ -25,19 +25,19 @@ impl VerdictSink for Verdicts {
 }
 
 /// One connection, as a script.
-struct Script {
-    pipeline: Pipeline,
-    metrics: Metrics,
-    verdicts: Verdicts,
-    conn: ConnId,
-    positions: [u64; 2],
-    turn: u32,
-    speaking: Option<Direction>,
-    now: u64,
+pub struct Script {
+    pub pipeline: Pipeline,
+    pub metrics: Metrics,
+    pub verdicts: Verdicts,
+    pub conn: ConnId,
+    pub positions: [u64; 2],
+    pub turn: u32,
+    pub speaking: Option<Direction>,
+    pub now: u64,
 }
 
 impl Script {
-    fn new(config: PipelineConfig) -> Script {
+    pub fn new(config: PipelineConfig) -> Script {
         let (metrics, verdicts) = (Metrics::default(), Verdicts::default());
         let mut pipeline = Pipeline::new(config, metrics.clone(), Box::new(verdicts.clone()));
         pipeline.push(&Event::Anchor(Anchor { boot: BootTime(0), wall: WallTime(0) }));
@@ -53,15 +53,15 @@ impl Script {
         }
     }
 
-    fn server() -> Script {
+    pub fn server() -> Script {
         Script::new(PipelineConfig::default()).open(Role::Server, 0)
     }
 
-    fn client() -> Script {
+    pub fn client() -> Script {
         Script::new(PipelineConfig::default()).open(Role::Client, 0)
     }
 
-    fn open(mut self, role: Role, flags: u16) -> Script {
+    pub fn open(mut self, role: Role, flags: u16) -> Script {
         let mut tuple = abi::Tuple { family: abi::FAMILY_INET, ..abi::Tuple::default() };
         tuple.local[..4].copy_from_slice(&[10, 0, 0, 1]);
         tuple.remote[..4].copy_from_slice(&[10, 0, 0, 2]);
@@ -80,7 +80,7 @@ impl Script {
     }
 
     /// The event of a call that moves `bytes`, of which `captured` are copied, 1 ms after the last one.
-    fn data(&mut self, direction: Direction, bytes: &[u8], captured: usize) -> Data {
+    pub fn data(&mut self, direction: Direction, bytes: &[u8], captured: usize) -> Data {
         self.now += MS;
         let turn_start = self.speaking != Some(direction);
         if turn_start {
@@ -108,42 +108,42 @@ impl Script {
         }
     }
 
-    fn push(mut self, data: Data) -> Script {
+    pub fn push(mut self, data: Data) -> Script {
         self.pipeline.push(&Event::Data(data));
         self
     }
 
-    fn call(mut self, direction: Direction, bytes: &str) -> Script {
+    pub fn call(mut self, direction: Direction, bytes: &str) -> Script {
         let data = self.data(direction, bytes.as_bytes(), usize::MAX);
         self.push(data)
     }
 
-    fn cut(mut self, direction: Direction, bytes: &str, captured: usize) -> Script {
+    pub fn cut(mut self, direction: Direction, bytes: &str, captured: usize) -> Script {
         let data = self.data(direction, bytes.as_bytes(), captured);
         self.push(data)
     }
 
-    fn lose(mut self, direction: Direction, bytes: &str) -> Script {
+    pub fn lose(mut self, direction: Direction, bytes: &str) -> Script {
         self.data(direction, bytes.as_bytes(), 0);
         self
     }
 
     /// The bytes move and no probe runs: no record, and no turn of theirs.
-    fn unseen(mut self, direction: Direction, bytes: &str) -> Script {
+    pub fn unseen(mut self, direction: Direction, bytes: &str) -> Script {
         self.now += MS;
         self.positions[direction.index()] += bytes.len() as u64;
         self
     }
 
     /// A call behind bytes that were [`Script::unseen`], as the kernel tells it.
-    fn jump(mut self, direction: Direction, bytes: &str) -> Script {
+    pub fn jump(mut self, direction: Direction, bytes: &str) -> Script {
         let mut data = self.data(direction, bytes.as_bytes(), usize::MAX);
         data.flags |= abi::FLAG_JUMP;
         self.push(data)
     }
 
     /// A call that fails with a connection error.
-    fn fail(mut self, direction: Direction) -> Script {
+    pub fn fail(mut self, direction: Direction) -> Script {
         let (positions, turn, speaking) = (self.positions, self.turn, self.speaking);
         let mut data = self.data(direction, b"", 0);
         (self.positions, self.turn, self.speaking) = (positions, turn, speaking);
@@ -152,14 +152,14 @@ impl Script {
         self.push(data)
     }
 
-    fn shut(mut self, direction: Direction) -> Script {
+    pub fn shut(mut self, direction: Direction) -> Script {
         self.now += MS;
         let shut = ConnShut { time: BootTime(self.now), conn: self.conn, direction };
         self.pipeline.push(&Event::ConnShut(shut));
         self
     }
 
-    fn close(mut self, reason: u32) -> Script {
+    pub fn close(mut self, reason: u32) -> Script {
         self.now += MS;
         let close = ConnClose {
             time: BootTime(self.now),
@@ -173,25 +173,25 @@ impl Script {
         self
     }
 
-    fn wait(mut self, ms: u64) -> Script {
+    pub fn wait(mut self, ms: u64) -> Script {
         self.now += ms * MS;
         self.pipeline.push(&Event::Tick(BootTime(self.now)));
         self
     }
 
-    fn end(mut self) -> (Vec<Transaction>, Script) {
+    pub fn end(mut self) -> (Vec<Transaction>, Script) {
         let transactions = self.pipeline.finish().transactions;
         (transactions, self)
     }
 
     #[track_caller]
-    fn one(self) -> Transaction {
+    pub fn one(self) -> Transaction {
         let (mut transactions, _) = self.end();
         assert_eq!(transactions.len(), 1, "{transactions:#?}");
         transactions.remove(0)
     }
 
-    fn unpaired(&self) -> Vec<(Unpaired, u64)> {
+    pub fn unpaired(&self) -> Vec<(Unpaired, u64)> {
         self.pipeline.snapshot().unpaired.into_iter().filter(|(_, n)| *n > 0).collect()
     }
 }
@@ -240,7 +240,9 @@ fn an_answer_stamped_before_its_question_waits_for_it() {
     let mut script = Script::client();
     // The peer answers before the sending thread comes back from its call: the kernel numbers them in that order.
     let answer = script.data(IN, OK.as_bytes(), usize::MAX);
-    let ask = script.data(OUT, GET.as_bytes(), usize::MAX);
+    let mut ask = script.data(OUT, GET.as_bytes(), usize::MAX);
+    // Another thread than the one that reads; when it began to send is not known.
+    (ask.first, ask.tid) = (BootTime(0), 7);
     let transaction = script.push(answer).push(ask).one();
     assert_eq!((transaction.end, transaction.status_code), (End::Answered, Some(200)));
 }
@@ -316,8 +318,8 @@ fn a_request_without_an_answer_is_stuck_and_a_late_answer_is_unpaired() {
 
 #[test]
 fn a_tunnel_is_one_long_lived_transaction() {
-    let ask = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let agree = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let ask = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n";
+    let agree = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n";
     let script = Script::server().call(IN, ask).call(OUT, agree).call(IN, "\x01\x02").call(OUT, GET);
     let verdicts = script.verdicts.clone();
     assert_eq!(script.wait(30).pipeline.snapshot().n_long_lived, 1);
@@ -470,8 +472,8 @@ fn pipelining_asks_for_everything_but_long_bodies() {
 
 #[test]
 fn what_no_parser_knows_is_no_longer_captured() {
-    let script = Script::server().call(IN, "\x16\x03\x01").call(OUT, "\x16\x03\x03");
-    let script = script.call(IN, "\x17\x03").call(OUT, "\x17\x03").call(IN, "\x17").wait(30);
+    let script = Script::server().call(IN, "\x06\x03\x01").call(OUT, "\x06\x03\x03");
+    let script = script.call(IN, "\x07\x03").call(OUT, "\x07\x03").call(IN, "\x07").wait(30);
     assert_eq!(script.verdicts.0.lock().unwrap().len(), 1);
     assert_eq!(script.verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_NOTHING);
     assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());

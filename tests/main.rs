@@ -35,5 +35,9 @@ mod replay;
 mod tidy;
 /// The live screen, drawn into memory.
 mod tui;
+/// What is followed turn by turn.
+mod turns;
+/// WebSocket behind HTTP/1's upgrade.
+mod upgraded;
 /// Feeds parsers by their contract.
 mod wire;

@@ -118,6 +118,10 @@ fn inference_claims_no_foreign_bytes() {
         ("ftp", b"USER anonymous\r\n"),
         ("ssh", b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n"),
         ("tls", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+        ("tls", b"\x16\x03\x03\0\x7a\x02\0\0\x76\x03\x03"),
+        ("tls", b"\x17\x03\x03\0\x13\x01\x02\x03\x04\x05\x06"),
+        ("tls", b"\x14\x03\x03\0\x01\x01\x17\x03\x03\0\x35\x9c"),
+        ("tls", b"\x15\x03\x03\0\x02\x02\x28"),
         ("postgres", b"\0\0\0\x08\x04\xd2\x16\x2f"),
         ("postgres", b"Q\0\0\0\x0dSELECT 1\0"),
         ("mysql", b"\x4a\0\0\0\x0a8.0.36\0"),
@@ -125,6 +129,7 @@ fn inference_claims_no_foreign_bytes() {
         ("kafka", b"\0\0\0\x17\0\x12\0\x03\0\0\0\x01\0\x04test"),
         ("amqp", b"AMQP\0\0\x09\x01"),
         ("nats", b"CONNECT {\"verbose\":false}\r\n"),
+        ("websocket", b"\x81\x05hello"),
         ("websocket", b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"),
     ];
     for protocol in REGISTRY {
@@ -161,10 +166,12 @@ fn inference_knows_the_first_bytes_of_captures() {
                 if head.is_empty() {
                     continue;
                 }
-                assert_eq!(protocol.infer(&head), expected, "{name}");
+                // Or it is known, and which side asks is not said.
+                let is_known = |inference: Inference| inference == expected || inference == Inference::Either;
+                assert!(is_known(protocol.infer(&head)), "{name}");
                 for cut in 0..head.len() {
                     let inference = protocol.infer(&head[..cut]);
-                    assert!(inference == expected || inference == Inference::NeedMore, "{name} cut at {cut}");
+                    assert!(is_known(inference) || inference == Inference::NeedMore, "{name} cut at {cut}");
                 }
             }
         }

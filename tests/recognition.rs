@@ -24,6 +24,8 @@ struct Side {
     bytes: Vec<u8>,
     turns: Vec<usize>,
     is_joined: bool,
+    /// Other protocols that it holds for good reason: `# holds: tls`.
+    holds: Vec<String>,
     /// Length of the first message, if it is there whole.
     first: Option<usize>,
 }
@@ -74,7 +76,9 @@ fn sides(protocol: &'static dyn Protocol) -> Vec<Side> {
                 End::Cut | End::Open => None,
             });
             let is_joined = capture.contains("# joined in the middle");
-            sides.push(Side { name: name.clone(), flow, bytes, turns, is_joined, first });
+            let holds = capture.lines().find_map(|line| line.strip_prefix("# holds: ")).unwrap_or_default();
+            let holds = holds.split(", ").map(str::to_owned).collect();
+            sides.push(Side { name: name.clone(), flow, bytes, turns, is_joined, holds, first });
         }
     }
     sides
@@ -92,9 +96,14 @@ fn ask(tally: &mut Tally, owner: &dyn Protocol, side: &Side, bytes: &[u8], what:
             }
             Inference::Request => Flow::Request,
             Inference::Response => Flow::Response,
+            // Joined in the middle: which side asks is not said.
+            Inference::Either => side.flow,
         };
         if protocol.name() == owner.name() && flow == side.flow {
             tally.right += 1;
+        } else if side.holds.iter().any(|held| held == protocol.name()) && what.starts_with("joined") {
+            // A tunnel: what is in it is that.
+            tally.nobody += 1;
         } else {
             let name = protocol.name();
             tally.wrong.push(format!("{} of {} is {name}'s {flow:?}, {what}", side.name, owner.name()));

@@ -314,10 +314,22 @@ impl Wire {
                 Mark::Part { stream } => {
                     assert!(by_stream && pipe.find(stream).is_some(), "a part of nothing")
                 }
+                Mark::Messages { n, .. } if !by_stream && pipe.open.is_empty() => {
+                    // Within a transaction that began before this protocol.
+                    let begin = begin.expect("messages begin at the close");
+                    let (end, text) = (End::At(pipe.passed), format!("{n} message"));
+                    self.seen.push(Seen { flow, begin, end, text });
+                }
                 Mark::Messages { stream, n } => self.note(flow, stream, &format!(" +{n} messages")),
                 Mark::LongLived { stream } => self.note(flow, stream, " turns out long-lived"),
                 Mark::Outcome { stream, response } => {
                     let outcome = Message { stream, body: Body::Response(response) };
+                    if !by_stream && pipe.open.is_empty() {
+                        let begin = begin.expect("an outcome at the close");
+                        let (end, text) = (End::At(pipe.passed), text(&outcome));
+                        self.seen.push(Seen { flow, begin, end, text });
+                        continue;
+                    }
                     self.note(flow, stream, &format!(", then {}", text(&outcome)));
                 }
                 Mark::End { stream } => {

@@ -10,6 +10,8 @@ use crate::wire::{End, Seen, Wire};
 mod captured;
 mod http1;
 mod opaque;
+mod tls;
+mod websocket;
 
 /// The bytes of one direction between two changes of direction.
 #[derive(Clone)]
@@ -64,19 +66,17 @@ impl Conversation {
     }
 }
 
-/// Conversations of a protocol: those that were captured, and made ones where there is a file that makes them.
+/// Conversations of a protocol: made ones where a file makes them, otherwise those that were captured.
 pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
-    let made = match protocol.name() {
+    match protocol.name() {
         "http1" => http1::conversation().boxed(),
         "opaque" => opaque::conversation().boxed(),
+        "tls" => tls::conversation().boxed(),
+        "websocket" => websocket::conversation().boxed(),
         name => {
             let captured = captured::conversation(protocol);
-            return captured.unwrap_or_else(|| panic!("no capture in fixtures/{name} is whole")).boxed();
+            captured.unwrap_or_else(|| panic!("no capture in fixtures/{name} is whole")).boxed()
         }
-    };
-    match captured::conversation(protocol) {
-        Some(captured) => prop_oneof![4 => made, 1 => captured].boxed(),
-        None => made,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
-//! `programs` needs nginx, wrk, curl, Python and Node, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
+//! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets`, Node and curl, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
@@ -13,6 +13,7 @@ mod detach;
 mod ends;
 mod http1;
 mod odd_calls;
+mod opaque;
 mod payload;
 mod process;
 mod program_time;
@@ -20,7 +21,9 @@ mod programs;
 mod replay;
 mod screen;
 mod targets;
+mod tls;
 mod tracer;
+mod websocket;
 
 use std::{
     fs::File,

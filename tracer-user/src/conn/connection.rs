@@ -93,7 +93,7 @@ impl Connection {
             // Every direction begins with a turn.
             return Some(Wait::Hole(direction));
         }
-        match stream.place(data.position) {
+        match stream.place_of(data) {
             Place::Ahead { .. } => Some(Wait::Hole(direction)),
             Place::Next | Place::Behind { .. } => match question {
                 Some(asking) if asking != direction && data.bytes > 0 => Some(Wait::Question(asking)),
@@ -156,10 +156,12 @@ impl Connection {
                     && (data.position.wrapping_sub(before) as i64) < 0
                     && self.wait(data, question).is_none()
             }),
-            Some(Wait::Question(direction)) => self
-                .held
-                .iter()
-                .position(|data| data.direction() == direction && self.wait(data, question).is_none()),
+            Some(Wait::Question(direction)) => {
+                let asks = |data: &Data| data.direction() == direction && self.wait(data, question).is_none();
+                let at = self.held.iter().position(asks)?;
+                // What the other side was asked only later it said by itself (a greeting).
+                Some(if may_ask(&self.held[at], first) { at } else { 0 })
+            }
         }?;
         self.held.remove(at)
     }
@@ -168,6 +170,17 @@ impl Connection {
         if let Some(first) = self.held.front() {
             self.held_until = BootTime(first.time.0.saturating_add(window_ns));
         }
+    }
+}
+
+/// Whether `question` may have been asked before `answer` came, though it is stamped later. A send can be answered before it returns, but
+/// not before it is entered, nor to the thread that is still sending; what is received returns before anybody answers it.
+fn may_ask(question: &Data, answer: &Data) -> bool {
+    let is_one_thread = question.tid != 0 && question.tid == answer.tid;
+    match question.direction() {
+        _ if question.time <= answer.time => true,
+        Direction::Egress => !is_one_thread && question.first <= answer.time,
+        Direction::Ingress => false,
     }
 }
 
@@ -207,5 +220,20 @@ mod tests {
         conn.hold(data(Direction::Egress, 0, 9, 4), 20);
         assert_eq!(conn.release(Some(Direction::Egress), 20).map(|data| data.bytes), Some(9));
         assert_eq!(conn.release(None, 20).map(|data| data.bytes), Some(5));
+    }
+
+    #[test]
+    fn a_greeting_does_not_wait_for_what_is_said_behind_it() {
+        for (entered, tid, first) in [(2, 7, 5), (1, 7, 9), (0, 7, 9), (0, 6, 5)] {
+            let mut conn = Connection::new(ConnId(1));
+            conn.hold(Data { tid: 6, ..data(Direction::Ingress, 0, 5, 1) }, 20);
+            conn.hold(Data { first: BootTime(entered), tid, ..data(Direction::Egress, 0, 9, 4) }, 20);
+            let released = conn.release(Some(Direction::Egress), 20).map(|data| data.bytes);
+            assert_eq!(released, Some(first), "entered at {entered} by {tid}");
+        }
+        let mut conn = Connection::new(ConnId(1));
+        conn.hold(data(Direction::Egress, 0, 5, 1), 20);
+        conn.hold(data(Direction::Ingress, 0, 9, 4), 20);
+        assert_eq!(conn.release(Some(Direction::Ingress), 20).map(|data| data.bytes), Some(5));
     }
 }

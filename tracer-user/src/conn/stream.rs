@@ -50,11 +50,30 @@ impl Stream {
         }
     }
 
+    /// Where an event's bytes stand. A receive that also meets the peer's FIN, or comes behind an urgent byte, stands one place further than
+    /// its first byte: no byte of the stream is in that place.
+    pub fn place_of(&self, data: &Data) -> Place {
+        match self.place(data.position) {
+            Place::Ahead { missing: 1 } if skips_a_place(data) => Place::Next,
+            place => place,
+        }
+    }
+
+    /// One place before the event's bytes, which come next, holds none.
+    pub fn is_shifted(&self, data: &Data) -> bool {
+        skips_a_place(data) && self.place(data.position) == (Place::Ahead { missing: 1 })
+    }
+
     /// Everything before `position` is done with.
     pub fn advance(&mut self, position: u64) {
         self.started = true;
         self.next = position;
     }
+}
+
+/// The kernel had seen everything before these bytes but something that no call moved.
+fn skips_a_place(data: &Data) -> bool {
+    data.has(abi::FLAG_JUMP) && data.direction() == Direction::Ingress
 }
 
 /// Who moved some bytes, and when.

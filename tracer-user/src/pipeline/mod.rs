@@ -205,9 +205,9 @@ use positions::Noted;
 pub use positions::Positions;
 use step::excludes;
 
-/// Bytes of a turn must follow each other this fast for the turn's end to be known in order; 250 ms, see
-/// [`PipelineConfig::watermark_lag_ns`].
-const QUIET_NS: u64 = 250_000_000;
+/// Bytes of a turn must follow each other this fast for the turn's end to be known in order. 450 ms: the 250 ms after which a summed
+/// event is read at the latest, and 200 ms between two calls; below [`PipelineConfig::watermark_lag_ns`].
+const QUIET_NS: u64 = 450_000_000;
 /// How long after a process's end its requests wait for the close of their connections.
 const EXIT_GRACE_NS: u64 = 200_000_000;
 /// Requests that are stuck are looked for at most this often.

@@ -9,6 +9,7 @@ use crate::{
     conn::{connection::Connection, stream::Place, turns::Around},
     event::{Data, Direction, Role},
     metrics::Counter,
+    protocol::{HTTP1, REGISTRY},
     time::{Anchor, BootTime},
     transaction::{
         End, Transaction,
@@ -55,10 +56,23 @@ impl Entry {
 }
 
 /// Whether a connection speaks a protocol that is not looked for. No two protocols infer from the same bytes
-/// ([`crate::protocol::Protocol::infer`]): it cannot be one that is.
+/// ([`crate::protocol::Protocol::infer`]): it cannot be one that is. What comes by HTTP/1's upgrade begins as a request of that, and the one
+/// transaction belongs to both.
 pub(super) fn excludes(config: &PipelineConfig, entry: &Entry) -> bool {
+    let upgrades = |name: &str| {
+        REGISTRY.iter().any(|protocol| {
+            let stays = protocol.upgrade_token().is_some() && protocol.upgraded_stream().is_none();
+            protocol.name() == name && stays
+        })
+    };
+    let is_meant = |wanted: &str, name: &str| {
+        wanted == name || (wanted == HTTP1 && upgrades(name)) || (name == HTTP1 && upgrades(wanted))
+    };
     !config.protocols.is_empty()
-        && entry.exchange.protocol().is_some_and(|name| config.protocols.iter().all(|wanted| wanted != name))
+        && entry
+            .exchange
+            .protocol()
+            .is_some_and(|name| !config.protocols.iter().any(|wanted| is_meant(wanted, name)))
 }
 
 impl Rest {
@@ -199,7 +213,12 @@ impl Rest {
             }
             return;
         }
-        let (missing, seen) = match entry.conn.streams[data.direction().index()].place(data.position) {
+        let stream = entry.conn.streams[data.direction().index()];
+        if stream.is_shifted(data) {
+            let of_request = entry.exchange.requests() == Some(data.direction());
+            entry.exchange.pairs_mut().shift(of_request);
+        }
+        let (missing, seen) = match stream.place_of(data) {
             Place::Next => (0, 0),
             Place::Ahead { missing } => (missing, 0),
             Place::Behind { seen } if seen >= data.bytes => return,

@@ -12,9 +12,14 @@ use serde::{Deserialize, Serialize};
 pub mod codec;
 pub mod http1;
 pub mod opaque;
+pub mod tls;
+pub mod websocket;
 
 /// All protocols, in probe order: the strictest first.
-pub static REGISTRY: &[&dyn Protocol] = &[&http1::Http1, &opaque::Opaque];
+pub static REGISTRY: &[&dyn Protocol] = &[&http1::Http1, &tls::Tls, &websocket::WebSocket, &opaque::Opaque];
+
+/// Registry name of the protocol whose `Upgrade` leads to others.
+pub const HTTP1: &str = "http1";
 
 /// Registry name of what no parser knows, on ports where that is followed turn by turn.
 pub const OPAQUE: &str = "opaque";
@@ -143,6 +148,8 @@ pub enum Inference {
     Request,
     /// These are responses.
     Response,
+    /// It is this protocol, and nothing in the bytes tells which side asks: for connections joined in the middle.
+    Either,
 }
 
 /// How responses find their requests. Declared, never written in a parser.
@@ -260,7 +267,8 @@ pub enum Mark {
         /// Number.
         n: u64,
     },
-    /// What the response in progress turned out to be: takes the place of what its [`Mark::Begin`] said. Comes before its `End`.
+    /// What the response in progress turned out to be: takes the place of what its [`Mark::Begin`] said. Comes before its `End`. In the
+    /// request flow: how the request in progress went, where the client itself says so and nobody answers.
     Outcome {
         /// As in [`Message::stream`].
         stream: u64,

@@ -236,6 +236,7 @@ impl Pairs {
     /// The request or response in progress is known to reach `position`, whether or not it ends.
     pub fn reached(&mut self, request: bool, position: u64) {
         let ordinal = match (request, self.response) {
+            _ if self.tunnel => self.tunnel_ordinal(),
             (true, _) => self.request,
             (false, Answering::Final(ordinal)) => Some(ordinal),
             (false, _) => None,
@@ -247,6 +248,20 @@ impl Pairs {
         } else {
             open.response_bytes = open.response_bytes.max(position.wrapping_sub(open.response_from));
         }
+    }
+
+    /// A place of the stream within the message in progress holds no byte.
+    pub fn shift(&mut self, of_request: bool) {
+        let ordinal = match (of_request, self.response) {
+            _ if self.tunnel => self.tunnel_ordinal(),
+            (true, _) => self.request,
+            (false, Answering::Final(ordinal)) => Some(ordinal),
+            (false, _) => None,
+        };
+        let Some(at) = ordinal.and_then(|ordinal| self.find(ordinal)) else { return };
+        let open = &mut self.open[at];
+        let from = if of_request { &mut open.request_from } else { &mut open.response_from };
+        *from = from.wrapping_add(1);
     }
 
     fn request_cut(&mut self) {
@@ -444,9 +459,9 @@ impl Pairs {
         }
     }
 
-    /// What the response in progress turned out to be.
-    pub fn outcome(&mut self, stream: u64, response: Response) {
-        if let Some(open) = self.in_progress_mut(Flow::Response, stream) {
+    /// What the response in progress turned out to be, or how the request in progress went.
+    pub fn outcome(&mut self, flow: Flow, stream: u64, response: Response) {
+        if let Some(open) = self.in_progress_mut(flow, stream) {
             open.answer(response);
         }
     }
@@ -458,11 +473,15 @@ impl Pairs {
         }
     }
 
+    /// What goes on in a tunnel goes on within the one transaction.
+    fn tunnel_ordinal(&self) -> Option<u64> {
+        self.open.iter().find(|open| open.kind == Kind::LongLived).map(|open| open.ordinal)
+    }
+
     fn in_progress_mut(&mut self, flow: Flow, stream: u64) -> Option<&mut Open> {
         let ordinal = match (self.by_stream, flow, self.response) {
             (true, ..) => return self.open.iter_mut().rev().find(|open| open.stream == stream),
-            // What goes on in a tunnel goes on within the one transaction.
-            _ if self.tunnel => return self.open.iter_mut().find(|open| open.kind == Kind::LongLived),
+            _ if self.tunnel => self.tunnel_ordinal()?,
             (false, Flow::Request, _) => self.request?,
             (false, Flow::Response, Answering::Final(ordinal)) => ordinal,
             (false, Flow::Response, _) => return None,
@@ -474,6 +493,7 @@ impl Pairs {
     /// Bytes inside the announced length of the message in progress were lost.
     pub fn inner_gap(&mut self, of_request: bool) {
         let ordinal = match (of_request, self.response) {
+            _ if self.tunnel => self.tunnel_ordinal(),
             (true, _) => self.request,
             (false, Answering::Final(ordinal)) => Some(ordinal),
             (false, _) => None,

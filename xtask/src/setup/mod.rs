@@ -20,6 +20,8 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("python3", "python3"),
     ("node", "nodejs"),
+    ("openssl", "openssl"),
+    ("nc", "netcat-openbsd"),
     ("tmux", "tmux"),
 ];
 
@@ -81,6 +83,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
     if args.tests {
         test_programs(TEST_PROGRAMS)?;
         python_venv()?;
+        python_websockets()?;
         vm_programs()?;
     }
     println!("setup: done");
@@ -91,6 +94,14 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
 fn python_venv() -> Result<()> {
     if output(&mut command("python3", ["-c", "import venv, ensurepip"])).is_err() {
         packages::install(&["python3-venv"])?;
+    }
+    Ok(())
+}
+
+/// The live tests of WebSocket speak it with Debian's module.
+fn python_websockets() -> Result<()> {
+    if output(&mut command("/usr/bin/python3", ["-c", "import websockets.legacy.protocol"])).is_err() {
+        packages::install(&["python3-websockets"])?;
     }
     Ok(())
 }

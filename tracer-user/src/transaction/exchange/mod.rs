@@ -161,6 +161,9 @@ pub struct Exchange {
     /// The last verdict told the budget of a turn.
     #[serde(skip)]
     turn_budget: bool,
+    /// The client's first turn of a protocol that is followed by turn was looked at: the later ones tell less.
+    #[serde(skip)]
+    asked_by_turn: bool,
     /// Index of the protocol that comes behind the step in progress.
     #[serde(skip)]
     next_protocol: Option<usize>,
@@ -179,6 +182,7 @@ impl Default for Exchange {
             everything: false,
             verdict: (abi::VERDICT_HEADS, [0; 2]),
             turn_budget: false,
+            asked_by_turn: false,
             next_protocol: None,
         }
     }
@@ -373,7 +377,8 @@ impl Exchange {
     fn is_inside(&self, direction: Direction, missing: u64, turn: u32) -> bool {
         let flow = &self.flows[direction.index()];
         let in_turn = flow.more.until_turn && turn <= flow.last.turn;
-        self.known == Known::Yes && (self.is_tunnel() || flow.until_close || in_turn || missing <= flow.skip)
+        let in_tunnel = self.pairs.is_tunnel();
+        self.known == Known::Yes && (in_tunnel || flow.until_close || in_turn || missing <= flow.skip)
     }
 
     /// Nothing more is read: another protocol, of which no parser is known.
@@ -413,7 +418,7 @@ impl Exchange {
             && (flow.skip > missing
                 || flow.until_close
                 || (flow.more.until_turn && data.turn <= flow.last.turn)
-                || self.is_tunnel()
+                || self.pairs.is_tunnel()
                 || !flow.held.is_empty()
                 || (flow.skip == 0 && self.in_progress(self.flow(direction))));
         let old = conn.mid_join || conn.forgotten;
@@ -474,11 +479,19 @@ impl Exchange {
         payload: &[u8],
         hole: (u64, Blind),
         stamp: &Stamp,
-        turns: u32,
+        mut turns: u32,
         turnover: &mut Turnover<'_>,
     ) {
+        if self.infer_by_turn(conn, direction.flip(), turnover) {
+            return self.parse(conn, direction, payload, hole, stamp, turnover);
+        }
         let flow = &mut self.flows[direction.index()];
         if stamp.turn_start {
+            if !flow.held.is_empty() {
+                // A whole turn that was too short to tell.
+                turns += 1;
+                self.known = Known::No { turns };
+            }
             flow.held.clear();
             flow.spans.clear();
             flow.skip_turn = false;
@@ -512,6 +525,7 @@ impl Exchange {
             let requests = match protocol.infer(head) {
                 Inference::Request => direction,
                 Inference::Response => direction.flip(),
+                Inference::Either => asking(conn, direction, stamp),
                 Inference::NeedMore => {
                     need_more = true;
                     continue;
@@ -533,38 +547,55 @@ impl Exchange {
             self.parse(conn, direction, payload, hole, stamp, turnover);
             return;
         }
-        if need_more && hole.0 == 0 && head.len() < INFER_BYTES {
+        let most = if conn.mid_join { INFER_TURNS_MID_JOIN } else { INFER_TURNS };
+        if need_more && hole.0 == 0 && head.len() < INFER_BYTES && turns < most {
             let flow = &mut self.flows[direction.index()];
             flow.spans.push((stamp.position, *stamp));
             flow.held.extend_from_slice(payload);
             return;
         }
+        self.known = if turns + 1 >= most { Known::Opaque } else { Known::No { turns: turns + 1 } };
+        // On ports that are followed by turn the first turn decides, where it was seen from its start.
+        if turnover.limits.by_turn
+            && (self.known == Known::Opaque || !conn.mid_join)
+            && let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == OPAQUE)
+        {
+            let first = flow.spans.first().map_or(*stamp, |(_, first)| *first);
+            self.recognised(conn, at, asking(conn, direction, stamp));
+            if first.begins_turn() {
+                return self.parse(conn, direction, payload, hole, stamp, turnover);
+            }
+            need_more = false;
+        }
+        let flow = &mut self.flows[direction.index()];
         if need_more {
             not_inferred(conn, direction, flow.spans.first().map_or(stamp.turn, |(_, first)| first.turn));
         }
         flow.held.clear();
         flow.spans.clear();
         flow.skip_turn = true;
-        let most = if conn.mid_join { INFER_TURNS_MID_JOIN } else { INFER_TURNS };
-        self.known = if turns + 1 >= most { Known::Opaque } else { Known::No { turns: turns + 1 } };
-        // On ports that are followed by turn the first turn decides, where it was seen from its start.
-        let is_over = self.known == Known::Opaque || (!conn.mid_join && !need_more);
-        if turnover.limits.by_turn
-            && is_over
-            && let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == OPAQUE)
-        {
-            let requests = match conn.role {
-                Role::Client => Direction::Egress,
-                Role::Server => Direction::Ingress,
-                // Who speaks first asks: a guess, and marked as one.
-                Role::Unknown if stamp.turn % 2 == 1 => direction,
-                Role::Unknown => direction.flip(),
-            };
-            self.recognised(conn, at, requests);
-            if stamp.begins_turn() {
-                self.parse(conn, direction, payload, hole, stamp, turnover);
-            }
+    }
+
+    /// The first turn of the connection, `first`'s, is over and was too short to tell what it is: on a port that is followed by turn it is
+    /// what no parser knows. Says whether that was so.
+    fn infer_by_turn(
+        &mut self,
+        conn: &mut Connection,
+        first: Direction,
+        turnover: &mut Turnover<'_>,
+    ) -> bool {
+        let flow = &mut self.flows[first.index()];
+        let Some(&(_, stamp)) = flow.spans.first() else { return false };
+        if !turnover.limits.by_turn || conn.mid_join || !stamp.begins_turn() {
+            return false;
         }
+        let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == OPAQUE) else { return false };
+        let held = std::mem::take(&mut flow.held);
+        flow.spans.clear();
+        self.recognised(conn, at, asking(conn, first, &stamp));
+        self.parse(conn, first, &held, (0, Blind::NotCaptured), &stamp, turnover);
+        self.turn_over(conn, first, true, turnover);
+        true
     }
 
     /// The protocol is known, and which direction asks.
@@ -595,7 +626,11 @@ impl Exchange {
         turnover: &mut Turnover<'_>,
     ) {
         let at = direction.index();
-        if std::mem::replace(&mut conn.streams[at].closed, true) || self.known != Known::Yes {
+        let was_closed = std::mem::replace(&mut conn.streams[at].closed, true);
+        if !was_closed && matches!(self.known, Known::No { .. }) {
+            self.infer_by_turn(conn, direction, turnover);
+        }
+        if was_closed || self.known != Known::Yes {
             return;
         }
         self.turn_over(conn, direction, true, turnover);
@@ -642,6 +677,11 @@ impl Exchange {
 
     /// The connection ended.
     pub fn close(&mut self, conn: &mut Connection, close: &ConnClose, turnover: &mut Turnover<'_>) {
+        for direction in Direction::BOTH {
+            if matches!(self.known, Known::No { .. }) {
+                self.infer_by_turn(conn, direction, turnover);
+            }
+        }
         let mut inside = [false; 2];
         let mut responses_missing = false;
         for direction in Direction::BOTH {
@@ -721,12 +761,26 @@ impl Exchange {
             }
             Known::Yes => abi::VERDICT_HEADS,
         };
-        if self.verdict == (mode, resume) && self.turn_budget == by_turn {
+        let turn_budget = by_turn && self.asked_by_turn;
+        if self.verdict == (mode, resume) && self.turn_budget == turn_budget {
             return None;
         }
-        (self.verdict, self.turn_budget) = ((mode, resume), by_turn);
-        let budget = if by_turn { TURN_BUDGET } else { abi::DEFAULT_BUDGET };
+        (self.verdict, self.turn_budget) = ((mode, resume), turn_budget);
+        let budget = if turn_budget { TURN_BUDGET } else { abi::DEFAULT_BUDGET };
         Some(abi::Verdict { conn_id: conn.id.0, resume, mode, budget })
+    }
+}
+
+/// The direction that asks, where the bytes of `direction` do not tell.
+fn asking(conn: &Connection, direction: Direction, stamp: &Stamp) -> Direction {
+    match conn.role {
+        Role::Client => Direction::Egress,
+        Role::Server => Direction::Ingress,
+        // Servers among the old connections are known by their ports: what is left asks. A guess, and marked as one.
+        Role::Unknown if conn.mid_join && conn.tuple.family != abi::FAMILY_UNIX => Direction::Egress,
+        // Who speaks first asks.
+        Role::Unknown if stamp.turn % 2 == 1 => direction,
+        Role::Unknown => direction.flip(),
     }
 }
 

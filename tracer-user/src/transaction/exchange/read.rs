@@ -4,7 +4,7 @@ use super::{Blind, Exchange, KEEP_CAPACITY, MAX_IDLE_STEPS, Turnover};
 use crate::{
     conn::{connection::Connection, stream::Stamp},
     event::Direction,
-    protocol::{Body, Flow, Mark, Message, Pairing, REGISTRY, Resync, Step, upgraded_to},
+    protocol::{Body, Capture, Flow, Mark, Message, Pairing, REGISTRY, Resync, Step, upgraded_to},
     time::BootTime,
     transaction::open::{Around, Setting},
 };
@@ -143,6 +143,12 @@ impl Exchange {
         if missing == 0 {
             return;
         }
+        if self.pairs.is_tunnel() {
+            // No request begins any more: what is missed is messages of the one transaction.
+            self.pairs.inner_gap(kind == Flow::Request);
+            self.tunnel_blind(at, missing, turnover);
+            return;
+        }
         let by_stream = self.pairs.is_by_stream();
         // Where messages of many streams mix, none has to begin anywhere.
         let in_message = self.in_progress(kind) || by_stream;
@@ -195,6 +201,19 @@ impl Exchange {
                 self.pairs.response_not_captured(stamp, position, turnover.fx);
             }
         }
+    }
+
+    /// Bytes of a tunnel with a parser could not be looked at, or not be read (`missing` is then 0).
+    fn tunnel_blind(&mut self, at: usize, missing: u64, turnover: &mut Turnover<'_>) {
+        let flow = &mut self.flows[at];
+        if !flow.resyncing && missing > 0 {
+            turnover.fx.gaps += 1;
+            turnover.fx.counted = true;
+        }
+        flow.resyncing = true;
+        flow.missing = flow.missing.saturating_add(missing);
+        flow.held.clear();
+        flow.spans.clear();
     }
 
     /// Shows bytes to the parser until it wants no more.
@@ -346,7 +365,7 @@ impl Exchange {
         range: std::ops::Range<usize>,
         spans: &[(u64, Stamp)],
     ) {
-        if kind == Flow::Response {
+        if kind == Flow::Response || self.pairs.is_tunnel() {
             return;
         }
         conn.turns.requests_not_seen(n as u64, false);
@@ -367,6 +386,10 @@ impl Exchange {
     ) {
         if !self.flows[direction.index()].resyncing {
             self.flows[direction.index()].resyncing = true;
+            if self.pairs.is_tunnel() {
+                self.pairs.inner_gap(self.flow(direction) == Flow::Request);
+                return;
+            }
             match self.flow(direction) {
                 Flow::Request => {
                     conn.turns.requests_not_seen(0, false);
@@ -430,7 +453,7 @@ impl Exchange {
                 }
                 Mark::Part { .. } => {}
                 Mark::Messages { stream, n } => self.pairs.messages(flow, stream, n),
-                Mark::Outcome { stream, response } => self.pairs.outcome(stream, response),
+                Mark::Outcome { stream, response } => self.pairs.outcome(flow, stream, response),
                 Mark::LongLived { stream } => self.pairs.turns_out_long_lived(flow, stream),
                 Mark::End { stream } if len > have => self.flows[direction.index()].ends.push(stream),
                 Mark::End { stream } => {
@@ -514,6 +537,7 @@ impl Exchange {
                 }
                 request.one_way |= mode == Pairing::OneWay;
                 conn.turns.request_begun(self.requests, stamp.turn);
+                self.asked_by_turn |= self.captures() == Capture::Turns;
                 let setting = self.setting(conn, turnover);
                 self.pairs.request_begin(stamp, position, message.stream, request, setting, turnover.fx);
                 return;
