@@ -111,6 +111,9 @@ fn inference_claims_no_foreign_bytes() {
         ("redis", b"GET key\r\n"),
         ("redis", b"PING\r\n"),
         ("redis", b"+OK\r\n"),
+        ("redis", b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"),
+        ("redis", b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n"),
+        ("pop3", b"+OK POP3 server ready\r\n"),
         ("memcached", b"get key1 key2\r\n"),
         ("memcached", b"set key 0 0 5\r\nhello\r\n"),
         ("smtp", b"EHLO mail.example.org\r\n"),
@@ -164,6 +167,9 @@ fn inference_knows_the_first_bytes_of_captures() {
                     }
                 }
                 if head.is_empty() {
+                    continue;
+                }
+                if flow == Flow::Response && !protocol.responses_are_inferred() {
                     continue;
                 }
                 // Or it is known, and which side asks is not said.

@@ -17,7 +17,9 @@ use crate::{
 /// The captures that are whole; `None` if there are none.
 pub fn conversation(protocol: &'static dyn Protocol) -> Option<impl Strategy<Value = Conversation>> {
     let captures = captures(protocol.name()).into_iter();
-    let whole = captures.filter(|(_, capture)| !capture.contains("# joined in the middle"));
+    let whole = captures.filter(|(_, capture)| {
+        !capture.contains("# joined in the middle") && !capture.contains("# says less behind a loss")
+    });
     let conversations: Vec<_> = whole.filter_map(|(_, capture)| read(protocol, &parse(&capture))).collect();
     (!conversations.is_empty()).then(|| select(conversations))
 }

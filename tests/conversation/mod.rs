@@ -10,6 +10,7 @@ use crate::wire::{End, Seen, Wire};
 mod captured;
 mod http1;
 mod opaque;
+mod redis;
 mod tls;
 mod websocket;
 
@@ -73,6 +74,7 @@ pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
         "opaque" => opaque::conversation().boxed(),
         "tls" => tls::conversation().boxed(),
         "websocket" => websocket::conversation().boxed(),
+        "redis" => redis::conversation().boxed(),
         name => {
             let captured = captured::conversation(protocol);
             captured.unwrap_or_else(|| panic!("no capture in fixtures/{name} is whole")).boxed()

@@ -18,6 +18,7 @@ mod payload;
 mod process;
 mod program_time;
 mod programs;
+mod redis;
 mod replay;
 mod screen;
 mod targets;

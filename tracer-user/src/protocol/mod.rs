@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 pub mod codec;
 pub mod http1;
 pub mod opaque;
+pub mod redis;
 pub mod tls;
 pub mod websocket;
 
 /// All protocols, in probe order: the strictest first.
-pub static REGISTRY: &[&dyn Protocol] = &[&http1::Http1, &tls::Tls, &websocket::WebSocket, &opaque::Opaque];
+pub static REGISTRY: &[&dyn Protocol] =
+    &[&http1::Http1, &redis::Redis, &tls::Tls, &websocket::WebSocket, &opaque::Opaque];
 
 /// Registry name of the protocol whose `Upgrade` leads to others.
 pub const HTTP1: &str = "http1";
@@ -51,6 +53,11 @@ pub trait Protocol: Sync {
 
     /// It is recognised by its bytes. Others come behind an upgrade, on the streams of another protocol, or where a setting says so.
     fn is_inferred(&self) -> bool {
+        true
+    }
+
+    /// Its responses alone are recognised too. Not so where they could be another protocol's.
+    fn responses_are_inferred(&self) -> bool {
         true
     }
 
@@ -201,7 +208,7 @@ pub trait Parser: Send {
     fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync;
 
     /// Behind a loss, pairing has found its place again: a response begins now, and it answers the oldest of the newest `n`
-    /// requests that were read. For parsers whose responses are framed by what they answer.
+    /// requests that were read, pushes among them. For parsers whose responses are framed by what they answer.
     fn in_flight(&mut self, n: usize) {
         let _ = n;
     }

@@ -23,6 +23,8 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("nc", "netcat-openbsd"),
     ("tmux", "tmux"),
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
 ];
 
 /// Programs of the VM tests and the package each comes in.
