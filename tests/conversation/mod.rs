@@ -10,6 +10,7 @@ use crate::wire::{End, Seen, Wire};
 mod captured;
 mod http1;
 mod opaque;
+mod postgres;
 mod redis;
 mod tls;
 mod websocket;
@@ -72,9 +73,10 @@ pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
     match protocol.name() {
         "http1" => http1::conversation().boxed(),
         "opaque" => opaque::conversation().boxed(),
+        "postgres" => postgres::conversation().boxed(),
+        "redis" => redis::conversation().boxed(),
         "tls" => tls::conversation().boxed(),
         "websocket" => websocket::conversation().boxed(),
-        "redis" => redis::conversation().boxed(),
         name => {
             let captured = captured::conversation(protocol);
             captured.unwrap_or_else(|| panic!("no capture in fixtures/{name} is whole")).boxed()
@@ -126,6 +128,14 @@ impl Script {
         }
         turn.bytes.extend_from_slice(bytes);
         begin
+    }
+
+    /// Bytes of the same turn behind its messages that have to be seen and are no message. `alone`: the turn has one message all the same.
+    #[allow(dead_code, reason = "for protocols to come")]
+    pub fn trailer(&mut self, flow: Flow, bytes: &[u8], alone: bool) {
+        let is_pipelined = self.is_pipelined;
+        self.bytes(flow, bytes, bytes.len(), false);
+        self.is_pipelined = is_pipelined || !alone;
     }
 
     /// A message that is not one stretch of bytes, or says more than its bytes.

@@ -15,6 +15,7 @@ mod http1;
 mod odd_calls;
 mod opaque;
 mod payload;
+mod postgres;
 mod process;
 mod program_time;
 mod programs;

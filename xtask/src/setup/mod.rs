@@ -25,6 +25,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("tmux", "tmux"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
+    ("psql", "postgresql"),
 ];
 
 /// Programs of the VM tests and the package each comes in.

@@ -7,3 +7,4 @@ pub mod redis_commands;
 pub mod redis_flight;
 pub mod redis_statement;
 pub mod resp;
+pub mod sql;
