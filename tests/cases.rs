@@ -472,8 +472,9 @@ fn pipelining_asks_for_everything_but_long_bodies() {
 
 #[test]
 fn what_no_parser_knows_is_no_longer_captured() {
-    let script = Script::server().call(IN, "\x06\x03\x01").call(OUT, "\x06\x03\x03");
-    let script = script.call(IN, "\x07\x03").call(OUT, "\x07\x03").call(IN, "\x07").wait(30);
+    let unknown = "\x01\x02\x03\x04\x05\x06\x07\x08";
+    let script = Script::server().call(IN, unknown).call(OUT, unknown);
+    let script = script.call(IN, unknown).call(OUT, unknown).call(IN, unknown).wait(30);
     assert_eq!(script.verdicts.0.lock().unwrap().len(), 1);
     assert_eq!(script.verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_NOTHING);
     assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());

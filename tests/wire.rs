@@ -77,6 +77,14 @@ pub struct Wire {
     by_stream: bool,
     /// Name of the protocol that comes behind the step in progress.
     next_protocol: Option<&'static str>,
+    /// Who speaks, and in which turn.
+    turn: (Option<Flow>, u64),
+    /// Turn in which the newest request began.
+    asked_turn: u64,
+    /// Two requests began in one turn.
+    is_pipelined: bool,
+    /// Bytes were lost, or refused.
+    is_lossy: bool,
     /// Bytes that were not the protocol's: times the parser gave up.
     pub n_invalid: u64,
     /// Most bytes held at once in one flow.
@@ -95,6 +103,10 @@ impl Wire {
             is_upgraded: false,
             by_stream: protocol.pairing() == Pairing::ByStreamId,
             next_protocol: None,
+            turn: (None, 0),
+            asked_turn: 0,
+            is_pipelined: false,
+            is_lossy: false,
             n_invalid: 0,
             max_held: 0,
         }
@@ -105,6 +117,7 @@ impl Wire {
         if self.pipes[flow.index()].closed || bytes.is_empty() {
             return;
         }
+        self.speaks(flow);
         self.turn_over(if flow == Flow::Request { Flow::Response } else { Flow::Request });
         if turn_start {
             self.turn_over(flow);
@@ -124,6 +137,13 @@ impl Wire {
         assert!(self.pipes[flow.index()].held.len() < MAX_HELD, "the parser holds too much");
     }
 
+    /// Bytes of a flow are there, seen or not.
+    fn speaks(&mut self, flow: Flow) {
+        if self.turn.0 != Some(flow) {
+            self.turn = (Some(flow), self.turn.1 + 1);
+        }
+    }
+
     /// A flow's turn is over: what ends with it has ended.
     fn turn_over(&mut self, flow: Flow) {
         let pipe = &mut self.pipes[flow.index()];
@@ -138,12 +158,16 @@ impl Wire {
 
     /// `len` bytes went by: their number is known, they themselves are not.
     pub fn missing(&mut self, flow: Flow, len: u64) {
+        if len > 0 {
+            self.speaks(flow);
+        }
         let pipe = &mut self.pipes[flow.index()];
         if pipe.closed {
             return;
         }
         let n_lost = len - pipe.pass(len);
         if n_lost > 0 {
+            self.is_lossy = true;
             self.cut(flow);
             let pipe = &mut self.pipes[flow.index()];
             pipe.position += pipe.held.len() as u64 + n_lost;
@@ -154,6 +178,9 @@ impl Wire {
 
     /// `len` bytes are lost: nobody knows until the next ones come.
     pub fn lost(&mut self, flow: Flow, len: u64) {
+        if len > 0 {
+            self.speaks(flow);
+        }
         self.pipes[flow.index()].unnoticed += len;
     }
 
@@ -240,6 +267,11 @@ impl Wire {
                 }
                 continue;
             }
+            // What pairing knows behind a loss on a connection without pipelining: this turn answers the one before it.
+            let begins = flow == Flow::Response && starts.first() == Some(&0) && pipe.open.is_empty();
+            if begins && self.is_lossy && !self.is_pipelined && self.asked_turn + 1 == self.turn.1 {
+                self.parser.in_flight(1);
+            }
             let mut marks = Vec::new();
             match self.parser.step(flow, &pipe.held, &mut marks) {
                 Step::Consume { len } => {
@@ -284,6 +316,7 @@ impl Wire {
                 Step::Invalid(_) => {
                     assert!(marks.is_empty(), "marks without bytes");
                     self.n_invalid += 1;
+                    self.is_lossy = true;
                     self.cut(flow);
                     self.pipes[flow.index()].lost = Some(0);
                 }
@@ -310,6 +343,10 @@ impl Wire {
                     }
                     let on = if by_stream { format!("#{} ", message.stream) } else { String::new() };
                     self.seen.push(Seen { flow, begin, end, text: on + &text(&message) });
+                    if matches!(message.body, Body::Request(_)) {
+                        self.is_pipelined |= self.asked_turn == self.turn.1;
+                        self.asked_turn = self.turn.1;
+                    }
                 }
                 Mark::Part { stream } => {
                     assert!(by_stream && pipe.find(stream).is_some(), "a part of nothing")

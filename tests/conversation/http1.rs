@@ -239,6 +239,7 @@ impl Maker {
         Conversation {
             turns: self.turns,
             expected: self.expected,
+            less: Vec::new(),
             announced: self.announced,
             lengths_known: !self.has_chunks,
             half_duplex: !self.is_pipelined,

@@ -2,7 +2,9 @@
 //!
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
-//! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets`, Node and curl, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
+//! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets`, Node and curl,
+//! `postgres`, `mysql` and `redis` those servers and their clients (`mysql` sysbench and Python too), `http2` nghttp2 and nginx, `grpc` Python's grpcio,
+//! `pcap` tcpdump, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
@@ -12,6 +14,7 @@ mod denied;
 mod detach;
 mod ends;
 mod http1;
+mod mysql;
 mod odd_calls;
 mod opaque;
 mod payload;

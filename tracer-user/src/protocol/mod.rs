@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod codec;
 pub mod http1;
+pub mod mysql;
 pub mod opaque;
 pub mod postgres;
 pub mod redis;
@@ -18,8 +19,15 @@ pub mod tls;
 pub mod websocket;
 
 /// All protocols, in probe order: the strictest first.
-pub static REGISTRY: &[&dyn Protocol] =
-    &[&http1::Http1, &postgres::Postgres, &redis::Redis, &tls::Tls, &websocket::WebSocket, &opaque::Opaque];
+pub static REGISTRY: &[&dyn Protocol] = &[
+    &http1::Http1,
+    &postgres::Postgres,
+    &mysql::MySql,
+    &redis::Redis,
+    &tls::Tls,
+    &websocket::WebSocket,
+    &opaque::Opaque,
+];
 
 /// Registry name of the protocol whose `Upgrade` leads to others.
 pub const HTTP1: &str = "http1";

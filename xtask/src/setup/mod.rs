@@ -26,6 +26,9 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("psql", "postgresql"),
+    ("mariadbd", "mariadb-server"),
+    ("mariadb", "mariadb-client"),
+    ("sysbench", "sysbench"),
 ];
 
 /// Programs of the VM tests and the package each comes in.

@@ -3,6 +3,7 @@
 pub mod chunked;
 pub mod head;
 pub mod interim;
+pub mod mysql;
 pub mod redis_commands;
 pub mod redis_flight;
 pub mod redis_statement;
