@@ -16,6 +16,8 @@ mod heads;
 mod live;
 /// Who calls whom, of a recording.
 mod map;
+/// Packet captures as a source.
+mod pcap;
 /// The pipeline against the synthetic source and its truth.
 mod pipeline;
 /// A recording played on the screen.

@@ -18,6 +18,7 @@ mod mysql;
 mod odd_calls;
 mod opaque;
 mod payload;
+mod pcap;
 mod postgres;
 mod process;
 mod program_time;

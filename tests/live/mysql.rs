@@ -398,7 +398,7 @@ fn prepared_statements_by_hand(
         (None, Some(1243)),
         none,
         none,
-        ok(1 + 0 + 1),
+        ok(2),
         none,
     ];
     assert_eq!(numbers, expected, "{:?}\n{}", outcomes(&seen), ran.said);

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each `pub fn run(args) -> anyhow::Result<ExitCode>`.
 
 pub mod args;
+pub mod capture;
 pub mod completions;
 pub mod delivery;
 pub mod demo;

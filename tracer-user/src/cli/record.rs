@@ -24,7 +24,8 @@ use crate::{
 /// limited by the targets alone.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray record --out /var/tmp/rec --max-bytes 10G --max-age 2d\n  \
-    txray record rec --comm nginx --duration 1m")]
+    txray record rec --comm nginx --duration 1m\n  \
+    txray record --from traffic.pcap --out rec")]
 pub struct RecordArgs {
     /// Folder of the recording, in place of --out
     #[arg(value_name = "DIR")]
@@ -32,6 +33,13 @@ pub struct RecordArgs {
     /// Folder of the recording
     #[arg(long, value_name = "DIR", env = "TXRAY_OUT", help_heading = "Recording")]
     out: Option<PathBuf>,
+    /// Record a packet capture (pcap or pcapng, also gzip or zstd; - is standard input) in place of what happens now
+    ///
+    /// Of each TCP connection its server's side, named by its address; times are those of the packets. Everything that was captured is
+    /// kept (--payload full), and a replay gives what `txray replay FILE` gives.
+    #[arg(long, value_name = "FILE", help_heading = "Recording",
+        conflicts_with_all = ["pid", "comm", "exe", "cgroup", "port", "hooks", "ring_size", "queue_batches"])]
+    from: Option<PathBuf>,
     /// Payload kept in events [default: heads]
     ///
     /// heads: the first bytes of each message, so that a replay parses again. full: bodies too, up to 256 KiB of each call
@@ -57,7 +65,7 @@ pub struct RecordArgs {
 
 /// Runs it.
 pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
-    let RecordArgs { dir, out, payload, max_bytes, max_age, queue_recorder, capture, run } = args;
+    let RecordArgs { dir, out, from, payload, max_bytes, max_age, queue_recorder, capture, run } = args;
     let settings = Settings {
         out: dir.clone().or_else(|| out.clone()),
         payload: *payload,
@@ -71,7 +79,10 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         return Err(Expected::new("no folder to record into", "name one: txray record DIR").into());
     };
     let to_stdout = !config.terminal.json && config.terminal.summary == crate::config::SummaryForm::Text;
-    let code = live::trace(config, "record", None, Stop::default())?;
+    let (code, fault) = match from {
+        Some(file) => super::capture::record(file, *payload, config)?,
+        None => (live::trace(config, "record", None, Stop::default())?, None),
+    };
     let line = replay_line(&out);
     if to_stdout {
         std::io::stdout().write_all(line.as_bytes())?;
@@ -79,6 +90,7 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         // A closed standard error is nobody's loss.
         let _ = std::io::stderr().write_all(format!("txray: {line}").as_bytes());
     }
+    super::capture::whole(fault)?;
     Ok(code)
 }
 

@@ -1,7 +1,7 @@
 //! `txray replay`: the same code over a recording. No root, no BPF, any machine.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +12,7 @@ use clap::Args;
 use super::{
     ExitCode, Expected,
     args::{OnceArgs, RunArgs},
+    capture,
     player::{Begin, FIRST_ROWS, Outcome, Player, Tape, WHOLE_EVENTS},
     run::{self, Input, Mode, Run},
     stop::{Reason, Stop},
@@ -28,7 +29,6 @@ use crate::{
     schema::PayloadMode,
     source::{
         Restart, Source, SourceError,
-        recording::Recording,
         replay::{ReplayError, ReplaySource},
     },
     time::WallTime,
@@ -38,12 +38,18 @@ use crate::{
 
 /// Run a recording through the pipeline again: the same transactions, histograms and dots as the live run had. Needs no
 /// root and runs on any machine.
+///
+/// A packet capture (pcap or pcapng, also gzip or zstd) is run through the same pipeline: each TCP connection as its server sees it, named by
+/// its address. For the screen it is recorded into a folder in $TMPDIR first, which takes about as much room as the capture and
+/// goes at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray replay rec\n  txray replay rec --speed 10\n  \
     txray replay rec --from 2026-08-21T14:03:00Z --to 2026-08-21T14:04:00Z --json\n  \
-    txray replay rec --once")]
+    txray replay rec --once\n  txray replay traffic.pcap\n  \
+    tcpdump -U -w - tcp port 80 | txray replay -")]
 pub struct ReplayArgs {
-    /// Folder of the recording
+    /// Folder of the recording; or a packet capture, - for one on standard input
+    #[arg(value_name = "DIR|FILE")]
     dir: PathBuf,
     /// How fast: as it happened, ten times that, or as fast as the machine can
     #[arg(long, value_enum, default_value = "max")]
@@ -77,9 +83,23 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     run::filter(&config)?;
     let screen = run::screen(&config)?;
     let range = run::range(args.from, args.to)?;
-    let recording = run::open_recording(&args.dir)?;
-    if run::wants_screen(&config) {
-        return play(args, config, screen, range, &recording);
+    let pipeline = PipelineConfig {
+        protocols: config.protocols.clone(),
+        opaque_ports: config.opaque_ports.clone(),
+        age_steps: screen.age_steps,
+        ..PipelineConfig::default()
+    };
+    let is_capture = capture::is_one(&args.dir);
+    if is_capture && run::wants_screen(&config) {
+        let made = capture::into_folder(&args.dir, &pipeline)?;
+        let code = match &made.stopped {
+            Some(code) => *code,
+            None => play(args, made.folder.path(), config, screen, range)?,
+        };
+        return capture::whole(made.report.fault()).map(|()| code);
+    }
+    if !is_capture && run::wants_screen(&config) {
+        return play(args, &args.dir, config, screen, range);
     }
     if args.at.is_some() {
         return Err(Expected::new(
@@ -90,6 +110,21 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     let metrics = Metrics::default();
     let faults = Faults::default();
+    let pace = match args.speed {
+        Speed::Real => Some(1.0),
+        Speed::Tenfold => Some(10.0),
+        Speed::Max => None,
+    };
+    let mode = Mode::Replay { pace, range };
+    if is_capture {
+        let source = capture::open(&args.dir)?;
+        let report = source.report();
+        let input = Input::Events(Box::new(source));
+        let code = replay(config, pipeline, mode, input, metrics)?;
+        capture::tell(&report);
+        return capture::whole(report.fault()).map(|()| code);
+    }
+    let recording = run::open_recording(&args.dir)?;
     for fault in &recording.faults {
         faults.add(fault.to_string());
     }
@@ -104,19 +139,21 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
             ReplaySource::open(&recording, range, metrics.clone()).map_err(|error| no_recording(&error))?;
         Input::Events(Box::new(Watched { source, faults: faults.clone() }))
     };
-    let pace = match args.speed {
-        Speed::Real => Some(1.0),
-        Speed::Tenfold => Some(10.0),
-        Speed::Max => None,
-    };
-    let code = run::run(Run {
-        pipeline: PipelineConfig {
-            protocols: config.protocols.clone(),
-            opaque_ports: config.opaque_ports.clone(),
-            age_steps: screen.age_steps,
-            ..PipelineConfig::default()
-        },
-        mode: Mode::Replay { pace, range },
+    let code = replay(config, pipeline, mode, input, metrics)?;
+    unreadable(faults.take()).map(|()| code)
+}
+
+/// Runs without a screen.
+fn replay(
+    config: Config,
+    pipeline: PipelineConfig,
+    mode: Mode,
+    input: Input,
+    metrics: Metrics,
+) -> anyhow::Result<ExitCode> {
+    run::run(Run {
+        pipeline,
+        mode,
         input,
         verdicts: Box::new(NullVerdicts),
         recorder: None,
@@ -125,8 +162,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         notes: String::new(),
         heading: tui::Heading::default(),
         config,
-    })?;
-    unreadable(faults.take()).map(|()| code)
+    })
 }
 
 fn unreadable(n: u64) -> anyhow::Result<()> {
@@ -143,11 +179,12 @@ fn unreadable(n: u64) -> anyhow::Result<()> {
 /// Plays the recording on the screen, and prints the summary of what was loaded last.
 fn play(
     args: &ReplayArgs,
+    dir: &Path,
     config: Config,
     screen: tui::ScreenSettings,
     range: WallRange,
-    recording: &Recording,
 ) -> anyhow::Result<ExitCode> {
+    let recording = run::open_recording(dir)?;
     super::log::start(true);
     let bounds = recording.summary().range.unwrap_or_default();
     if let Some(at) = args.at.filter(|at| !(bounds.from..=bounds.to).contains(at)) {
@@ -156,7 +193,7 @@ fn play(
         return Err(Expected::new(format!("the recording does not reach to {}", at.0), hint).into());
     }
     if recording.payload() != PayloadMode::None && recording.runs.iter().all(|run| run.events.is_empty()) {
-        return Err(no_recording(&ReplayError::NoEvents(args.dir.clone())));
+        return Err(no_recording(&ReplayError::NoEvents(dir.to_owned())));
     }
     let filter = run::filter(&config)?;
     let stop = Stop::default();
@@ -186,7 +223,7 @@ fn play(
         },
     };
     let tape = Tape {
-        dir: args.dir.clone(),
+        dir: dir.to_owned(),
         pipeline: PipelineConfig {
             protocols: config.protocols.clone(),
             opaque_ports: config.opaque_ports.clone(),
@@ -202,9 +239,9 @@ fn play(
         first_rows: FIRST_ROWS,
         follows: false,
     };
-    let heads = run::fetch_heads(args.dir.clone(), &tape.pipeline);
+    let heads = run::fetch_heads(dir.to_owned(), &tape.pipeline);
     let player = Player::start(tape, begin).context("play the recording")?;
-    let rollups = tui::RollupSources { memory: None, fetch: Some(run::fetch_rollups(args.dir.clone())) };
+    let rollups = tui::RollupSources { memory: None, fetch: Some(run::fetch_rollups(dir.to_owned())) };
     let shows = tui::Shows::Recording(&player);
     let left = run::show(shows, Some(heads), rollups, heading, screen, &stop, &stop.clone());
     let histograms = player.feed().histograms;

@@ -122,6 +122,11 @@ pub fn range(from: Option<WallTime>, to: Option<WallTime>) -> anyhow::Result<Wal
 pub fn open_recording(dir: &Path) -> anyhow::Result<Recording> {
     Recording::open(dir).map_err(|error| {
         let what = format!("recording {}: {error}", dir.display());
+        if dir.is_file() {
+            let hint =
+                "if it is a packet capture: txray record --from FILE --out DIR makes a recording of it";
+            return Expected::new(what, hint).into();
+        }
         Expected::new(what, "name the folder that txray record --out has written").into()
     })
 }
@@ -544,7 +549,11 @@ impl Pump {
                 if is_first {
                     recorder.checkpoint(pipeline.checkpoint(), batch.first_ordinal);
                 }
-                recorder.tap(&batch);
+                if self.is_replay {
+                    recorder.tap_waiting(&batch);
+                } else {
+                    recorder.tap(&batch);
+                }
             }
             is_first = false;
             if self.push(&batch, pipeline) {

@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod order;
+pub mod reassembly;
 pub mod role;
 pub mod stream;
 pub mod tracker;

@@ -12,7 +12,11 @@ use crate::{
     protocol::REGISTRY,
     text::data_text,
     time::BootTime,
-    transaction::{Kind, Transaction, finish::local_and_remote, open::Open},
+    transaction::{
+        Kind, Transaction,
+        finish::{is_captured, local_and_remote, server_name},
+        open::Open,
+    },
 };
 
 /// Open connections that a snapshot holds one by one: those that were used last. All are counted.
@@ -215,7 +219,7 @@ impl Rest {
             at: close.map_or(self.state.now, |close| close.time),
             conn: entry.conn.id,
             tally: entry.tally.clone(),
-            service: self.processes.service(entry.tally.pid, &entry.tally.comm),
+            service: self.service_of(entry, entry.tally.pid, &entry.tally.comm),
             role: entry.role(),
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
@@ -226,6 +230,14 @@ impl Rest {
             capture: self.capture(entry),
         };
         self.closed.rows.push_back(closed);
+    }
+
+    /// Service of a process that moved bytes on a connection.
+    pub(super) fn service_of(&self, entry: &Entry, pid: u32, comm: &[u8; 16]) -> Arc<str> {
+        if is_captured(pid, comm) && entry.conn.opened {
+            return server_name(&entry.conn.tuple, &entry.conn.unix_path, entry.role());
+        }
+        self.processes.service_of(pid, comm)
     }
 
     fn capture(&self, entry: &Entry) -> u32 {
@@ -333,7 +345,7 @@ impl Pipeline {
         };
         ConnRow {
             conn: conn.id,
-            service: self.rest.processes.service_of(tally.pid, &tally.comm),
+            service: self.rest.service_of(entry, tally.pid, &tally.comm),
             pid: tally.pid,
             comm: tally.comm,
             role: entry.role(),

@@ -656,7 +656,8 @@ impl Pipeline {
             .saturating_add(get("lost.probe_not_run"))
             .saturating_add(get("lost.decode_short"))
             .saturating_add(get("lost.late"))
-            .saturating_add(get("lost.recorder_queue_full"));
+            .saturating_add(get("lost.recorder_queue_full"))
+            .saturating_add(get("lost.capture_gaps"));
         if refused > self.rest.state.n_lost {
             self.rest.state.n_lost = refused;
             self.rest.state.last_loss = Some(counters.time);
@@ -672,12 +673,15 @@ impl Pipeline {
         let unseen = get("kernel.turns_request")
             .saturating_sub(requests)
             .saturating_add(get("kernel.turns_unknown").saturating_sub(unknown).div_ceil(2));
+        // Turns of a capture that lie in gaps of both directions: nobody numbered them.
+        let hidden = get("lost.capture_turns_hidden");
         let most = u64::from(self.rest.state.most.max(1));
         // Calls of which the kernel told nothing, not even a turn.
         let untracked = get("kernel.conn_map_full")
             .saturating_add(get("kernel.conn_race"))
             .saturating_add(get("lost.probe_not_run"));
-        self.rest.state.residual = (unseen.min(refused).saturating_add(untracked)).saturating_mul(most);
+        self.rest.state.residual =
+            (unseen.min(refused).saturating_add(untracked).saturating_add(hidden)).saturating_mul(most);
         self.rest.state.counters = Some(Arc::new(counters));
     }
 }

@@ -12,7 +12,9 @@ use crate::{
     text::data_text,
     time::{Anchor, BootTime, WallTime},
     transaction::{
-        Confidence, End, Kind, ProtocolName, TimeBasis, Transaction, finish::local_and_remote, open::Open,
+        Confidence, End, Kind, ProtocolName, TimeBasis, Transaction,
+        finish::{local_and_remote, time_basis},
+        open::Open,
     },
 };
 
@@ -173,7 +175,7 @@ impl Pipeline {
             step: open.step(),
             kind: open.kind,
             role: entry.exchange.role(),
-            service: self.rest.processes.service_of(open.pid, &open.comm),
+            service: self.rest.service_of(entry, open.pid, &open.comm),
             pid: open.pid,
             tid: open.tid,
             comm: open.comm,
@@ -197,7 +199,7 @@ impl Pipeline {
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
             confidence: open.confidence(entry.exchange.is_guessed()),
-            time_basis: if open.entry { TimeBasis::EntryExit } else { TimeBasis::Exit },
+            time_basis: time_basis(open),
         }
     }
 }

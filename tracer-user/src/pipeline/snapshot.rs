@@ -37,8 +37,7 @@ impl Pipeline {
                 }
                 n_open += 1;
                 let class = age_steps.class(frontier.0.saturating_sub(open.start.0));
-                by_service.entry(self.rest.processes.service_of(open.pid, &open.comm)).or_default()[class] +=
-                    1;
+                by_service.entry(self.rest.service_of(entry, open.pid, &open.comm)).or_default()[class] += 1;
             }
         }
         lost.high = lost.high.saturating_add(state.residual);

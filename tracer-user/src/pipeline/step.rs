@@ -14,7 +14,7 @@ use crate::{
     transaction::{
         End, Transaction,
         exchange::{Exchange, Limits, Turnover},
-        finish::{Ends, finish},
+        finish::{Ends, finish, is_captured},
         open::Effects,
         pairing::Pairs,
     },
@@ -171,7 +171,11 @@ impl Rest {
                 noted.look(entry.conn.id, requests, &ended);
             }
             let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
-            let service = self.processes.service(ended.open.pid, &ended.open.comm);
+            let service = if is_captured(ended.open.pid, &ended.open.comm) && entry.conn.opened {
+                ends.server_name(&entry.conn, role)
+            } else {
+                self.processes.service(ended.open.pid, &ended.open.comm)
+            };
             let comm = self.processes.name(&ended.open.comm);
             let (transaction, operation) =
                 finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);

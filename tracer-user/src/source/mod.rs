@@ -7,6 +7,7 @@ use crate::event::EventBatch;
 pub mod executables;
 pub mod heads;
 pub mod live;
+pub mod pcap;
 pub mod recording;
 pub mod replay;
 pub mod rollups;

@@ -8,7 +8,10 @@ use std::{
 
 use tracer_ebpf as abi;
 
-use super::{End, Kind, ProtocolName, TimeBasis, Transaction, open::Ended};
+use super::{
+    End, Kind, ProtocolName, TimeBasis, Transaction,
+    open::{Ended, Open},
+};
 use crate::{
     conn::connection::Connection,
     event::{ConnId, Role},
@@ -21,6 +24,8 @@ use crate::{
 pub struct Ends {
     client: (Arc<str>, Option<u16>),
     server: (Arc<str>, Option<u16>),
+    /// [`server_name`], where it was asked for.
+    name: Option<Arc<str>>,
 }
 
 impl Ends {
@@ -28,9 +33,41 @@ impl Ends {
     pub fn of(conn: &Connection, role: Role) -> Ends {
         let [local, remote] = local_and_remote(&conn.tuple, &conn.unix_path);
         match role {
-            Role::Client => Ends { client: local, server: remote },
-            Role::Server | Role::Unknown => Ends { client: remote, server: local },
+            Role::Client => Ends { client: local, server: remote, name: None },
+            Role::Server | Role::Unknown => Ends { client: remote, server: local, name: None },
         }
+    }
+
+    /// [`server_name`], made once.
+    pub fn server_name(&mut self, conn: &Connection, role: Role) -> Arc<str> {
+        self.name.get_or_insert_with(|| server_name(&conn.tuple, &conn.unix_path, role)).clone()
+    }
+}
+
+/// Whether bytes came from a packet capture, where no process moved them: none has number 0 and no name.
+pub fn is_captured(pid: u32, comm: &[u8; 16]) -> bool {
+    pid == 0 && *comm == [0; 16]
+}
+
+/// What the stamps of a request are.
+pub fn time_basis(open: &Open) -> TimeBasis {
+    if is_captured(open.pid, &open.comm) {
+        TimeBasis::Packet
+    } else if open.entry {
+        TimeBasis::EntryExit
+    } else {
+        TimeBasis::Exit
+    }
+}
+
+/// What a service is called of which nothing is known but where it listens: `address:port`, `[address]:port` for IPv6.
+pub fn server_name(tuple: &abi::Tuple, unix_path: &[u8], role: Role) -> Arc<str> {
+    let [local, remote] = local_and_remote(tuple, unix_path);
+    let (address, port) = if role == Role::Client { remote } else { local };
+    match port {
+        Some(port) if tuple.family == abi::FAMILY_INET6 => format!("[{address}]:{port}").into(),
+        Some(port) => format!("{address}:{port}").into(),
+        None => address,
     }
 }
 
@@ -97,7 +134,7 @@ pub fn finish(
         duration_ns: at.signed_since(open.start),
         ttfb_ns,
         queue_ns: open.queue_ns,
-        time_basis: if open.entry { TimeBasis::EntryExit } else { TimeBasis::Exit },
+        time_basis: time_basis(&open),
         kind: open.kind,
         role,
         protocol: if open.more.protocol.is_empty() { protocol } else { open.more.protocol },

@@ -191,6 +191,8 @@ text_enum! {
         Exit = "exit",
         /// Sends stamped at the call's entry, receives at its exit.
         EntryExit = "entry_exit",
+        /// Packets, where they were captured: there were no calls to see.
+        Packet = "packet",
     }
 }
 

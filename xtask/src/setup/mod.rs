@@ -29,6 +29,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("mariadbd", "mariadb-server"),
     ("mariadb", "mariadb-client"),
     ("sysbench", "sysbench"),
+    ("tcpdump", "tcpdump"),
 ];
 
 /// Programs of the VM tests and the package each comes in.

@@ -183,6 +183,28 @@ impl Recorder {
         self.last_time = self.last_time.max(event_time(last));
     }
 
+    /// Takes a batch, and waits until there is room: for a source that can wait.
+    pub fn tap_waiting(&mut self, batch: &Arc<EventBatch>) {
+        let item = Item::Batch(batch.clone());
+        let bytes = item.bytes();
+        let is_full = |queued: u64| queued != 0 && queued + bytes > self.max_queued_bytes;
+        while is_full(self.queued_bytes.load(Ordering::Relaxed)) && !self.thread.is_finished() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        match self.queue.send(item) {
+            Ok(()) => {
+                let last = batch.events.last().map_or(BootTime(0), event_time);
+                self.last_time = self.last_time.max(last);
+            }
+            // The thread is gone: counted as a batch that had no room.
+            Err(_) => {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.tap(batch);
+            }
+        }
+    }
+
     /// Whether a checkpoint is due: the pipeline's state is wanted, at any moment between two batches.
     pub fn wants_checkpoint(&self) -> bool {
         self.wants_checkpoint.load(Ordering::Relaxed)

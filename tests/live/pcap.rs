@@ -1,0 +1,116 @@
+//! One load seen twice: by the probes, and by tcpdump, whose captures are replayed. Both have nginx's log.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use workload::load::{self, Options, Outcome, Template};
+
+use super::{
+    Hooks,
+    check::{by_stamp, check_order_and_sums},
+    machine,
+    process::{Process, wait_for},
+    programs::Nginx,
+    tool,
+    tracer::{Summary, Tracer, Transaction},
+    txray_program,
+};
+
+/// tcpdump of a port, once it listens.
+#[track_caller]
+fn tcpdump(file: &Path, port: u16, flags: &[&str]) -> Process {
+    let mut command = Command::new(tool("tcpdump", "tcpdump"));
+    // `-Z root`: the folder is root's. The buffer is above what the load sends.
+    command.args(["-U", "-Z", "root", "-B", "65536", "-w"]).arg(file).args(flags);
+    command.args(["tcp", "port", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let process = Process::spawn(&mut command);
+    // It writes the file's header when it listens.
+    wait_for("tcpdump to listen", || {
+        std::fs::metadata(file).ok().filter(|file| file.len() >= 24).map(|_| ())
+    });
+    process
+}
+
+/// What `txray replay` prints of a capture.
+#[track_caller]
+fn replay(file: &Path) -> (Vec<Transaction>, Summary, String) {
+    let mut command = Command::new(txray_program());
+    let output = command.arg("replay").arg(file).args(["--json", "--summary", "json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{:?}: {said}", output.status);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    let summary = serde_json::from_str(lines.pop().unwrap()).unwrap();
+    (lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect(), summary, said)
+}
+
+type Seen = BTreeMap<String, (String, Option<i32>, u64, u64, Option<u16>, bool)>;
+
+fn seen(transactions: &[&Transaction]) -> Seen {
+    let seen = by_stamp(transactions).into_iter().map(|(id, row)| {
+        let operation = row.operation.clone();
+        let outcome = (row.status_code, row.request_bytes, row.response_bytes, row.client_port, row.error);
+        (id, (operation, outcome.0, outcome.1, outcome.2, outcome.3, outcome.4))
+    });
+    seen.collect()
+}
+
+#[test]
+fn a_capture_of_the_same_traffic_has_the_same_requests() {
+    let _machine = machine();
+    let nginx = Nginx::start(2);
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let port = nginx.address.port();
+    let mix = vec![
+        Template::get("/small/{n}?id={id}"),
+        Template::get("/page.html?id={id}"),
+        Template::get("/gone?id={id}"),
+        Template { method: "HEAD".into(), ..Template::get("/page.html?id={id}") },
+        Template::get("/broken?id={id}"),
+    ];
+    let address = nginx.address.to_string().parse().unwrap();
+    let options = Options { mix, connections: 6, threads: 1, ..Options::new(address, "/", 2_000) };
+    let captures = [
+        ("lo.pcap", &["-i", "lo"][..]),
+        ("any.pcap", &["-i", "any", "--time-stamp-precision=nano", "-s", "1000"]),
+        ("short.pcap", &["-i", "lo", "-s", "96"]),
+    ];
+    let mut dumps: Vec<Process> =
+        captures.iter().map(|(name, flags)| tcpdump(&path(name), port, flags)).collect();
+    let tracer = Tracer::start(Hooks::Syscall, &nginx.pids());
+    let asked = load::run(&options).unwrap();
+    let capture = tracer.stop();
+    assert!(asked.len() == 2_000 && asked.iter().all(|row| row.outcome == Outcome::Ok));
+    // The last packets are the ends of the connections.
+    wait_for("tcpdump to have them all", || {
+        let read = |name: &str| replay(&path(name)).0.len();
+        (read("lo.pcap") >= 2_000 && read("any.pcap") >= 2_000).then_some(())
+    });
+    for dump in &mut dumps {
+        dump.signal(libc::SIGINT);
+        dump.wait("tcpdump");
+    }
+    check_order_and_sums(&capture);
+    let traced = seen(&capture.role("server"));
+    assert_eq!(traced.len(), 2_000, "{}", capture.stderr);
+    for name in ["lo.pcap", "any.pcap"] {
+        let (transactions, summary, said) = replay(&path(name));
+        assert_eq!((summary.lost_requests.low, summary.lost_requests.high), (0, 0), "{name}: {said}");
+        assert_eq!((transactions.len(), summary.open), (2_000, 0), "{name}: {said}");
+        let all: Vec<&Transaction> = transactions.iter().collect();
+        assert!(all.iter().all(|row| row.role == "server" && row.time_basis == "packet" && row.pid == 0));
+        assert!(all.iter().all(|row| row.confidence == "complete" && row.duration_ns > 0));
+        assert!(all.iter().all(|row| row.service == nginx.address.to_string()));
+        assert!(seen(&all) == traced, "{name}: not the same requests");
+    }
+    // Of each head 30 bytes: too few to be read, and none may go by uncounted.
+    let (transactions, summary, said) = replay(&path("short.pcap"));
+    let lost = summary.lost_requests;
+    let known = transactions.len() as u64;
+    assert!(known + lost.low <= 2_000 && 2_000 <= known + lost.high, "{known} {lost:?}: {said}");
+    assert!(said.contains("captured in part"), "{said}");
+}

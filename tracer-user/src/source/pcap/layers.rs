@@ -1,0 +1,334 @@
+//! From a captured packet to the TCP segment in it: link layer, IP and its extension headers, fragments.
+//!
+//! Checksums are not looked at: packets that a host sends itself are captured before the network card fills them in. Not read: tunnels
+//! (GRE, VXLAN, IP in IP), MPLS, PPPoE, encrypted IP. UDP is counted and not looked at.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use etherparse::{
+    EtherType, IpFragOffset, IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket, LenSource, TcpSlice,
+    defrag::IpDefragBuf,
+};
+use tracer_ebpf as abi;
+
+use super::file::Frame;
+use crate::{
+    conn::reassembly::{Endpoint, Segment},
+    time::BootTime,
+};
+
+/// Datagrams whose fragments wait for the rest; beyond it the oldest is given up. At most 64 KiB each.
+const MAX_DATAGRAMS: usize = 256;
+/// How long they wait: as Linux (`ipfrag_time`).
+const FRAGMENT_NS: u64 = 30_000_000_000;
+
+/// Link types that are read, with their names.
+const LINKS: [(u32, &str); 11] = [
+    (0, "BSD loopback (NULL)"),
+    (1, "Ethernet"),
+    (12, "raw IP"),
+    (14, "raw IP"),
+    (101, "raw IP"),
+    (108, "OpenBSD loopback (LOOP)"),
+    (113, "Linux cooked (SLL)"),
+    (228, "IPv4"),
+    (229, "IPv6"),
+    (276, "Linux cooked v2 (SLL2)"),
+    (109, "OpenBSD encapsulated IP (ENC)"),
+];
+/// Some that are not, for whoever meets them.
+const OTHER_LINKS: [(u32, &str); 10] = [
+    (9, "PPP"),
+    (50, "PPP over serial"),
+    (51, "PPPoE"),
+    (105, "802.11"),
+    (127, "802.11 with radiotap"),
+    (147, "private use"),
+    (189, "USB"),
+    (220, "USB"),
+    (195, "802.15.4"),
+    (187, "Bluetooth"),
+];
+
+/// Whether packets of a link type are read.
+pub fn is_known(link: u32) -> bool {
+    LINKS.iter().any(|(number, _)| *number == link)
+}
+
+/// A link type for people.
+pub fn link_name(link: u32) -> String {
+    let known = LINKS.iter().chain(&OTHER_LINKS).find(|(number, _)| *number == link);
+    known.map_or_else(|| link.to_string(), |(_, name)| format!("{link} ({name})"))
+}
+
+/// What was seen and left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerCounts {
+    /// Packets.
+    pub packets: u64,
+    /// Packets of a link type that is not read.
+    pub other_link: u64,
+    /// Neither IPv4 nor IPv6.
+    pub not_ip: u64,
+    /// UDP.
+    pub udp: u64,
+    /// IP, and neither TCP nor UDP.
+    pub other_ip: u64,
+    /// Packets of which not even the headers are there, or whose headers are none.
+    pub headers_cut: u64,
+    /// Fragments of IP.
+    pub fragments: u64,
+    /// Fragments that never became whole, or were captured in part.
+    pub fragments_lost: u64,
+}
+
+impl LayerCounts {
+    /// Names of counters, with their counts.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        let LayerCounts {
+            packets,
+            other_link,
+            not_ip,
+            udp,
+            other_ip,
+            headers_cut,
+            fragments,
+            fragments_lost,
+        } = *self;
+        [
+            ("capture.packets", packets),
+            ("capture.other_link", other_link),
+            ("capture.not_ip", not_ip),
+            ("capture.udp_not_looked_at", udp),
+            ("capture.other_ip", other_ip),
+            ("lost.capture_headers_cut", headers_cut),
+            ("capture.ip_fragments", fragments),
+            ("lost.capture_fragments", fragments_lost),
+        ]
+    }
+}
+
+/// Addresses of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ends {
+    family: u16,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+#[derive(Debug)]
+struct Datagram {
+    key: (Ends, u32, IpNumber),
+    since: u64,
+    n: u64,
+    buf: IpDefragBuf,
+}
+
+/// Reads packets. Holds fragments.
+#[derive(Debug, Default)]
+pub struct Layers {
+    counts: LayerCounts,
+    datagrams: VecDeque<Datagram>,
+}
+
+impl Layers {
+    /// What was seen so far.
+    pub fn counts(&self) -> LayerCounts {
+        self.counts
+    }
+
+    /// Fragments that wait are given up.
+    pub fn finish(&mut self) {
+        for datagram in self.datagrams.drain(..) {
+            self.counts.fragments_lost += datagram.n;
+        }
+    }
+
+    /// The segment that a packet holds, or makes whole.
+    pub fn segment(&mut self, packet: &Frame<'_>, time: BootTime) -> Option<Segment> {
+        self.counts.packets += 1;
+        if !is_known(packet.link) {
+            self.counts.other_link += 1;
+            return None;
+        }
+        let Some((ether_type, begin)) = network(packet.link, packet.data) else {
+            self.counts.headers_cut += 1;
+            return None;
+        };
+        let data = packet.data.get(begin..).unwrap_or_default();
+        let sliced = LaxSlicedPacket::from_ether_type(EtherType(ether_type), data);
+        let Some(net) = &sliced.net else {
+            let is_ip = matches!(ether_type, 0x0800 | 0x86dd);
+            *(if is_ip { &mut self.counts.headers_cut } else { &mut self.counts.not_ip }) += 1;
+            return None;
+        };
+        let (ends, header, payload, declared, fragment) = match net {
+            LaxNetSlice::Ipv4(ip) => {
+                let header = ip.header();
+                let ends = Ends {
+                    family: abi::FAMILY_INET,
+                    source: v4(header.source()),
+                    destination: v4(header.destination()),
+                };
+                let fragment =
+                    (u32::from(header.identification()), header.fragments_offset(), header.more_fragments());
+                let all = usize::from(header.total_len());
+                (ends, header.slice().as_ptr(), ip.payload(), all, Some(fragment))
+            }
+            LaxNetSlice::Ipv6(ip) => {
+                let header = ip.header();
+                let ends = Ends {
+                    family: abi::FAMILY_INET6,
+                    source: header.source(),
+                    destination: header.destination(),
+                };
+                let fragment = ip.extensions().clone().into_iter().find_map(|extension| match extension {
+                    Ipv6ExtensionSlice::Fragment(header) => {
+                        Some((header.identification(), header.fragment_offset(), header.more_fragments()))
+                    }
+                    _ => None,
+                });
+                let all = 40 + usize::from(header.payload_length());
+                (ends, header.slice().as_ptr(), ip.payload(), all, fragment)
+            }
+            LaxNetSlice::Arp(_) => {
+                self.counts.not_ip += 1;
+                return None;
+            }
+        };
+        let bytes = payload.payload;
+        let whole = if payload.incomplete {
+            declared.saturating_sub((bytes.as_ptr() as usize).saturating_sub(header as usize))
+        } else if payload.len_source == LenSource::Slice {
+            // The card cuts it into packets and writes their lengths (TSO): this one is as long as the capture says.
+            bytes.len() + (packet.original as usize).saturating_sub(packet.data.len())
+        } else {
+            bytes.len()
+        };
+        if payload.fragmented {
+            self.counts.fragments += 1;
+            let Some((id, offset, more)) = fragment.filter(|_| whole == bytes.len()) else {
+                self.counts.fragments_lost += 1;
+                return None;
+            };
+            let joined = self.join((ends, id, payload.ip_number), packet.time_ns, offset, more, bytes)?;
+            return self.transport(time, ends, payload.ip_number, &joined, joined.len());
+        }
+        if sliced.stop_err.is_some() && payload.ip_number != IpNumber::TCP {
+            self.counts.headers_cut += 1;
+            return None;
+        }
+        self.transport(time, ends, payload.ip_number, bytes, whole)
+    }
+
+    fn transport(
+        &mut self,
+        time: BootTime,
+        ends: Ends,
+        number: IpNumber,
+        bytes: &[u8],
+        whole: usize,
+    ) -> Option<Segment> {
+        match number {
+            IpNumber::TCP => {}
+            IpNumber::UDP => {
+                // Here datagrams would go on, once the pipeline has an event for them.
+                self.counts.udp += 1;
+                return None;
+            }
+            _ => {
+                self.counts.other_ip += 1;
+                return None;
+            }
+        }
+        let Ok(tcp) = TcpSlice::from_slice(bytes) else {
+            self.counts.headers_cut += 1;
+            return None;
+        };
+        let length = whole.saturating_sub(tcp.header_slice().len());
+        let captured = &tcp.payload()[..tcp.payload().len().min(length)];
+        Some(Segment {
+            time,
+            family: ends.family,
+            source: Endpoint { address: ends.source, port: tcp.source_port() },
+            destination: Endpoint { address: ends.destination, port: tcp.destination_port() },
+            sequence: tcp.sequence_number(),
+            acknowledged: tcp.ack().then(|| tcp.acknowledgment_number()),
+            syn: tcp.syn(),
+            fin: tcp.fin(),
+            reset: tcp.rst(),
+            bytes: u32::try_from(length).unwrap_or(u32::MAX),
+            payload: Bytes::copy_from_slice(captured),
+        })
+    }
+
+    /// Takes a fragment in; returns the datagram that it makes whole.
+    fn join(
+        &mut self,
+        key: (Ends, u32, IpNumber),
+        now: u64,
+        offset: IpFragOffset,
+        more: bool,
+        bytes: &[u8],
+    ) -> Option<Vec<u8>> {
+        while let Some(first) = self.datagrams.front()
+            && first.since.saturating_add(FRAGMENT_NS) <= now
+        {
+            self.counts.fragments_lost += self.datagrams.pop_front().map_or(0, |first| first.n);
+        }
+        let at = match self.datagrams.iter().position(|datagram| datagram.key == key) {
+            Some(at) => at,
+            None => {
+                if self.datagrams.len() >= MAX_DATAGRAMS {
+                    self.counts.fragments_lost += self.datagrams.pop_front().map_or(0, |first| first.n);
+                }
+                let buf = IpDefragBuf::new(key.2, Vec::new(), Vec::new());
+                self.datagrams.push_back(Datagram { key, since: now, n: 0, buf });
+                self.datagrams.len() - 1
+            }
+        };
+        let datagram = &mut self.datagrams[at];
+        datagram.n += 1;
+        if datagram.buf.add(offset, more, bytes).is_err() {
+            let n = self.datagrams.remove(at).map_or(0, |datagram| datagram.n);
+            self.counts.fragments_lost += n;
+            return None;
+        }
+        if !datagram.buf.is_complete() {
+            return None;
+        }
+        self.datagrams.remove(at).map(|datagram| datagram.buf.take_bufs().0)
+    }
+}
+
+fn v4(address: [u8; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&address);
+    bytes
+}
+
+/// The type of what the link layer carries, as Ethernet numbers it, and where that begins.
+fn network(link: u32, data: &[u8]) -> Option<(u16, usize)> {
+    let word = |at: usize| Some(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?]));
+    let by_version = |at: usize| {
+        Some(match data.get(at)? >> 4 {
+            4 => (0x0800, at),
+            6 => (0x86dd, at),
+            _ => (0, at),
+        })
+    };
+    match link {
+        1 => match word(12)? {
+            // A length: IEEE 802.3, whose type stands behind the SNAP header.
+            length if length < 0x0600 && data.get(14..17) == Some(&[0xaa, 0xaa, 3]) => Some((word(20)?, 22)),
+            ether_type => Some((ether_type, 14)),
+        },
+        113 => Some((word(14)?, 16)),
+        276 => Some((word(0)?, 20)),
+        // The family in the byte order of whoever captured, and of the network: what is behind it tells as well.
+        0 | 108 => by_version(4),
+        109 => by_version(12),
+        _ => by_version(0),
+    }
+}

@@ -1,0 +1,242 @@
+//! Packet captures as a source: what tcpdump has written, as the events that the probes would have sent ([`crate::conn::reassembly`]).
+//!
+//! Time is that of the packets. There are no processes: pid 0 and no name stand for them, and a service is called by its server's
+//! address. Everything a capture has is passed on, so that the events hold what the file holds of its TCP connections.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+pub mod file;
+pub mod layers;
+
+pub use self::file::CaptureError;
+use self::{
+    file::CaptureFile,
+    layers::{LayerCounts, Layers, is_known, link_name},
+};
+use super::{Source, SourceError};
+use crate::{
+    conn::reassembly::{Counts, Reassembly, Speech},
+    event::{Counters, Event, EventBatch},
+    protocol::{Inference, REGISTRY},
+    text::screen_text,
+    time::{Anchor, BootTime, WallTime},
+};
+
+/// A batch ends with the packet that brings its events to this number.
+const BATCH_EVENTS: usize = 1_024;
+/// A batch ends after so much packet time: a capture that is still being written is shown as it comes.
+const BATCH_NS: u64 = 100_000_000;
+/// Counters come so often, packet time.
+const COUNTERS_NS: u64 = 1_000_000_000;
+/// Link types that are named when the capture is over; more are only counted.
+const MAX_LINKS: usize = 16;
+/// Times behind this (2116) are no times: schema and files hold ns in 63 bits.
+const MAX_TIME_NS: u64 = 1 << 62;
+
+/// What is known of a capture when it is over; while it is read, of what was read.
+#[derive(Clone, Debug, Default)]
+pub struct Report(Arc<Mutex<ReportState>>);
+
+#[derive(Debug, Default)]
+struct ReportState {
+    fault: Option<String>,
+    layers: LayerCounts,
+    counts: Counts,
+    dropped: u64,
+    links: Vec<u32>,
+}
+
+impl Report {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ReportState> {
+        // Plain numbers: whoever panicked left none half written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What could not be read, and where; link types that were left out.
+    pub fn fault(&self) -> Option<String> {
+        let state = self.lock();
+        let links = (!state.links.is_empty()).then(|| {
+            let names: Vec<String> = state.links.iter().map(|link| link_name(*link)).collect();
+            format!("{} packets of link type {} were left out", state.layers.other_link, names.join(", "))
+        });
+        match (&state.fault, links) {
+            (Some(fault), Some(links)) => Some(format!("{fault}; {links}")),
+            (fault, links) => fault.clone().or(links),
+        }
+    }
+
+    /// Packets read so far.
+    pub fn packets(&self) -> u64 {
+        self.lock().layers.packets
+    }
+
+    /// What was in it and what was left out, in one line.
+    pub fn line(&self) -> String {
+        let ReportState { layers, counts, dropped, .. } = &*self.lock();
+        let mut line = format!("{} packets, {} of TCP", layers.packets, counts.segments);
+        let more = [
+            (layers.udp, "of UDP, not looked at"),
+            (layers.other_ip, "of other protocols of IP"),
+            (layers.not_ip, "not of IP"),
+            (layers.headers_cut, "with headers cut"),
+            (layers.fragments_lost, "fragments lost"),
+            (counts.cut, "captured in part"),
+            (counts.repeated, "seen before"),
+            (counts.gaps, "gaps"),
+            (*dropped, "dropped by whoever captured"),
+        ];
+        for (n, what) in more.into_iter().filter(|(n, _)| *n > 0) {
+            line.push_str(&format!(", {n} {what}"));
+        }
+        line
+    }
+}
+
+/// Reads a capture.
+pub struct PcapSource {
+    file: CaptureFile,
+    layers: Layers,
+    reassembly: Reassembly,
+    report: Report,
+    next_ordinal: u64,
+    begun: bool,
+    newest: BootTime,
+    counted: BootTime,
+    over: bool,
+}
+
+impl PcapSource {
+    /// Opens a file; `-` is standard input.
+    pub fn open(path: &Path) -> Result<PcapSource, CaptureError> {
+        if path == Path::new("-") {
+            return PcapSource::new("standard input", io::stdin());
+        }
+        let name = screen_text(&path.display().to_string()).into_owned();
+        match File::open(path) {
+            Ok(file) => PcapSource::new(&name, file),
+            Err(source) => Err(CaptureError::Open { name, source }),
+        }
+    }
+
+    /// Reads from `input`; `name` is for errors.
+    pub fn new(name: &str, input: impl Read + Send + 'static) -> Result<PcapSource, CaptureError> {
+        let file = CaptureFile::open(name, input)?;
+        if let Some(link) = file.link().filter(|link| !is_known(*link)) {
+            let reason = format!("packets of link type {} are not read", link_name(link));
+            return Err(CaptureError::Foreign { name: name.to_owned(), reason });
+        }
+        Ok(PcapSource {
+            file,
+            layers: Layers::default(),
+            reassembly: Reassembly::new(recognise),
+            report: Report::default(),
+            next_ordinal: 0,
+            begun: false,
+            newest: BootTime(0),
+            counted: BootTime(0),
+            over: false,
+        })
+    }
+
+    /// What is known of it, also when the source is gone.
+    pub fn report(&self) -> Report {
+        self.report.clone()
+    }
+
+    /// Reads a packet; `false`: there are no more.
+    fn packet(&mut self, events: &mut Vec<Event>) -> bool {
+        let packet = match self.file.next_packet() {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return false,
+            Err(error) => {
+                self.report.lock().fault = Some(error.to_string());
+                return false;
+            }
+        };
+        // 0 means that a time is not known.
+        let time = BootTime(packet.time_ns.clamp(1, MAX_TIME_NS));
+        if !is_known(packet.link) {
+            let links = &mut self.report.lock().links;
+            if links.len() < MAX_LINKS && !links.contains(&packet.link) {
+                links.push(packet.link);
+            }
+        }
+        if !self.begun {
+            self.begun = true;
+            self.counted = time;
+            // Both clocks are the packets'.
+            events.push(Event::Anchor(Anchor { boot: time, wall: WallTime(time.0) }));
+        }
+        match self.layers.segment(&packet, time) {
+            Some(segment) => self.reassembly.take(segment, events),
+            None => self.reassembly.pass(time, events),
+        }
+        self.newest = self.newest.max(time);
+        if self.newest.0 >= self.counted.0.saturating_add(COUNTERS_NS) {
+            self.count(events);
+        }
+        true
+    }
+
+    fn count(&mut self, events: &mut Vec<Event>) {
+        self.counted = self.newest;
+        let dropped = ("lost.capture_dropped", self.file.dropped());
+        let named = self.layers.counts().named().into_iter().chain(self.reassembly.counts().named());
+        let values = named.chain([dropped]).map(|(name, n)| (name.into(), n)).collect();
+        events.push(Event::Counters(Counters { time: self.newest, values }));
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let mut state = self.report.lock();
+        state.layers = self.layers.counts();
+        state.counts = self.reassembly.counts();
+        state.dropped = self.file.dropped();
+    }
+}
+
+impl Source for PcapSource {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>, SourceError> {
+        let mut events = Vec::new();
+        let begin = self.newest;
+        while !self.over
+            && events.len() < BATCH_EVENTS
+            && (events.is_empty() || self.newest.0.saturating_sub(begin.0) < BATCH_NS)
+        {
+            if !self.packet(&mut events) {
+                self.over = true;
+                self.layers.finish();
+                self.reassembly.finish(&mut events);
+                if self.begun {
+                    self.count(&mut events);
+                }
+            }
+        }
+        self.tell();
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let first_ordinal = self.next_ordinal;
+        self.next_ordinal += events.len() as u64;
+        Ok(Some(EventBatch { first_ordinal, events }))
+    }
+}
+
+/// Tells by the protocols that are known which way a message goes.
+fn recognise(bytes: &[u8]) -> Option<Speech> {
+    if bytes.is_empty() {
+        return None;
+    }
+    REGISTRY.iter().filter(|protocol| protocol.is_inferred()).find_map(|protocol| {
+        match protocol.infer(bytes) {
+            Inference::Request => Some(Speech::Asks),
+            Inference::Response => Some(Speech::Answers),
+            Inference::Either | Inference::NeedMore | Inference::No => None,
+        }
+    })
+}
