@@ -12,6 +12,8 @@ mod conversation;
 mod doctor;
 /// The heads of recorded transactions.
 mod heads;
+/// HPACK against its specification and another implementation.
+mod hpack;
 /// Real programs, traced, against what they logged themselves.
 mod live;
 /// Who calls whom, of a recording.
@@ -34,6 +36,8 @@ mod recognition;
 mod recording;
 /// A replay gives what the recorded run gave.
 mod replay;
+/// Many streams on one connection, through the pipeline.
+mod streams;
 mod tidy;
 /// The live screen, drawn into memory.
 mod tui;

@@ -102,6 +102,8 @@ fn inference_claims_no_foreign_bytes() {
     let foreign: &[(&str, &[u8])] = &[
         ("http2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0"),
         ("http2", b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64"),
+        ("http2", b"\0\0\x05\x01\x05\0\0\0\x07\x82\x86\x84\xbf\xbe"),
+        ("http2", b"\0\0\x01\x01\x05\0\0\0\x07\x88"),
         ("rtsp", b"OPTIONS rtsp://camera/stream RTSP/1.0\r\nCSeq: 1\r\n\r\n"),
         ("rtsp", b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"),
         ("sip", b"INVITE sip:bob@example.org SIP/2.0\r\nVia: SIP/2.0/UDP a\r\n\r\n"),

@@ -36,12 +36,14 @@ struct Tally {
     right: usize,
     undecided: usize,
     nobody: usize,
+    /// The right protocol, and the other side of it.
+    flipped: usize,
     wrong: Vec<String>,
 }
 
 impl Tally {
     fn n(&self) -> usize {
-        self.right + self.undecided + self.nobody + self.wrong.len()
+        self.right + self.undecided + self.nobody + self.flipped + self.wrong.len()
     }
 }
 
@@ -101,6 +103,9 @@ fn ask(tally: &mut Tally, owner: &dyn Protocol, side: &Side, bytes: &[u8], what:
         };
         if protocol.name() == owner.name() && flow == side.flow {
             tally.right += 1;
+        } else if protocol.name() == owner.name() && what.starts_with("joined") {
+            // Where bytes are missing before them: a connection's role is known otherwise.
+            tally.flipped += 1;
         } else if side.holds.iter().any(|held| held == protocol.name()) && what.starts_with("joined") {
             // A tunnel: what is in it is that.
             tally.nobody += 1;
@@ -165,7 +170,7 @@ fn nobody_takes_anothers_bytes_for_its_own() {
         }
         let _ = writeln!(
             table,
-            "| {name} | {} | {} of {} | {} of {} | {}, {}, {} | {}, {}, {} | {} |",
+            "| {name} | {} | {} of {} | {} of {} | {}, {}, {} | {}, {}, {}, {} | {} |",
             sides.len(),
             whole.right,
             whole.n(),
@@ -177,6 +182,7 @@ fn nobody_takes_anothers_bytes_for_its_own() {
             joined.right,
             joined.undecided,
             joined.nobody,
+            joined.flipped,
             whole.wrong.len() + cuts.wrong.len() + complete.wrong.len() + joined.wrong.len(),
         );
         if whole.right != whole.n() {
@@ -223,9 +229,9 @@ fn publish(table: &str) {
          where it does not hold). Each direction of a capture counts for itself.\n\n\
          * **whole**: all its bytes. **first message**: cut at each offset up to {CUTS} that holds the first message whole.\n\
          * **shorter**: cut at each offset up to {CUTS} before that: named right, too few bytes to tell, not known.\n\
-         * **joined**: without its first 1 to {} bytes, and from each later turn on: named right, too few bytes to tell, not known. A connection \
+         * **joined**: without its first 1 to {} bytes, and from each later turn on: named right, too few bytes to tell, not known, taken for the other side's. A connection \
          that is not known from a turn is looked at again in the next ones.\n\
-         * **wrong**: another name, or the other direction, in any of these.\n\n\
+         * **wrong**: another name in any of these, or the other side's where all bytes are there.\n\n\
          | protocol | directions | whole | first message | shorter | joined | wrong |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n{table}",
         CUTS - 1,

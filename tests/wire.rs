@@ -2,7 +2,7 @@
 //! the contract of `Parser` alone, checks the parser's half of it, and writes down what came out. Shared by the golden
 //! tests, the properties and the fuzz target.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use tracer_user::protocol::{
     Body, Flow, Mark, Message, Operation, Pairing, Parser, Protocol, REGISTRY, Resync, Step, upgraded_to,
@@ -73,6 +73,8 @@ pub struct Wire {
     pub announced: Vec<(Flow, Range<u64>)>,
     /// It became another protocol.
     pub is_upgraded: bool,
+    /// How many messages began within them, by index.
+    inner: BTreeMap<usize, u64>,
     /// Several messages of a flow may be in progress at once.
     by_stream: bool,
     /// Name of the protocol that comes behind the step in progress.
@@ -101,6 +103,7 @@ impl Wire {
             seen: Vec::new(),
             announced: Vec::new(),
             is_upgraded: false,
+            inner: BTreeMap::new(),
             by_stream: protocol.pairing() == Pairing::ByStreamId,
             next_protocol: None,
             turn: (None, 0),
@@ -235,6 +238,10 @@ impl Wire {
 
     /// Messages in the order of flow and position.
     pub fn finish(mut self) -> Vec<Seen> {
+        // However the bytes came in pieces.
+        for (at, n) in &self.inner {
+            self.seen[*at].text += &format!(" +{n} messages");
+        }
         self.seen.sort_by_key(|seen| (seen.begin, seen.flow.index()));
         self.seen
     }
@@ -357,7 +364,12 @@ impl Wire {
                     let (end, text) = (End::At(pipe.passed), format!("{n} message"));
                     self.seen.push(Seen { flow, begin, end, text });
                 }
-                Mark::Messages { stream, n } => self.note(flow, stream, &format!(" +{n} messages")),
+                Mark::Messages { stream, n } => {
+                    if let Some(open) = self.pipes[flow.index()].find(stream) {
+                        *self.inner.entry(open).or_default() += n;
+                    }
+                }
+                Mark::Unread { stream } => assert!(pipe.find(stream).is_some(), "nothing is read"),
                 Mark::LongLived { stream } => self.note(flow, stream, " turns out long-lived"),
                 Mark::Outcome { stream, response } => {
                     let outcome = Message { stream, body: Body::Response(response) };

@@ -77,5 +77,13 @@ fn read(protocol: &'static dyn Protocol, lines: &[Line]) -> Option<Conversation>
     }
     let half_duplex = expected.len() == turns.len()
         && starts.iter().all(|(flow, start)| begun.get(&(flow.index(), *start)) == Some(&1));
-    Some(Conversation { turns, expected, announced, lengths_known: false, half_duplex, less: Vec::new() })
+    Some(Conversation {
+        turns,
+        expected,
+        announced,
+        lengths_known: false,
+        half_duplex,
+        less: Vec::new(),
+        is_part: |_, _| false,
+    })
 }

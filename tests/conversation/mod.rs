@@ -8,7 +8,9 @@ use tracer_user::protocol::{Flow, Protocol};
 use crate::wire::{End, Seen, Wire};
 
 mod captured;
+mod grpc;
 mod http1;
+mod http2;
 mod mysql;
 mod opaque;
 mod postgres;
@@ -54,6 +56,8 @@ pub struct Conversation {
     pub lengths_known: bool,
     /// Each turn has one message, and each message one turn.
     pub half_duplex: bool,
+    /// Whether a message that was seen behind a loss (first) is what was sent (second), as far as that could be known.
+    is_part: fn(&str, &str) -> bool,
 }
 
 impl Conversation {
@@ -69,8 +73,13 @@ impl Conversation {
         let says = |text: &String| if is_whole { *text == seen.text } else { text.starts_with(&seen.text) };
         let mut less = self.less.iter().filter(|less| (less.0, less.1) == (expected.flow, expected.begin));
         (seen.flow, seen.begin) == (expected.flow, expected.begin)
-            && (says(&expected.text) || less.any(|(_, _, text)| says(text)))
-            && (seen.end == expected.end || !is_whole)
+            && (says(&expected.text)
+                || less.any(|(_, _, text)| says(text))
+                || (self.is_part)(&seen.text, &expected.text))
+            && (seen.end == expected.end
+                || !is_whole
+                // What is not known to be interim goes on as the final one.
+                || (expected.text.ends_with(" interim") && seen.text != expected.text))
     }
 
     /// Nobody needs to see these bytes.
@@ -84,7 +93,9 @@ impl Conversation {
 /// Conversations of a protocol: made ones where a file makes them, otherwise those that were captured.
 pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
     match protocol.name() {
+        "grpc" => grpc::conversation().boxed(),
         "http1" => http1::conversation().boxed(),
+        "http2" => http2::conversation().boxed(),
         "mysql" => mysql::conversation().boxed(),
         "opaque" => opaque::conversation().boxed(),
         "postgres" => postgres::conversation().boxed(),
@@ -188,6 +199,7 @@ impl Script {
             announced: self.announced,
             lengths_known: !self.lengths_unknown,
             half_duplex: !self.is_pipelined,
+            is_part: |_, _| false,
         }
     }
 }

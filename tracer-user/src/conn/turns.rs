@@ -221,7 +221,8 @@ impl Turns {
     /// `missing` bytes of the request direction could not be looked at; `head` = a request had to begin there (or had
     /// begun and was not complete).
     pub fn requests_not_seen(&mut self, missing: u64, head: bool) {
-        self.blind_low += u64::from(head);
+        // What began there may have been no request.
+        self.blind_low += u64::from(head && self.rules.turns_are_requests);
         if missing < MOST_MISSING {
             let n = missing / self.rules.shortest_request.max(1);
             self.blind_high = self.blind_high.saturating_add(n + u64::from(head));

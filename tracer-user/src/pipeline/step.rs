@@ -120,6 +120,7 @@ impl Rest {
         let limits = Limits {
             max_in_flight: self.config.max_in_flight_per_conn,
             max_held_bytes: self.config.max_held_bytes,
+            reorder_window_ns: self.config.reorder_window_ns,
             keep_target: self.config.keep_target,
             by_turn: self.is_followed_by_turn(entry),
         };

@@ -572,7 +572,7 @@ fn leading_lines(buf: &[u8]) -> usize {
 }
 
 /// The methods that keep their names (OpenTelemetry: RFC 9110, PATCH and QUERY).
-fn known_method(method: &[u8]) -> Option<&'static str> {
+pub(super) fn known_method(method: &[u8]) -> Option<&'static str> {
     Some(match method {
         b"GET" => "GET",
         b"POST" => "POST",

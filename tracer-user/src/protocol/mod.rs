@@ -10,7 +10,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub mod codec;
+pub mod grpc;
 pub mod http1;
+pub mod http2;
 pub mod mysql;
 pub mod opaque;
 pub mod postgres;
@@ -20,11 +22,13 @@ pub mod websocket;
 
 /// All protocols, in probe order: the strictest first.
 pub static REGISTRY: &[&dyn Protocol] = &[
+    &http2::Http2,
     &http1::Http1,
     &postgres::Postgres,
     &mysql::MySql,
     &redis::Redis,
     &tls::Tls,
+    &grpc::Grpc,
     &websocket::WebSocket,
     &opaque::Opaque,
 ];
@@ -291,6 +295,11 @@ pub enum Mark {
         /// All of it.
         response: Response,
     },
+    /// The message in progress says more than can be read: it refers to something that was lost.
+    Unread {
+        /// As in [`Message::stream`].
+        stream: u64,
+    },
     /// The transaction of the message in progress turned out to be long-lived.
     LongLived {
         /// As in [`Message::stream`].
@@ -339,6 +348,7 @@ impl Mark {
             | Mark::Messages { stream, .. }
             | Mark::Outcome { stream, .. }
             | Mark::LongLived { stream }
+            | Mark::Unread { stream }
             | Mark::End { stream }
             | Mark::Cut { stream }
             | Mark::Reset { stream, .. } => Some(*stream),

@@ -2,11 +2,18 @@
 //!
 //! A loss cannot shift the pairs; it can hide their parts. What was in flight when bytes of the response flow were lost may have been
 //! answered by them: unless its end is seen all the same, it leaves as `tracer_stopped` with confidence `gap`.
+//!
+//! A client's send is stamped when it returns, and another thread may have received the answer by then. While other requests are
+//! in flight nothing else tells that this one is still to come: a response on a stream without a request waits for
+//! one that began before it, as long as the events' own order allows one to come.
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
 use super::{
-    End, Kind,
+    End, Kind, Unpaired,
     open::{Around, Effects, Open, Setting},
     pairing::Pairs,
 };
@@ -16,14 +23,145 @@ use crate::{
     time::BootTime,
 };
 
+/// Responses of a connection that wait for their requests; beyond it the oldest goes without. As many threads as may be between
+/// their send and its return at one time: 64 × 300 bytes.
+const MAX_EARLY: usize = 64;
+
+/// A response (or an interim one) on a stream whose request is not known yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Early {
+    stream: u64,
+    /// Of its first byte.
+    stamp: Stamp,
+    position: u64,
+    interim: Option<BootTime>,
+    /// What the final one says, and when it began.
+    response: Option<(Response, BootTime)>,
+    rows: Option<u64>,
+    error_message: Option<Bytes>,
+    bytes: u64,
+    pub(super) messages: Option<u64>,
+    pub(super) long_lived: bool,
+    pub(super) gap: bool,
+    /// How and when it ended, and with which error it was given up.
+    end: Option<(End, BootTime, Option<Cow<'static, str>>)>,
+    /// What it is if no request comes.
+    why: Unpaired,
+}
+
+impl Early {
+    fn new(stream: u64, stamp: &Stamp, position: u64, why: Unpaired) -> Early {
+        Early {
+            stream,
+            stamp: *stamp,
+            position,
+            interim: None,
+            response: None,
+            rows: None,
+            error_message: None,
+            bytes: 0,
+            messages: None,
+            long_lived: false,
+            gap: false,
+            end: None,
+            why,
+        }
+    }
+
+    /// What it turns out to be.
+    pub(super) fn answer(&mut self, mut response: Response) {
+        // Apart, as a saved response does not hold them.
+        self.rows = response.rows.take().or(self.rows);
+        self.error_message = response.error_message.take().or(self.error_message.take());
+        self.long_lived |= response.long_lived;
+        let start = self.response.as_ref().map_or(self.stamp.first, |(_, start)| *start);
+        self.response = Some((response, start));
+    }
+}
+
 impl Pairs {
+    /// Responses that wait for their requests (checkpoint).
+    pub fn early(&self) -> impl Iterator<Item = &Early> {
+        self.early.iter()
+    }
+
+    /// Takes them over.
+    pub fn restore_early(&mut self, early: Vec<Early>) {
+        self.early = early.into();
+        self.early.truncate(MAX_EARLY);
+    }
+
+    pub(super) fn early_mut(&mut self, flow: Flow, stream: u64) -> Option<&mut Early> {
+        let is_response = flow == Flow::Response;
+        self.early.iter_mut().find(|early| is_response && early.stream == stream && early.end.is_none())
+    }
+
+    /// What waits for a request since before `limit` waits no longer.
+    pub fn expire_early(&mut self, limit: BootTime, fx: &mut Effects) {
+        while self.early.front().is_some_and(|early| early.stamp.last < limit) {
+            self.drop_oldest_early(fx);
+        }
+    }
+
+    /// No request comes any more.
+    pub(super) fn drop_early(&mut self, fx: &mut Effects) {
+        while !self.early.is_empty() {
+            self.drop_oldest_early(fx);
+        }
+    }
+
+    fn drop_oldest_early(&mut self, fx: &mut Effects) {
+        if let Some(early) = self.early.pop_front()
+            && early.response.is_some()
+        {
+            fx.unpaired[early.why as usize] += 1;
+            fx.counted = true;
+        }
+    }
+
+    /// Responses whose requests have come are theirs.
+    pub fn settle_early(&mut self, fx: &mut Effects) {
+        let mut at = 0;
+        while let Some(early) = self.early.get(at) {
+            let is_asked = |open: &Open| {
+                open.stream == early.stream && open.response.is_none() && open.start <= early.stamp.first
+            };
+            let Some(asked) = self.open.iter().position(is_asked) else {
+                at += 1;
+                continue;
+            };
+            let Some(early) = self.early.remove(at) else { return };
+            let open = &mut self.open[asked];
+            open.entry |= early.stamp.entry;
+            open.interim = early.interim;
+            open.response_from = early.position;
+            open.response_bytes = early.bytes;
+            open.gap |= early.gap;
+            open.more.messages[Flow::Response.index()] = early.messages;
+            open.more.newest[Flow::Response.index()] = early.stamp.last;
+            if let Some((response, start)) = early.response {
+                open.response_start = Some(start);
+                open.answer(Response { rows: early.rows, error_message: early.error_message, ..response });
+            }
+            if early.long_lived {
+                open.kind = Kind::LongLived;
+            }
+            if let Some((end, at, error)) = early.end {
+                open.more.reset = error;
+                self.end(asked, end, at, fx);
+            }
+        }
+    }
+
     fn newest_on(&mut self, stream: u64) -> Option<usize> {
         self.open.iter().rposition(|open| open.stream == stream)
     }
 
     /// `n` more bytes of the message in progress on a stream.
     pub fn stream_part(&mut self, flow: Flow, stream: u64, n: u64) {
-        if let Some(at) = self.newest_on(stream) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            early.bytes = early.bytes.saturating_add(n);
+        } else if let Some(at) = self.newest_on(stream) {
             let open = &mut self.open[at];
             match flow {
                 Flow::Request => open.request_bytes = open.request_bytes.saturating_add(n),
@@ -47,10 +185,7 @@ impl Pairs {
         // Where one name is in use twice (a question asked again) the answers come in order.
         let asked = self.open.iter().position(|open| open.stream == stream && open.response.is_none());
         let Some(at) = asked else {
-            if !interim {
-                fx.unpaired[self.why_unpaired(stamp, around) as usize] += 1;
-                fx.counted = true;
-            }
+            self.without_request(stamp, position, stream, response, interim, around, fx);
             return;
         };
         let open = &mut self.open[at];
@@ -68,6 +203,44 @@ impl Pairs {
         open.answer(response);
     }
 
+    /// A response begins on a stream without a request.
+    #[expect(clippy::too_many_arguments, reason = "one call; the arguments are one response's parts")]
+    fn without_request(
+        &mut self,
+        stamp: &Stamp,
+        position: u64,
+        stream: u64,
+        response: Response,
+        interim: bool,
+        around: Around,
+        fx: &mut Effects,
+    ) {
+        if self.early_mut(Flow::Response, stream).is_none() {
+            // What was given up is known to be late; a server has read what it answers.
+            if around.server || self.given_up() > 0 {
+                if !interim {
+                    fx.unpaired[self.why_unpaired(stamp, around) as usize] += 1;
+                    fx.counted = true;
+                }
+                return;
+            }
+            if self.early.len() >= MAX_EARLY {
+                self.drop_oldest_early(fx);
+            }
+            let why = self.why_unpaired(stamp, around);
+            self.early.push_back(Early::new(stream, stamp, position, why));
+        }
+        let Some(early) = self.early_mut(Flow::Response, stream) else { return };
+        if interim {
+            early.interim.get_or_insert(stamp.first);
+        } else {
+            early.answer(response);
+            if let Some((_, start)) = &mut early.response {
+                *start = stamp.first;
+            }
+        }
+    }
+
     /// The message in progress on a stream ends; `stamp`: of its last byte, if that was seen; `now`: otherwise.
     pub fn stream_end(
         &mut self,
@@ -77,6 +250,15 @@ impl Pairs {
         now: BootTime,
         fx: &mut Effects,
     ) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            // The end of an interim response is not the response's.
+            if early.response.is_some() {
+                early.gap |= stamp.is_none();
+                let end = if stamp.is_some() { End::Answered } else { End::TracerStopped };
+                early.end = Some((end, stamp.map_or(now, |stamp| stamp.last), None));
+            }
+            return;
+        }
         let is_meant = |open: &Open| {
             open.stream == stream
                 && match flow {
@@ -108,6 +290,11 @@ impl Pairs {
 
     /// The message in progress on a stream was cut off.
     pub fn stream_cut(&mut self, flow: Flow, stream: u64, now: BootTime, fx: &mut Effects) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            early.gap = true;
+            early.end = Some((End::TracerStopped, now, None));
+            return;
+        }
         let Some(at) = self.newest_on(stream) else { return };
         match flow {
             Flow::Request => self.open[at].gap = true,
@@ -123,7 +310,9 @@ impl Pairs {
         at: BootTime,
         fx: &mut Effects,
     ) {
-        if let Some(index) = self.newest_on(stream) {
+        if let Some(early) = self.early_mut(Flow::Response, stream) {
+            early.end = Some((End::Reset, at, error));
+        } else if let Some(index) = self.newest_on(stream) {
             self.open[index].more.reset = error;
             self.end(index, End::Reset, at, fx);
         }
@@ -137,8 +326,13 @@ impl Pairs {
                 Flow::Response => true,
             };
         }
-        if flow == Flow::Response {
-            self.barrier = Some(self.next_ordinal);
+        if flow == Flow::Request {
+            self.blind_turn = self.blind_turn.max(1);
+            return;
+        }
+        self.barrier = Some(self.next_ordinal);
+        for early in &mut self.early {
+            early.gap = true;
         }
     }
 

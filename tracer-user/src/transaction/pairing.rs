@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     End, Kind, ProtocolName, Unpaired,
+    multiplexed::Early,
     open::{Around, Effects, Ended, More, Open, Setting},
 };
 use crate::{
@@ -57,7 +58,7 @@ pub struct Pairs {
     /// Requests from this ordinal on are not aligned; by stream: those before it may have been answered by something lost.
     pub(super) barrier: Option<u64>,
     /// Last turn in which requests were lost.
-    blind_turn: u32,
+    pub(super) blind_turn: u32,
     /// Last turn in which responses were lost.
     lost_turn: u32,
     /// Turn of responses that is in step since its first byte.
@@ -75,6 +76,9 @@ pub struct Pairs {
     /// Responses find their requests by stream; several messages of a flow are in progress at once.
     #[serde(skip)]
     pub(super) by_stream: bool,
+    /// Responses on streams whose request may still come. What checkpoints hold apart.
+    #[serde(skip)]
+    pub(super) early: VecDeque<Early>,
 }
 
 impl Pairs {
@@ -137,6 +141,10 @@ impl Pairs {
     /// Whether nothing was ever asked, or everything answered, and nothing was lost: a response now would be early.
     pub fn owes_nothing(&self) -> bool {
         self.open.is_empty() && self.given_up == 0 && self.barrier.is_none() && !self.tunnel
+    }
+
+    pub(super) fn given_up(&self) -> u32 {
+        self.given_up
     }
 
     pub(super) fn find(&self, ordinal: u64) -> Option<usize> {
@@ -377,6 +385,7 @@ impl Pairs {
         } else if around.mid_join && self.next_ordinal == self.first_ordinal {
             Unpaired::MidJoin
         } else if self.barrier.is_some()
+            || (self.by_stream && self.blind_turn > 0)
             || around.requests_missing
             || stamp.turn <= self.lost_turn
             || around.request_turn.saturating_add(1) < stamp.turn
@@ -453,7 +462,9 @@ impl Pairs {
 
     /// Messages within the message in progress.
     pub fn messages(&mut self, flow: Flow, stream: u64, n: u64) {
-        if let Some(open) = self.in_progress_mut(flow, stream) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            early.messages = Some(early.messages.unwrap_or(0).saturating_add(n));
+        } else if let Some(open) = self.in_progress_mut(flow, stream) {
             let sum = open.more.messages[flow.index()].get_or_insert(0);
             *sum = sum.saturating_add(n);
         }
@@ -461,14 +472,27 @@ impl Pairs {
 
     /// What the response in progress turned out to be, or how the request in progress went.
     pub fn outcome(&mut self, flow: Flow, stream: u64, response: Response) {
-        if let Some(open) = self.in_progress_mut(flow, stream) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            early.answer(response);
+        } else if let Some(open) = self.in_progress_mut(flow, stream) {
             open.answer(response);
+        }
+    }
+
+    /// The message in progress says more than could be read.
+    pub fn not_read(&mut self, flow: Flow, stream: u64) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            early.gap = true;
+        } else if let Some(open) = self.in_progress_mut(flow, stream) {
+            open.gap = true;
         }
     }
 
     /// The transaction of the message in progress is long-lived.
     pub fn turns_out_long_lived(&mut self, flow: Flow, stream: u64) {
-        if let Some(open) = self.in_progress_mut(flow, stream) {
+        if let Some(early) = self.early_mut(flow, stream) {
+            early.long_lived = true;
+        } else if let Some(open) = self.in_progress_mut(flow, stream) {
             open.kind = Kind::LongLived;
         }
     }
@@ -626,6 +650,7 @@ impl Pairs {
     /// Nothing more can be answered.
     pub fn end_all(&mut self, end: End, now: BootTime, fx: &mut Effects) {
         let intact = self.is_intact();
+        self.drop_early(fx);
         while let Some(open) = self.open.front_mut() {
             // Behind a loss, what cannot be paired, or was answered by something lost, is not known to be open.
             let in_doubt = self.by_stream && self.barrier.is_some_and(|barrier| open.ordinal < barrier);
@@ -651,6 +676,7 @@ impl Pairs {
 
     /// What is left was answered or not: nobody saw it.
     pub fn lose_all(&mut self, now: BootTime, fx: &mut Effects) {
+        self.drop_early(fx);
         while !self.open.is_empty() {
             if self.tunnel && self.open[0].kind == Kind::LongLived {
                 self.end(0, End::Upgraded, now, fx);

@@ -1,9 +1,13 @@
 //! Encodings that several protocols share, or that stand on their own: no protocol stands here.
 
 pub mod chunked;
+pub mod frame;
 pub mod head;
+pub mod hpack;
+mod huffman;
 pub mod interim;
 pub mod mysql;
+pub mod pseudo;
 pub mod redis_commands;
 pub mod redis_flight;
 pub mod redis_statement;

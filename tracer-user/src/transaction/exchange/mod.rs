@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
 use super::{
-    open::{Effects, More, Open},
+    open::{Effects, Open},
     pairing::Pairs,
 };
 use crate::{
@@ -44,6 +44,9 @@ const TURN_BUDGET: u32 = 16;
 const UNTIL_CLOSE_NS: u64 = 250_000_000;
 
 mod read;
+mod saved;
+
+pub use saved::ExchangeMore;
 
 /// Bounds of one exchange.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,8 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// Bytes held back while a message is incomplete.
     pub max_held_bytes: usize,
+    /// How long a request may come behind what it was answered, ns.
+    pub reorder_window_ns: u64,
     /// Keep the raw target.
     pub keep_target: bool,
     /// What no parser knows becomes opaque transactions, turn by turn.
@@ -101,13 +106,6 @@ struct SideMore {
     until_turn: bool,
     /// Streams to which the bytes of the announced length belong.
     parts: Vec<u64>,
-}
-
-/// What checkpoints hold of an exchange behind its old layout, since version 4.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ExchangeMore {
-    sides: [SideMore; 2],
-    open: Vec<More>,
 }
 
 /// What is known of the protocol.
@@ -251,49 +249,6 @@ impl Exchange {
         &mut self.pairs
     }
 
-    /// The parser's state (checkpoint).
-    pub fn parser_state(&self) -> Option<Vec<u8>> {
-        self.parser.as_ref().map(|parser| parser.save())
-    }
-
-    /// Takes over a parser's state. `false`: no such protocol, or no such state.
-    pub fn restore_parser(&mut self, protocol: &str, state: &[u8]) -> bool {
-        let Some(at) = REGISTRY.iter().position(|candidate| candidate.name() == protocol) else {
-            return false;
-        };
-        let mut parser = REGISTRY[at].parser();
-        let good = parser.load(state);
-        self.protocol = at;
-        self.pairs.pair_by_stream(REGISTRY[at].pairing() == Pairing::ByStreamId);
-        self.parser = Some(parser);
-        good
-    }
-
-    /// What a checkpoint holds apart.
-    pub fn more(&self) -> ExchangeMore {
-        ExchangeMore {
-            sides: self.flows.each_ref().map(|flow| flow.more.clone()),
-            open: self.pairs.open().map(|open| open.more.clone()).collect(),
-        }
-    }
-
-    /// Takes over what a checkpoint holds apart.
-    pub fn restore_more(&mut self, more: ExchangeMore) {
-        for (flow, more) in self.flows.iter_mut().zip(more.sides) {
-            flow.more = more;
-        }
-        for (open, more) in self.pairs.open_mut().zip(more.open) {
-            open.more = more;
-        }
-    }
-
-    /// A restored connection's account of turns knows the rules of its protocol again.
-    pub fn restore_rules(&self, conn: &mut Connection) {
-        if let Some(protocol) = self.registered() {
-            conn.turns.set_protocol(protocol.shortest_request(), protocol.turns_are_requests());
-        }
-    }
-
     /// The connection speaks a protocol from here on. Its parser.
     fn speak(&mut self, conn: &mut Connection, at: usize) -> Option<Box<dyn Parser>> {
         let protocol = *REGISTRY.get(at)?;
@@ -405,6 +360,8 @@ impl Exchange {
             data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);
         let hole = (data.bytes - seen) - payload.len() as u64;
 
+        let limit = data.time.0.saturating_sub(turnover.limits.reorder_window_ns);
+        self.pairs.expire_early(BootTime(limit), turnover.fx);
         let stream: Stream = conn.streams[at];
         let absent = match (stream.started, missing) {
             (false, _) => Missing::Outside,

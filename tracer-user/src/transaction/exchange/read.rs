@@ -181,7 +181,9 @@ impl Exchange {
                 if in_head {
                     conn.turns.head_not_seen(direction, turn, false);
                 }
-                self.pairs.requests_missing(stamp.turn, stamp.begins_turn(), true);
+                if !by_stream {
+                    self.pairs.requests_missing(stamp.turn, stamp.begins_turn(), true);
+                }
             }
             (Flow::Request, Blind::NotCaptured | Blind::LeftOut) => {
                 conn.turns.requests_not_seen(missing, head);
@@ -191,8 +193,12 @@ impl Exchange {
                     conn.turns.head_not_seen(direction, stamp.turn, conn.mid_join || conn.forgotten);
                 }
                 self.everything |= why == Blind::NotCaptured;
-                self.pairs.requests_missing(stamp.turn, false, false);
+                if !by_stream {
+                    self.pairs.requests_missing(stamp.turn, false, false);
+                }
             }
+            // A loss cannot shift the pairs.
+            (Flow::Response, _) if by_stream => self.everything |= why == Blind::NotCaptured,
             (Flow::Response, Blind::Lost | Blind::LostOld) => {
                 self.pairs.responses_lost(stamp.turn, stamp.begins_turn(), stamp.first, turnover.fx);
             }
@@ -391,6 +397,12 @@ impl Exchange {
                 return;
             }
             match self.flow(direction) {
+                flow if self.pairs.is_by_stream() => {
+                    if flow == Flow::Request {
+                        conn.turns.requests_not_seen(0, false);
+                    }
+                    self.pairs.streams_missing(flow);
+                }
                 Flow::Request => {
                     conn.turns.requests_not_seen(0, false);
                     self.pairs.requests_missing(stamp.turn, false, true);
@@ -429,12 +441,16 @@ impl Exchange {
         let mut parts = std::mem::take(&mut self.flows[direction.index()].more.parts);
         parts.clear();
         for mark in marks.drain(..) {
+            let mut begins = None;
             if by_stream
                 && let Some(stream) = mark.stream()
                 && !parts.contains(&stream)
             {
                 parts.push(stream);
-                if !matches!(&mark, Mark::Begin(message) if message.is_new()) {
+                if matches!(&mark, Mark::Begin(_)) {
+                    // There is nothing yet that they could belong to.
+                    begins = Some(stream);
+                } else {
                     self.pairs.stream_part(flow, stream, len.min(have));
                 }
             }
@@ -445,15 +461,15 @@ impl Exchange {
                     self.pairs.push(first, last.last, begin, len, stream, request, setting, turnover.fx);
                 }
                 Mark::Begin(message) => {
-                    let new = by_stream.then_some(message.stream).filter(|_| message.is_new());
                     self.message_begin(conn, begin, at(begin), message, turnover);
-                    if let Some(stream) = new {
+                    if let Some(stream) = begins {
                         self.pairs.stream_part(flow, stream, len.min(have));
                     }
                 }
                 Mark::Part { .. } => {}
                 Mark::Messages { stream, n } => self.pairs.messages(flow, stream, n),
                 Mark::Outcome { stream, response } => self.pairs.outcome(flow, stream, response),
+                Mark::Unread { stream } => self.pairs.not_read(flow, stream),
                 Mark::LongLived { stream } => self.pairs.turns_out_long_lived(flow, stream),
                 Mark::End { stream } if len > have => self.flows[direction.index()].ends.push(stream),
                 Mark::End { stream } => {
@@ -475,6 +491,9 @@ impl Exchange {
             }
         }
         *turnover.marks = marks;
+        if by_stream && flow == Flow::Request {
+            self.pairs.settle_early(turnover.fx);
+        }
         if len <= have {
             parts.clear();
         }

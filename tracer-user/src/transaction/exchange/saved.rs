@@ -1,0 +1,65 @@
+//! What a checkpoint holds of an exchange, apart from its plain layout.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Exchange, SideMore};
+use crate::{
+    conn::connection::Connection,
+    protocol::{Pairing, REGISTRY},
+    transaction::{multiplexed::Early, open::More},
+};
+
+/// What checkpoints hold of an exchange behind its old layout, since version 4.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExchangeMore {
+    sides: [SideMore; 2],
+    open: Vec<More>,
+    early: Vec<Early>,
+}
+
+impl Exchange {
+    /// The parser's state (checkpoint).
+    pub fn parser_state(&self) -> Option<Vec<u8>> {
+        self.parser.as_ref().map(|parser| parser.save())
+    }
+
+    /// Takes over a parser's state. `false`: no such protocol, or no such state.
+    pub fn restore_parser(&mut self, protocol: &str, state: &[u8]) -> bool {
+        let Some(at) = REGISTRY.iter().position(|candidate| candidate.name() == protocol) else {
+            return false;
+        };
+        let mut parser = REGISTRY[at].parser();
+        let good = parser.load(state);
+        self.protocol = at;
+        self.pairs.pair_by_stream(REGISTRY[at].pairing() == Pairing::ByStreamId);
+        self.parser = Some(parser);
+        good
+    }
+
+    /// What a checkpoint holds apart.
+    pub fn more(&self) -> ExchangeMore {
+        ExchangeMore {
+            sides: self.flows.each_ref().map(|flow| flow.more.clone()),
+            open: self.pairs.open().map(|open| open.more.clone()).collect(),
+            early: self.pairs.early().cloned().collect(),
+        }
+    }
+
+    /// Takes over what a checkpoint holds apart.
+    pub fn restore_more(&mut self, more: ExchangeMore) {
+        for (flow, more) in self.flows.iter_mut().zip(more.sides) {
+            flow.more = more;
+        }
+        for (open, more) in self.pairs.open_mut().zip(more.open) {
+            open.more = more;
+        }
+        self.pairs.restore_early(more.early);
+    }
+
+    /// A restored connection's account of turns knows the rules of its protocol again.
+    pub fn restore_rules(&self, conn: &mut Connection) {
+        if let Some(protocol) = self.registered() {
+            conn.turns.set_protocol(protocol.shortest_request(), protocol.turns_are_requests());
+        }
+    }
+}
