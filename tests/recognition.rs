@@ -50,6 +50,10 @@ impl Tally {
 fn sides(protocol: &'static dyn Protocol) -> Vec<Side> {
     let mut sides = Vec::new();
     for (name, capture) in captures(protocol.name()) {
+        let begins = parse(&capture).into_iter().find_map(|line| match line {
+            Line::Bytes(flow, _) => Some(flow),
+            Line::Uncaptured(..) | Line::Lost(..) | Line::Close(_) => None,
+        });
         for flow in [Flow::Request, Flow::Response] {
             let (mut bytes, mut turns, mut last) = (Vec::new(), Vec::new(), None);
             for line in parse(&capture) {
@@ -72,11 +76,13 @@ fn sides(protocol: &'static dyn Protocol) -> Vec<Side> {
             }
             let mut wire = Wire::new(protocol);
             wire.bytes(flow, &bytes, true);
-            let first = wire.seen.iter().find(|seen| seen.flow == flow && seen.begin == 0);
-            let first = first.and_then(|seen| match seen.end {
+            let ends = wire.seen.iter().filter(|seen| seen.flow == flow).filter_map(|seen| match seen.end {
                 End::At(end) => Some(end as usize),
                 End::Cut | End::Open => None,
             });
+            // Where the connection's first message needs the other side's words to end, the turn is it.
+            let turn = turns.get(1).copied().or((turns.len() == 1).then_some(bytes.len()));
+            let first = ends.min().or(turn.filter(|_| begins == Some(flow)));
             let is_joined = capture.contains("# joined in the middle");
             let holds = capture.lines().find_map(|line| line.strip_prefix("# holds: ")).unwrap_or_default();
             let holds = holds.split(", ").map(str::to_owned).collect();
@@ -149,7 +155,9 @@ fn nobody_takes_anothers_bytes_for_its_own() {
                 }
             } else if !side.is_joined {
                 ask(&mut whole, *protocol, side, &side.bytes, "whole");
-                for cut in 1..=CUTS.min(side.bytes.len()) {
+                // As many again behind the first message, wherever it ends.
+                let behind = side.first.map_or(0..0, |first| first.max(CUTS + 1)..first + CUTS + 1);
+                for cut in (1..=CUTS).chain(behind).filter(|cut| *cut <= side.bytes.len()) {
                     let holds = side.first.is_some_and(|first| first <= cut);
                     let tally = if holds { &mut complete } else { &mut cuts };
                     ask(tally, *protocol, side, &side.bytes[..cut], &format!("cut at {cut}"));
@@ -227,7 +235,7 @@ fn publish(table: &str) {
         "# Which protocol is it?\n\n\
          Bytes of every capture in `fixtures/`, against every protocol's recogniser (`tests/recognition.rs` writes this table and fails \
          where it does not hold). Each direction of a capture counts for itself.\n\n\
-         * **whole**: all its bytes. **first message**: cut at each offset up to {CUTS} that holds the first message whole.\n\
+         * **whole**: all its bytes. **first message**: cut at each offset up to {CUTS}, and up to {CUTS} behind the first message, that holds it whole.\n\
          * **shorter**: cut at each offset up to {CUTS} before that: named right, too few bytes to tell, not known.\n\
          * **joined**: without its first 1 to {} bytes, and from each later turn on: named right, too few bytes to tell, not known, taken for the other side's. A connection \
          that is not known from a turn is looked at again in the next ones.\n\
