@@ -92,7 +92,8 @@ pub(super) fn asked(service: &'static str, statement: &'static str) -> Vec<Trans
                 duration_ns: (i as i64 * 7_919 % 1_000 + 1) * 20_000,
                 role: Role::Client,
                 protocol: "rows",
-                operation: "SELECT * FROM item WHERE id = ?".into(),
+                operation: "SELECT item".into(),
+                target: Some("SELECT * FROM item WHERE id = ?".into()),
                 server_addr: "10.0.0.9".into(),
                 server_port: Some(5432),
                 error: i % 100 == 0,
@@ -100,10 +101,11 @@ pub(super) fn asked(service: &'static str, statement: &'static str) -> Vec<Trans
                 ..transaction(0)
             };
             match i % 4 {
-                0 => Transaction { operation: statement.into(), service: service.into(), ..base },
+                0 => Transaction { target: Some(statement.into()), service: service.into(), ..base },
                 1 => Transaction {
                     protocol: "keys",
                     operation: "GET".into(),
+                    target: Some(format!("GET item:{i}").into()),
                     server_addr: "fd00::7".into(),
                     server_port: Some(6379),
                     duration_ns: base.duration_ns / 50,

@@ -31,7 +31,7 @@
 //!
 //! **Bounds.** [`MAX_ASKED`] requests in flight; [`ask::MAX_PREPARED`] statements, of which the oldest goes
 //! first, of which the oldest goes
-//! first. Of a first or last packet at most [`MAX_ENDING`] bytes are held, of a statement [`ask::MAX_SQL`].
+//! first. Of a first or last packet at most `MAX_ENDING` bytes are held, of a statement [`ask::MAX_SQL`].
 //!
 //! Not handled: protocols before 4.1; the X protocol; `COM_MULTI` (MariaDB 10.2 betas). A response to a command that is not known ends with its turn.
 //! An error in place of the greeting ("too many connections") is an unsolicited response. Values of attributes are skipped, not kept.

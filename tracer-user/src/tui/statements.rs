@@ -8,7 +8,7 @@ use super::edges::address;
 use crate::{
     event::Role,
     protocol::{Family, REGISTRY},
-    text::screen_text,
+    text::{data_text, screen_text},
     time::WallTime,
     transaction::Transaction,
 };
@@ -91,7 +91,7 @@ pub fn statements<'a>(
     recent: std::ops::Range<WallTime>,
     by: StatementSort,
 ) -> Vec<Statement> {
-    type Key<'a> = (&'a str, Role, &'static str, &'a str, &'a str, Option<u16>);
+    type Key<'a> = (&'a str, Role, &'static str, &'a [u8], &'a str, Option<u16>);
     #[derive(Default)]
     struct Sum {
         count: u64,
@@ -100,9 +100,16 @@ pub fn statements<'a>(
         durations: Vec<u64>,
     }
     let mut sums: FxHashMap<Key<'a>, Sum> = FxHashMap::default();
-    for row in rows.filter(|row| matches!(family(row.protocol), Some(Family::Database | Family::Cache))) {
+    for row in rows {
+        // What a database is asked is told by the statement without its literals; of a cache that would name each key.
+        let statement = match family(row.protocol) {
+            Some(Family::Database) => row.target.as_deref(),
+            Some(Family::Cache) => None,
+            _ => continue,
+        };
+        let statement = statement.unwrap_or(row.operation.as_bytes());
         let key: Key<'a> =
-            (&row.service, row.role, row.protocol, &row.operation, &row.server_addr, row.server_port);
+            (&row.service, row.role, row.protocol, statement, &row.server_addr, row.server_port);
         let sum = sums.entry(key).or_default();
         sum.count += 1;
         sum.errors += u64::from(row.error);
@@ -123,7 +130,7 @@ pub fn statements<'a>(
                 service: screen_text(service).into_owned(),
                 role,
                 protocol,
-                digest: screen_text(digest).into_owned(),
+                digest: screen_text(&data_text(digest)).into_owned(),
                 target: screen_text(&address(server, port)).into_owned(),
                 count: sum.count,
                 errors: sum.errors,
@@ -170,6 +177,7 @@ mod tests {
                     protocol: ["rows", "keys", "http1", "unheard of"][i as usize % 4],
                     role: Role::Client,
                     operation: format!("SELECT {}", i % 3).into(),
+                    target: (i % 4 == 1).then(|| format!("SELECT {i}").into()),
                     error: i % 10 == 0,
                     duration_ns: (i * 7_919 % 1_000) as i64 - 5,
                     ..transaction(i)

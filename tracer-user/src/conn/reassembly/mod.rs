@@ -5,10 +5,10 @@
 //! it: bytes behind a hole carry the time at which the hole was filled. Times of one connection never go backwards.
 //!
 //! * **Who serves** is certain where a SYN was seen. A connection joined in the middle waits for bytes that tell ([`Recognise`]), at
-//!   most [`UNDECIDED_NS`]; then for it speaks a port on which others were seen to serve, then the lower port.
+//!   most `UNDECIDED_NS`; then for it speaks a port on which others were seen to serve, then the lower port.
 //! * **Seen twice** (retransmissions, keep-alive probes, a packet captured on two interfaces): the first bytes seen win.
-//! * **Not there**: bytes that the receiver has acknowledged and the capture has not are a gap, after [`GRACE_NS`] for captures whose packets are
-//!   not quite in order. So are, without an acknowledgement, bytes that do not come within [`HOLE_NS`], or when too much waits behind them.
+//! * **Not there**: bytes that the receiver has acknowledged and the capture has not are a gap, after `GRACE_NS` for captures whose packets are
+//!   not quite in order. So are, without an acknowledgement, bytes that do not come within `HOLE_NS`, or when too much waits behind them.
 //! * **Turns** are numbered as they are seen to change; a gap is a turn too when the other side spoke last. A gap in both
 //!   directions may hide more of them: at most so many are counted in [`Counts::turns_hidden`].
 //! * A SYN with another sequence number on the same ends is another connection. So are bytes far from where an ended one left off.

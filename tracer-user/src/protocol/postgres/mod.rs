@@ -20,8 +20,8 @@
 //! requests are in flight ([`Parser::in_flight`]). Prepared statements are forgotten with lost requests: their names may mean others.
 //! What remains possible is a boundary that lies in the middle of `COPY` data.
 //!
-//! **Bounds.** [`sql::MAX_READ`] bytes of a statement, [`MAX_AHEAD`] of what has to be seen before a request can be named, [`MAX_PENDING`]
-//! messages in flight, [`MAX_STATEMENTS`] prepared statements of [`MAX_STATEMENT_BYTES`] in all. Rows are jumped over by their lengths.
+//! **Bounds.** [`sql::MAX_READ`] bytes of a statement, `MAX_AHEAD` of what has to be seen before a request can be named, `MAX_PENDING`
+//! messages in flight, `MAX_STATEMENTS` prepared statements of `MAX_STATEMENT_BYTES` in all. Rows are jumped over by their lengths.
 //!
 //! Not handled: protocol 2; function calls have no name; what replication sends is not read.
 
