@@ -104,14 +104,14 @@ fn an_unknown_protocol_is_an_error_that_names_the_known_ones_wherever_it_stands(
     let output = txray(&["live", "--protocol", "http1", "--protocol", "gopher"]);
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(errors.contains("'gopher'") && errors.contains("possible values: http1"), "{errors}");
+    assert!(errors.contains("'gopher'") && errors.contains("possible values: http2, http1"), "{errors}");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("txray.toml");
     fs::write(&file, "protocol = [\"http1\", \"gopher\"]\n").unwrap();
     let recording = recorded(100);
     let path = recording.path().to_str().unwrap();
     let config = file.to_str().unwrap();
-    fails(&["replay", path, "--config", config], "there is no protocol 'gopher'", "known are: http1");
+    fails(&["replay", path, "--config", config], "there is no protocol 'gopher'", "known are: http2, http1");
     // A list that is given replaces the file's.
     let output = txray(&["replay", path, "--config", file.to_str().unwrap(), "--protocol", "http1"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

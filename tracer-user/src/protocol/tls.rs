@@ -246,7 +246,7 @@ impl TlsParser {
 
     /// Looks for the name in a ClientHello of which `buf` is the beginning.
     fn hello(&mut self, buf: &[u8]) -> Hello {
-        if buf.len() < self.wanted as usize {
+        if buf.len() < self.wanted as usize && !is_broken(buf) {
             return Hello::Partial;
         }
         let (content, is_bad) = handshake(buf);
@@ -272,6 +272,18 @@ enum Hello {
     NoName,
     /// Nothing yet.
     Partial,
+}
+
+/// Something else than records of a handshake is among the bytes.
+fn is_broken(mut buf: &[u8]) -> bool {
+    loop {
+        match header(buf) {
+            Header::Whole(_) if buf[0] != HANDSHAKE => return true,
+            Header::Whole(len) => buf = buf.get(HEADER + len..).unwrap_or_default(),
+            Header::Partial => return false,
+            Header::Bad => return true,
+        }
+    }
 }
 
 /// The handshake's bytes in the records at the beginning of `buf`, and whether something else follows them.

@@ -93,7 +93,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
     if args.tests {
         test_programs(TEST_PROGRAMS)?;
         python_venv()?;
-        python_websockets()?;
+        python_modules()?;
         vm_programs()?;
     }
     println!("setup: done");
@@ -108,10 +108,15 @@ fn python_venv() -> Result<()> {
     Ok(())
 }
 
-/// The live tests of WebSocket speak it with Debian's module.
-fn python_websockets() -> Result<()> {
-    if output(&mut command("/usr/bin/python3", ["-c", "import websockets.legacy.protocol"])).is_err() {
-        packages::install(&["python3-websockets"])?;
+/// Modules of Debian's Python that the live tests speak with, and the package each comes in.
+const PYTHON_MODULES: &[(&str, &str)] =
+    &[("websockets.legacy.protocol", "python3-websockets"), ("grpc", "python3-grpcio")];
+
+fn python_modules() -> Result<()> {
+    for (module, package) in PYTHON_MODULES {
+        if output(&mut command("/usr/bin/python3", ["-c", &format!("import {module}")])).is_err() {
+            packages::install(&[package])?;
+        }
     }
     Ok(())
 }
