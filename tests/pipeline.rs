@@ -407,27 +407,32 @@ fn every_connection_is_listed_with_what_was_done_on_it() {
     }
 }
 
-#[test]
-fn a_checkpoint_of_before_connections_were_counted_is_read_and_they_count_from_there() {
-    let (events, _) = Synthetic::new(rich(7)).all();
-    let whole = run(&events, 50);
-    let at = events.len() / 2;
+/// What comes of events when a checkpoint that says it is of `version`, taken behind `at` of them, is restored. One of an older version
+/// ends where what was added since would begin, and a reader of such a one reads no further.
+fn resumed(events: &[Event], at: usize, version: u32) -> (Vec<Transaction>, Snapshot) {
     let metrics = Metrics::default();
     let mut first = new(&metrics);
     for event in &events[..at] {
         first.push(event);
     }
     let mut transactions = first.drain().transactions;
-    // Such a one says its version, and ends where the counts would begin.
     let mut saved = first.checkpoint();
-    saved[..4].copy_from_slice(&2_u32.to_le_bytes());
+    saved[..4].copy_from_slice(&version.to_le_bytes());
     let mut second = Pipeline::restore(&saved, listing(), metrics, Box::new(NullVerdicts)).unwrap();
     for event in &events[at..] {
         second.push(event);
     }
     transactions.extend(second.finish().transactions);
+    (transactions, second.snapshot())
+}
+
+#[test]
+fn a_checkpoint_of_before_connections_were_counted_is_read_and_they_count_from_there() {
+    let (events, _) = Synthetic::new(rich(7)).all();
+    let whole = run(&events, 50);
+    let (transactions, snapshot) = resumed(&events, events.len() / 2, 2);
     assert!(whole.transactions == transactions);
-    let (all, counted) = (whole.snapshot.connections, second.snapshot().connections);
+    let (all, counted) = (whole.snapshot.connections, snapshot.connections);
     assert_eq!(all.open.len(), counted.open.len());
     assert!(counted.n_closed < all.n_closed);
     assert!(all.open.iter().zip(&counted.open).all(|(all, counted)| counted.requests <= all.requests));
@@ -438,22 +443,9 @@ fn a_checkpoint_of_before_other_protocols_came_goes_on_the_same() {
     let (events, _) = Synthetic::new(rich(8)).all();
     let whole = run(&events, 50);
     for at in [events.len() / 3, events.len() / 2] {
-        let metrics = Metrics::default();
-        let mut first = new(&metrics);
-        for event in &events[..at] {
-            first.push(event);
-        }
-        let mut transactions = first.drain().transactions;
-        // What has been added since stands behind what a reader of such a one reads.
-        let mut saved = first.checkpoint();
-        saved[..4].copy_from_slice(&3_u32.to_le_bytes());
-        let mut second = Pipeline::restore(&saved, listing(), metrics, Box::new(NullVerdicts)).unwrap();
-        for event in &events[at..] {
-            second.push(event);
-        }
-        transactions.extend(second.finish().transactions);
+        let (transactions, snapshot) = resumed(&events, at, 3);
         assert!(whole.transactions == transactions, "at {at}");
-        assert_eq!(whole.snapshot, second.snapshot());
+        assert_eq!(whole.snapshot, snapshot);
     }
 }
 

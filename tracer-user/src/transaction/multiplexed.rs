@@ -188,19 +188,7 @@ impl Pairs {
             self.without_request(stamp, position, stream, response, interim, around, fx);
             return;
         };
-        let open = &mut self.open[at];
-        if open.interim.is_none() {
-            open.response_from = position;
-        }
-        if open.interim.is_none() && !open.entry {
-            open.entry = stamp.entry;
-        }
-        if interim {
-            open.interim.get_or_insert(stamp.first);
-            return;
-        }
-        open.response_start = Some(stamp.first);
-        open.answer(response);
+        self.open[at].responds(stamp, position, response, interim);
     }
 
     /// A response begins on a stream without a request.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Confidence, End, Kind, ProtocolName, Unpaired, record::registered};
 use crate::{
+    conn::stream::Stamp,
     protocol::{Operation, Response},
     time::BootTime,
 };
@@ -92,6 +93,22 @@ pub struct More {
 }
 
 impl Open {
+    /// A response to it (or an interim one) begins at `position` of its flow.
+    pub(super) fn responds(&mut self, stamp: &Stamp, position: u64, response: Response, interim: bool) {
+        if self.interim.is_none() {
+            self.response_from = position;
+        }
+        if self.interim.is_none() && !self.entry {
+            self.entry = stamp.entry;
+        }
+        if interim {
+            self.interim.get_or_insert(stamp.first);
+        } else {
+            self.response_start = Some(stamp.first);
+            self.answer(response);
+        }
+    }
+
     /// What it is answered, or turns out to have been.
     pub(super) fn answer(&mut self, mut response: Response) {
         if response.long_lived {

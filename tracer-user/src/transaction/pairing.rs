@@ -241,15 +241,20 @@ impl Pairs {
         }
     }
 
-    /// The request or response in progress is known to reach `position`, whether or not it ends.
-    pub fn reached(&mut self, request: bool, position: u64) {
-        let ordinal = match (request, self.response) {
+    /// Place of the request whose own bytes, or whose response's, are in progress.
+    fn in_progress(&self, of_request: bool) -> Option<usize> {
+        let ordinal = match (of_request, self.response) {
             _ if self.tunnel => self.tunnel_ordinal(),
             (true, _) => self.request,
             (false, Answering::Final(ordinal)) => Some(ordinal),
             (false, _) => None,
         };
-        let Some(at) = ordinal.and_then(|ordinal| self.find(ordinal)) else { return };
+        ordinal.and_then(|ordinal| self.find(ordinal))
+    }
+
+    /// The request or response in progress is known to reach `position`, whether or not it ends.
+    pub fn reached(&mut self, request: bool, position: u64) {
+        let Some(at) = self.in_progress(request) else { return };
         let open = &mut self.open[at];
         if request {
             open.request_bytes = open.request_bytes.max(position.wrapping_sub(open.request_from));
@@ -260,13 +265,7 @@ impl Pairs {
 
     /// A place of the stream within the message in progress holds no byte.
     pub fn shift(&mut self, of_request: bool) {
-        let ordinal = match (of_request, self.response) {
-            _ if self.tunnel => self.tunnel_ordinal(),
-            (true, _) => self.request,
-            (false, Answering::Final(ordinal)) => Some(ordinal),
-            (false, _) => None,
-        };
-        let Some(at) = ordinal.and_then(|ordinal| self.find(ordinal)) else { return };
+        let Some(at) = self.in_progress(of_request) else { return };
         let open = &mut self.open[at];
         let from = if of_request { &mut open.request_from } else { &mut open.response_from };
         *from = from.wrapping_add(1);
@@ -362,20 +361,8 @@ impl Pairs {
         let inferring = self.inferring;
         let open = &mut self.open[at];
         open.inferred |= inferring;
-        if open.interim.is_none() {
-            open.response_from = position;
-        }
-        if open.interim.is_none() && !open.entry {
-            open.entry = stamp.entry;
-        }
-        if interim {
-            open.interim.get_or_insert(stamp.first);
-            self.response = Answering::Interim;
-            return;
-        }
-        open.response_start = Some(stamp.first);
-        open.answer(response);
-        self.response = Answering::Final(open.ordinal);
+        open.responds(stamp, position, response, interim);
+        self.response = if interim { Answering::Interim } else { Answering::Final(open.ordinal) };
     }
 
     pub(super) fn why_unpaired(&mut self, stamp: &Stamp, around: Around) -> Unpaired {
@@ -516,13 +503,7 @@ impl Pairs {
 
     /// Bytes inside the announced length of the message in progress were lost.
     pub fn inner_gap(&mut self, of_request: bool) {
-        let ordinal = match (of_request, self.response) {
-            _ if self.tunnel => self.tunnel_ordinal(),
-            (true, _) => self.request,
-            (false, Answering::Final(ordinal)) => Some(ordinal),
-            (false, _) => None,
-        };
-        if let Some(at) = ordinal.and_then(|ordinal| self.find(ordinal)) {
+        if let Some(at) = self.in_progress(of_request) {
             self.open[at].gap = true;
         }
     }

@@ -354,7 +354,7 @@ impl Exchange {
         let at = direction.index();
         let mut stamp = Stamp::of(data).skip(seen);
         // Fewer bytes are no message: urgent data, the FIN's place.
-        stamp.jump = missing >= self.shortest() && data.has(abi::FLAG_JUMP);
+        stamp.jump = data.has(abi::FLAG_JUMP) && missing >= self.shortest();
         let have = data.payload.len().min(usize::try_from(data.bytes).unwrap_or(usize::MAX));
         let payload =
             data.payload.get(usize::try_from(seen).unwrap_or(usize::MAX).min(have)..have).unwrap_or(&[]);
