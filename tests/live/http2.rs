@@ -158,7 +158,8 @@ fn nghttpd_and_h2load_seen_from_both_ends(
     #[values(1, 2, 8, 32)] streams: usize,
 ) {
     let _machine = machine();
-    let load = Load { connections: 4, streams, rounds: 8, files: FILES, gaps: false };
+    // With many streams h2load may take more in one call than is copied of it: a gap, counted, and no wrong pair.
+    let load = Load { connections: 4, streams, rounds: 8, files: FILES, gaps: streams > 2 };
     trace(hooks, &nghttpd(), &load);
 }
 
