@@ -6,7 +6,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -14,7 +16,7 @@ use clap::Args;
 
 use crate::{
     setup,
-    shell::{cargo, command, run, target_dir, workspace_root},
+    shell::{cargo, command, run, show, target_dir, workspace_root},
 };
 
 #[derive(Args, Debug)]
@@ -81,8 +83,30 @@ fn run_target(program: &Path, name: &str, dir: &Path, seconds: u64) -> Result<()
         format!("-timeout={HANG}"),
         "-print_final_stats=1".into(),
     ]);
-    run(&mut fuzzer)
+    run_shown_in_part(&mut fuzzer)
         .with_context(|| format!("{name} found something; the input is in {}", artifacts.display()))
+}
+
+/// Runs libFuzzer and shows what it says, without its thousands of lines of progress and of recommended dictionary.
+fn run_shown_in_part(fuzzer: &mut Command) -> Result<()> {
+    println!("   $ {}", show(fuzzer));
+    let mut child = fuzzer.stderr(Stdio::piped()).spawn().context("starting the fuzzer")?;
+    let stderr = child.stderr.take().context("the fuzzer's output")?;
+    for line in BufReader::new(stderr).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        // `#1234 NEW cov: …`, `"\001\000" # Uses: 38`.
+        let is_progress = line.starts_with('#') && (line.contains(" NEW ") || line.contains("REDUCE"));
+        let is_dictionary = line.starts_with('"') && line.contains(" # Uses: ");
+        if !is_progress && !is_dictionary {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("failed ({status}): {}", show(fuzzer));
+    }
+    Ok(())
 }
 
 /// Names of the targets: the files in `fuzz_targets`.

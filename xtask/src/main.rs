@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         Task::Picture(args) => picture::picture(&args),
         Task::Fuzz(args) => fuzz::fuzz(&args),
         Task::Dist => dist::dist().map(drop),
-        Task::Vm(args) => vm::run(&args).and_then(test::Counts::must_pass),
+        Task::Vm(args) => vm::run(&args).and_then(|(counts, _)| counts.must_pass()),
         Task::Lint => lint::run_all().map(drop),
     };
     match result {

@@ -86,6 +86,38 @@ impl Counts {
     }
 }
 
+/// What the harness prints of the tests that failed, from its output line by line: their own output, then the list of names.
+#[derive(Debug, Default)]
+struct Failures {
+    text: String,
+    is_within: bool,
+    /// Lines of the test being told of.
+    n_lines: usize,
+}
+
+impl Failures {
+    /// Lines kept of one test: a panic with its place and values; a golden screen that differs is longer, and is cut.
+    const LONGEST: usize = 60;
+
+    fn line(&mut self, line: &str) {
+        if line.starts_with("test result: ") {
+            self.is_within = false;
+        } else if line == "failures:" {
+            self.is_within = true;
+            self.n_lines = 0;
+        } else if self.is_within {
+            if line.starts_with("---- ") {
+                self.n_lines = 0;
+            }
+            self.n_lines += 1;
+            if self.n_lines <= Self::LONGEST {
+                self.text.push_str(line);
+                self.text.push('\n');
+            }
+        }
+    }
+}
+
 /// Runs the layers asked for.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     setup::run(&setup::SetupArgs { tests: true })?;
@@ -93,11 +125,14 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let layers = if args.layer.is_empty() { &all[..] } else { &args.layer };
     let mut total = Counts::default();
     let mut red = Vec::new();
+    let mut failures = Failures::default();
     for &layer in layers {
         println!("test: layer {}", layer.name());
         // A layer that cannot run is a failure, and no reason to leave out the others.
-        let (counts, ok) = run_layer(layer, args.filter.as_deref()).unwrap_or_else(|error| {
-            eprintln!("test: layer {}: {error:#}", layer.name());
+        let (counts, ok) = run_layer(layer, args.filter.as_deref(), &mut failures).unwrap_or_else(|error| {
+            let told = format!("test: layer {}: {error:#}\n", layer.name());
+            eprint!("{told}");
+            failures.text.push_str(&told);
             (Counts { failed: 1, ..Counts::default() }, false)
         });
         println!("test: layer {}: {} passed, {} failed", layer.name(), counts.passed, counts.failed);
@@ -111,7 +146,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         total.add(counts);
     }
     println!("test: {} passed, {} failed", total.passed, total.failed);
-    record(total)?;
+    record(total, &failures.text)?;
     red.dedup();
     if !red.is_empty() {
         bail!("tests failed in: {}", red.join(", "));
@@ -119,9 +154,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     Ok(())
 }
 
-fn run_layer(layer: Layer, filter: Option<&str>) -> Result<(Counts, bool)> {
+fn run_layer(layer: Layer, filter: Option<&str>, failures: &mut Failures) -> Result<(Counts, bool)> {
     let mut command = match layer {
-        Layer::Vm => return Ok((vm::run(&vm::VmArgs::default())?, true)),
+        Layer::Vm => {
+            let (counts, faults) = vm::run(&vm::VmArgs::default())?;
+            failures.text.extend(faults.iter().map(|fault| format!("vm: {fault}\n")));
+            return Ok((counts, true));
+        }
         Layer::Unit => cargo(["test", "--locked", "--workspace", "--no-fail-fast", "--"]),
         Layer::Live => {
             cargo(["test", "--locked", "--package", "tracer-user", "--test", "integration", "--", "live::"])
@@ -132,11 +171,11 @@ fn run_layer(layer: Layer, filter: Option<&str>) -> Result<(Counts, bool)> {
         Layer::Live | Layer::Vm => command.arg("--test-threads=1"),
     };
     command.args(filter);
-    count(&mut command)
+    count(&mut command, failures)
 }
 
 /// Runs a test command, shows what it prints, and sums its results.
-fn count(command: &mut Command) -> Result<(Counts, bool)> {
+fn count(command: &mut Command, failures: &mut Failures) -> Result<(Counts, bool)> {
     println!("   $ {}", show(command));
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("the child's output")?;
@@ -146,14 +185,16 @@ fn count(command: &mut Command) -> Result<(Counts, bool)> {
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         counts.add(Counts::parse(&line).unwrap_or_default());
+        failures.line(&line);
     }
     Ok((counts, child.wait()?.success()))
 }
 
-/// Leaves the totals where `.ci/run` finds them.
-fn record(total: Counts) -> Result<()> {
+/// Leaves the totals, and what failed, where `.ci/run` finds them.
+fn record(total: Counts, failures: &str) -> Result<()> {
     let dir = target_dir().join("xtask");
     fs::create_dir_all(&dir)?;
+    fs::write(dir.join("test-failures"), failures)?;
     fs::write(dir.join("test-counts"), format!("{} {}\n", total.passed, total.failed + total.ignored))?;
     Ok(())
 }
@@ -168,5 +209,19 @@ mod tests {
         assert_eq!(Counts::parse(line), Some(Counts { passed: 41, failed: 2, ignored: 1 }));
         assert_eq!(Counts::parse("test cli::help ... ok"), None);
         assert_eq!(Counts::parse("running 3 tests"), None);
+    }
+
+    #[test]
+    fn what_failed_is_kept_for_the_end() {
+        let mut failures = Failures::default();
+        let long = "it went on\n".repeat(Failures::LONGEST * 2);
+        let printed = format!(
+            "running 2 tests\ntest a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\n{long}\n---- c::d stdout ----\n\
+             one line\n\n\nfailures:\n    a::b\n    c::d\n\ntest result: FAILED. 0 passed; 2 failed; 0 ignored\nrunning 1 test\n"
+        );
+        printed.lines().for_each(|line| failures.line(line));
+        let kept: Vec<&str> = failures.text.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(kept.iter().filter(|line| **line == "it went on").count(), Failures::LONGEST - 1);
+        assert_eq!(kept[kept.len() - 4..], ["---- c::d stdout ----", "one line", "    a::b", "    c::d"]);
     }
 }

@@ -81,8 +81,8 @@ struct Report {
     seconds: u64,
 }
 
-/// Boots every kernel and checks what the guest said.
-pub(crate) fn run(args: &VmArgs) -> Result<Counts> {
+/// Boots every kernel and checks what the guest said; what was wrong, beside the counts.
+pub(crate) fn run(args: &VmArgs) -> Result<(Counts, Vec<String>)> {
     setup::vm_programs()?;
     // The network and the compiler do not wait for each other.
     let (kernels, programs) = thread::scope(|scope| {
@@ -107,7 +107,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<Counts> {
     for fault in &faults {
         eprintln!("vm: {fault}");
     }
-    Ok(Counts { passed: n_passed as u64, failed: faults.len() as u64, ignored: 0 })
+    Ok((Counts { passed: n_passed as u64, failed: faults.len() as u64, ignored: 0 }, faults))
 }
 
 /// The kernels asked for that the archive has, downloaded.
