@@ -79,6 +79,17 @@ impl Terminal {
         self.tmux(&[&["send-keys", "-t", "t"], keys].concat());
     }
 
+    /// Presses Esc, and waits until this is no longer shown. Two of them that come together would be one.
+    #[track_caller]
+    fn escapes(&self, gone: &str) {
+        self.press(&["Escape"]);
+        let mut last = Last(String::new());
+        wait_for(&format!("{gone:?} to go"), || {
+            last.0 = self.screen();
+            (!last.0.contains(gone)).then_some(())
+        });
+    }
+
     /// Types text.
     #[track_caller]
     fn types(&self, text: &str) {
@@ -174,11 +185,12 @@ fn a_live_demo_is_frozen_selected_opened_filtered_and_left() {
     terminal.shows(&["served by", "on the same connection", "▸"]);
     terminal.press(&["?"]);
     terminal.shows(&["Keys", "scroll up"]);
-    terminal.press(&["Escape"]);
-    terminal.press(&["Escape"]);
+    terminal.escapes("scroll up");
+    terminal.escapes("on the same connection");
     terminal.shows(&["▾elapsed"]);
-    terminal.press(&["Escape"]);
-    terminal.press(&["Escape"]);
+    terminal.escapes("▾elapsed");
+    terminal.escapes("Enter list");
+    terminal.shows(&["/ filter"]);
     terminal.press(&["/"]);
     terminal.types("durration > 1ms");
     terminal.press(&["Enter"]);

@@ -196,6 +196,7 @@ fn the_heads_of_a_transaction_stand_below_its_waterfall_without_their_secrets() 
     assert!(none.contains("request head  the recording does not hold it"), "{none}");
     assert!(shown(ShownHeads::Loading, 80).contains("request head, response head: …"));
     assert!(shown(ShownHeads::NoRecording, 80).contains("txray record --out DIR"));
+    assert!(shown(ShownHeads::NotText, 80).contains("is not shown: there are values in it"));
     assert!(shown(ShownHeads::Failed("\u{1b}gone".to_owned()), 80).contains("no heads: \\u{1b}gone"));
 }
 

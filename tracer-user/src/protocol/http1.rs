@@ -80,6 +80,10 @@ impl Protocol for Http1 {
         }
     }
 
+    fn has_text_heads(&self) -> bool {
+        true
+    }
+
     fn infer(&self, head: &[u8]) -> Inference {
         let buf = &head[leading_lines(head).min(4)..];
         match (head::status_line(buf), head::request_line(buf)) {

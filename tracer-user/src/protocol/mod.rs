@@ -69,6 +69,12 @@ pub trait Protocol: Sync {
         true
     }
 
+    /// Its messages begin with heads that are text, in which what is secret is known by its name: such may be shown. What other protocols say has
+    /// values in it (literals of statements, passwords), and is not.
+    fn has_text_heads(&self) -> bool {
+        false
+    }
+
     /// Its responses alone are recognised too. Not so where they could be another protocol's.
     fn responses_are_inferred(&self) -> bool {
         true

@@ -10,6 +10,7 @@ use std::{
 
 use super::{app::App, flight::Progress};
 use crate::{
+    protocol::{Protocol, REGISTRY},
     source::heads::{Head, Heads, HeadsError},
     transaction::Transaction,
 };
@@ -32,6 +33,8 @@ pub enum ShownHeads {
     Known(Arc<Heads>),
     /// They could not be fetched.
     Failed(String),
+    /// Its protocol has none that may be shown.
+    NotText,
 }
 
 impl ShownHeads {
@@ -94,6 +97,11 @@ impl HeadsDesk {
         self.of = of;
         self.age_ns = app.followed().map_or(0, |flight| flight.open.age_ns);
         if let Some(row) = open.cloned() {
+            let has_text_heads = |it: &&dyn Protocol| it.name() == row.protocol && it.has_text_heads();
+            if !REGISTRY.iter().any(has_text_heads) {
+                self.shown = ShownHeads::NotText;
+                return true;
+            }
             let (send, receive) = mpsc::sync_channel(1);
             let fetch = fetch.clone();
             let thread = thread::Builder::new().name("heads".to_owned()).spawn(move || {
@@ -225,6 +233,20 @@ mod tests {
             unix_path: Default::default(),
             confidence: row.confidence,
             time_basis: row.time_basis,
+        }
+    }
+
+    /// Statements have literals in them, sessions passwords.
+    #[test]
+    fn what_is_no_text_head_is_not_fetched() {
+        let fetch: FetchHeads = Arc::new(|_: &Transaction| panic!("nobody wants them"));
+        let mut desk = HeadsDesk::new(Some(fetch));
+        for protocol in REGISTRY.iter().map(|protocol| protocol.name()).filter(|name| *name != "http1") {
+            let row = Transaction { protocol, ..transaction(0) };
+            let app = App { detail: Some(row.into()), ..App::default() };
+            desk.look(&App::default());
+            assert!(desk.look(&app) && !desk.look(&app));
+            assert!(matches!(desk.shown(&app), ShownHeads::NotText), "{protocol}");
         }
     }
 

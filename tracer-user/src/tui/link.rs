@@ -128,6 +128,7 @@ fn trace_id(heads: &ShownHeads) -> Result<TraceId, String> {
     let heads = match heads {
         ShownHeads::Known(heads) => heads,
         ShownHeads::Failed(error) => return Err(format!("no trace id: no heads: {}", screen_text(error))),
+        ShownHeads::NotText => return Err("no trace id: this protocol has no heads in text".to_owned()),
         ShownHeads::NoRecording | ShownHeads::Loading => {
             return Err(format!("no trace id: {}", ShownHeads::HOW_TO_HAVE_THEM));
         }

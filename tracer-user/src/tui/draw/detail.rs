@@ -251,6 +251,9 @@ fn heads(heads: &ShownHeads, answered: bool, width: u16, theme: Theme) -> Vec<Li
         ShownHeads::NoRecording => {
             return said(ShownHeads::HOW_TO_HAVE_THEM.to_owned());
         }
+        ShownHeads::NotText => {
+            return said("what this protocol says is not shown: there are values in it".to_owned());
+        }
         ShownHeads::Loading => return said("request head, response head: …".to_owned()),
         ShownHeads::Failed(error) => return said(format!("no heads: {}", screen_text(error))),
         ShownHeads::Known(heads) => heads,
