@@ -8,6 +8,8 @@ mod cases;
 mod cli;
 /// Conversations with the messages that must be found in them.
 mod conversation;
+/// Datagrams through the pipeline.
+mod datagrams;
 /// What this host can do, as root and as others.
 mod doctor;
 /// The heads of recorded transactions.

@@ -81,6 +81,7 @@ fn times(event: &mut Event) -> Vec<&mut BootTime> {
         Event::Data(data) => vec![&mut data.time, &mut data.first, &mut data.arrival],
         Event::ConnOpen(open) => vec![&mut open.time, &mut open.established],
         Event::ConnShut(shut) => vec![&mut shut.time],
+        Event::Datagram(datagram) => vec![&mut datagram.time],
         Event::ConnClose(close) => vec![&mut close.time],
         Event::Process(process) => vec![&mut process.time],
         Event::ProcessFacts(facts) => vec![&mut facts.time],

@@ -144,6 +144,8 @@ fn inference_claims_no_foreign_bytes() {
         ("kafka", b"\0\0\0\x17\0\x12\0\x03\0\0\0\x01\0\x04test"),
         ("amqp", b"AMQP\0\0\x09\x01"),
         ("nats", b"CONNECT {\"verbose\":false}\r\n"),
+        ("dns", b"\0\x1d\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01"),
+        ("dns", b"\0\x1d\x12\x34\x81\x83\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01"),
         ("websocket", b"\x81\x05hello"),
         ("websocket", b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"),
     ];

@@ -8,6 +8,7 @@ use tracer_user::protocol::{Flow, Protocol};
 use crate::wire::{End, Seen, Wire};
 
 mod captured;
+mod dns;
 mod grpc;
 mod http1;
 mod http2;
@@ -93,6 +94,9 @@ impl Conversation {
 /// Conversations of a protocol: made ones where a file makes them, otherwise those that were captured.
 pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
     match protocol.name() {
+        "dns" => dns::conversation().boxed(),
+        "mdns" => dns::mdns().boxed(),
+        "llmnr" => dns::llmnr().boxed(),
         "grpc" => grpc::conversation().boxed(),
         "http1" => http1::conversation().boxed(),
         "http2" => http2::conversation().boxed(),

@@ -108,6 +108,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
             let is_kernels = matches!(
                 event,
                 Event::Data(_)
+                    | Event::Datagram(_)
                     | Event::ConnOpen(_)
                     | Event::ConnShut(_)
                     | Event::ConnClose(_)

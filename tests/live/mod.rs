@@ -2,6 +2,7 @@
 //!
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
+//! `dns` needs BIND, dig and dnsmasq,
 //! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets`, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`mysql` sysbench and Python too), `http2` nghttp2 and nginx, `grpc` Python's grpcio,
 //! `pcap` tcpdump, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
@@ -12,6 +13,7 @@ mod command;
 mod conservation;
 mod denied;
 mod detach;
+mod dns;
 mod ends;
 mod grpc;
 mod http1;

@@ -69,11 +69,11 @@ pub struct Moved {
 }
 
 /// From 75 % fill: payload is left out.
-const NO_PAYLOAD: u64 = 1;
+pub const NO_PAYLOAD: u64 = 1;
 /// From 87.5 %: continuations of a turn are summed.
 const HEADS_ONLY: u64 = 2;
 /// The last 6.25 %: kept for opens and closes.
-const RESERVED: u64 = 3;
+pub const RESERVED: u64 = 3;
 
 /// `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
 const BPF_RB_AVAIL_DATA: u64 = 0;
@@ -84,7 +84,7 @@ const BPF_RB_FORCE_WAKEUP: u64 = 2;
 
 /// How full the ring is (0, or one of the steps above), and the flag with which a record is to be submitted.
 #[inline(always)]
-fn pressure() -> (u64, u64) {
+pub fn pressure() -> (u64, u64) {
     let unread = EVENTS.query(BPF_RB_AVAIL_DATA);
     let size = u64::from(setting!(ring_bytes));
     let wake = if unread >= u64::from(setting!(wake_bytes)) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
@@ -384,7 +384,7 @@ fn send_sum(conn: &mut Conn, direction: u32) -> u32 {
 
 /// Reserves a record, or counts the refusal.
 #[inline(always)]
-fn reserve<T: 'static>(conn: &mut Conn) -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<T>> {
+pub fn reserve<T: 'static>(conn: &mut Conn) -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<T>> {
     count(Stat::EventsAttempted);
     let entry = EVENTS.reserve::<T>(0);
     if entry.is_none() {
@@ -396,7 +396,7 @@ fn reserve<T: 'static>(conn: &mut Conn) -> Option<aya_ebpf::maps::ring_buf::Ring
 }
 
 #[inline(always)]
-fn refuse(conn: &mut Conn, stat: Stat) {
+pub fn refuse(conn: &mut Conn, stat: Stat) {
     conn.n_refused = conn.n_refused.wrapping_add(1);
     count(stat);
 }
@@ -488,7 +488,7 @@ fn send_copy<const N: usize>(conn: &mut Conn, moved: &Moved, part: &Part) -> u32
 /// told apart any more, and the paths that came here become one. (`socket_receive`, kernel
 /// 6.18: 377,083 instructions walked before, 252,529 with it; the limit is 1,000,000.)
 #[inline(always)]
-unsafe fn reread(field: *const u32) -> u64 {
+pub unsafe fn reread(field: *const u32) -> u64 {
     // SAFETY: a field of a reservation (caller).
     u64::from(unsafe { field.read_volatile() })
 }
@@ -496,9 +496,9 @@ unsafe fn reread(field: *const u32) -> u64 {
 /// `struct iovec` (include/uapi/linux/uio.h).
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Iovec {
-    base: u64,
-    length: u64,
+pub struct Iovec {
+    pub base: u64,
+    pub length: u64,
 }
 
 /// The `i`-th piece of a buffer in pieces; `None` if it cannot be read.

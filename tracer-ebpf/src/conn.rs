@@ -56,7 +56,8 @@ static EMPTY: Conn = Conn {
     drained: 0,
     eof: 0,
     mid_join: 0,
-    reserved: [0; 2],
+    datagrams: 0,
+    reserved: 0,
 };
 
 /// Creates the state of a socket, or finds what another CPU created at the same time. The id is written last: an entry

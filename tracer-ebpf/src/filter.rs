@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_current_task_un
 use tracer_ebpf::{MAX_CGROUPS, MODE_ALL, MODE_TARGETS, Stat, Target, target_hint};
 
 use crate::{
-    maps::{ARMED, TARGET_CGROUPS, TARGET_HINTS, TARGET_PORTS, TARGETS},
+    maps::{ARMED, TARGET_CGROUPS, TARGET_HINTS, TARGET_PORTS, TARGETS, UDP_PORTS},
     settings::setting,
     stats::count,
 };
@@ -87,6 +87,12 @@ fn in_target_cgroup() -> bool {
         index += 1;
     }
     false
+}
+
+/// Whether datagrams of a port are told.
+#[inline(always)]
+pub fn wants_datagrams(port: u16) -> bool {
+    UDP_PORTS.get(u32::from(port >> 6)).is_some_and(|word| *word >> (port & 63) & 1 != 0)
 }
 
 /// Whether a connection with these ports is wanted.

@@ -12,6 +12,7 @@
 
 mod capture;
 mod conn;
+mod datagram;
 mod filter;
 mod maps;
 mod memory;

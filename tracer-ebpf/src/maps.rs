@@ -2,12 +2,14 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, CgroupArray, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{
     Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target,
-    VERDICT_SLOTS, Verdict,
+    UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
 };
+
+use crate::datagram::Vector;
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
 #[map]
@@ -61,6 +63,20 @@ pub static TARGET_CGROUPS: CgroupArray = CgroupArray::with_max_entries(MAX_CGROU
 /// Ports (either end) to which `--port` limits the run. Written by user space at start.
 #[map]
 pub static TARGET_PORTS: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
+
+/// UDP ports (either end) whose datagrams are told, a bit each. Written by user space at start.
+#[map]
+pub static UDP_PORTS: Array<u64> = Array::with_max_entries(UDP_PORT_WORDS, 0);
+
+/// What the socket tracepoints cannot tell of datagrams, the exit of the call can ([`tracer_ebpf::EXIT_WANTED`],
+/// [`tracer_ebpf::EXIT_ATTACHED`]).
+#[map]
+pub static DATAGRAM_EXIT: Array<u32> = Array::with_max_entries(2, 0);
+
+/// Vectors of messages that are being sent, by thread. Written and read here. Full: the vector used longest ago is forgotten, and what is left
+/// of it is told by length alone.
+#[map]
+pub static VECTORS: LruHashMap<u32, Vector> = LruHashMap::with_max_entries(1024, 0);
 
 /// Ports on which targets listen: connections to them get state as soon as they are established, so that the time in the
 /// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.

@@ -17,7 +17,7 @@ pub static SETTINGS: Settings = Settings {
     ring_bytes: 0,
     wake_bytes: 0,
     capture: 0,
-    reserved: 0,
+    datagrams: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,
         sock_common_state: NO_OFFSET,

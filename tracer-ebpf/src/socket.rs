@@ -5,24 +5,28 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use tracer_ebpf::{
     FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, MAX_UNIX_PATH, NO_OFFSET, ROLE_CLIENT, ROLE_SERVER, ROLE_UNKNOWN,
-    Tuple,
+    Stat, Tuple,
 };
 
 use crate::{
-    memory::{Memory, Probed, Typed, opaque, zero},
+    memory::{Memory, Probed, Typed, opaque, read_user, zero},
     settings::setting,
+    stats::count,
 };
 
 /// `SOCK_STREAM` (include/linux/net.h).
 const SOCK_STREAM: u16 = 1;
-/// `IPPROTO_TCP`.
+/// `IPPROTO_TCP`, `IPPROTO_UDP`.
 const IPPROTO_TCP: u16 = 6;
+const IPPROTO_UDP: u16 = 17;
 
 /// Kinds of sockets that are traced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Tcp,
     Unix,
+    /// Datagrams; those of wanted ports only.
+    Udp,
 }
 
 /// What a socket is; `None` for what is not traced.
@@ -32,6 +36,9 @@ pub fn kind<M: Memory>(sock: *const u8) -> Option<Kind> {
     if family == FAMILY_INET || family == FAMILY_INET6 {
         let protocol: u16 = M::read(sock, setting!(offsets.sock_protocol));
         // The member is 16 bits wide from 5.6 on; only the low byte counts for TCP against UDP and SCTP, but MPTCP is 262.
+        if setting!(datagrams) != 0 && protocol == IPPROTO_UDP {
+            return Some(Kind::Udp);
+        }
         return (protocol == IPPROTO_TCP).then_some(Kind::Tcp);
     }
     if family == FAMILY_UNIX {
@@ -106,6 +113,40 @@ pub fn tuple<M: Memory>(sock: *const u8) -> Tuple {
         put(&mut tuple.remote, 0, u64::from(remote));
     }
     tuple
+}
+
+/// The two ports of an IP socket, in host order: the own one, and the peer's; 0 = none.
+#[inline(always)]
+pub fn ports<M: Memory>(sock: *const u8) -> (u16, u16) {
+    (
+        M::read(sock, setting!(offsets.sock_common_num)),
+        u16::from_be(M::read(sock, setting!(offsets.sock_common_dport))),
+    )
+}
+
+/// Takes the peer from a `sockaddr` in user memory; of another family than the two of IP, nothing.
+#[inline(always)]
+pub fn peer_of_name(tuple: &mut Tuple, address: u64) {
+    let Some(start) = read_user::<u64>(address) else {
+        count(Stat::ReadFault);
+        return;
+    };
+    let family = start as u16;
+    if family == FAMILY_INET {
+        put(&mut tuple.remote, 0, start >> 32);
+        put(&mut tuple.remote, 8, 0);
+    } else if family == FAMILY_INET6 {
+        // Behind `sin6_flowinfo`.
+        let Some(words) = read_user::<[u64; 2]>(address + 8) else {
+            count(Stat::ReadFault);
+            return;
+        };
+        put(&mut tuple.remote, 0, words[0]);
+        put(&mut tuple.remote, 8, words[1]);
+    } else {
+        return;
+    }
+    tuple.remote_port = u16::from_be((start >> 16) as u16);
 }
 
 /// Ends that are not known.

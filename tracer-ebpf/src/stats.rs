@@ -10,6 +10,12 @@ pub fn count(stat: Stat) {
     add(stat, 1);
 }
 
+/// Counts several.
+#[inline(always)]
+pub fn count_more(stat: Stat, n: u64) {
+    add(stat, n);
+}
+
 /// Atomic although the slot is per CPU: a probe can be preempted by, or interrupted by, another on the same CPU,
 /// and a lost increment would break the sums. Without its result this is the plain `lock add` of kernel 5.10.
 #[inline(always)]

@@ -223,6 +223,8 @@ pub struct Settings {
     pub cgroup: Vec<PathBuf>,
     /// Ports.
     pub port: Vec<u16>,
+    /// UDP ports whose datagrams are DNS, beside the usual ones.
+    pub udp_port: Vec<u16>,
     /// Family of hooks.
     pub hooks: Option<Hooks>,
     /// Protocols looked for, by registry name; empty = all.
@@ -297,6 +299,7 @@ impl Settings {
             exe: list(self.exe, upper.exe),
             cgroup: list(self.cgroup, upper.cgroup),
             port: list(self.port, upper.port),
+            udp_port: list(self.udp_port, upper.udp_port),
             hooks: upper.hooks.or(self.hooks),
             protocol: list(self.protocol, upper.protocol),
             opaque_port: list(self.opaque_port, upper.opaque_port),
@@ -353,6 +356,8 @@ pub struct Config {
     pub hooks: Hooks,
     /// Protocols looked for, by registry name; empty = all.
     pub protocols: Vec<String>,
+    /// UDP ports whose datagrams are DNS, beside the usual ones.
+    pub udp_ports: Vec<u16>,
     /// Ports on which what no parser knows is followed turn by turn.
     pub opaque_ports: Vec<u16>,
     /// Bounds of what stands between the kernel and the sinks.
@@ -428,6 +433,7 @@ impl Default for Config {
             targets: Targets::default(),
             hooks: Hooks::Auto,
             protocols: Vec::new(),
+            udp_ports: Vec::new(),
             opaque_ports: Vec::new(),
             capture: Capture {
                 ring_bytes: 16 << 20,
@@ -470,6 +476,7 @@ impl Config {
             },
             hooks: settings.hooks.unwrap_or(default.hooks),
             protocols: settings.protocol,
+            udp_ports: settings.udp_port,
             opaque_ports: settings.opaque_port,
             capture: Capture {
                 ring_bytes: settings.ring_size.map_or(Ok(default.capture.ring_bytes), ring_bytes)?,

@@ -95,6 +95,8 @@ pub enum Event {
     Tick(BootTime),
     /// Events that a recording should hold and does not; comes from a replay only, at the place where they are missing.
     Loss(Loss),
+    /// A datagram.
+    Datagram(Datagram),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -149,6 +151,41 @@ impl Data {
     /// Whether `flag` (`abi::FLAG_*`) is set.
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+}
+
+/// A datagram. See [`tracer_ebpf::Datagram`] for the meaning of each field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagram {
+    /// Exit of the call.
+    pub time: BootTime,
+    /// The socket.
+    pub conn: ConnId,
+    /// Number among those of its direction on the socket.
+    pub number: u64,
+    /// Length, bytes.
+    pub bytes: u32,
+    /// The ends.
+    #[serde(with = "tuple_bytes")]
+    pub tuple: abi::Tuple,
+    /// `abi::FLAG_*`.
+    pub flags: u16,
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Network namespace; 0 = not known.
+    pub netns: u32,
+    /// Thread name, zero-padded.
+    pub comm: [u8; 16],
+    /// The captured first bytes; shorter than `bytes` when cut.
+    pub payload: Bytes,
+}
+
+impl Datagram {
+    /// Which way it went.
+    pub fn direction(&self) -> Direction {
+        if self.flags & abi::FLAG_EGRESS != 0 { Direction::Egress } else { Direction::Ingress }
     }
 }
 
@@ -295,8 +332,16 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 6] =
-    ["refused_data", "refused_conn", "refused_process", "conn_map_full", "conn_race", "target_map_full"];
+pub const LOST_IN_KERNEL: [&str; 8] = [
+    "refused_data",
+    "refused_conn",
+    "refused_process",
+    "conn_map_full",
+    "conn_race",
+    "target_map_full",
+    "datagram_unnamed",
+    "datagram_vector",
+];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
 
@@ -396,6 +441,27 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 tid: raw.tid,
                 n_calls: raw.n_calls,
                 error: raw.error,
+                comm: raw.comm,
+                payload: record.slice(start..end),
+            }))
+        }
+        abi::KIND_DATAGRAM => {
+            let raw: abi::Datagram = read(record)?;
+            let start = size_of::<abi::Datagram>();
+            let end = start + raw.captured as usize;
+            if record.len() < end {
+                return Err(DecodeError::Short { have: record.len(), need: end });
+            }
+            Ok(Event::Datagram(Datagram {
+                time: BootTime(raw.header.time_ns),
+                conn: ConnId(raw.conn_id),
+                number: raw.number,
+                bytes: raw.bytes,
+                tuple: raw.tuple,
+                flags: raw.header.flags,
+                pid: raw.pid,
+                tid: raw.tid,
+                netns: raw.netns,
                 comm: raw.comm,
                 payload: record.slice(start..end),
             }))

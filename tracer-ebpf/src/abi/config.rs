@@ -119,11 +119,20 @@ pub struct Settings {
     pub wake_bytes: u32,
     /// What is captured before a verdict: [`crate::VERDICT_HEADS`] (`budget` a turn) or [`crate::VERDICT_EVERYTHING`].
     pub capture: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 = datagrams of the ports in `UDP_PORTS` are told.
+    pub datagrams: u32,
     /// Where things are.
     pub offsets: KernelOffsets,
 }
+
+/// Words of `UDP_PORTS`: one bit for each port.
+pub const UDP_PORT_WORDS: u32 = 1024;
+
+/// In `DATAGRAM_EXIT`: not 0 = a target has a datagram socket whose peers only the exit of the call tells. Set by the kernel side, cleared by
+/// user space.
+pub const EXIT_WANTED: u32 = 0;
+/// In `DATAGRAM_EXIT`: not 0 = the exit of calls is told, and the socket tracepoints leave those datagrams to it. Written by user space.
+pub const EXIT_ATTACHED: u32 = 1;
 
 /// Most names in `TARGET_COMMS`.
 pub const MAX_COMMS: u32 = 16;

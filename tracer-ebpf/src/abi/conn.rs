@@ -162,8 +162,10 @@ pub struct Conn {
     pub eof: u8,
     /// 1 = first seen in use, not at its start.
     pub mid_join: u8,
+    /// 1 = a UDP socket: `position` counts its datagrams, and it has neither turns nor sums.
+    pub datagrams: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 #[cfg(feature = "user")]

@@ -96,6 +96,41 @@ pub struct Data {
 /// A process began to listen ([`Listening`]).
 pub const KIND_LISTENING: u16 = 8;
 
+/// [`Datagram`] and its payload.
+pub const KIND_DATAGRAM: u16 = 9;
+
+/// A datagram that a call sent or received. `captured` payload bytes follow. Its flags are those of [`Data`]: [`FLAG_EGRESS`],
+/// [`FLAG_NO_BUFFER`], [`FLAG_FAULT`], [`FLAG_OVERLOAD`], [`FLAG_CUT`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Datagram {
+    /// Kind, flags, exit time of the call.
+    pub header: Header,
+    /// The socket ([`crate::conn_id`]). It may have many peers.
+    pub conn_id: u64,
+    /// Number of the datagram among those of its direction on this socket, from 0: what is lost shows as a gap.
+    pub number: u64,
+    /// The ends, as far as the socket and the call tell: the own address is all zeros where the socket is bound to none.
+    pub tuple: Tuple,
+    /// Length, bytes.
+    pub bytes: u32,
+    /// Payload bytes that follow this struct.
+    pub captured: u32,
+    /// Thread group (process).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Network namespace's inode number; 0 = not known.
+    pub netns: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Thread name.
+    pub comm: [u8; 16],
+}
+
+/// Most payload bytes of a datagram. EDNS asks for 1,232 to 4,096 bytes; multicast DNS allows 9,000, which nobody sends.
+pub const MAX_DATAGRAM_PAYLOAD: u32 = 4096;
+
 /// First sight of a connection in a target's hands. Comes before its first [`Data`]. For Unix sockets the path follows
 /// (`path_length` bytes, at most [`MAX_UNIX_PATH`]; an abstract name starts with a NUL).
 #[repr(C)]
@@ -196,6 +231,7 @@ pub struct Listening {
 }
 
 const _: () = assert!(size_of::<Listening>() == 24);
+const _: () = assert!(size_of::<Datagram>() == 112);
 const _: () = assert!(size_of::<Header>() == 16);
 const _: () = assert!(size_of::<Data>() == 96);
 const _: () = assert!(size_of::<ConnOpen>() == 96);

@@ -78,7 +78,12 @@ counters! {
     WouldBlock = "would_block",
     /// Other failed calls on a tracked connection.
     CallFailed = "call_failed",
-    /// Sockets of a kind that is not traced (UDP, raw, netlink, …).
+    /// A message of a recvmmsg or sendmmsg vector behind the most that are read, on a UDP socket: it shows as a gap in the socket's numbers. Lost.
+    DatagramVector = "datagram_vector",
+    /// A datagram was received of which the call tells the peer only at its end, and the hook at the end was not attached yet: it shows as a
+    /// gap in the socket's numbers. Lost.
+    DatagramUnnamed = "datagram_unnamed",
+    /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",
     /// A kernel structure could not be read.
     ReadFault = "kernel_read_fault",

@@ -4,7 +4,7 @@
 use tracer_ebpf::{EGRESS, INGRESS, NO_OFFSET, Stat};
 
 use crate::{
-    capture::{BUFFER_IOVECS, BUFFER_SINGLE, Buffer, no_buffer},
+    capture::{BUFFER_IOVECS, BUFFER_MESSAGES, BUFFER_SINGLE, Buffer, no_buffer},
     memory::{Memory, read_user},
     settings::setting,
 };
@@ -49,10 +49,12 @@ pub struct Registers {
     pub si: u64,
     pub dx: u64,
     pub r10: u64,
+    pub r8: u64,
 }
 
 /// Offsets in `struct pt_regs` (arch/x86/include/asm/ptrace.h; user ABI, the same on every kernel).
 const REG_R10: u32 = 56;
+const REG_R8: u32 = 72;
 const REG_DX: u32 = 96;
 const REG_SI: u32 = 104;
 const REG_DI: u32 = 112;
@@ -68,7 +70,14 @@ impl Registers {
             si: M::read(regs, REG_SI),
             dx: M::read(regs, REG_DX),
             r10: M::read(regs, REG_R10),
+            r8: M::read(regs, REG_R8),
         }
+    }
+
+    /// The fifth argument alone.
+    #[inline(always)]
+    pub fn fifth<M: Memory>(regs: *const u8) -> u64 {
+        M::read(regs, REG_R8)
     }
 
     /// The call's number alone.
@@ -82,7 +91,7 @@ impl Registers {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct MessageHeader {
-    name: u64,
+    pub name: u64,
     name_length: u64,
     pub iovecs: u64,
     pub n_iovecs: u64,
@@ -113,12 +122,12 @@ pub fn iovecs(address: u64, count: u64) -> Buffer {
     Buffer { kind: BUFFER_IOVECS, count, address }
 }
 
-/// Iovecs of a `msghdr` in user memory.
+/// Iovecs of a `msghdr` in user memory, and the address of its name.
 #[inline(always)]
-pub fn message(address: u64) -> Buffer {
+pub fn message(address: u64) -> (Buffer, u64) {
     match read_user::<MessageHeader>(address) {
-        Some(header) => iovecs(header.iovecs, header.n_iovecs),
-        None => no_buffer(Stat::PayloadFault),
+        Some(header) => (iovecs(header.iovecs, header.n_iovecs), header.name),
+        None => (no_buffer(Stat::PayloadFault), 0),
     }
 }
 
@@ -139,12 +148,19 @@ pub struct Call {
     pub flags: u32,
     /// The buffer's length where it is one number, otherwise `u64::MAX`.
     pub capacity: u64,
+    /// User address of the peer's name, which a receive fills in at the end; 0 = none.
+    pub name: u64,
 }
+
+/// [`Call::name`]: there is one for each message of the vector, in user memory by the end of the call.
+pub const NAMES: u64 = u64::MAX;
+/// [`Call::name`]: the hook runs for one message of a vector that is being sent, and does not say for which.
+pub const ONE_OF_MANY: u64 = u64::MAX - 1;
 
 /// The call in progress, as a data hook finds it; `direction` is the hook's.
 #[inline(always)]
 pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Call {
-    let nothing = |buffer| Call { buffer, flags: 0, capacity: u64::MAX };
+    let nothing = |buffer| Call { buffer, flags: 0, capacity: u64::MAX, name: 0 };
     let task_flags: u32 = M::read(task, setting!(offsets.task_flags));
     if task_flags & PF_IO_WORKER != 0 {
         return nothing(no_buffer(Stat::NoBufferUring));
@@ -159,32 +175,43 @@ pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Ca
     if is_compat::<M>(task, call.number) {
         return nothing(no_buffer(Stat::NoBufferCompat));
     }
-    let single = |flags| Call {
+    let single = |flags, name| Call {
         buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.si },
         flags,
         capacity: call.dx,
+        name,
+    };
+    let of_message = |flags| {
+        let (buffer, name) = message(call.si);
+        Call { buffer, flags, capacity: u64::MAX, name }
     };
     if direction == INGRESS {
         match call.number {
-            READ => return single(0),
-            RECVFROM => return single(call.r10 as u32),
+            READ => return single(0, 0),
+            RECVFROM => return single(call.r10 as u32, call.r8),
             READV | PREADV2 => return nothing(iovecs(call.si, call.dx)),
-            RECVMSG => return Call { flags: call.dx as u32, ..nothing(message(call.si)) },
+            RECVMSG => return of_message(call.dx as u32),
             _ => {}
         }
     } else if direction == EGRESS {
         match call.number {
-            WRITE => return single(0),
-            SENDTO => return single(call.r10 as u32),
+            WRITE => return single(0, 0),
+            SENDTO => return single(call.r10 as u32, call.r8),
             WRITEV | PWRITEV2 => return nothing(iovecs(call.si, call.dx)),
-            SENDMSG => return Call { flags: call.dx as u32, ..nothing(message(call.si)) },
+            SENDMSG => return of_message(call.dx as u32),
             _ => {}
         }
     }
     match call.number {
         // The hook fires once per message and does not say for which: only a vector of one is certain.
-        RECVMMSG | SENDMMSG if call.dx == 1 => Call { flags: call.r10 as u32, ..nothing(message(call.si)) },
-        RECVMMSG | SENDMMSG => Call { flags: call.r10 as u32, ..nothing(no_buffer(Stat::NoBufferVector)) },
+        SENDMMSG if call.dx == 1 => of_message(call.r10 as u32),
+        SENDMMSG => {
+            let count = if call.dx > u64::from(u32::MAX) { u32::MAX } else { call.dx as u32 };
+            let buffer = Buffer { kind: BUFFER_MESSAGES, count, address: call.si };
+            Call { flags: call.r10 as u32, name: ONE_OF_MANY, ..nothing(buffer) }
+        }
+        RECVMMSG if call.dx == 1 => Call { name: NAMES, ..of_message(call.r10 as u32) },
+        RECVMMSG => Call { flags: call.r10 as u32, name: NAMES, ..nothing(no_buffer(Stat::NoBufferVector)) },
         SENDFILE | SPLICE | TEE => nothing(no_buffer(Stat::NoBufferFile)),
         IO_URING_ENTER => nothing(no_buffer(Stat::NoBufferUring)),
         _ => nothing(no_buffer(Stat::NoBufferOther)),

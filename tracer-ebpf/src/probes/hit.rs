@@ -2,7 +2,7 @@
 
 use tracer_ebpf::{CLOSE_REPLACED, Conn, EGRESS, FAMILY_UNIX, INGRESS, ROLE_UNKNOWN, Stat};
 
-use super::call::{Call, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC};
+use super::call::{Call, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, ONE_OF_MANY};
 use crate::{
     capture::{self, Moved, no_buffer},
     conn::{self, Birth},
@@ -43,7 +43,15 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
         failed(hit);
         return;
     }
+    let kind = socket::kind::<M>(hit.sock);
+    if kind == Some(Kind::Udp) {
+        // Of programs of their own (`datagram`): the verifier's limit is for each.
+        return;
+    }
     let mut call = hit.call;
+    if call.name == ONE_OF_MANY {
+        call.buffer = no_buffer(Stat::NoBufferVector);
+    }
     if call.flags & MSG_ERRQUEUE != 0 {
         count(Stat::ErrorQueue);
         return;
@@ -64,7 +72,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
         // The last of these bytes is urgent data; the stream position counts it.
         call.buffer = no_buffer(Stat::OutOfBand);
     }
-    let Some(kind) = socket::kind::<M>(hit.sock) else {
+    let Some(kind) = kind else {
         count(Stat::OtherSocket);
         return;
     };
@@ -141,7 +149,7 @@ fn failed(hit: &Hit) {
 fn lookup<M: TcpMemory>(hit: &Hit, kind: Kind) -> Option<&'static mut Conn> {
     let key = hit.sock as u64;
     if let Some(conn) = conn::find(key) {
-        if kind == Kind::Tcp {
+        if kind == Kind::Tcp && conn.datagrams == 0 {
             return Some(conn);
         }
         // Unix sockets die without a hook: the inode tells whether the memory still belongs to the same one.

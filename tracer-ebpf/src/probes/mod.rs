@@ -1,6 +1,7 @@
 //! The probes by what they watch.
 
 pub mod call;
+pub mod datagram;
 pub mod hit;
 pub mod process;
 pub mod socket;

@@ -7,7 +7,7 @@ use aya_ebpf::{helpers::bpf_get_current_task, macros::btf_tracepoint, programs::
 use tracer_ebpf::{EGRESS, INGRESS, Stat};
 
 use super::{
-    call::{self, Call, MMSGHDR_BYTES, MMSGHDR_LENGTH, Registers},
+    call::{self, Call, MMSGHDR_BYTES, MMSGHDR_LENGTH, NAMES, Registers},
     hit::{Hit, hit},
 };
 use crate::{
@@ -24,29 +24,36 @@ const S_IFSOCK: u16 = 0o140_000;
 /// Most messages of a recvmmsg or sendmmsg whose lengths are read; the bytes of as many as there are pieces to a record.
 const MAX_MESSAGES: u64 = 16;
 
+/// Whether a system call of this number may move bytes on a socket.
+#[inline(always)]
+pub fn moves_bytes(number: u64) -> bool {
+    matches!(
+        number,
+        call::READ
+            | call::WRITE
+            | call::READV
+            | call::WRITEV
+            | call::SENDFILE
+            | call::SENDTO
+            | call::RECVFROM
+            | call::SENDMSG
+            | call::RECVMSG
+            | call::SPLICE
+            | call::RECVMMSG
+            | call::SENDMMSG
+            | call::PREADV2
+            | call::PWRITEV2
+    )
+}
+
 /// Exit of any system call; ends at once for those that move no bytes on sockets.
 ///
 /// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
 #[btf_tracepoint(function = "sys_exit")]
 pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
     let regs: *const u8 = context.arg(0);
-    let number = Registers::number::<Typed>(regs);
-    match number {
-        call::READ
-        | call::WRITE
-        | call::READV
-        | call::WRITEV
-        | call::SENDFILE
-        | call::SENDTO
-        | call::RECVFROM
-        | call::SENDMSG
-        | call::RECVMSG
-        | call::SPLICE
-        | call::RECVMMSG
-        | call::SENDMMSG
-        | call::PREADV2
-        | call::PWRITEV2 => {}
-        _ => return 0,
+    if !moves_bytes(Registers::number::<Typed>(regs)) {
+        return 0;
     }
     let Some(thread) = current_target() else { return 0 };
     let result: i64 = context.arg(1);
@@ -58,7 +65,7 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
         sock: core::ptr::null(),
         direction: 0,
         result,
-        call: Call { buffer: NO_BUFFER, flags: 0, capacity: u64::MAX },
+        call: Call { buffer: NO_BUFFER, flags: 0, capacity: u64::MAX, name: 0 },
     };
     if find_site(regs, &mut site) == 0 {
         return 0;
@@ -72,7 +79,7 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
 /// Fills in the site of a call; 0 if there is nothing to see. A function of its own: what it needs of the stack is free again
 /// when the bytes are copied.
 #[inline(never)]
-fn find_site(regs: *const u8, site: &mut Hit) -> u32 {
+pub fn find_site(regs: *const u8, site: &mut Hit) -> u32 {
     let registers = Registers::read::<Typed>(regs);
     let number = registers.number;
     let task = site.task;
@@ -88,14 +95,19 @@ fn find_site(regs: *const u8, site: &mut Hit) -> u32 {
         address: registers.si,
         count: registers.dx,
         flags: 0,
+        name: 0,
     };
     match number {
         call::READ => {}
         call::WRITE => plan.direction = u64::from(EGRESS),
-        call::RECVFROM => plan.flags = registers.r10 as u32,
+        call::RECVFROM => {
+            plan.flags = registers.r10 as u32;
+            plan.name = registers.r8;
+        }
         call::SENDTO => {
             plan.direction = u64::from(EGRESS);
             plan.flags = registers.r10 as u32;
+            plan.name = registers.r8;
         }
         call::READV | call::PREADV2 => plan.shape = IOVECS,
         call::WRITEV | call::PWRITEV2 => {
@@ -154,6 +166,8 @@ struct Plan {
     fd: u64,
     address: u64,
     count: u64,
+    /// User address of the peer's name; 0 = none.
+    name: u64,
     flags: u32,
     /// How the call holds its bytes: [`SINGLE`] and so on.
     shape: u32,
@@ -171,14 +185,16 @@ fn complete(plan: &Plan, site: &mut Hit) -> u32 {
     site.sock = sock;
     site.direction = plan.direction;
     site.call.flags = plan.flags;
+    site.call.name = plan.name;
     match plan.shape {
         SINGLE => {
             site.call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address };
             site.call.capacity = plan.count;
         }
         IOVECS => site.call.buffer = call::iovecs(plan.address, plan.count),
-        MESSAGE => site.call.buffer = call::message(plan.address),
+        MESSAGE => (site.call.buffer, site.call.name) = call::message(plan.address),
         MESSAGES => {
+            site.call.name = NAMES;
             if result > 0 {
                 site.result = messages_length(plan.address, result as u64) as i64;
                 site.call.buffer =

@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, CgroupArray, HashMap, MapData},
-    programs::{Program, ProgramError},
+    programs::{Program, ProgramError, tp_btf::BtfTracePointLink},
 };
 use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
@@ -49,6 +49,10 @@ pub struct LoadConfig {
     pub budget: u32,
     /// What is copied of a connection before its first verdict.
     pub capture: Capture,
+    /// Ports whose datagrams are told; empty = no datagrams.
+    pub udp_ports: Vec<u16>,
+    /// A target has a UDP socket without a peer on one of them.
+    pub has_open_datagram_sockets: bool,
 }
 
 /// What the kernel copies of a connection before user space has given a verdict.
@@ -159,6 +163,10 @@ pub struct Loaded {
     pub family: Family,
     /// What this run does without.
     pub missing: Vec<Missing>,
+    /// The probe at the exit of calls is loaded, and not attached.
+    pub has_datagram_exit: bool,
+    /// It is wanted from the start.
+    pub datagram_exit_at_once: bool,
 }
 
 impl Loaded {
@@ -166,6 +174,15 @@ impl Loaded {
     /// request no longer was.
     pub fn disarm(&mut self) -> Result<(), LoadError> {
         arm(&mut self.ebpf, false)
+    }
+
+    /// Attaches the probe at the exit of calls, which completes what the socket tracepoints tell of datagrams. Dropping the link detaches it.
+    pub fn attach_datagram_exit(&mut self) -> Result<BtfTracePointLink, String> {
+        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(DATAGRAM_EXIT.program) else {
+            return Err("the object has no such program".to_owned());
+        };
+        let link = program.attach().and_then(|id| program.take_link(id));
+        link.map_err(|error| shortened(&chain(&error)))
     }
 
     /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
@@ -242,6 +259,26 @@ const SOCKET: &[Probe] = &[
     Probe { program: "socket_send", tracepoint: "sock_send_length", feature: None },
 ];
 
+/// What a run without the probes of datagrams does without.
+const DATAGRAMS: Option<&str> = Some("datagrams (DNS over UDP)");
+
+/// Beside [`SOCKET`], for datagrams.
+const SOCKET_DATAGRAMS: &[Probe] = &[
+    Probe { program: "datagram_receive", tracepoint: "sock_recv_length", feature: DATAGRAMS },
+    Probe { program: "datagram_send", tracepoint: "sock_send_length", feature: DATAGRAMS },
+];
+
+/// Beside [`SYSCALL`], for datagrams.
+const SYSCALL_DATAGRAMS: &[Probe] =
+    &[Probe { program: "datagram_call", tracepoint: "sys_exit", feature: DATAGRAMS }];
+
+/// Beside [`SOCKET_DATAGRAMS`], when it is needed.
+const DATAGRAM_EXIT: Probe = Probe {
+    program: "datagram_exit",
+    tracepoint: "sys_exit",
+    feature: Some("datagrams received by sockets without a peer and several at once (DNS servers)"),
+};
+
 const SYSCALL: &[Probe] = &[Probe { program: "syscall_exit", tracepoint: "sys_exit", feature: None }];
 
 /// Loads and attaches everything; the data hooks last, so that no byte is seen before its connection can be.
@@ -283,9 +320,37 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     for probe in families.iter().filter(|other| **other != family).flat_map(|other| other.probes()) {
         detach(&mut ebpf, probe);
     }
+    let mut has_datagram_exit = false;
+    if !config.udp_ports.is_empty() {
+        let (probes, exit) = match family {
+            Family::Socket => (SOCKET_DATAGRAMS, Some(&DATAGRAM_EXIT)),
+            Family::Syscall => (SYSCALL_DATAGRAMS, None),
+        };
+        let together: Vec<&Probe> = probes.iter().chain(exit).collect();
+        let mut outcomes = load_together(&mut ebpf, &together, &btf);
+        let mut is_whole = true;
+        for probe in probes {
+            let outcome = outcomes.remove(probe.program).unwrap_or(Ok(()));
+            if let Err(reason) = outcome.and_then(|()| self::attach(&mut ebpf, probe)) {
+                is_whole = false;
+                missing.push(Missing { feature: probe.feature.unwrap_or_default(), reason });
+                break;
+            }
+        }
+        if !is_whole {
+            // Half of it would take an answer for another's.
+            probes.iter().for_each(|probe| detach(&mut ebpf, probe));
+        } else if let Some(exit) = exit {
+            match outcomes.remove(exit.program).unwrap_or(Ok(())) {
+                Ok(()) => has_datagram_exit = true,
+                Err(reason) => missing.push(Missing { feature: exit.feature.unwrap_or_default(), reason }),
+            }
+        }
+    }
     arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
-    Ok(Loaded { ebpf, family, missing })
+    let datagram_exit_at_once = config.has_open_datagram_sockets;
+    Ok(Loaded { ebpf, family, missing, has_datagram_exit, datagram_exit_at_once })
 }
 
 /// Lets the probes tell what they see, all from the same instant on, or no longer.
@@ -360,7 +425,7 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settin
             Capture::Heads => abi::VERDICT_HEADS,
             Capture::Everything => abi::VERDICT_EVERYTHING,
         },
-        reserved: 0,
+        datagrams: u32::from(!config.udp_ports.is_empty()),
         offsets: abi::KernelOffsets::from(offsets),
     }
 }
@@ -410,7 +475,15 @@ pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
         ..settings(&LoadConfig::nothing(), &offsets, 0)
     };
     let mut ebpf = object(&settings, 64, &btf)?;
-    let families = [(LIFE, None), (SOCKET, Some(Family::Socket)), (SYSCALL, Some(Family::Syscall))];
+    let exit: &[Probe] = &[DATAGRAM_EXIT];
+    let families = [
+        (LIFE, None),
+        (SOCKET_DATAGRAMS, None),
+        (exit, None),
+        (SYSCALL_DATAGRAMS, None),
+        (SOCKET, Some(Family::Socket)),
+        (SYSCALL, Some(Family::Syscall)),
+    ];
     let probes =
         families.into_iter().flat_map(|(probes, family)| probes.iter().map(move |probe| (probe, family)));
     let present: Vec<(&Probe, Option<Family>)> =
@@ -427,7 +500,8 @@ pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
 }
 
 impl LoadConfig {
-    fn nothing() -> LoadConfig {
+    /// Traces nobody, with all there is to load; a ring and a map of connections have to be given sizes.
+    pub fn nothing() -> LoadConfig {
         LoadConfig {
             targets: Targets::default(),
             pids: Vec::new(),
@@ -438,6 +512,8 @@ impl LoadConfig {
             budget: 0,
             // More code for the verifier than the other.
             capture: Capture::Everything,
+            udp_ports: vec![53],
+            has_open_datagram_sockets: false,
         }
     }
 }
@@ -565,6 +641,14 @@ fn fill(ebpf: &mut Ebpf, config: &LoadConfig) -> Result<(), LoadError> {
     for port in &config.targets.ports {
         map.insert(u32::from(*port), 1, 0)
             .map_err(|error| failed(format!("name port {port} as a target"))(&error))?;
+    }
+    let mut map: Array<&mut MapData, u64> = array(ebpf, "UDP_PORTS")?;
+    let mut words: FxHashMap<u32, u64> = FxHashMap::default();
+    for port in &config.udp_ports {
+        *words.entry(u32::from(port >> 6)).or_default() |= 1 << (port & 63);
+    }
+    for (word, bits) in words {
+        map.set(word, bits, 0).map_err(|error| failed("name the UDP ports".to_owned())(&error))?;
     }
     let mut map: HashMap<&mut MapData, abi::PortKey, u32> = self::map(ebpf, "LISTENING")?;
     for port in &config.listening {

@@ -1,6 +1,7 @@
 //! The kernel's side as user space sees it: its types, what it can do, the probes' life.
 
 pub mod btf;
+pub mod datagram_exit;
 pub mod diagnosis;
 pub mod features;
 pub mod kernel_log;

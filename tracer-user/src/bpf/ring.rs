@@ -19,6 +19,7 @@ use zerocopy::FromBytes as _;
 
 use crate::{
     bpf::{
+        datagram_exit::DatagramExit,
         kernel_log::KernelLog,
         load::{Loaded, NotRun},
         meter::{Meter, Sample},
@@ -88,6 +89,8 @@ pub fn records(batch: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
 /// The reader's thread body. Ends, with the probes detached and the ring drained, after `stop` is set.
 pub struct Reader {
     loaded: Option<Loaded>,
+    /// Until the probes are detached. `None` where there is nothing for it to do.
+    datagram_exit: Option<DatagramExit>,
     kernel_log: KernelLog,
     ring: RingBuf<MapData>,
     /// `None` where its pages cannot be mapped: the gauges are absent.
@@ -146,10 +149,12 @@ impl Reader {
         let conns = take(&mut loaded, "CONNS")?;
         let names = abi::STAT_NAMES.iter().map(|name| format!("kernel.{name}").into()).collect();
         let kernel_log = KernelLog::take(&mut loaded.ebpf);
+        let datagram_exit = DatagramExit::take(&mut loaded);
         Ok(Reader {
             meter: Meter::of(&loaded),
             sample: Vec::new(),
             loaded: Some(loaded),
+            datagram_exit,
             kernel_log,
             fill: RingFill::new(ring.as_fd()).ok(),
             ring,
@@ -187,6 +192,7 @@ impl Reader {
                 }
                 self.count_not_run();
                 // Detaches every program; what they wrote is still in the ring.
+                self.datagram_exit.as_mut().map(DatagramExit::stop);
                 self.loaded = None;
                 // Waits for a sample to be broken off, which now costs nobody anything.
                 self.meter = None;
@@ -194,6 +200,9 @@ impl Reader {
             }
             let drained = self.drain();
             self.kernel_log.drain();
+            if let (Some(exit), Some(loaded)) = (&mut self.datagram_exit, &mut self.loaded) {
+                exit.look(loaded, Instant::now());
+            }
             if self.last_wait.is_some() {
                 n_empty = if drained == 0 { n_empty + 1 } else { 0 };
                 // A program that was running when it was detached may still be writing: one more look after a pause.
@@ -442,6 +451,9 @@ impl Reader {
         values.push(("txray.cpu_ns".into(), clock(libc::CLOCK_PROCESS_CPUTIME_ID)));
         values.extend(resident_bytes().map(|bytes| ("gauge.resident_bytes".into(), bytes)));
         values.push(("gauge.ring_bytes".into(), self.ring_bytes));
+        if let Some(exit) = &self.datagram_exit {
+            values.push(("datagram_exit.attached".into(), exit.n_attached()));
+        }
         if let Some(fill) = &mut self.fill {
             values.push(("gauge.ring_used_bytes".into(), fill.used()));
             values.push(("gauge.ring_used_most_bytes".into(), fill.most()));

@@ -1,4 +1,4 @@
-//! Unix sockets die without a hook: those that no process of theirs holds any more are found in `/proc`, so that the
+//! Unix and UDP sockets die without a hook: those that no process of theirs holds any more are found in `/proc`, so that the
 //! kernel's connection map does not fill with the dead.
 
 use std::{fs, io};
@@ -19,7 +19,7 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Which of these connections (with their keys in the map) are dead: Unix sockets that the process which used them does not hold, now
+    /// Which of these connections (with their keys in the map) are dead: Unix and UDP sockets that the process which used them does not hold, now
     /// and at the last sweep, and that nobody used in between. A socket that lives on in a process which never used it comes
     /// back as a new connection, joined in the middle.
     pub fn dead(&mut self, conns: impl Iterator<Item = (u64, abi::Conn)>) -> Vec<(u64, abi::Conn)> {
@@ -27,7 +27,8 @@ impl Sweep {
         let mut suspects = FxHashMap::default();
         let mut dead = Vec::new();
         for (key, conn) in conns {
-            if conn.tuple.family != abi::FAMILY_UNIX || conn.id == 0 || conn.inode == 0 {
+            let dies_unseen = conn.tuple.family == abi::FAMILY_UNIX || conn.datagrams != 0;
+            if !dies_unseen || conn.id == 0 || conn.inode == 0 {
                 continue;
             }
             let sockets = held.entry(conn.pid).or_insert_with(|| sockets_of(conn.pid));

@@ -32,6 +32,15 @@ pub struct CaptureArgs {
     /// Trace connections with this TCP port at either end (repeatable)
     #[arg(long, value_name = "PORT", env = "TXRAY_PORT", value_delimiter = ',')]
     pub port: Vec<u16>,
+    /// Datagrams of this UDP port at either end are DNS (repeatable), beside those of 53, 5353 and 5355
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "TXRAY_UDP_PORT",
+        value_delimiter = ',',
+        help_heading = "Capture"
+    )]
+    pub udp_port: Vec<u16>,
     /// Family of data hooks [default: auto]
     #[arg(long, value_enum, env = "TXRAY_HOOKS", help_heading = "Capture")]
     pub hooks: Option<Hooks>,
@@ -173,8 +182,9 @@ fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
 impl CaptureArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches } = self.clone();
-        Settings { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches, ..settings }
+        let CaptureArgs { pid, comm, exe, cgroup, port, udp_port, hooks, ring_size, queue_batches } =
+            self.clone();
+        Settings { pid, comm, exe, cgroup, port, udp_port, hooks, ring_size, queue_batches, ..settings }
     }
 }
 

@@ -166,6 +166,16 @@ impl Connection {
         self.held.remove(at)
     }
 
+    /// The first held event that may go on.
+    pub fn release_where(&mut self, window_ns: u64, may: impl Fn(&Data) -> bool) -> Option<Data> {
+        let at = self.held.iter().position(may)?;
+        let data = self.held.remove(at);
+        if at == 0 {
+            self.rearm(window_ns);
+        }
+        data
+    }
+
     fn rearm(&mut self, window_ns: u64) {
         if let Some(first) = self.held.front() {
             self.held_until = BootTime(first.time.0.saturating_add(window_ns));

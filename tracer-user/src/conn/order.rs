@@ -70,6 +70,7 @@ impl Order {
 pub fn time(event: &Event) -> BootTime {
     match event {
         Event::Data(data) => data.time,
+        Event::Datagram(datagram) => datagram.time,
         Event::ConnOpen(open) => open.time,
         Event::ConnShut(shut) => shut.time,
         Event::ConnClose(close) => close.time,
@@ -97,6 +98,7 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
             let last = u8::from(data.bytes == 0);
             (time, data.conn.0, 5 + last, u64::from(data.turn), data.position as u32)
         }
+        Event::Datagram(datagram) => (time, datagram.conn.0, 5, datagram.number, datagram.direction() as u32),
         Event::ConnShut(shut) => (time, shut.conn.0, 7, shut.direction.index() as u64, 0),
         Event::ConnClose(close) => (time, close.conn.0, 8, 0, 0),
         Event::Process(process) => (time, u64::MAX, 9, 0, process.pid),

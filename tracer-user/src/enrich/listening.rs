@@ -17,6 +17,8 @@ const MAX_LISTENING: usize = 65_536;
 const MAX_DESCRIPTORS: usize = 1_048_576;
 /// State LISTEN in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
+/// State CLOSE in `/proc/net/udp`: no peer.
+const OPEN_UDP: &str = "07";
 
 /// The ports on which the processes `pids` listen, each once per namespace, in order.
 pub fn of_processes(proc_root: &Path, pids: &[u32], time: BootTime) -> Vec<Listening> {
@@ -39,7 +41,7 @@ fn collect(proc_root: &Path, pids: &[u32], time: BootTime, all: bool) -> Vec<Lis
         let sockets = namespaces.entry(netns).or_insert_with(|| {
             let mut sockets = FxHashMap::default();
             for family in ["tcp", "tcp6"] {
-                read_table(&proc_root.join(format!("{pid}/net/{family}")), &mut sockets);
+                read_table(&proc_root.join(format!("{pid}/net/{family}")), LISTEN, &mut sockets);
             }
             sockets
         });
@@ -55,22 +57,43 @@ fn collect(proc_root: &Path, pids: &[u32], time: BootTime, all: bool) -> Vec<Lis
     ports.into_iter().map(|(netns, port)| Listening { time, netns, port }).collect()
 }
 
+/// Whether one of `pids` has a UDP socket without a peer that is bound to one of `ports`; `all`: whether anything in their namespaces has.
+pub fn have_open_udp(proc_root: &Path, pids: &[u32], ports: &[u16], all: bool) -> bool {
+    let mut namespaces: FxHashMap<u32, FxHashMap<u64, u16>> = FxHashMap::default();
+    pids.iter().any(|&pid| {
+        let Some(netns) = netns_of(proc_root, pid) else { return false };
+        let sockets = namespaces.entry(netns).or_insert_with(|| {
+            let mut sockets = FxHashMap::default();
+            for family in ["udp", "udp6"] {
+                read_table(&proc_root.join(format!("{pid}/net/{family}")), OPEN_UDP, &mut sockets);
+            }
+            sockets.retain(|_, port| ports.contains(port));
+            sockets
+        });
+        !sockets.is_empty()
+            && (all || socket_inodes(proc_root, pid).any(|inode| sockets.contains_key(&inode)))
+    })
+}
+
 /// Inode number of a process's network namespace, as the probes give it.
 pub fn netns_of(proc_root: &Path, pid: u32) -> Option<u32> {
     let link = fs::read_link(proc_root.join(format!("{pid}/ns/net"))).ok()?;
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Adds the listening sockets of one table. They come first, so that a million connections behind them cost nothing.
-fn read_table(path: &Path, sockets: &mut FxHashMap<u64, u16>) {
+/// Adds the sockets of one table that are in a state. Those that listen come first, so that a million connections behind them cost nothing.
+fn read_table(path: &Path, wanted: &str, sockets: &mut FxHashMap<u64, u16>) {
     let Ok(file) = fs::File::open(path) else { return };
     // The first line names the columns.
     for line in BufReader::new(file).lines().skip(1).take(MAX_LISTENING) {
         let Ok(line) = line else { return };
         let mut fields = line.split_ascii_whitespace();
         let (local, state, inode) = (fields.nth(1), fields.nth(1), fields.nth(5));
-        if state != Some(LISTEN) {
-            return;
+        if state != Some(wanted) {
+            if wanted == LISTEN {
+                return;
+            }
+            continue;
         }
         let port = local
             .and_then(|local| local.rsplit_once(':'))

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CHECKPOINT_VERSION, CheckpointError, ClosedConns, Entry, Pipeline, PipelineConfig, State, Tally,
-    VerdictSink,
+    CHECKPOINT_VERSION, CheckpointError, ClosedConns, Datagrams, Entry, Pipeline, PipelineConfig, State,
+    Tally, VerdictSink,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
@@ -79,7 +79,9 @@ impl Pipeline {
         let tallies: Vec<&Tally> = self.tracker.iter().map(|entry| &entry.tally).collect();
         bytes.extend(postcard::to_allocvec(&(tallies, &rest.closed)).unwrap_or_default());
         let more: Vec<ExchangeMore> = self.tracker.iter().map(|entry| entry.exchange.more()).collect();
-        bytes.extend(postcard::to_allocvec(&(more, rest.watermark.more())).unwrap_or_default());
+        bytes.extend(
+            postcard::to_allocvec(&(more, rest.watermark.more(), &rest.datagrams)).unwrap_or_default(),
+        );
         bytes
     }
 
@@ -102,7 +104,7 @@ impl Pipeline {
             VERSION_WITHOUT_TALLIES => Default::default(),
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
-        let (more, of_watermark): (Vec<ExchangeMore>, WatermarkMore) = match found {
+        let (more, of_watermark, datagrams): (Vec<ExchangeMore>, WatermarkMore, Datagrams) = match found {
             ..VERSION_WITH_MORE => Default::default(),
             _ => postcard::from_bytes(bytes).map_err(fault)?,
         };
@@ -132,6 +134,7 @@ impl Pipeline {
         rest.watermark.restore_more(of_watermark);
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;
+        rest.datagrams = datagrams;
         Ok(pipeline)
     }
 }

@@ -193,6 +193,7 @@ pub const CHECKPOINT_VERSION: u32 = 4;
 mod age;
 mod checkpoint;
 mod connections;
+mod datagrams;
 mod open;
 mod positions;
 mod snapshot;
@@ -200,6 +201,7 @@ mod step;
 
 use connections::{ClosedConns, Tally};
 pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
+use datagrams::Datagrams;
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
 use positions::Noted;
 pub use positions::Positions;
@@ -246,6 +248,7 @@ struct Rest {
     watermark: Watermark,
     timers: BinaryHeap<Reverse<(BootTime, ConnId)>>,
     closed: ClosedConns,
+    datagrams: Datagrams,
     noted: Option<Noted>,
     marks: Vec<Mark>,
     fx: Effects,
@@ -303,6 +306,7 @@ impl Pipeline {
                 watermark: Watermark::default(),
                 timers: BinaryHeap::new(),
                 closed: ClosedConns::default(),
+                datagrams: Datagrams::default(),
                 noted: None,
                 marks: Vec::new(),
                 fx: Effects::default(),
@@ -350,6 +354,7 @@ impl Pipeline {
         self.pass(time);
         match event {
             Event::Data(data) => self.data(data, is_late),
+            Event::Datagram(datagram) => self.datagram(&datagram, is_late),
             Event::ConnOpen(open) => self.open(&open),
             // The peer's FIN has arrived, and says nothing of what is still to be read before it: this direction ends with
             // the call that returns nothing, or with the connection.
@@ -390,6 +395,7 @@ impl Pipeline {
         self.end_exited(now);
         self.end_stuck(now);
         self.forget_idle(now);
+        self.end_conversations(now);
         let lag = self.rest.config.watermark_lag_ns;
         let Rest { watermark, state, templates, .. } = &mut self.rest;
         watermark.advance(BootTime(now.0.saturating_sub(lag)), &state.line, templates);
@@ -477,6 +483,9 @@ impl Pipeline {
     }
 
     fn close(&mut self, close: &ConnClose) {
+        if self.close_socket(close) {
+            return;
+        }
         let Some((entry, rest)) = self.entry(close.conn) else { return };
         rest.flush_held(entry);
         rest.with(entry, |exchange, conn, turnover| exchange.close(conn, close, turnover));
@@ -574,6 +583,7 @@ impl Pipeline {
         for entry in self.tracker.iter_mut() {
             let Some(since) = entry.exchange.pairs().waiting_since() else { continue };
             if since.0.saturating_add(after) <= now.0 {
+                self.rest.lose_doubtful(entry);
                 self.rest.with(entry, |exchange, _, turnover| {
                     exchange.pairs_mut().end_stuck(now, after, turnover.fx);
                 });
@@ -652,6 +662,8 @@ impl Pipeline {
         let get = |name: &str| counters.values.iter().find(|(key, _)| **key == *name).map_or(0, |(_, n)| *n);
         let refused = get("kernel.refused_data")
             .saturating_add(get("kernel.refused_conn"))
+            .saturating_add(get("kernel.datagram_unnamed"))
+            .saturating_add(get("kernel.datagram_vector"))
             .saturating_add(get("lost.batch_queue_full"))
             .saturating_add(get("lost.probe_not_run"))
             .saturating_add(get("lost.decode_short"))

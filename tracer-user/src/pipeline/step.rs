@@ -23,6 +23,10 @@ use crate::{
 impl Entry {
     /// Requests lost on this connection; `closed`: its close was seen.
     pub(super) fn lost(&self, state: &State, closed: bool) -> LostRequests {
+        if self.has_datagrams() {
+            // The socket's account.
+            return LostRequests::default();
+        }
         let lossy = state.n_lost > 0;
         let around = Around {
             most: state.most,
@@ -44,6 +48,9 @@ impl Entry {
     /// Turns of this connection that the kernel counted as requests, and as unknown.
     pub(super) fn known_turns(&self) -> (u64, u64) {
         let turns = &self.conn.turns;
+        if self.has_datagrams() {
+            return (0, 0);
+        }
         if !self.conn.role_by_kernel {
             return (0, u64::from(turns.last()));
         }
@@ -99,7 +106,7 @@ impl Rest {
         if !entry.opaque && (is_excluded || entry.exchange.is_opaque()) {
             entry.opaque = true;
             self.metrics.add(Counter::OpaqueConns, 1);
-            if is_excluded {
+            if is_excluded && !entry.has_datagrams() {
                 let verdict = abi::Verdict {
                     conn_id: entry.conn.id.0,
                     resume: [0; 2],
@@ -202,6 +209,9 @@ impl Rest {
 
     /// Applies bytes whatever comes before them.
     pub(super) fn apply_data(&mut self, entry: &mut Entry, data: &Data) {
+        if entry.has_datagrams() {
+            return self.apply_datagram(entry, data.clone());
+        }
         if data.has(abi::FLAG_ERROR) {
             let client = entry.exchange.requests() == Some(Direction::Egress);
             if client && data.direction() == Direction::Egress {
@@ -247,6 +257,10 @@ impl Rest {
     /// Applies what no longer has to wait.
     pub(super) fn settle(&mut self, entry: &mut Entry) {
         let window = self.config.reorder_window_ns;
+        if entry.has_datagrams() {
+            self.settle_datagrams(entry);
+            return self.arm(entry);
+        }
         while let Some(data) = {
             let question =
                 entry.conn.first_held().and_then(|first| entry.exchange.question(&entry.conn, first));
@@ -254,6 +268,10 @@ impl Rest {
         } {
             self.apply_data(entry, &data);
         }
+        self.arm(entry);
+    }
+
+    fn arm(&mut self, entry: &mut Entry) {
         if entry.conn.is_holding() && !entry.hold_armed {
             entry.hold_armed = true;
             self.timers.push(Reverse((entry.conn.held_until(), entry.conn.id)));

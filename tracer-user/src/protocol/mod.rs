@@ -10,9 +10,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub mod codec;
+pub mod dns;
 pub mod grpc;
 pub mod http1;
 pub mod http2;
+pub mod llmnr;
+pub mod mdns;
 pub mod mysql;
 pub mod opaque;
 pub mod postgres;
@@ -28,6 +31,9 @@ pub static REGISTRY: &[&dyn Protocol] = &[
     &mysql::MySql,
     &redis::Redis,
     &tls::Tls,
+    &dns::Dns,
+    &mdns::Mdns,
+    &llmnr::Llmnr,
     &grpc::Grpc,
     &websocket::WebSocket,
     &opaque::Opaque,
@@ -82,6 +88,22 @@ pub trait Protocol: Sync {
 
     /// Looks at the first bytes of one direction. Must never answer `Yes` to bytes that another protocol could send.
     fn infer(&self, head: &[u8]) -> Inference;
+
+    /// Ports of servers on which datagrams are its messages.
+    fn udp_ports(&self) -> &'static [u16] {
+        &[]
+    }
+
+    /// Looks at a datagram of a port of its own, whole or cut. `framed` has the number of bytes that are there before them (two bytes,
+    /// most significant first), and so has what the parser is shown: each datagram is one step.
+    fn infer_datagram(&self, framed: &[u8]) -> Inference {
+        self.infer(framed)
+    }
+
+    /// Datagrams are sent to a group and answered from other addresses.
+    fn asks_a_group(&self) -> bool {
+        false
+    }
 
     /// A parser for one connection: one for both directions, because a response may need its request.
     fn parser(&self) -> Box<dyn Parser>;

@@ -1,9 +1,12 @@
 //! What the columns of `events` do not hold: the `payload` of the kinds other than `data`, little-endian or JSON.
 
+use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
+use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tracer_ebpf as abi;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
+use super::Fault;
 use crate::event::{ProcessChange, Role};
 
 /// A blob that does not hold what its kind says.
@@ -45,6 +48,28 @@ impl OpenBlob {
         let (tuple, _) = abi::Tuple::read_from_prefix(&bytes).map_err(|_| BadBlob)?;
         bytes.advance(size_of::<abi::Tuple>());
         Ok(OpenBlob { role, netns, inode, tuple, unix_path: bytes })
+    }
+}
+
+/// The part of a datagram that has no column, before its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DatagramBlob {
+    pub tuple: abi::Tuple,
+    pub netns: u32,
+}
+
+impl DatagramBlob {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.put_slice(self.tuple.as_bytes());
+        out.put_u32_le(self.netns);
+    }
+
+    /// And the payload behind it.
+    pub(super) fn read(mut bytes: Bytes) -> Result<(DatagramBlob, Bytes), BadBlob> {
+        let (tuple, _) = abi::Tuple::read_from_prefix(&bytes).map_err(|_| BadBlob)?;
+        bytes.advance(size_of::<abi::Tuple>());
+        let netns = bytes.try_get_u32_le().map_err(|_| BadBlob)?;
+        Ok((DatagramBlob { tuple, netns }, bytes))
     }
 }
 
@@ -110,4 +135,75 @@ impl ProcessBlob {
             exit_code: bytes.get_u32_le(),
         })
     }
+}
+
+/// A column of bytes that is being built.
+#[derive(Debug)]
+pub(super) struct BytesColumn {
+    pub(super) ends: Vec<i32>,
+    /// All values so far, and the beginning of the next.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl BytesColumn {
+    pub(super) fn with_capacity(rows: usize, bytes: usize) -> Self {
+        let mut ends = Vec::with_capacity(rows + 1);
+        ends.push(0);
+        BytesColumn { ends, bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Ends a value whose bytes were appended.
+    pub(super) fn end(&mut self) {
+        // INVARIANT: `EventRows::is_full` keeps a batch below `MAX_BATCH_BYTES` plus one value, far below 2^31.
+        self.ends.push(self.bytes.len() as i32);
+    }
+
+    pub(super) fn finish(self) -> BinaryArray {
+        // INVARIANT: `ends` begins with 0 and never falls.
+        BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(self.ends)), Buffer::from_vec(self.bytes), None)
+    }
+}
+
+/// Memory of a column, shared with the payloads that are slices of it.
+pub(super) struct Shared(pub(super) Buffer);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+/// Appends a plain value as JSON.
+pub(super) fn push_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    // INVARIANT: the types are plain structs of numbers and strings, and a Vec takes every write.
+    serde_json::to_writer(out, value).expect("plain structs serialise");
+}
+
+/// A column by name.
+pub(super) fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, Fault> {
+    let array =
+        batch.column_by_name(name).ok_or_else(|| Fault::Damaged(format!("column {name} is missing")))?;
+    Ok(array)
+}
+
+/// The fault of a column that holds something else.
+pub(super) fn wrong_type(name: &str) -> Fault {
+    Fault::Damaged(format!("column {name} is of another type"))
+}
+
+/// What a row has in its columns; all else 0.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cells {
+    pub(super) conn: u64,
+    pub(super) entry: Option<i64>,
+    pub(super) waited: Option<i64>,
+    pub(super) position: u64,
+    pub(super) bytes: u64,
+    pub(super) turn: u32,
+    pub(super) flags: u16,
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+    pub(super) n_calls: u32,
+    pub(super) error: u32,
+    pub(super) comm: [u8; 16],
 }

@@ -10,7 +10,7 @@
 //! | `waited_ns` | data: `time_ns` − arrival of the first byte; null = not known |
 //! | `position` `bytes` `turn` `flags` `pid` `tid` `n_calls` `error` | as in [`Data`]; 0 where the kind has none |
 //! | `comm` | thread name without the zeros behind it; bytes, because names need not be UTF-8 |
-//! | `payload` | data: captured bytes; other kinds: what has no column; checkpoint: the pipeline's state |
+//! | `payload` | data: captured bytes; datagram: ends (40 bytes), namespace (4), captured bytes; `position` is its number; other kinds: what has no column; checkpoint: the pipeline's state |
 //!
 //! Unsigned numbers of the kernel are stored as the signed ones of the same bits: every reader of Parquet has those.
 
@@ -20,17 +20,22 @@ use arrow_array::{
     Array, ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, UInt8Array, UInt16Array,
     cast::AsArray as _, types,
 };
-use arrow_buffer::{Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{NullBuffer, NullBufferBuilder};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::{Buf as _, Bytes};
 use tracer_ebpf as abi;
 
 use super::{
     Fault, PayloadMode,
-    event_blob::{CloseBlob, OpenBlob, ProcessBlob},
+    event_blob::{
+        BytesColumn, Cells, CloseBlob, DatagramBlob, OpenBlob, ProcessBlob, Shared, column, push_json,
+        wrong_type,
+    },
 };
 use crate::{
-    event::{ConnClose, ConnId, ConnOpen, ConnShut, Data, Direction, Event, Listening, Loss, Process},
+    event::{
+        ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, Listening, Loss, Process,
+    },
     time::{Anchor, BootTime, WallTime},
 };
 
@@ -60,6 +65,8 @@ pub enum Kind {
     Tick = 10,
     /// [`Event::Loss`]: a hole of the recording that was replayed into this one.
     Loss = 11,
+    /// [`Event::Datagram`].
+    Datagram = 12,
     /// State of the pipeline before the event of this ordinal. No event itself.
     Checkpoint = 32,
     /// Events that the recorder could not keep. No event itself.
@@ -68,20 +75,22 @@ pub enum Kind {
 
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
-        const ALL: [Kind; 13] = [
-            Kind::Data,
-            Kind::ConnOpen,
-            Kind::ConnShut,
-            Kind::ConnClose,
-            Kind::Process,
-            Kind::Anchor,
-            Kind::ProcessFacts,
-            Kind::Listening,
-            Kind::Counters,
-            Kind::Tick,
-            Kind::Loss,
-            Kind::Checkpoint,
-            Kind::Hole,
+        use Kind::*;
+        const ALL: [Kind; 14] = [
+            Data,
+            ConnOpen,
+            ConnShut,
+            ConnClose,
+            Process,
+            Anchor,
+            ProcessFacts,
+            Listening,
+            Counters,
+            Tick,
+            Loss,
+            Datagram,
+            Checkpoint,
+            Hole,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -145,54 +154,12 @@ pub struct EventRows {
     payload: BytesColumn,
 }
 
-#[derive(Debug)]
-struct BytesColumn {
-    ends: Vec<i32>,
-    bytes: Vec<u8>,
-}
-
-impl BytesColumn {
-    fn with_capacity(rows: usize, bytes: usize) -> Self {
-        let mut ends = Vec::with_capacity(rows + 1);
-        ends.push(0);
-        BytesColumn { ends, bytes: Vec::with_capacity(bytes) }
-    }
-
-    /// Ends a value whose bytes were appended.
-    fn end(&mut self) {
-        // INVARIANT: `EventRows::is_full` keeps a batch below `MAX_BATCH_BYTES` plus one value, far below 2^31.
-        self.ends.push(self.bytes.len() as i32);
-    }
-
-    fn finish(self) -> BinaryArray {
-        // INVARIANT: `ends` begins with 0 and never falls.
-        BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(self.ends)), Buffer::from_vec(self.bytes), None)
-    }
-}
-
 /// Bytes of payload after which a batch is full.
 pub const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Rows after which a batch is full: 16,384 rows are a tenth of a second at full load, and few enough for the cache.
 pub const MAX_BATCH_ROWS: usize = 16_384;
 /// The largest payload that a row may carry (a checkpoint: bounded by the tracker's own bounds).
 pub const MAX_ROW_BYTES: usize = 1 << 30;
-
-/// What a row has in its columns; all else 0.
-#[derive(Clone, Copy, Default)]
-struct Cells {
-    conn: u64,
-    entry: Option<i64>,
-    waited: Option<i64>,
-    position: u64,
-    bytes: u64,
-    turn: u32,
-    flags: u16,
-    pid: u32,
-    tid: u32,
-    n_calls: u32,
-    error: u32,
-    comm: [u8; 16],
-}
 
 impl EventRows {
     /// Empty rows, with room for `rows`.
@@ -245,6 +212,13 @@ impl EventRows {
                     out.extend_from_slice(&data.payload);
                 }
                 (Kind::Data, data.time, data_cells(data))
+            }
+            Event::Datagram(datagram) => {
+                DatagramBlob { tuple: datagram.tuple, netns: datagram.netns }.write(out);
+                if self.payload_mode != PayloadMode::None {
+                    out.extend_from_slice(&datagram.payload);
+                }
+                (Kind::Datagram, datagram.time, datagram_cells(datagram))
             }
             Event::ConnOpen(open) => {
                 OpenBlob {
@@ -408,14 +382,15 @@ fn data_cells(data: &Data) -> Cells {
     }
 }
 
+fn datagram_cells(datagram: &Datagram) -> Cells {
+    let &Datagram { conn, number, bytes, flags, pid, tid, comm, .. } = datagram;
+    let (conn, bytes) = (conn.0, u64::from(bytes));
+    Cells { conn, position: number, bytes, flags, pid, tid, n_calls: 1, comm, ..Cells::default() }
+}
+
 /// How long before `time` an instant was; `None` when it is not known.
 fn before(time: BootTime, instant: BootTime) -> Option<i64> {
     instant.known().map(|instant| time.signed_since(instant))
-}
-
-fn push_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
-    // INVARIANT: the types are plain structs of numbers and strings, and a Vec takes every write.
-    serde_json::to_writer(out, value).expect("plain structs serialise");
 }
 
 /// The columns of a batch that was read.
@@ -440,14 +415,6 @@ pub struct EventColumns<'a> {
     payload_ends: &'a [i32],
     /// All payloads of the batch, shared: a row's payload is a slice of it, nothing is copied.
     payload: Bytes,
-}
-
-struct Shared(Buffer);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_slice()
-    }
 }
 
 impl<'a> EventColumns<'a> {
@@ -552,6 +519,22 @@ impl<'a> EventColumns<'a> {
                 comm: comm(),
                 payload: payload(),
             }),
+            Kind::Datagram => {
+                let (blob, payload) = DatagramBlob::read(payload()).map_err(|_| bad())?;
+                Event::Datagram(Datagram {
+                    time,
+                    conn,
+                    number: self.position[i] as u64,
+                    bytes: self.bytes[i] as u32,
+                    tuple: blob.tuple,
+                    flags: self.flags[i],
+                    pid: self.pid[i] as u32,
+                    tid: self.tid[i] as u32,
+                    netns: blob.netns,
+                    comm: comm(),
+                    payload,
+                })
+            }
             Kind::ConnOpen => {
                 let OpenBlob { role, netns, inode, tuple, unix_path } =
                     OpenBlob::read(payload()).map_err(|_| bad())?;
@@ -625,16 +608,6 @@ impl<'a> EventColumns<'a> {
     }
 }
 
-pub(super) fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, Fault> {
-    let array =
-        batch.column_by_name(name).ok_or_else(|| Fault::Damaged(format!("column {name} is missing")))?;
-    Ok(array)
-}
-
-pub(super) fn wrong_type(name: &str) -> Fault {
-    Fault::Damaged(format!("column {name} is of another type"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -697,6 +670,28 @@ mod tests {
         )
     }
 
+    fn datagram() -> impl Strategy<Value = Event> {
+        let numbers = any::<(u64, u64, u32, u16, [u32; 3], [u8; 16])>();
+        (time(), numbers, payload()).prop_map(|(time, numbers, payload)| {
+            let (conn, number, bytes, flags, [pid, tid, netns], comm) = numbers;
+            let tuple = abi::Tuple { local: comm, remote_port: flags, ..abi::Tuple::default() };
+            let conn = ConnId(conn);
+            Event::Datagram(Datagram {
+                time,
+                conn,
+                number,
+                bytes,
+                tuple,
+                flags,
+                pid,
+                tid,
+                netns,
+                comm,
+                payload,
+            })
+        })
+    }
+
     fn other() -> impl Strategy<Value = Event> {
         let change =
             prop_oneof![Just(ProcessChange::Start), Just(ProcessChange::Exec), Just(ProcessChange::Exit)];
@@ -747,7 +742,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_event_comes_back_as_it_went_in(
-            events in proptest::collection::vec(prop_oneof![data(), open(), other()], 1..40),
+            events in proptest::collection::vec(prop_oneof![data(), datagram(), open(), other()], 1..40),
             first in 0..u64::from(u32::MAX),
         ) {
             let mut rows = EventRows::new(PayloadMode::Heads, 4);

@@ -17,7 +17,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::{
     Fault,
-    event_rows::{column, wrong_type},
+    event_blob::{column, wrong_type},
     transaction_rows::{Names, role_of, role_text, signed},
 };
 use crate::{

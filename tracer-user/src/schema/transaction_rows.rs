@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::{
     Fault,
-    event_rows::{column, wrong_type},
+    event_blob::{column, wrong_type},
 };
 use crate::{
     event::{ConnId, Role},

@@ -91,6 +91,7 @@ impl Executables {
             _ if self.refused.is_empty() && self.refused_conns.is_empty() => Answer::Keep,
             Event::ConnOpen(open) => self.conn(open.conn, open.pid),
             Event::Data(data) => self.conn(data.conn, data.pid),
+            Event::Datagram(datagram) => self.conn(datagram.conn, datagram.pid),
             Event::ConnShut(shut) => self.conn(shut.conn, 0),
             Event::ConnClose(close) => {
                 if self.refused_conns.remove(&close.conn) {

@@ -31,6 +31,7 @@ use crate::{
     event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
+    protocol::REGISTRY,
 };
 
 /// Processes whose facts are remembered; beyond that they are read anew.
@@ -53,6 +54,8 @@ pub struct LiveConfig {
     pub budget: u32,
     /// Whether bodies are copied too.
     pub capture: Capture,
+    /// Ports whose datagrams are told: by default those of all protocols.
+    pub udp_ports: Vec<u16>,
 }
 
 impl Default for LiveConfig {
@@ -67,6 +70,7 @@ impl Default for LiveConfig {
             batch_queue: 256,
             budget: abi::DEFAULT_BUDGET,
             capture: Capture::Heads,
+            udp_ports: REGISTRY.iter().flat_map(|protocol| protocol.udp_ports()).copied().collect(),
         }
     }
 }
@@ -156,7 +160,7 @@ impl LiveSource {
     pub fn start(config: &LiveConfig, metrics: Metrics) -> Result<LiveSource, LiveError> {
         let ring_bytes = config.ring_bytes.max(64 * 1024).next_power_of_two();
         let now = boot_now();
-        let resolved = targets::resolve(&config.targets, now)?;
+        let resolved = targets::resolve(&config.targets, &config.udp_ports, now)?;
         let port_keys = resolved
             .listening
             .iter()
@@ -171,6 +175,8 @@ impl LiveSource {
             max_conns: config.max_conns,
             budget: config.budget,
             capture: config.capture,
+            udp_ports: config.udp_ports.clone(),
+            has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
         load::add_targets(&mut loaded, &targets::pids(&config.targets).unwrap_or_default())?;
@@ -247,6 +253,7 @@ impl LiveSource {
     fn tell_facts(&mut self, event: &Event, events: &mut Vec<Event>) {
         let (pid, time) = match event {
             Event::Data(data) => (data.pid, data.time),
+            Event::Datagram(datagram) => (datagram.pid, datagram.time),
             Event::ConnOpen(open) => (open.pid, open.time),
             // What was known stays true of the late events of a process that has ended.
             Event::Process(process) if process.change == ProcessChange::Exit => return,

@@ -22,6 +22,8 @@ pub struct Resolved {
     pub pids: Vec<u32>,
     /// Ports on which they listen.
     pub listening: Vec<Listening>,
+    /// They have a UDP socket without a peer on a wanted port.
+    pub has_open_datagram_sockets: bool,
     /// Directories of the cgroups.
     pub cgroups: Vec<PathBuf>,
 }
@@ -56,8 +58,8 @@ pub enum TargetError {
     },
 }
 
-/// Resolves targets. Names and executables may match nothing yet: processes that start later are found by the probes.
-pub fn resolve(targets: &Targets, now: BootTime) -> Result<Resolved, TargetError> {
+/// Resolves targets; `udp_ports`: whose datagrams are wanted. Names and executables may match nothing yet: processes that start later are found by the probes.
+pub fn resolve(targets: &Targets, udp_ports: &[u16], now: BootTime) -> Result<Resolved, TargetError> {
     let proc_root = Path::new(PROC);
     let bounds = [
         ("--comm", targets.comms.len(), tracer_ebpf::MAX_COMMS),
@@ -77,14 +79,17 @@ pub fn resolve(targets: &Targets, now: BootTime) -> Result<Resolved, TargetError
         }
     }
     let pids = pids(targets)?;
-    let listening = if targets.is_whole_host() || (pids.is_empty() && !targets.ports.is_empty()) {
-        listening::of_namespaces(proc_root, &target::all(proc_root), now)
-    } else {
-        let mut owners = pids.clone();
-        owners.extend(cgroups.iter().flat_map(|dir| target::in_cgroup(dir)));
-        listening::of_processes(proc_root, &owners, now)
-    };
-    Ok(Resolved { pids, listening, cgroups })
+    let open_datagrams = |owners: &[u32], all| listening::have_open_udp(proc_root, owners, udp_ports, all);
+    let (listening, has_open_datagram_sockets) =
+        if targets.is_whole_host() || (pids.is_empty() && !targets.ports.is_empty()) {
+            let all = target::all(proc_root);
+            (listening::of_namespaces(proc_root, &all, now), open_datagrams(&all, true))
+        } else {
+            let mut owners = pids.clone();
+            owners.extend(cgroups.iter().flat_map(|dir| target::in_cgroup(dir)));
+            (listening::of_processes(proc_root, &owners, now), open_datagrams(&owners, false))
+        };
+    Ok(Resolved { pids, listening, has_open_datagram_sockets, cgroups })
 }
 
 /// The processes that the targets name now, with their descendants. Asked twice: before the probes are attached, and after,

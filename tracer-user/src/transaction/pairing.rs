@@ -655,6 +655,13 @@ impl Pairs {
         }
     }
 
+    /// What began before `at` was answered or not: nobody saw it.
+    pub fn lose_older(&mut self, at: BootTime, now: BootTime, fx: &mut Effects) {
+        while let Some(index) = self.open.iter().position(|open| open.start <= at) {
+            self.unended(index, now, fx);
+        }
+    }
+
     /// What is left was answered or not: nobody saw it.
     pub fn lose_all(&mut self, now: BootTime, fx: &mut Effects) {
         self.drop_early(fx);

@@ -26,6 +26,9 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("nc", "netcat-openbsd"),
     ("tmux", "tmux"),
+    ("named", "bind9"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("psql", "postgresql"),
@@ -109,8 +112,11 @@ fn python_venv() -> Result<()> {
 }
 
 /// Modules of Debian's Python that the live tests speak with, and the package each comes in.
-const PYTHON_MODULES: &[(&str, &str)] =
-    &[("websockets.legacy.protocol", "python3-websockets"), ("grpc", "python3-grpcio")];
+const PYTHON_MODULES: &[(&str, &str)] = &[
+    ("websockets.legacy.protocol", "python3-websockets"),
+    ("grpc", "python3-grpcio"),
+    ("zeroconf", "python3-zeroconf"),
+];
 
 fn python_modules() -> Result<()> {
     for (module, package) in PYTHON_MODULES {

@@ -1,6 +1,7 @@
 //! Encodings that several protocols share, or that stand on their own: no protocol stands here.
 
 pub mod chunked;
+pub mod dns;
 pub mod frame;
 pub mod head;
 pub mod hpack;

@@ -17,7 +17,7 @@ use crate::{
         stream::{Stamp, Stream},
         turns::{Missing, SHORTEST_REQUEST},
     },
-    event::{ConnClose, Data, Direction, Role},
+    event::{ConnClose, ConnId, Data, Direction, Role},
     protocol::{Capture, Flow, Inference, Mark, OPAQUE, Pairing, Parser, Protocol, REGISTRY},
     time::BootTime,
     transaction::{End, Kind},
@@ -43,6 +43,7 @@ const TURN_BUDGET: u32 = 16;
 /// close, which is what told the peer. 250 ms: below the watermark's lag, so that the transaction keeps its place in the order.
 const UNTIL_CLOSE_NS: u64 = 250_000_000;
 
+mod datagram;
 mod read;
 mod saved;
 
@@ -165,6 +166,9 @@ pub struct Exchange {
     /// Index of the protocol that comes behind the step in progress.
     #[serde(skip)]
     next_protocol: Option<usize>,
+    /// The UDP socket whose datagrams these are.
+    #[serde(skip)]
+    socket: Option<ConnId>,
 }
 
 impl Default for Exchange {
@@ -182,6 +186,7 @@ impl Default for Exchange {
             turn_budget: false,
             asked_by_turn: false,
             next_protocol: None,
+            socket: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Between the bytes and the parser: what it is shown, what it jumps over, and what it finds.
 
-use super::{Blind, Exchange, KEEP_CAPACITY, MAX_IDLE_STEPS, Turnover};
+use super::{Blind, Exchange, KEEP_CAPACITY, MAX_IDLE_STEPS, Turnover, datagram::FRAME};
 use crate::{
     conn::{connection::Connection, stream::Stamp},
     event::Direction,
@@ -438,6 +438,8 @@ impl Exchange {
         };
         let mut marks = std::mem::take(turnover.marks);
         let by_stream = self.pairs.is_by_stream();
+        // What stands before a datagram for the parser was not on the wire.
+        let n_bytes = len.min(have).saturating_sub(if self.socket.is_some() { FRAME } else { 0 });
         let mut parts = std::mem::take(&mut self.flows[direction.index()].more.parts);
         parts.clear();
         for mark in marks.drain(..) {
@@ -451,19 +453,20 @@ impl Exchange {
                     // There is nothing yet that they could belong to.
                     begins = Some(stream);
                 } else {
-                    self.pairs.stream_part(flow, stream, len.min(have));
+                    self.pairs.stream_part(flow, stream, n_bytes);
                 }
             }
             match mark {
                 Mark::Begin(Message { stream, body: Body::Push(request) }) => {
                     let setting = self.setting(conn, turnover);
                     let first = at(begin);
+                    let len = if self.socket.is_some() { n_bytes } else { len };
                     self.pairs.push(first, last.last, begin, len, stream, request, setting, turnover.fx);
                 }
                 Mark::Begin(message) => {
                     self.message_begin(conn, begin, at(begin), message, turnover);
                     if let Some(stream) = begins {
-                        self.pairs.stream_part(flow, stream, len.min(have));
+                        self.pairs.stream_part(flow, stream, n_bytes);
                     }
                 }
                 Mark::Part { .. } => {}

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Exchange, SideMore};
 use crate::{
     conn::connection::Connection,
+    event::ConnId,
     protocol::{Pairing, REGISTRY},
     transaction::{multiplexed::Early, open::More},
 };
@@ -15,6 +16,7 @@ pub struct ExchangeMore {
     sides: [SideMore; 2],
     open: Vec<More>,
     early: Vec<Early>,
+    socket: Option<ConnId>,
 }
 
 impl Exchange {
@@ -42,6 +44,7 @@ impl Exchange {
             sides: self.flows.each_ref().map(|flow| flow.more.clone()),
             open: self.pairs.open().map(|open| open.more.clone()).collect(),
             early: self.pairs.early().cloned().collect(),
+            socket: self.socket,
         }
     }
 
@@ -54,6 +57,7 @@ impl Exchange {
             open.more = more;
         }
         self.pairs.restore_early(more.early);
+        self.socket = more.socket;
     }
 
     /// A restored connection's account of turns knows the rules of its protocol again.

@@ -1,0 +1,130 @@
+//! Datagrams, in programs of their own beside those of streams: the verifier's limit is for each.
+//!
+//! With the socket tracepoints, `datagram_send` and `datagram_receive` tell what the socket knows the peer of; both tracepoints run before
+//! the call has put the peer's name into user memory, and do not say for which message of a vector. What was received without a peer, and
+//! into vectors, is completed by `datagram_exit`, attached only while targets need it: it costs every call of the host. With the hooks
+//! on system calls, `datagram_call` tells all.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_task,
+        generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    },
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use tracer_ebpf::{EGRESS, INGRESS};
+
+use super::{
+    call::{self, Call, Registers},
+    hit::Hit,
+    syscall::{find_site, moves_bytes},
+};
+use crate::{
+    capture::NO_BUFFER,
+    datagram,
+    filter::current_target,
+    memory::{Probed, Typed, forget},
+    socket::{self, Kind},
+};
+
+/// A datagram sent. Reads: the socket, the user registers, the buffer. Emits: datagrams.
+///
+/// match-proto: `sock_send_length(struct sock *sk, int ret, int flags)`
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn datagram_send(context: BtfTracePointContext) -> i32 {
+    seen(&context, EGRESS);
+    0
+}
+
+/// A datagram received. As [`datagram_send`].
+///
+/// match-proto: `sock_recv_length(struct sock *sk, int ret, int flags)`
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn datagram_receive(context: BtfTracePointContext) -> i32 {
+    seen(&context, INGRESS);
+    0
+}
+
+#[inline(always)]
+fn seen(context: &BtfTracePointContext, direction: u8) {
+    let sock: *const u8 = context.arg(0);
+    // Most sockets are streams.
+    if socket::kind::<Typed>(sock) != Some(Kind::Udp) {
+        return;
+    }
+    let Some(thread) = current_target() else { return };
+    let result: i32 = context.arg(1);
+    // SAFETY: no arguments; the task is the running one.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: as above.
+    let regs = unsafe { bpf_task_pt_regs(task) } as *const u8;
+    let task: *const u8 = task.cast();
+    let call = call::current::<Typed>(task, regs, direction);
+    let direction = u64::from(direction);
+    let hit = Hit { thread, task, sock, direction, result: i64::from(result), call };
+    if direction == u64::from(EGRESS) {
+        datagram::sent::<Typed>(&hit);
+    } else {
+        datagram::received::<Typed>(&hit);
+    }
+}
+
+/// What the exit of a receive adds to the socket tracepoints. Other calls end at the first comparisons, and a receive that asks for no name
+/// (of TCP, nearly all) does too.
+///
+/// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn datagram_exit(context: BtfTracePointContext) -> i32 {
+    let regs: *const u8 = context.arg(0);
+    match Registers::number::<Typed>(regs) {
+        call::RECVFROM if Registers::fifth::<Typed>(regs) != 0 => {}
+        call::RECVMSG | call::RECVMMSG => {}
+        _ => return 0,
+    }
+    if datagram::is_exit_attached() {
+        ended(&context, regs, true);
+    }
+    0
+}
+
+/// Every call that moves a datagram.
+///
+/// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn datagram_call(context: BtfTracePointContext) -> i32 {
+    let regs: *const u8 = context.arg(0);
+    if moves_bytes(Registers::number::<Typed>(regs)) {
+        ended(&context, regs, false);
+    }
+    0
+}
+
+#[inline(always)]
+fn ended(context: &BtfTracePointContext, regs: *const u8, rest_is_told: bool) {
+    let result: i64 = context.arg(1);
+    if result <= 0 {
+        return;
+    }
+    let Some(thread) = current_target() else { return };
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    let mut site = Hit {
+        thread,
+        task,
+        sock: core::ptr::null(),
+        direction: 0,
+        result,
+        call: Call { buffer: NO_BUFFER, flags: 0, capacity: u64::MAX, name: 0 },
+    };
+    if find_site(regs, &mut site) == 0 {
+        return;
+    }
+    // SAFETY: plain integers; the two pointers are only ever probed.
+    unsafe { forget(&mut site) };
+    if socket::kind::<Probed>(site.sock) == Some(Kind::Udp)
+        && !(rest_is_told && !datagram::is_told_at_exit::<Probed>(site.sock, site.call.name))
+    {
+        datagram::hit::<Probed>(&site);
+    }
+}

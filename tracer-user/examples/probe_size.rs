@@ -1,0 +1,31 @@
+//! How many instructions the verifier of this kernel walks for each probe (the limit is 1,000,000), as root:
+//! `cargo run --example probe_size [socket|syscall]`. Traces nothing.
+
+use tracer_user::{
+    bpf::load::{LoadConfig, load},
+    config::{Hooks, Targets},
+};
+
+fn main() -> anyhow::Result<()> {
+    let hooks = match std::env::args().nth(1).as_deref() {
+        Some("syscall") => Hooks::Syscall,
+        _ => Hooks::Socket,
+    };
+    // Itself, which is never traced.
+    let pids = vec![std::process::id()];
+    let targets = Targets { pids: pids.clone(), ..Targets::default() };
+    let config =
+        LoadConfig { hooks, targets, pids, ring_bytes: 65_536, max_conns: 64, ..LoadConfig::nothing() };
+    let loaded = load(&config)?;
+    let mut sizes = Vec::new();
+    for (name, program) in loaded.ebpf.programs() {
+        if let Ok(info) = program.info() {
+            sizes.push((info.verified_instruction_count().unwrap_or_default(), name.to_owned()));
+        }
+    }
+    sizes.sort();
+    for (size, name) in sizes {
+        println!("{size:>9} {name}");
+    }
+    Ok(())
+}
