@@ -59,6 +59,7 @@ proptest! {
         }
         conversation.close(&mut wire);
         prop_assert_eq!(wire.n_invalid, 0);
+        prop_assert_eq!(wire.tls.as_deref(), conversation.tls.as_ref());
         prop_assert_eq!(messages(wire), conversation.expected);
     }
 

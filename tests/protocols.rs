@@ -7,7 +7,7 @@ use tracer_user::protocol::{Flow, Inference, Protocol, REGISTRY};
 
 use crate::{
     captures::{Line, captures, fixtures, parse},
-    wire::{End, Wire, choice},
+    wire::{End, Wire, choice, tls_text},
 };
 
 /// Lets a capture happen; after each line the parser is saved and loaded into a fresh one.
@@ -39,7 +39,7 @@ fn captures_give_their_messages() {
             assert!(capture.starts_with("# "), "{name} does not say where it comes from");
             let mut wire = Wire::new(*protocol);
             play(&mut wire, &parse(&capture));
-            let n_invalid = wire.n_invalid;
+            let (n_invalid, tls) = (wire.n_invalid, wire.tls.clone());
             let mut text = String::new();
             for seen in wire.finish() {
                 let side = if seen.flow == Flow::Request { '>' } else { '<' };
@@ -49,6 +49,9 @@ fn captures_give_their_messages() {
                     End::Open => "open".to_owned(),
                 };
                 text += &format!("{side} {}..{end} {}\n", seen.begin, seen.text);
+            }
+            if let Some(facts) = tls {
+                text += &format!("tls: {}\n", tls_text(&facts));
             }
             text += &format!("invalid: {n_invalid}\n");
             insta::with_settings!({

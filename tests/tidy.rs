@@ -232,7 +232,8 @@ const HELP_COMMAND: &str = "$ txray --help\n";
 #[test]
 fn the_readme_names_every_key_of_a_transaction() {
     let readme = read("README.md");
-    for key in tracer_user::sink::jsonl::KEYS {
+    let columns = tracer_user::schema::transaction_rows::COLUMNS;
+    for key in tracer_user::sink::jsonl::KEYS.iter().chain(columns) {
         assert!(readme.contains(&format!("`{key}`")), "README.md does not name {key}");
     }
 }

@@ -1,5 +1,7 @@
 //! Protocols that are followed turn by turn, through the whole pipeline: times, sums, losses, ends.
 
+use std::sync::Arc;
+
 use tracer_ebpf as abi;
 use tracer_user::{
     event::{Event, Listening, Role},
@@ -321,6 +323,9 @@ fn a_checkpoint_anywhere_in_a_turn_changes_nothing() {
 const HELLO: &str = "\x16\x03\x01\x00\x43\x01\x00\x00\x3f\x03\x0301234567890123456789012345678901\x00\x00\x02\x13\x01\x01\x00\
     \x00\x14\x00\x00\x00\x10\x00\x0e\x00\x00\x0bshop.exampl";
 const SERVER_HELLO: &str = "\x16\x03\x03\x00\x2a\x02\x00\x00\x26\x03\x03";
+/// Extensions of a whole one.
+const CHOSEN_1_3: &str = "\x00\x2b\x00\x02\x03\x04";
+const CHOSEN_H2: &str = "\x00\x10\x00\x05\x00\x03\x02h2";
 const DATA: &str = "\x17\x03\x03\x00\x1401234567890123456789";
 
 #[test]
@@ -353,6 +358,124 @@ fn tls_shows_the_servers_name_on_every_turn_of_its_connection() {
             script.verdicts.0.lock().unwrap().iter().map(|verdict| (verdict.mode, verdict.budget)).collect();
         assert_eq!(verdicts.last(), Some(&(abi::VERDICT_HEADS, 16)));
         assert_eq!(script.pipeline.snapshot().lost_requests, LostRequests::default());
+    }
+}
+
+/// A ServerHello whose old field says TLS 1.2.
+fn server_hello(extensions: &str) -> String {
+    // Of the record, the message and the extensions.
+    let [record, message, all] = [44, 40, 0].map(|before| char::from(before + extensions.len() as u8));
+    let random = "98765432109876543210987654321098";
+    format!(
+        "\x16\x03\x03\x00{record}\x02\x00\x00{message}\x03\x03{random}\x00\x00\x2f\x00\x00{all}{extensions}"
+    )
+}
+
+fn facts(one: &Transaction) -> [Option<&str>; 4] {
+    let facts = one.tls.as_deref().map(|tls| [&tls.library, &tls.version, &tls.sni, &tls.alpn]);
+    facts.map_or([None; 4], |facts| facts.map(|fact| fact.as_deref()))
+}
+
+#[test]
+fn what_the_hellos_say_is_on_every_transaction_of_their_connection_and_is_kept_once() {
+    let name = Some("shop.exampl");
+    for (extensions, version, alpn) in [
+        (CHOSEN_1_3.to_owned(), "TLSv1.3", None),
+        (CHOSEN_H2.to_owned(), "TLSv1.2", Some("h2")),
+        (String::new(), "TLSv1.2", None),
+    ] {
+        let hello = server_hello(&extensions);
+        for n_pieces in [1, 2, hello.len()] {
+            for role in [Role::Server, Role::Client] {
+                let (ask, answer) = if role == Role::Server { (IN, OUT) } else { (OUT, IN) };
+                let mut script = Script::new(PipelineConfig::default()).open(role, 0).call(ask, HELLO);
+                for piece in hello.as_bytes().chunks(hello.len().div_ceil(n_pieces)) {
+                    // As long as it may tell more, everything is asked for.
+                    assert_eq!(script.verdicts.0.lock().unwrap().len(), 0, "{n_pieces} pieces");
+                    script = script.call(answer, str::from_utf8(piece).unwrap());
+                }
+                let script = script.call(answer, DATA).call(ask, DATA).call(answer, DATA).call(ask, DATA);
+                let (transactions, script) = script.close(abi::CLOSE_NORMAL).end();
+                assert_eq!(transactions.len(), 3);
+                for one in &transactions {
+                    assert_eq!(facts(one), [None, Some(version), name, alpn], "{n_pieces} pieces, {one:#?}");
+                    assert_eq!(one.confidence, Confidence::Complete);
+                }
+                let tls: Vec<_> = transactions.iter().filter_map(|one| one.tls.clone()).collect();
+                assert!(
+                    tls.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1])),
+                    "one for each transaction"
+                );
+                let budget = script.verdicts.0.lock().unwrap().last().map(|verdict| verdict.budget);
+                assert_eq!(budget, Some(16));
+            }
+        }
+    }
+    let plain = Script::server().call(IN, "GET / HTTP/1.1\r\n\r\n").call(OUT, "HTTP/1.1 204 No\r\n\r\n");
+    assert_eq!(plain.close(abi::CLOSE_NORMAL).one().tls, None);
+}
+
+#[test]
+fn a_server_hello_that_is_not_seen_whole_tells_nothing_and_costs_nothing() {
+    let whole = server_hello(CHOSEN_1_3);
+    let start = || Script::server().call(IN, HELLO);
+    let asked = [None, None, Some("shop.exampl"), None];
+    let end = |script: Script| script.call(IN, DATA).call(OUT, &whole).close(abi::CLOSE_NORMAL).end().0;
+    // Its end was not captured, or lies in a sum.
+    let transactions = end(start().cut(OUT, &whole, 20));
+    assert_eq!(ends(&transactions), [(End::Answered, Confidence::Complete); 2]);
+    assert!(transactions.iter().all(|one| facts(one) == asked), "{transactions:#?}");
+    let transactions = end(summed(start().call(OUT, &whole[..20]), OUT, &whole[20..], 3));
+    assert!(transactions.iter().all(|one| facts(one) == asked), "{transactions:#?}");
+    // A part of it was lost.
+    let transactions = end(start().call(OUT, &whole[..20]).lose(OUT, &whole[20..30]).call(OUT, &whole[30..]));
+    assert_eq!(ends(&transactions)[0], (End::Answered, Confidence::Gap));
+    assert!(transactions.iter().all(|one| facts(one) == asked), "{transactions:#?}");
+    // The client does not wait for the rest.
+    let transactions = end(start().call(OUT, &whole[..20]));
+    assert_eq!(ends(&transactions), [(End::Answered, Confidence::Complete); 2]);
+    assert!(transactions.iter().all(|one| facts(one) == asked), "{transactions:#?}");
+    // Encrypted bytes that begin as one.
+    let mut lie = whole.clone();
+    lie.replace_range(52..53, "x");
+    let transactions = end(start().call(OUT, &lie));
+    assert!(transactions.iter().all(|one| facts(one) == asked), "{transactions:#?}");
+}
+
+#[test]
+fn what_was_said_before_a_database_switched_to_tls_was_plain() {
+    let mut script = Script::server();
+    let ask = script.data(IN, b"\0\0\0\x08\x04\xd2\x16\x2f", usize::MAX);
+    let script = script.push(ask).call(OUT, "S").call(IN, HELLO).call(OUT, &server_hello(CHOSEN_H2));
+    let script = script.call(IN, DATA).call(OUT, DATA);
+    let (transactions, _) = script.close(abi::CLOSE_NORMAL).end();
+    let known = [None, Some("TLSv1.2"), Some("shop.exampl"), Some("h2")];
+    let told: Vec<_> = transactions.iter().map(|one| (one.protocol, facts(one))).collect();
+    assert_eq!(told, [("tls", known), ("tls", known)]);
+}
+
+#[test]
+fn a_checkpoint_anywhere_in_the_hellos_changes_nothing() {
+    let hello = server_hello(CHOSEN_H2);
+    let pieces = [(IN, &HELLO[..40]), (IN, &HELLO[40..]), (OUT, &hello[..5]), (OUT, &hello[5..30])];
+    let pieces: Vec<_> = pieces.into_iter().chain([(OUT, &hello[30..]), (IN, DATA), (OUT, DATA)]).collect();
+    let play = |cut: Option<usize>| {
+        let mut script = Script::server();
+        for (at, (direction, bytes)) in pieces.iter().enumerate() {
+            if cut == Some(at) {
+                let bytes = script.pipeline.checkpoint();
+                let verdicts = Box::new(script.verdicts.clone());
+                let config = PipelineConfig::default();
+                script.pipeline = Pipeline::restore(&bytes, config, Metrics::default(), verdicts).unwrap();
+            }
+            script = script.call(*direction, bytes);
+        }
+        script.close(abi::CLOSE_NORMAL).end().0
+    };
+    let whole = play(None);
+    assert_eq!(facts(&whole[1]), [None, Some("TLSv1.2"), Some("shop.exampl"), Some("h2")]);
+    for cut in 0..pieces.len() {
+        assert_eq!(play(Some(cut)), whole, "cut before piece {cut}");
     }
 }
 

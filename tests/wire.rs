@@ -2,10 +2,11 @@
 //! the contract of `Parser` alone, checks the parser's half of it, and writes down what came out. Shared by the golden
 //! tests, the properties and the fuzz target.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use tracer_user::protocol::{
-    Body, Flow, Mark, Message, Operation, Pairing, Parser, Protocol, REGISTRY, Resync, Step, upgraded_to,
+    Body, Flow, Mark, Message, Operation, Pairing, Parser, Protocol, REGISTRY, Resync, Step, TlsFacts,
+    upgraded_to,
 };
 
 /// Most bytes of a flow that a stream holds back for its parser.
@@ -51,6 +52,8 @@ struct Pipe {
     until_close: bool,
     /// All bytes until the other side speaks are the message's in progress, or nobody's.
     until_turn: bool,
+    /// The parser looks at them all the same: those it was shown.
+    look: Option<Vec<u8>>,
     /// Bytes lost, and no boundary found since.
     lost: Option<u64>,
     /// Positions at which turns began, not passed yet.
@@ -73,6 +76,8 @@ pub struct Wire {
     pub announced: Vec<(Flow, Range<u64>)>,
     /// It became another protocol.
     pub is_upgraded: bool,
+    /// What is known of its TLS.
+    pub tls: Option<Arc<TlsFacts>>,
     /// How many messages began within them, by index.
     inner: BTreeMap<usize, u64>,
     /// Several messages of a flow may be in progress at once.
@@ -103,6 +108,7 @@ impl Wire {
             seen: Vec::new(),
             announced: Vec::new(),
             is_upgraded: false,
+            tls: None,
             inner: BTreeMap::new(),
             by_stream: protocol.pairing() == Pairing::ByStreamId,
             next_protocol: None,
@@ -132,6 +138,8 @@ impl Wire {
             pipe.turn_starts.push(at);
         }
         let n_passed = pipe.pass(bytes.len() as u64) as usize;
+        self.look(flow, &bytes[..n_passed]);
+        let pipe = &mut self.pipes[flow.index()];
         pipe.held.extend_from_slice(&bytes[n_passed..]);
         self.max_held = self.max_held.max(self.pipes[flow.index()].held.len());
         self.read(flow);
@@ -150,6 +158,7 @@ impl Wire {
     /// A flow's turn is over: what ends with it has ended.
     fn turn_over(&mut self, flow: Flow) {
         let pipe = &mut self.pipes[flow.index()];
+        pipe.look = None;
         if std::mem::take(&mut pipe.until_turn) {
             // Whoever speaks next says how far the flow has come.
             let end = if pipe.unnoticed == 0 { End::At(pipe.passed) } else { End::Cut };
@@ -168,6 +177,7 @@ impl Wire {
         if pipe.closed {
             return;
         }
+        pipe.look.take_if(|_| len > 0);
         let n_lost = len - pipe.pass(len);
         if n_lost > 0 {
             self.is_lossy = true;
@@ -185,6 +195,22 @@ impl Wire {
             self.speaks(flow);
         }
         self.pipes[flow.index()].unnoticed += len;
+    }
+
+    /// More bytes of a turn that the parser looks at.
+    fn look(&mut self, flow: Flow, bytes: &[u8]) {
+        let Some(mut seen) = self.pipes[flow.index()].look.take() else { return };
+        seen.extend_from_slice(bytes);
+        let mut marks = Vec::new();
+        assert!(!seen.is_empty(), "nothing is shown");
+        if self.parser.look(flow, &seen, &mut marks) {
+            assert!(seen.len() < MAX_HELD, "the parser holds too much");
+            self.pipes[flow.index()].look = Some(seen);
+        }
+        for mark in marks {
+            let Mark::Tls(facts) = mark else { panic!("{mark:?} is not of the connection") };
+            self.tls = Some(facts);
+        }
     }
 
     fn notice(&mut self, flow: Flow) {
@@ -309,12 +335,15 @@ impl Wire {
                     self.mark(flow, marks, Some(begin));
                     assert!(self.next_protocol.is_none(), "another protocol behind the close");
                 }
-                Step::UntilTurn => {
+                step @ (Step::UntilTurn | Step::LookUntilTurn) => {
                     let begin = pipe.position;
                     self.mark(flow, marks, Some(begin));
                     let pipe = &mut self.pipes[flow.index()];
                     pipe.until_turn = true;
+                    pipe.look = (step == Step::LookUntilTurn).then(Vec::new);
+                    let held = pipe.held.clone();
                     pipe.pass_held();
+                    self.look(flow, &held);
                 }
                 Step::NeedMore => {
                     assert!(marks.is_empty(), "marks without bytes");
@@ -401,6 +430,7 @@ impl Wire {
                         }
                     }
                 }
+                Mark::Tls(facts) => self.tls = Some(facts),
                 Mark::Switch { to } => {
                     assert!(REGISTRY.iter().any(|protocol| protocol.name() == to), "no protocol {to}");
                     self.next_protocol = Some(to);
@@ -506,6 +536,14 @@ impl Pipe {
 /// The byte by which inputs of the fuzz target name a protocol: does not change when another one comes.
 pub fn choice(protocol: &dyn Protocol) -> u8 {
     protocol.name().bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte))
+}
+
+/// Facts in a line.
+pub fn tls_text(facts: &TlsFacts) -> String {
+    let TlsFacts { library, version, sni, alpn } = facts;
+    let show =
+        |text: &Option<_>| text.as_deref().map_or("-".into(), |text: &str| text.escape_default().to_string());
+    format!("library {} version {} sni {} alpn {}", show(library), show(version), show(sni), show(alpn))
 }
 
 /// A message in a line, all of its parts escaped.

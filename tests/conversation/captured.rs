@@ -66,7 +66,7 @@ fn read(protocol: &'static dyn Protocol, lines: &[Line]) -> Option<Conversation>
     if wire.n_invalid > 0 || wire.is_upgraded {
         return None;
     }
-    let announced = wire.announced.clone();
+    let (announced, tls) = (wire.announced.clone(), wire.tls.as_deref().cloned());
     let expected = wire.finish();
     let mut begun: HashMap<(usize, u64), usize> = HashMap::new();
     for seen in &expected {
@@ -83,6 +83,7 @@ fn read(protocol: &'static dyn Protocol, lines: &[Line]) -> Option<Conversation>
         announced,
         lengths_known: false,
         half_duplex,
+        tls,
         less: Vec::new(),
         is_part: |_, _| false,
     })

@@ -243,6 +243,7 @@ impl Maker {
             announced: self.announced,
             lengths_known: !self.has_chunks,
             half_duplex: !self.is_pipelined,
+            tls: None,
             is_part: |_, _| false,
         }
     }

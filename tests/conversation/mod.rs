@@ -3,7 +3,7 @@
 use std::{fmt, ops::Range};
 
 use proptest::prelude::*;
-use tracer_user::protocol::{Flow, Protocol};
+use tracer_user::protocol::{Flow, Protocol, TlsFacts};
 
 use crate::wire::{End, Seen, Wire};
 
@@ -57,6 +57,8 @@ pub struct Conversation {
     pub lengths_known: bool,
     /// Each turn has one message, and each message one turn.
     pub half_duplex: bool,
+    /// What it tells of its TLS.
+    pub tls: Option<TlsFacts>,
     /// Whether a message that was seen behind a loss (first) is what was sent (second), as far as that could be known.
     is_part: fn(&str, &str) -> bool,
 }
@@ -123,6 +125,7 @@ pub struct Script {
     position: [u64; 2],
     is_pipelined: bool,
     lengths_unknown: bool,
+    tls: Option<TlsFacts>,
 }
 
 impl Script {
@@ -182,6 +185,11 @@ impl Script {
         }
     }
 
+    /// What it tells of its TLS.
+    pub fn tls(&mut self, facts: TlsFacts) {
+        self.tls = Some(facts);
+    }
+
     /// Where the next byte of a flow stands.
     #[allow(dead_code, reason = "for protocols to come")]
     pub fn position(&self, flow: Flow) -> u64 {
@@ -203,6 +211,7 @@ impl Script {
             announced: self.announced,
             lengths_known: !self.lengths_unknown,
             half_duplex: !self.is_pipelined,
+            tls: self.tls,
             is_part: |_, _| false,
         }
     }

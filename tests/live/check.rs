@@ -392,6 +392,7 @@ mod tests {
                 client_port: Some(row.peer_port),
                 server_addr: Some("127.0.0.1".into()),
                 server_port: Some(80),
+                tls: None,
                 request_bytes: row.request_bytes,
                 response_bytes: row.response_bytes,
                 request_messages: None,

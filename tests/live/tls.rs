@@ -17,7 +17,7 @@ use super::{
     machine,
     process::{Process, wait_for},
     tool,
-    tracer::{Capture, Tracer, Transaction},
+    tracer::{Capture, Tls, Tracer, Transaction},
 };
 
 const NAME: &str = "shop.example";
@@ -72,6 +72,18 @@ fn check_turns(capture: &Capture, role: &str) {
     }
 }
 
+/// All transactions of a role have these facts.
+#[track_caller]
+fn check_facts(capture: &Capture, role: &str, version: Option<&str>, sni: Option<&str>, alpn: Option<&str>) {
+    let own = |text: Option<&str>| text.map(str::to_owned);
+    let facts = Tls { library: None, version: own(version), sni: own(sni), alpn: own(alpn) };
+    let facts = (facts != Tls::default()).then_some(facts);
+    assert!(!capture.role(role).is_empty());
+    for one in capture.role(role) {
+        assert_eq!(one.tls, facts, "{one:?}");
+    }
+}
+
 fn answered<'a>(capture: &'a Capture, role: &str) -> Vec<&'a Transaction> {
     capture.role(role).into_iter().filter(|one| one.end == "answered").collect()
 }
@@ -85,76 +97,21 @@ fn each_request_that_nginx_logs_is_a_turn(
     let _machine = machine();
     let folder = TempDir::new().unwrap();
     let root = folder.path();
-    let (key, certificate) = certificate(root);
-    let address = free_address();
-    fs::create_dir(root.join("www")).unwrap();
-    fs::write(root.join("www/page.html"), "x".repeat(PAGE as usize)).unwrap();
-    let configuration = format!(
-        r#"
-daemon off;
-user root;
-worker_processes 1;
-pid {root}/nginx.pid;
-error_log {root}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    log_format rows '$request_length,$bytes_sent,$ssl_server_name,$ssl_protocol';
-    access_log {root}/access.csv rows;
-    server {{
-        listen {address} ssl;
-        ssl_certificate {certificate};
-        ssl_certificate_key {key};
-        ssl_protocols {version};
-        root {root}/www;
-    }}
-}}
-"#,
-        root = root.display(),
-        certificate = certificate.display(),
-        key = key.display(),
-    );
-    fs::write(root.join("nginx.conf"), configuration).unwrap();
-    let mut command = Command::new(tool("nginx", "nginx-light"));
-    command.arg("-p").arg(root).arg("-c").arg(root.join("nginx.conf")).arg("-e").arg(root.join("error.log"));
-    let nginx = Process::spawn(&mut command);
-    wait_for("nginx to listen", || TcpStream::connect(address).ok());
-    let master = nginx.pid();
-    let worker: u32 = wait_for("nginx's worker", || {
-        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
-    });
-
-    let urls = format!("url = \"https://{NAME}:{}/page.html\"\noutput = \"/dev/null\"\n", address.port());
-    fs::write(root.join("urls"), urls.repeat(N)).unwrap();
-    let mut command = Command::new(tool("curl", "curl"));
-    command.args(["--silent", "--show-error", "--noproxy", "*", "--http1.1", "--cacert"]).arg(&certificate);
-    command
-        .args(["--resolve", &format!("{NAME}:{}:127.0.0.1", address.port()), "--config"])
-        .arg(root.join("urls"));
-    let mut curl = client(&command);
-    let tracer = Tracer::start(hooks, &[master, worker, curl.pid()]);
-    curl.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let mut said = String::new();
-    curl.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(curl.wait("curl"), Some(0), "{said}");
-    let rows = wait_for("nginx's log", || {
-        let text = fs::read_to_string(root.join("access.csv")).ok()?;
-        (text.lines().count() >= N).then_some(text)
-    });
-    let capture = tracer.stop();
+    let (capture, rows) = curl_of_nginx(hooks, root, version, "--http1.1", N);
     check_order_and_sums(&capture);
     assert_eq!(capture.summary.lost_requests.high, 0, "{}", capture.stderr);
     let plain: Vec<(u64, u64)> = rows
         .lines()
         .map(|row| {
             let cells: Vec<&str> = row.split(',').collect();
-            assert_eq!(cells[2..], [NAME, version], "the load itself failed");
+            assert_eq!(cells[2..], [NAME, version, "http/1.1"], "the load itself failed");
             (cells[0].parse().unwrap(), cells[1].parse().unwrap())
         })
         .collect();
     assert_eq!(plain.len(), N);
     for role in ["server", "client"] {
         check_turns(&capture, role);
+        check_facts(&capture, role, Some(version), Some(NAME), (version != "TLSv1.3").then_some("http/1.1"));
         let answered = answered(&capture, role);
         let pages: Vec<_> = answered.iter().filter(|one| one.response_bytes > PAGE).collect();
         let why = format!("{version} {role}: {:#?}", capture.role(role));
@@ -185,26 +142,108 @@ http {{
     }
 }
 
-/// OpenSSL's server and client, traced both. What the client says is `said`, if it gets that far.
-fn openssl(hooks: Hooks, server: &[&str], client_flags: &[&str], said: &str) -> Capture {
+#[rstest]
+fn with_http2_the_facts_are_those_that_nginx_logs(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values("TLSv1.2", "TLSv1.3")] version: &str,
+) {
+    let _machine = machine();
     let folder = TempDir::new().unwrap();
-    let (key, certificate) = certificate(folder.path());
+    let (capture, rows) = curl_of_nginx(hooks, folder.path(), version, "--http2", 3);
+    check_order_and_sums(&capture);
+    for row in rows.lines() {
+        assert!(row.ends_with(&format!(",{NAME},{version},h2")), "the load itself failed: {row}");
+    }
+    for role in ["server", "client"] {
+        check_facts(&capture, role, Some(version), Some(NAME), (version != "TLSv1.3").then_some("h2"));
+    }
+}
+/// So many pages that curl asks nginx for, one behind the other, and nginx's log of them.
+fn curl_of_nginx(hooks: Hooks, root: &Path, version: &str, http: &str, n_pages: usize) -> (Capture, String) {
+    let (key, certificate) = certificate(root);
     let address = free_address();
-    let openssl = tool("openssl", "openssl");
-    let mut command = Command::new(&openssl);
-    // It turns what it is told about.
+    fs::create_dir(root.join("www")).unwrap();
+    fs::write(root.join("www/page.html"), "x".repeat(PAGE as usize)).unwrap();
+    let configuration = format!(
+        r#"
+daemon off;
+user root;
+worker_processes 1;
+pid {root}/nginx.pid;
+error_log {root}/error.log;
+events {{ worker_connections 64; }}
+http {{
+    log_format rows '$request_length,$bytes_sent,$ssl_server_name,$ssl_protocol,$ssl_alpn_protocol';
+    access_log {root}/access.csv rows;
+    server {{
+        listen {address} ssl{http2};
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        ssl_protocols {version};
+        root {root}/www;
+    }}
+}}
+"#,
+        root = root.display(),
+        certificate = certificate.display(),
+        key = key.display(),
+        http2 = if http == "--http2" { " http2" } else { "" },
+    );
+    fs::write(root.join("nginx.conf"), configuration).unwrap();
+    let mut command = Command::new(tool("nginx", "nginx-light"));
+    command.arg("-p").arg(root).arg("-c").arg(root.join("nginx.conf")).arg("-e").arg(root.join("error.log"));
+    let nginx = Process::spawn(&mut command);
+    wait_for("nginx to listen", || TcpStream::connect(address).ok());
+    let master = nginx.pid();
+    let worker: u32 = wait_for("nginx's worker", || {
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    });
+
+    let urls = format!("url = \"https://{NAME}:{}/page.html\"\noutput = \"/dev/null\"\n", address.port());
+    fs::write(root.join("urls"), urls.repeat(n_pages)).unwrap();
+    let mut command = Command::new(tool("curl", "curl"));
+    command.args(["--silent", "--show-error", "--noproxy", "*", http, "--cacert"]).arg(&certificate);
+    command
+        .args(["--resolve", &format!("{NAME}:{}:127.0.0.1", address.port()), "--config"])
+        .arg(root.join("urls"));
+    let mut curl = client(&command);
+    let tracer = Tracer::start(hooks, &[master, worker, curl.pid()]);
+    curl.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let mut said = String::new();
+    curl.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(curl.wait("curl"), Some(0), "{said}");
+    let rows = wait_for("nginx's log", || {
+        let text = fs::read_to_string(root.join("access.csv")).ok()?;
+        (text.lines().count() >= n_pages).then_some(text)
+    });
+    (tracer.stop(), rows)
+}
+
+/// OpenSSL's server; it turns what it is told about.
+fn openssl_server(folder: &Path, flags: &[&str]) -> (Process, SocketAddr) {
+    let (key, certificate) = certificate(folder);
+    let address = free_address();
+    let mut command = Command::new(tool("openssl", "openssl"));
     command
         .args(["s_server", "-accept", &address.to_string(), "-quiet", "-rev", "-cert"])
         .arg(&certificate)
         .arg("-key");
-    command.arg(&key).args(server).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(&key).args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let server = Process::spawn(&mut command);
     wait_for("s_server to listen", || {
         // Not by a connection: it would serve that.
         let listening = fs::read_to_string("/proc/net/tcp").ok()?;
         listening.contains(&format!("0100007F:{:04X} 00000000:0000 0A", address.port())).then_some(())
     });
-    let mut command = Command::new(&openssl);
+    (server, address)
+}
+
+/// OpenSSL's server and client, traced both. What the client says is `said`, if it gets that far.
+fn openssl(hooks: Hooks, server: &[&str], client_flags: &[&str], said: &str) -> Capture {
+    let folder = TempDir::new().unwrap();
+    let (server, address) = openssl_server(folder.path(), server);
+    let mut command = Command::new(tool("openssl", "openssl"));
     command
         .args(["s_client", "-connect", &address.to_string(), "-quiet", "-no_ign_eof", "-servername", NAME])
         .args(client_flags);
@@ -255,6 +294,73 @@ fn what_openssl_says_in_turns_is_counted_under_the_servers_name(
         }
         assert!(capture.role(role).iter().all(|one| !one.error), "{why}");
     }
+}
+
+#[rstest]
+fn version_name_and_protocol_are_those_that_openssl_prints(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values("-tls1_2", "-tls1_3")] version: &str,
+    #[values(true, false)] offers: bool,
+) {
+    let _machine = machine();
+    let named: &[&str] = if offers { &["-servername", NAME] } else { &["-noservername"] };
+    let alpn: &[&str] = if offers { &["-alpn", "h2,http/1.1"] } else { &[] };
+    let server = [&[version][..], if offers { &["-alpn", "http/1.1"] } else { &[] }].concat();
+    let (capture, printed) = openssl_prints(hooks, &server, &[&[version], named, alpn].concat());
+    check_order_and_sums(&capture);
+    let after = |name: &str| printed.lines().find_map(|line| line.trim().strip_prefix(name));
+    let agreed = after("New, ").and_then(|rest| rest.split(',').next()).expect("the load itself failed");
+    let alpn = after("ALPN protocol: ");
+    assert_eq!(
+        (agreed.contains("1.3"), alpn),
+        (version == "-tls1_3", offers.then_some("http/1.1")),
+        "{printed}"
+    );
+    for role in ["server", "client"] {
+        let visible = alpn.filter(|_| version == "-tls1_2");
+        check_facts(&capture, role, Some(agreed), offers.then_some(NAME), visible);
+    }
+}
+
+#[rstest]
+fn without_a_protocol_in_common_nothing_was_agreed_on(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values("-tls1_2", "-tls1_3")] version: &str,
+) {
+    let _machine = machine();
+    let client = [version, "-servername", NAME, "-alpn", "http/1.1"];
+    let (capture, printed) = openssl_prints(hooks, &[version, "-alpn", "h2"], &client);
+    assert!(printed.contains("No ALPN negotiated"), "{printed}");
+    for role in ["server", "client"] {
+        check_facts(&capture, role, None, Some(NAME), None);
+        let [one] = capture.role(role)[..] else { panic!("{:#?}", capture.transactions) };
+        assert_eq!(
+            (one.error, one.error_type.as_deref()),
+            (true, Some("no_application_protocol")),
+            "{one:?}"
+        );
+    }
+}
+
+/// OpenSSL's server and client, traced both, with the flags given alone, and what the client prints of the connection.
+fn openssl_prints(hooks: Hooks, server: &[&str], flags: &[&str]) -> (Capture, String) {
+    let folder = TempDir::new().unwrap();
+    let (server, address) = openssl_server(folder.path(), server);
+    let mut command = Command::new(tool("openssl", "openssl"));
+    command.args(["s_client", "-connect", &address.to_string(), "-no_ign_eof"]).args(flags);
+    let mut client = client(&command);
+    let tracer = Tracer::start(hooks, &[server.pid(), client.pid()]);
+    let mut stdin = client.child.stdin.take().unwrap();
+    stdin.write_all(b"go\nover and out\n").unwrap();
+    let (mut stdout, mut printed) = (client.child.stdout.take().unwrap(), String::new());
+    // What it says turned round, or its end.
+    let mut byte = [0];
+    while !printed.contains("tuo dna revo") && stdout.read(&mut byte).unwrap() > 0 {
+        printed.push(char::from(byte[0]));
+    }
+    drop(stdin);
+    client.wait("s_client");
+    (tracer.stop(), printed)
 }
 
 #[rstest]

@@ -54,6 +54,7 @@ pub(super) struct Transaction {
     pub(super) client_port: Option<u16>,
     pub(super) server_addr: Option<String>,
     pub(super) server_port: Option<u16>,
+    pub(super) tls: Option<Tls>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) request_messages: Option<u64>,
@@ -63,6 +64,16 @@ pub(super) struct Transaction {
     pub(super) conn_id: String,
     pub(super) id: String,
     pub(super) seq: u64,
+}
+
+/// What is known of a connection's TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) library: Option<String>,
+    pub(super) version: Option<String>,
+    pub(super) sni: Option<String>,
+    pub(super) alpn: Option<String>,
 }
 
 impl Transaction {

@@ -329,6 +329,15 @@ const QUERIES: &[(&str, &str)] = &[
         "seq <= 50 or id = '00abcdef00000003-7' or conn_id = '00abcdef00000005'",
     ),
     (
+        "tls.version = TLSv1.3 and tls_alpn != null or tls.sni ~ 'shop*' and not tls.library = openssl",
+        "tls_version = 'TLSv1.3' and tls_alpn is not null or coalesce(regexp_full_match(tls_sni, 'shop.*'), false) and not coalesce(tls_library = 'openssl', false)",
+    ),
+    (
+        "not tls.sni in ('shop1.example', 'shop3.example')",
+        "not coalesce(tls_sni in ('shop1.example', 'shop3.example'), false)",
+    ),
+    ("tls.version = null and tls.sni != null", "tls_version is null and tls_sni is not null"),
+    (
         "error = true and confidence = complete and time_basis != exit",
         "error and confidence = 'complete' and time_basis != 'exit'",
     ),

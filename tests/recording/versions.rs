@@ -1,9 +1,10 @@
 //! Versions: each that was ever written is read forever, from the fixtures; and `transactions` opens elsewhere.
 
-use std::{borrow::Cow, process::Command};
+use std::{borrow::Cow, process::Command, sync::Arc};
 
 use tracer_user::{
     event::Role,
+    protocol::TlsFacts,
     transaction::{Confidence, End, Kind, TimeBasis, Transaction},
 };
 
@@ -57,7 +58,23 @@ pub fn transaction(i: u64) -> Transaction {
         rows: (i % 6 == 2).then_some(i % 50),
         request_messages: (i % 9 == 4).then_some(1),
         response_messages: (i % 9 == 4).then_some(i),
+        tls: tls(i % 20),
     }
+}
+
+/// Of connection `i`: plain, all known, a part of it known.
+fn tls(i: u64) -> Option<Arc<TlsFacts>> {
+    let version = ["TLSv1.3", "TLSv1.2"][i as usize / 2 % 2];
+    (i % 3 != 0)
+        .then(|| {
+            Arc::new(TlsFacts {
+                library: (i % 7 == 1).then_some("openssl".into()),
+                version: (i % 3 == 1).then_some(version.into()),
+                sni: (i % 5 != 2).then(|| format!("shop{}.example", i % 4).into()),
+                alpn: (i % 6 == 1).then_some("h2".into()),
+            })
+        })
+        .filter(|facts| **facts != TlsFacts::default())
 }
 
 /// The recorded transactions of a folder. Targets come back as the text that was stored.
@@ -123,6 +140,7 @@ fn known_to(version: u32, transaction: Transaction) -> Transaction {
             namespace: None,
             error_message: None,
             rows: None,
+            tls: None,
             request_messages: None,
             response_messages: None,
             ..transaction

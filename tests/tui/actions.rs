@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path}
 
 use tracer_user::{
     report::filter::{Filter, Thresholds},
-    sink::jsonl::{KEYS, write_transaction},
+    schema::transaction_rows::COLUMNS,
+    sink::jsonl::write_transaction,
     source::heads::{Head, Heads},
     tui::{Errand, Here, Place, ShownHeads, Template, run_errand},
 };
@@ -142,7 +143,7 @@ fn a_list_is_exported_whole_in_every_form_and_never_over_a_file() {
     rows.iter().for_each(|row| write_transaction(&mut expected, row));
     assert_eq!(read("x.jsonl").into_bytes(), expected);
     assert_eq!(read("x.csv").lines().count(), rows.len() + 1);
-    assert_eq!(read("x.csv").lines().next().unwrap().split(',').collect::<Vec<_>>(), KEYS);
+    assert_eq!(read("x.csv").lines().next().unwrap().split(',').collect::<Vec<_>>(), COLUMNS);
     assert_eq!(read("x.txt").lines().count(), rows.len() + 1);
     for name in ["x.csv", "x.txt"] {
         assert!(read(name).chars().all(|c| matches!(c, '\r' | '\n') || !c.is_control()), "{name}");
@@ -211,6 +212,7 @@ fn a_transaction_is_exported_as_it_is_shown() {
 fn secrets_in_targets_are_neither_in_the_list_nor_in_text_that_is_written_and_data_has_them() {
     let rows = (0..3).map(|i| Transaction {
         target: Some(Bytes::from_static(b"/a?token=s3cret&id=7")),
+        tls: Some(tls("shop.example")),
         ..transaction(100 + i)
     });
     let feed = feed(rows.collect(), &[snapshot()]);
@@ -227,6 +229,8 @@ fn secrets_in_targets_are_neither_in_the_list_nor_in_text_that_is_written_and_da
         let text = fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(text.contains("s3cret"), has_secret, "{name}: {text}");
         assert_eq!(text.contains("token=REDACTED"), !has_secret, "{name}: {text}");
+        // What is an object in JSON has a column for each part.
+        assert_eq!(text.contains(",80,,TLSv1.3,shop.example,h2,80,"), name == "s.csv", "{name}: {text}");
     }
     let detail = press(&feed, SIZE, &mut app, &[Key::Enter]).text();
     assert!(detail.contains("/a?token=REDACTED&id=7") && !detail.contains("s3cret"), "{detail}");

@@ -13,6 +13,8 @@ mod settings;
 mod states;
 mod views;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ratatui::{
     buffer::Buffer,
@@ -24,6 +26,7 @@ use tracer_user::{
     event::{ConnId, Counters, Role},
     metrics::Metrics,
     pipeline::{InFlight, LostRequests, OpenRequest, Snapshot, Step},
+    protocol::TlsFacts,
     sink::{
         Sink as _,
         histogram::{HistogramSink, SharedHistograms},
@@ -82,6 +85,12 @@ fn transaction(i: u64) -> Transaction {
         seq: i,
         ..Transaction::default()
     }
+}
+
+/// Of a server with this name.
+fn tls(name: &str) -> Arc<TlsFacts> {
+    let (version, alpn) = (Some("TLSv1.3".into()), Some("h2".into()));
+    Arc::new(TlsFacts { library: None, version, sni: Some(name.to_owned().into()), alpn })
 }
 
 /// Almost five minutes of three operations: one steady, one slow with errors, one of a client; some beyond the top.
@@ -173,6 +182,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         messages: [None; 2],
         tuple,
         unix_path: Bytes::new(),
+        tls: None,
         confidence: Confidence::Complete,
         time_basis: TimeBasis::Exit,
     }

@@ -136,6 +136,7 @@ fn a_transaction_is_opened_from_the_list_and_shows_where_its_time_went() {
         status_code: Some(503),
         error: true,
         error_type: Some("503".into()),
+        tls: Some(tls("shop\u{1b}[2J.example")),
         ordinal: 20,
         seq: 20,
         ..transaction(0)

@@ -92,6 +92,10 @@ fn read(protocol: &dyn Protocol, turns: &Turns, marks: &mut Vec<Mark>) -> Option
                 }
                 Step::UntilClose => until_close[flow.index()] = true,
                 Step::UntilTurn => rest = &[],
+                Step::LookUntilTurn => {
+                    parser.look(*flow, rest, marks);
+                    rest = &[];
+                }
                 Step::NeedMore => {
                     held.extend_from_slice(rest);
                     rest = &[];

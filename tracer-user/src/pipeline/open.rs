@@ -8,7 +8,7 @@ use tracer_ebpf as abi;
 use super::{Entry, Pipeline, Step};
 use crate::{
     event::{ConnId, Role},
-    protocol::Operation,
+    protocol::{Operation, TlsFacts},
     text::data_text,
     time::{Anchor, BootTime, WallTime},
     transaction::{
@@ -72,6 +72,8 @@ pub struct OpenRequest {
     pub tuple: abi::Tuple,
     /// Path of a Unix socket.
     pub unix_path: Bytes,
+    /// What is known of its TLS.
+    pub tls: Option<Arc<TlsFacts>>,
     /// How sure that is.
     pub confidence: Confidence,
     /// What the stamps are.
@@ -142,6 +144,7 @@ impl OpenRequest {
             client_port: client.1,
             server_addr: server.0,
             server_port: server.1,
+            tls: self.tls.clone(),
             request_bytes: self.bytes[0],
             response_bytes: self.bytes[1],
             request_messages: self.messages[0],
@@ -198,6 +201,7 @@ impl Pipeline {
             messages: open.more.messages,
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
+            tls: open.more.tls.clone(),
             confidence: open.confidence(entry.exchange.is_guessed()),
             time_basis: time_basis(open),
         }

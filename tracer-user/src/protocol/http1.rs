@@ -277,7 +277,7 @@ impl Parser for Http1Parser {
                 step
             }
             Step::Invalid(why) => self.give_up(flow, why),
-            Step::Consume { .. } | Step::UntilClose | Step::UntilTurn => {
+            Step::Consume { .. } | Step::UntilClose | Step::UntilTurn | Step::LookUntilTurn => {
                 (side.scanned, side.tried, side.strict) = (0, 0, false);
                 step
             }

@@ -4,7 +4,7 @@
 //! an outcome. It returns how many bytes of the stream the bytes it looked at account for — possibly **more than it
 //! was given** — so that a body that was never captured needs no special case.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -254,6 +254,14 @@ pub trait Parser: Send {
         let _ = n;
     }
 
+    /// A turn of which [`Step::LookUntilTurn`] was said: `buf` holds the bytes shown then and all that came since, without a gap. Only marks
+    /// about the connection ([`Mark::Tls`]). Says whether it wants to see more; it is not told when the turn ends before that, or its bytes
+    /// are not captured.
+    fn look(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> bool {
+        let _ = (flow, buf, marks);
+        false
+    }
+
     /// The flow ended (FIN). A message that runs until the close ends here.
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>);
 
@@ -279,6 +287,9 @@ pub enum Step {
     /// All bytes until the other side speaks, those shown included, belong to the message that begins with them (or to none, without
     /// a mark). It ends with the last of them, or with the close; the parser is not told.
     UntilTurn,
+    /// As [`Step::UntilTurn`], and the bytes are shown to [`Parser::look`], as long as they are captured: nothing of the message depends on
+    /// them.
+    LookUntilTurn,
     /// Show me more.
     NeedMore,
     /// Not this protocol's bytes: the stream resyncs (a counted parser give-up).
@@ -357,6 +368,8 @@ pub enum Mark {
         /// [`Protocol::name`].
         to: &'static str,
     },
+    /// What is known of the connection's TLS, all of it: of what is in progress and of all that comes.
+    Tls(Arc<TlsFacts>),
     /// The connection is a tunnel or another protocol from here on (CONNECT, Upgrade): one long-lived transaction. Comes
     /// right behind the `Begin` of the response that agreed; the `End` of that response comes with the close. From here
     /// on neither flow is read, whatever its last step said, unless the registry has the protocol
@@ -380,9 +393,23 @@ impl Mark {
             | Mark::End { stream }
             | Mark::Cut { stream }
             | Mark::Reset { stream, .. } => Some(*stream),
-            Mark::Switch { .. } | Mark::Upgraded { .. } => None,
+            Mark::Switch { .. } | Mark::Tls(_) | Mark::Upgraded { .. } => None,
         }
     }
+}
+
+/// What is known of a connection's TLS: facts, told once per connection and shared by its transactions. Text as in
+/// [`data_text`](crate::text::data_text).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsFacts {
+    /// Library in which the clear text was captured (`openssl`); `None`: the connection is seen from outside.
+    pub library: Option<Cow<'static, str>>,
+    /// Version that both sides agreed on, as OpenSSL spells it: `TLSv1.3` (OpenTelemetry's `tls.protocol.name` and `tls.protocol.version`).
+    pub version: Option<Cow<'static, str>>,
+    /// Name of the server that the client asked for (SNI; `tls.client.server_name`).
+    pub sni: Option<Cow<'static, str>>,
+    /// Protocol that both sides agreed on (ALPN): `h2` (`tls.next_protocol`).
+    pub alpn: Option<Cow<'static, str>>,
 }
 
 /// One request or response.

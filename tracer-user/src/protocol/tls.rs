@@ -3,8 +3,12 @@
 //!
 //! **What is shown.** `target` of every transaction is the name of the server (SNI, RFC 6066) in the connection's first ClientHello. The
 //! operation is `TLS handshake` for turns that begin with a handshake or a change of cipher, `TLS` for all others. The last turn of the client's
-//! handshake may hold its first request (TLS 1.3), and with early data the first turn does. Version and ALPN are not shown: an
-//! operation has few values, and the record has no other place for them.
+//! handshake may hold its first request (TLS 1.3), and with early data the first turn does.
+//!
+//! **Facts of the connection** ([`TlsFacts`]): the name as soon as the client asks for it, and from the first ServerHello (or
+//! HelloRetryRequest) what the server chose: the version (`supported_versions`, else the one in the old field), and in TLS 1.2 and before
+//! the ALPN protocol. In TLS 1.3 that is encrypted: what the client offers is no fact, and is not shown. A ServerHello that was not captured
+//! whole tells nothing, and changes nothing of its transaction. All of a ServerHello's lengths have to fit, so that encrypted bytes are not taken for one.
 //!
 //! **Errors.** A turn that begins with an alert in the clear fails, with the alert's name as `error_type`: the server's is the answer to
 //! the client's turn, the client's (`unknown_ca`) a message of its own, `TLS alert`, since what it answers was answered. `close_notify` and
@@ -17,22 +21,23 @@
 //! turn, whose lengths lead from one to the next.
 //!
 //! **Bounds.** A ClientHello is looked at up to [`MAX_HELLO`], also when it comes in several records or pieces; a name behind that, or behind
-//! the part that was captured, is not found. Cost: once per connection each field of the ClientHello is walked over, once more for each
-//! piece that brings a new one; of every other turn at most 7 bytes are looked at.
+//! the part that was captured, is not found. The same of a ServerHello. Cost: once per connection each field of both is walked over, once
+//! more for each piece that brings a new one; of every other turn at most 7 bytes are looked at.
 //!
 //! Not handled: with Encrypted Client Hello the name is the outer one; SSL 2 and its ClientHello for later versions; DTLS; what a server
 //! says unasked (tickets, renegotiation) belongs to the turn in which it comes or to no transaction; requests that were sent without
 //! waiting for the answers (pipelining, HTTP/2) are one turn, streams that go on for long end when they first pause.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Body, Capture, Coverage, ErrorFor, Family, Flow, Inference, Mark, Message, Operation, Parser, Protocol,
-    Request, Response, Resync, Step,
+    Request, Response, Resync, Step, TlsFacts,
 };
+use crate::text::data_text;
 
 /// Bytes of a ClientHello that are looked at: what is captured of a turn. With a post-quantum key share it has 1.8 KB.
 pub const MAX_HELLO: usize = 4096;
@@ -51,6 +56,9 @@ const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
+/// Numbers of extensions.
+const ALPN: usize = 16;
+const SUPPORTED_VERSIONS: usize = 43;
 
 /// TLS 1.0 to 1.3.
 pub struct Tls;
@@ -67,8 +75,8 @@ impl Protocol for Tls {
     fn coverage(&self) -> Coverage {
         Coverage {
             title: "TLS",
-            covers: "turn by turn from outside: when, how many bytes, the server's name (SNI), alerts in the clear; also behind a plain connection's request for it",
-            lacks: "what is said; version and ALPN; with Encrypted Client Hello the inner name",
+            covers: "turn by turn from outside: when, how many bytes, the server's name (SNI), version, ALPN up to TLS 1.2, alerts in the clear; also behind a plain connection's request for it",
+            lacks: "what is said; in TLS 1.3 the ALPN protocol, which is encrypted; with Encrypted Client Hello the inner name",
             tested_with: "openssl, curl, nginx",
         }
     }
@@ -168,6 +176,10 @@ struct TlsParser {
     asked: bool,
     /// Bytes of the ClientHello that must be there before it tells more.
     wanted: u32,
+    /// The server's first turn was looked at.
+    answered: bool,
+    /// Bytes of the ServerHello that must be there before it tells more.
+    wanted_of_server: u32,
 }
 
 impl Parser for TlsParser {
@@ -178,8 +190,14 @@ impl Parser for TlsParser {
             ClearAlert::Yes(alert) => Some(alert),
         };
         let body = match flow {
-            Flow::Response if !self.asked => return Step::UntilTurn,
-            Flow::Response => Body::Response(alert.flatten().map(failed).unwrap_or_default()),
+            Flow::Response => {
+                let looks = !std::mem::replace(&mut self.answered, true);
+                if self.asked {
+                    let response = alert.flatten().map(failed).unwrap_or_default();
+                    marks.push(Mark::Begin(Message { stream: 0, body: Body::Response(response) }));
+                }
+                return if looks { Step::LookUntilTurn } else { Step::UntilTurn };
+            }
             Flow::Request if buf[0] == ALERT => {
                 self.asked = false;
                 if let Some(error) = alert.flatten() {
@@ -194,7 +212,10 @@ impl Parser for TlsParser {
                     match self.hello(buf) {
                         Hello::Partial if buf.len() < MAX_HELLO => return Step::NeedMore,
                         Hello::Partial | Hello::NoName => {}
-                        Hello::Name(name) => self.name = Some(name),
+                        Hello::Name(name) => {
+                            self.name = Some(name);
+                            marks.push(Mark::Tls(self.facts(None, None)));
+                        }
                     }
                 }
                 (self.greeted, self.asked, self.wanted) = (true, true, 0);
@@ -207,12 +228,40 @@ impl Parser for TlsParser {
     }
 
     fn resync(&mut self, flow: Flow, _: u64, buf: &[u8], turn_starts: &[usize]) -> Resync {
-        if flow == Flow::Request {
-            self.wanted = 0;
+        match flow {
+            Flow::Request => self.wanted = 0,
+            // A ServerHello is the first that the server says.
+            Flow::Response => self.answered = true,
         }
         match turn_starts.first() {
             Some(start) => Resync::At(*start),
             None => Resync::NotYet { dropped: buf.len() },
+        }
+    }
+
+    fn look(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> bool {
+        if flow == Flow::Request {
+            return false;
+        }
+        // Servers of TLS 1.2 may warn of the name first.
+        let is_warning = matches!(clear_alert(buf), ClearAlert::Yes(None));
+        let hello = if is_warning { &buf[HEADER + 2..] } else { buf };
+        if hello.len() < self.wanted_of_server as usize && !is_broken(hello) {
+            return true;
+        }
+        let (content, is_bad) = handshake(hello);
+        let mut reader = Reader { rest: &content, missing: 0 };
+        match chosen(&mut reader) {
+            Some(Chosen { version, alpn }) => {
+                let alpn = alpn.map(|name| Cow::Owned(data_text(name).into_owned()));
+                marks.push(Mark::Tls(self.facts(Some(version_name(version)), alpn)));
+                false
+            }
+            None if is_bad || reader.missing == 0 || buf.len() >= MAX_HELLO => false,
+            None => {
+                self.wanted_of_server = (hello.len() + reader.missing) as u32;
+                true
+            }
         }
     }
 
@@ -242,6 +291,11 @@ impl TlsParser {
             authority: self.name.clone(),
             ..Request::default()
         }
+    }
+
+    fn facts(&self, version: Option<Cow<'static, str>>, alpn: Option<Cow<'static, str>>) -> Arc<TlsFacts> {
+        let sni = self.name.as_deref().map(|name| Cow::Owned(data_text(name).into_owned()));
+        Arc::new(TlsFacts { library: None, version, sni, alpn })
     }
 
     /// Looks for the name in a ClientHello of which `buf` is the beginning.
@@ -365,6 +419,67 @@ fn server_name<'a>(hello: &mut Reader<'a>) -> Option<Option<&'a [u8]>> {
         }
     }
     Some(None)
+}
+
+/// What the server chose.
+struct Chosen<'a> {
+    /// As in the record: 0x0303 for TLS 1.2.
+    version: u16,
+    /// The protocol, where it is not encrypted.
+    alpn: Option<&'a [u8]>,
+}
+
+/// What a ServerHello says (RFC 8446 §4.1.3, RFC 5246 §7.4.1.3): `None` as long as it is not all there, and where it is none.
+fn chosen<'a>(hello: &mut Reader<'a>) -> Option<Chosen<'a>> {
+    (hello.number(1)? == usize::from(SERVER_HELLO)).then_some(())?;
+    let hello_len = hello.number(3)?;
+    // Version, random, the shortest session, cipher suite, compression method.
+    let mut left = hello_len.checked_sub(34 + 1 + 3)?;
+    let mut version = hello.number(2)?;
+    if !(0x0300..=0x0303).contains(&version) {
+        return None;
+    }
+    hello.take(32)?;
+    let n_session = hello.number(1)?;
+    left = left.checked_sub(n_session).filter(|_| n_session <= 32)?;
+    hello.take(n_session + 2)?;
+    // Nobody compresses: any other value, and it is no hello.
+    (hello.number(1)? == 0).then_some(())?;
+    let mut alpn = None;
+    if left > 0 {
+        left = left.checked_sub(2)?;
+        (hello.number(2)? == left).then_some(())?;
+    }
+    while left > 0 {
+        left = left.checked_sub(4)?;
+        let (kind, len) = (hello.number(2)?, hello.number(2)?);
+        left = left.checked_sub(len)?;
+        let mut extension = Reader { rest: hello.take(len)?, missing: 0 };
+        match kind {
+            SUPPORTED_VERSIONS => version = extension.number(2)?,
+            // A list of one.
+            ALPN => {
+                let mut list = Reader { rest: extension.field(2)?, missing: 0 };
+                alpn = list.field(1).filter(|name| !name.is_empty());
+            }
+            _ => {}
+        }
+    }
+    // In TLS 1.3 it has no place here.
+    let alpn = alpn.filter(|_| version <= 0x0303);
+    u16::try_from(version).ok().map(|version| Chosen { version, alpn })
+}
+
+/// The name of a version, as OpenSSL and nginx have it; drafts and what is to come by their number.
+fn version_name(version: u16) -> Cow<'static, str> {
+    match version {
+        0x0300 => "SSLv3".into(),
+        0x0301 => "TLSv1".into(),
+        0x0302 => "TLSv1.1".into(),
+        0x0303 => "TLSv1.2".into(),
+        0x0304 => "TLSv1.3".into(),
+        other => format!("{other:#06x}").into(),
+    }
 }
 
 /// Whether bytes begin with an alert in the clear.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     event::{ConnId, Role},
-    protocol::REGISTRY,
+    protocol::{REGISTRY, TlsFacts},
     text::data_text,
     time::WallTime,
     transaction::{Confidence, End, Kind, TimeBasis, Transaction},
@@ -71,6 +71,10 @@ columns! {
     "client_port" Int64 true,
     "server_addr" Utf8 false,
     "server_port" Int64 true,
+    "tls_library" Utf8 true,
+    "tls_version" Utf8 true,
+    "tls_sni" Utf8 true,
+    "tls_alpn" Utf8 true,
     "request_bytes" Int64 false,
     "response_bytes" Int64 false,
     "request_messages" Int64 true,
@@ -83,8 +87,17 @@ columns! {
 }
 
 /// Columns that parts of version 1 do not have: all their values are missing.
-pub const SINCE_VERSION_2: &[&str] =
-    &["namespace", "error_message", "rows", "request_messages", "response_messages"];
+pub const SINCE_VERSION_2: &[&str] = &[
+    "namespace",
+    "error_message",
+    "rows",
+    "tls_library",
+    "tls_version",
+    "tls_sni",
+    "tls_alpn",
+    "request_messages",
+    "response_messages",
+];
 
 /// Transactions as columns.
 pub fn encode(transactions: &[Transaction]) -> RecordBatch {
@@ -148,6 +161,10 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         maybe(&|t| t.client_port.map(i64::from)),
         text(&|t| &t.server_addr),
         maybe(&|t| t.server_port.map(i64::from)),
+        maybe_text(&|t| t.tls.as_ref()?.library.as_deref().map(Cow::Borrowed)),
+        maybe_text(&|t| t.tls.as_ref()?.version.as_deref().map(Cow::Borrowed)),
+        maybe_text(&|t| t.tls.as_ref()?.sni.as_deref().map(Cow::Borrowed)),
+        maybe_text(&|t| t.tls.as_ref()?.alpn.as_deref().map(Cow::Borrowed)),
         number(&|t| signed(t.request_bytes)),
         number(&|t| signed(t.response_bytes)),
         maybe(&|t| t.request_messages.map(signed)),
@@ -219,6 +236,12 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
     let (namespace, error_message) = (later_text("namespace")?, later_text("error_message")?);
     let (rows, request_messages, response_messages) =
         (later_int("rows")?, later_int("request_messages")?, later_int("response_messages")?);
+    let tls = [
+        later_text("tls_library")?,
+        later_text("tls_version")?,
+        later_text("tls_sni")?,
+        later_text("tls_alpn")?,
+    ];
     let (end, confidence, id, seq) = (text("end")?, text("confidence")?, text("id")?, int("seq")?);
 
     let mut out = Vec::with_capacity(batch.num_rows());
@@ -273,6 +296,9 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             client_port: port(client_port, "client_port")?,
             server_addr: names.share(server_addr.value(i)),
             server_port: port(server_port, "server_port")?,
+            tls: names.share_tls(
+                tls.map(|array| array.filter(|array| array.is_valid(i)).map(|array| array.value(i))),
+            ),
             request_bytes: count(request_bytes, "request_bytes")?,
             response_bytes: count(response_bytes, "response_bytes")?,
             request_messages: later_count(request_messages, "request_messages")?,
@@ -294,21 +320,41 @@ fn parse_id(id: &str) -> Option<(u64, u64)> {
 
 /// Texts that were seen, shared. Bounded: when full it begins anew.
 #[derive(Debug, Default)]
-pub struct Names(HashMap<Box<str>, Arc<str>>);
+pub struct Names {
+    texts: HashMap<Box<str>, Arc<str>>,
+    /// The facts of the row before: mostly those of the next, too.
+    tls: Option<Arc<TlsFacts>>,
+}
 
 impl Names {
     /// Texts held at once: 65,536 operations, services and addresses.
     const MAX: usize = 65_536;
 
     pub(super) fn share(&mut self, text: &str) -> Arc<str> {
-        if let Some(shared) = self.0.get(text) {
+        if let Some(shared) = self.texts.get(text) {
             return shared.clone();
         }
-        if self.0.len() >= Self::MAX {
-            self.0.clear();
+        if self.texts.len() >= Self::MAX {
+            self.texts.clear();
         }
         let shared: Arc<str> = text.into();
-        self.0.insert(text.into(), shared.clone());
+        self.texts.insert(text.into(), shared.clone());
         shared
+    }
+
+    /// Library, version, SNI and ALPN; without any of them nothing is known.
+    fn share_tls(&mut self, columns: [Option<&str>; 4]) -> Option<Arc<TlsFacts>> {
+        if columns == [None; 4] {
+            return None;
+        }
+        let is_same = |TlsFacts { library, version, sni, alpn }: &TlsFacts| {
+            [library, version, sni, alpn].map(Option::as_deref) == columns
+        };
+        if !self.tls.as_deref().is_some_and(is_same) {
+            let [library, version, sni, alpn] =
+                columns.map(|text| text.map(|text| Cow::Owned(text.to_owned())));
+            self.tls = Some(Arc::new(TlsFacts { library, version, sni, alpn }));
+        }
+        self.tls.clone()
     }
 }

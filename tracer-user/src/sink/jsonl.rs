@@ -8,12 +8,13 @@ use std::io::{self, Write};
 
 use super::{Sink, SinkError};
 use crate::{
+    protocol::TlsFacts,
     text::{data_text, push_json},
     transaction::{Transaction, TransactionBatch},
 };
 
-/// The keys of a row, in order: JSON keys = Parquet columns = filter fields.
-pub const KEYS: [&str; 36] = [
+/// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
+pub const KEYS: [&str; 37] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -41,6 +42,7 @@ pub const KEYS: [&str; 36] = [
     "client_port",
     "server_addr",
     "server_port",
+    "tls",
     "request_bytes",
     "response_bytes",
     "request_messages",
@@ -83,6 +85,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         client_port,
         server_addr,
         server_port,
+        tls,
         request_bytes,
         response_bytes,
         request_messages,
@@ -121,6 +124,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.number("client_port", *client_port);
     row.text("server_addr", Some(server_addr.as_ref()).filter(|text| !text.is_empty()));
     row.number("server_port", *server_port);
+    row.tls("tls", tls.as_deref());
     row.number("request_bytes", Some(request_bytes));
     row.number("response_bytes", Some(response_bytes));
     row.number("request_messages", *request_messages);
@@ -154,6 +158,20 @@ impl Row<'_> {
             Some(value) => drop(write!(self.out, "{value}")),
             None => self.out.extend_from_slice(b"null"),
         }
+    }
+
+    /// One object: of it all keys, or `null` without any.
+    fn tls(&mut self, key: &str, facts: Option<&TlsFacts>) {
+        self.key(key);
+        let Some(TlsFacts { library, version, sni, alpn }) = facts else {
+            return self.out.extend_from_slice(b"null");
+        };
+        let mut object = Row { out: self.out, first: true };
+        object.text("library", library.as_deref());
+        object.text("version", version.as_deref());
+        object.text("sni", sni.as_deref());
+        object.text("alpn", alpn.as_deref());
+        object.out.push(b'}');
     }
 
     fn text(&mut self, key: &str, value: Option<&str>) {
@@ -258,11 +276,23 @@ mod tests {
              \"kind\":\"request\",\"role\":\"server\",\"protocol\":\"http1\",\
              \"operation\":\"GET /item/{id}\",\"target\":\"/item/1\",\"namespace\":null,\
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
-             \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\
+             \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
              \"response_messages\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
+    }
+
+    #[test]
+    fn what_is_known_of_tls_is_an_object() {
+        let facts = TlsFacts {
+            version: Some("TLSv1.2".into()),
+            sni: Some("shop\u{1b}.example".into()),
+            ..TlsFacts::default()
+        };
+        let line = line(&Transaction { tls: Some(Arc::new(facts)), ..transaction(0) });
+        let tls = "\"tls\":{\"library\":null,\"version\":\"TLSv1.2\",\"sni\":\"shop\\u001b.example\",\"alpn\":null},\"request_bytes\"";
+        assert!(line.contains(tls), "{line}");
     }
 
     #[test]

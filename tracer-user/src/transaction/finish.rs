@@ -154,6 +154,7 @@ pub fn finish(
         client_port: ends.client.1,
         server_addr: ends.server.0.clone(),
         server_port: ends.server.1,
+        tls: open.more.tls,
         request_bytes: open.request_bytes,
         response_bytes: open.response_bytes,
         request_messages: open.more.messages[0],

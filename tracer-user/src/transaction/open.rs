@@ -1,6 +1,6 @@
 //! A request in flight: what is known of it, of what surrounds it, and how it left.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Confidence, End, Kind, ProtocolName, Unpaired, record::registered};
 use crate::{
     conn::stream::Stamp,
-    protocol::{Operation, Response},
+    protocol::{Operation, Response, TlsFacts},
     time::BootTime,
 };
 
@@ -88,6 +88,8 @@ pub struct More {
     pub error_message: Option<Bytes>,
     /// Which error it was given up with (`error_type`).
     pub reset: Option<Cow<'static, str>>,
+    /// What is known of its connection's TLS.
+    pub tls: Option<Arc<TlsFacts>>,
     /// When its newest byte of each flow moved: of messages that end with their turn, or on a stream.
     pub newest: [BootTime; 2],
 }

@@ -16,7 +16,7 @@
 //! aligned again only for the server's role, only where the thread that answers is the one that read, and what it then
 //! gives has confidence `guessed`.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     conn::stream::Stamp,
-    protocol::{Flow, Request, Response},
+    protocol::{Flow, Request, Response, TlsFacts},
     time::BootTime,
 };
 
@@ -76,6 +76,9 @@ pub struct Pairs {
     /// Responses find their requests by stream; several messages of a flow are in progress at once.
     #[serde(skip)]
     pub(super) by_stream: bool,
+    /// What is known of the connection's TLS. What checkpoints hold apart.
+    #[serde(skip)]
+    tls: Option<Arc<TlsFacts>>,
     /// Responses on streams whose request may still come. What checkpoints hold apart.
     #[serde(skip)]
     pub(super) early: VecDeque<Early>,
@@ -96,6 +99,24 @@ impl Pairs {
     /// Whether responses find their requests by stream.
     pub fn is_by_stream(&self) -> bool {
         self.by_stream
+    }
+
+    /// What is known of the connection's TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsFacts>> {
+        self.tls.as_ref()
+    }
+
+    /// What is known of the connection's TLS: of what is in flight, and of all that comes.
+    pub fn set_tls(&mut self, facts: Arc<TlsFacts>) {
+        for open in &mut self.open {
+            open.more.tls = Some(facts.clone());
+        }
+        self.tls = Some(facts);
+    }
+
+    /// The same from a checkpoint, where each request has its own.
+    pub fn restore_tls(&mut self, tls: Option<Arc<TlsFacts>>) {
+        self.tls = tls;
     }
 
     /// Requests in flight.
@@ -210,6 +231,7 @@ impl Pairs {
             more: More {
                 protocol: request.protocol.unwrap_or(protocol),
                 namespace: request.namespace,
+                tls: self.tls.clone(),
                 ..More::default()
             },
         });

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{ConnId, Role},
-    protocol::REGISTRY,
+    protocol::{REGISTRY, TlsFacts},
     time::WallTime,
 };
 
@@ -75,6 +75,9 @@ pub struct Transaction {
     pub server_addr: Arc<str>,
     /// Port of the server end.
     pub server_port: Option<u16>,
+    /// What is known of the connection's TLS, shared by its transactions; `None` on plain ones, and where nothing is known.
+    #[serde(skip)]
+    pub tls: Option<Arc<TlsFacts>>,
     /// Bytes of the request, head included.
     pub request_bytes: u64,
     /// Bytes of the response, head included.
@@ -104,6 +107,7 @@ pub(super) struct TransactionMore {
     error_message: Option<Bytes>,
     rows: Option<u64>,
     messages: [Option<u64>; 2],
+    tls: Option<Arc<TlsFacts>>,
 }
 
 /// The registry's own text of a protocol's name.
@@ -128,12 +132,13 @@ impl Transaction {
             error_message: self.error_message.clone(),
             rows: self.rows,
             messages: [self.request_messages, self.response_messages],
+            tls: self.tls.clone(),
         }
     }
 
     pub(super) fn restore_more(&mut self, more: TransactionMore) {
-        let TransactionMore { namespace, error_message, rows, messages } = more;
-        (self.namespace, self.error_message, self.rows) = (namespace, error_message, rows);
+        let TransactionMore { namespace, error_message, rows, messages, tls } = more;
+        (self.namespace, self.error_message, self.rows, self.tls) = (namespace, error_message, rows, tls);
         [self.request_messages, self.response_messages] = messages;
     }
 

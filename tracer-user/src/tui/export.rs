@@ -15,7 +15,8 @@ use crate::{
         format::{self, Align, count},
         head,
     },
-    sink::jsonl::{KEYS, write_transaction},
+    schema::transaction_rows::COLUMNS,
+    sink::jsonl::write_transaction,
     text::{push_json, screen_bytes, screen_text},
     time::WallTime,
     transaction::Transaction,
@@ -268,9 +269,17 @@ fn whole(rows: &[Arc<Transaction>]) -> Table {
         line.clear();
         write_transaction(&mut line, row);
         let object: serde_json::Value = serde_json::from_slice(&line).unwrap_or_default();
-        KEYS.iter().map(|key| Value::from(&object[key])).collect()
+        COLUMNS.iter().map(|name| Value::from(cell(&object, name))).collect()
     });
-    Table { rows: rows.collect(), headings: KEYS.to_vec() }
+    Table { rows: rows.collect(), headings: COLUMNS.to_vec() }
+}
+
+/// A column of a row; those of an object within it are spelled with its name in front.
+fn cell<'a>(row: &'a serde_json::Value, column: &str) -> &'a serde_json::Value {
+    match column.split_once('_').filter(|(object, _)| row[object].is_object()) {
+        Some((object, key)) => &row[object][key],
+        None => &row[column],
+    }
 }
 
 /// What the list shows of them.

@@ -231,6 +231,7 @@ mod tests {
             messages: [None; 2],
             tuple: Default::default(),
             unix_path: Default::default(),
+            tls: row.tls,
             confidence: row.confidence,
             time_basis: row.time_basis,
         }

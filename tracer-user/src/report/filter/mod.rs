@@ -1,7 +1,7 @@
 //! The filter language: `duration >= 100ms and (status_code in (500, 503) or target ~ '/api/**')`.
 //!
-//! Fields are the columns of a row (`_ns` may be left off). Operators: `= != < <= > >=`, `~` glob, `=~` regular
-//! expression, `in (…)`; joined by `and`, `or`, `not` and parentheses. A comparison with a missing value is false,
+//! Fields are the columns of a row (`_ns` may be left off; `tls_version` is `tls.version` too, as in JSON). Operators: `= != < <= > >=`,
+//! `~` glob, `=~` regular expression, `in (…)`; joined by `and`, `or`, `not` and parentheses. A comparison with a missing value is false,
 //! whatever the operator (so that `not` of it is true); `field = null` and `field != null` ask for it. Units: `us ms s
 //! m h` of fields in ns, `KB MB GB` (1,024) of counts of bytes; times are RFC 3339 or ns. In globs of paths
 //! (`target`, `operation`) `*` stops at `/` and `**` does not; elsewhere `*` takes everything.
@@ -27,6 +27,7 @@ use std::{borrow::Cow, rc::Rc, time::Duration};
 use crate::{
     config::Span,
     event::ConnId,
+    protocol::TlsFacts,
     schema::groups::ColumnFacts,
     text::data_text,
     transaction::{Kind, Transaction},
@@ -258,6 +259,15 @@ impl<'a> Value<'a> {
         value.map_or(Value::Null, |value| Value::Integer(value.into()))
     }
 
+    /// One of the facts of the connection's TLS.
+    fn fact(
+        transaction: &'a Transaction,
+        fact: impl Fn(&'a TlsFacts) -> &'a Option<Cow<'static, str>>,
+    ) -> Value<'a> {
+        let text = transaction.tls.as_deref().and_then(|tls| fact(tls).as_deref());
+        text.map_or(Value::Null, |text| Value::Text(text.into()))
+    }
+
     /// Empty means not known, as in the rows.
     fn address(text: &'a str) -> Value<'a> {
         if text.is_empty() { Value::Null } else { Value::Text(text.into()) }
@@ -331,6 +341,10 @@ fields! {
     ClientPort "client_port" Integer = |t| Value::integer(t.client_port);
     ServerAddr "server_addr" Text = |t| Value::address(&t.server_addr);
     ServerPort "server_port" Integer = |t| Value::integer(t.server_port);
+    TlsLibrary "tls_library" Text = |t| Value::fact(t, |tls| &tls.library);
+    TlsVersion "tls_version" Text = |t| Value::fact(t, |tls| &tls.version);
+    TlsSni "tls_sni" Text = |t| Value::fact(t, |tls| &tls.sni);
+    TlsAlpn "tls_alpn" Text = |t| Value::fact(t, |tls| &tls.alpn);
     RequestBytes "request_bytes" Bytes = |t| Value::Integer(t.request_bytes.into());
     ResponseBytes "response_bytes" Bytes = |t| Value::Integer(t.response_bytes.into());
     RequestMessages "request_messages" Integer = |t| Value::integer(t.request_messages);
@@ -347,9 +361,15 @@ impl Field {
         Field::ALL.iter().copied().find(|field| field.name() == name || field.short() == name)
     }
 
-    /// The name without its unit.
+    /// The name without its unit; parts of an object as JSON has them.
     fn short(self) -> &'static str {
-        self.name().strip_suffix("_ns").unwrap_or(self.name())
+        match self {
+            Field::TlsLibrary => "tls.library",
+            Field::TlsVersion => "tls.version",
+            Field::TlsSni => "tls.sni",
+            Field::TlsAlpn => "tls.alpn",
+            _ => self.name().strip_suffix("_ns").unwrap_or(self.name()),
+        }
     }
 }
 
@@ -375,10 +395,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{
-        sink::{compliance::transaction, jsonl::KEYS},
-        time::WallTime,
-    };
+    use crate::{schema::transaction_rows::COLUMNS, sink::compliance::transaction, time::WallTime};
 
     fn slow_post() -> Transaction {
         Transaction {
@@ -407,7 +424,7 @@ mod tests {
     #[test]
     fn every_column_is_a_field_and_every_field_a_column() {
         let fields: Vec<_> = Field::ALL.iter().map(|field| field.name()).collect();
-        assert_eq!(fields, KEYS);
+        assert_eq!(fields, COLUMNS);
     }
 
     #[test]

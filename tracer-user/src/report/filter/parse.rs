@@ -362,7 +362,11 @@ const UNITS: [(&str, Type, i64); 12] = [
 ];
 
 fn word(text: &str) -> &str {
-    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    // A dot between two words leads into an object.
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let is_within = |at: usize, c: char| c == '.' && text[at + 1..].starts_with(is_word);
+    let end = text.char_indices().find(|&(at, c)| !is_word(c) && !is_within(at, c));
+    let end = end.map_or(text.len(), |(at, _)| at);
     &text[..end]
 }
 
@@ -378,6 +382,8 @@ fn meant(name: &str) -> Option<&'static str> {
         "client" => "client_addr",
         "server" => "server_addr",
         "port" => "server_port",
+        "sni" => "tls.sni",
+        "alpn" => "tls.alpn",
         _ => return None,
     })
 }
@@ -395,7 +401,7 @@ fn near(name: &str) -> Option<&'static str> {
     };
     Field::ALL
         .iter()
-        .map(|field| field.name().strip_suffix("_ns").unwrap_or(field.name()))
+        .map(|field| field.short())
         .find(|field| name_chars.len() >= 3 && (field.starts_with(name) || close(field)))
 }
 

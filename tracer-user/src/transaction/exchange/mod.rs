@@ -107,6 +107,8 @@ struct SideMore {
     until_turn: bool,
     /// Streams to which the bytes of the announced length belong.
     parts: Vec<u64>,
+    /// The parser looks at the turn's bytes: those it has seen. No more than it wants, nor than [`Limits::max_held_bytes`].
+    look: Option<Vec<u8>>,
 }
 
 /// What is known of the protocol.
@@ -160,9 +162,9 @@ pub struct Exchange {
     /// The last verdict told the budget of a turn.
     #[serde(skip)]
     turn_budget: bool,
-    /// The client's first turn of a protocol that is followed by turn was looked at: the later ones tell less.
+    /// The first turn of each side of a protocol that is followed by turn was seen to begin: the later ones tell less.
     #[serde(skip)]
-    asked_by_turn: bool,
+    answered_by_turn: bool,
     /// Index of the protocol that comes behind the step in progress.
     #[serde(skip)]
     next_protocol: Option<usize>,
@@ -184,7 +186,7 @@ impl Default for Exchange {
             everything: false,
             verdict: (abi::VERDICT_HEADS, [0; 2]),
             turn_budget: false,
-            asked_by_turn: false,
+            answered_by_turn: false,
             next_protocol: None,
             socket: None,
         }
@@ -621,7 +623,7 @@ impl Exchange {
         turnover: &mut Turnover<'_>,
     ) {
         let flow = &mut self.flows[direction.index()];
-        flow.more.until_turn = false;
+        (flow.more.until_turn, flow.more.look) = (false, None);
         let last = flow.last;
         let response = self.flow(direction) == Flow::Response;
         self.pairs.turn_over(response, conn.streams[direction.index()].next, &last, whole, turnover.fx);
@@ -723,7 +725,8 @@ impl Exchange {
             }
             Known::Yes => abi::VERDICT_HEADS,
         };
-        let turn_budget = by_turn && self.asked_by_turn;
+        let is_looking = self.flows.iter().any(|flow| flow.more.look.is_some());
+        let turn_budget = by_turn && self.answered_by_turn && !is_looking;
         if self.verdict == (mode, resume) && self.turn_budget == turn_budget {
             return None;
         }

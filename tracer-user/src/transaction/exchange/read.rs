@@ -4,7 +4,7 @@ use super::{Blind, Exchange, KEEP_CAPACITY, MAX_IDLE_STEPS, Turnover, datagram::
 use crate::{
     conn::{connection::Connection, stream::Stamp},
     event::Direction,
-    protocol::{Body, Capture, Flow, Mark, Message, Pairing, REGISTRY, Resync, Step, upgraded_to},
+    protocol::{Body, Capture, Flow, Mark, Message, Pairing, Parser, REGISTRY, Resync, Step, upgraded_to},
     time::BootTime,
     transaction::open::{Around, Setting},
 };
@@ -121,6 +121,7 @@ impl Exchange {
         // What is not known to be of a later turn belongs to this one.
         let in_turn = self.flows[at].more.until_turn;
         if self.is_tunnel() || self.flows[at].until_close || in_turn {
+            self.flows[at].more.look = None;
             if matches!(why, Blind::Lost | Blind::LostOld) {
                 self.pairs.inner_gap(kind == Flow::Request);
             }
@@ -248,6 +249,7 @@ impl Exchange {
         let mut idle = 0;
         while off < buf.len() {
             if self.is_tunnel() || self.flows[at].until_close || self.flows[at].more.until_turn {
+                self.look(parser.as_mut(), at, kind, &buf[off..], turnover);
                 off = buf.len();
                 break;
             }
@@ -314,11 +316,12 @@ impl Exchange {
                     self.marks(conn, direction, begin, 0, 0, &spans, stamp, turnover);
                     self.flows[at].until_close = true;
                 }
-                Step::UntilTurn => {
+                step @ (Step::UntilTurn | Step::LookUntilTurn) => {
                     let begin = base.wrapping_add(off as u64);
                     self.marks(conn, direction, begin, 0, 0, &spans, stamp, turnover);
                     self.pairs.ends_with_turn(kind);
                     self.flows[at].more.until_turn = true;
+                    self.flows[at].more.look = (step == Step::LookUntilTurn).then(Vec::new);
                 }
                 Step::NeedMore => break,
                 Step::Invalid(_) => {
@@ -412,6 +415,34 @@ impl Exchange {
         }
     }
 
+    /// More bytes of a turn, of which only the connection's facts are of interest.
+    fn look(
+        &mut self,
+        parser: &mut dyn Parser,
+        at: usize,
+        flow: Flow,
+        bytes: &[u8],
+        turnover: &mut Turnover<'_>,
+    ) {
+        let Some(mut seen) = self.flows[at].more.look.take() else { return };
+        if !seen.is_empty() {
+            seen.extend_from_slice(bytes);
+        }
+        turnover.marks.clear();
+        let shown: &[u8] = if seen.is_empty() { bytes } else { &seen };
+        if parser.look(flow, shown, turnover.marks) && shown.len() <= turnover.limits.max_held_bytes {
+            if seen.is_empty() {
+                seen.extend_from_slice(bytes);
+            }
+            self.flows[at].more.look = Some(seen);
+        }
+        for mark in turnover.marks.drain(..) {
+            if let Mark::Tls(facts) = mark {
+                self.pairs.set_tls(facts);
+            }
+        }
+    }
+
     /// What a step found: begins at the first of `len` bytes from `begin` on, ends at the last, of which `have` are there.
     #[expect(clippy::too_many_arguments, reason = "one call; the arguments are one step's parts")]
     pub(super) fn marks(
@@ -487,6 +518,7 @@ impl Exchange {
                 Mark::Reset { stream, error } => {
                     self.pairs.stream_reset(stream, error, last.last, turnover.fx);
                 }
+                Mark::Tls(facts) => self.pairs.set_tls(facts),
                 Mark::Switch { to } => {
                     self.next_protocol = REGISTRY.iter().position(|protocol| protocol.name() == to);
                 }
@@ -559,13 +591,13 @@ impl Exchange {
                 }
                 request.one_way |= mode == Pairing::OneWay;
                 conn.turns.request_begun(self.requests, stamp.turn);
-                self.asked_by_turn |= self.captures() == Capture::Turns;
                 let setting = self.setting(conn, turnover);
                 self.pairs.request_begin(stamp, position, message.stream, request, setting, turnover.fx);
                 return;
             }
             Body::Response(response) => {
                 conn.turns.response_begun(stamp.turn);
+                self.answered_by_turn |= self.captures() == Capture::Turns;
                 (response, false)
             }
             Body::Interim(response) => (response, true),

@@ -1,12 +1,14 @@
 //! What a checkpoint holds of an exchange, apart from its plain layout.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Exchange, SideMore};
 use crate::{
     conn::connection::Connection,
     event::ConnId,
-    protocol::{Pairing, REGISTRY},
+    protocol::{Pairing, REGISTRY, TlsFacts},
     transaction::{multiplexed::Early, open::More},
 };
 
@@ -14,6 +16,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExchangeMore {
     sides: [SideMore; 2],
+    tls: Option<Arc<TlsFacts>>,
     open: Vec<More>,
     early: Vec<Early>,
     socket: Option<ConnId>,
@@ -42,6 +45,7 @@ impl Exchange {
     pub fn more(&self) -> ExchangeMore {
         ExchangeMore {
             sides: self.flows.each_ref().map(|flow| flow.more.clone()),
+            tls: self.pairs.tls().cloned(),
             open: self.pairs.open().map(|open| open.more.clone()).collect(),
             early: self.pairs.early().cloned().collect(),
             socket: self.socket,
@@ -53,9 +57,14 @@ impl Exchange {
         for (flow, more) in self.flows.iter_mut().zip(more.sides) {
             flow.more = more;
         }
-        for (open, more) in self.pairs.open_mut().zip(more.open) {
-            open.more = more;
+        for (open, saved) in self.pairs.open_mut().zip(more.open) {
+            open.more = saved;
+            // Shared again.
+            if open.more.tls == more.tls {
+                open.more.tls.clone_from(&more.tls);
+            }
         }
+        self.pairs.restore_tls(more.tls);
         self.pairs.restore_early(more.early);
         self.socket = more.socket;
     }

@@ -11,6 +11,7 @@ use unicode_width::UnicodeWidthChar as _;
 use super::{list::status, operations::role_letter};
 use crate::{
     pipeline::Step,
+    protocol::TlsFacts,
     report::{
         format::{Align, clock, count, duration, fit},
         head,
@@ -130,6 +131,9 @@ pub(super) fn lines(
     let address = |text: &str, port| screen_text(&address(text, port)).into_owned();
     lines.push(named("client", address(&shown.client_addr, shown.client_port)));
     lines.push(named("server", address(&shown.server_addr, shown.server_port)));
+    if let Some(facts) = &shown.tls {
+        lines.push(named("tls", tls(facts)));
+    }
     let Transaction { pid, tid, .. } = shown;
     lines.push(named("thread", format!("{}  pid {pid}  tid {tid}", screen_text(&shown.comm))));
     lines.push(named(
@@ -202,6 +206,14 @@ pub(super) fn lines(
         }
     }
     lines
+}
+
+/// What is known of the connection's TLS.
+fn tls(facts: &TlsFacts) -> String {
+    let TlsFacts { library, version, sni, alpn } = facts;
+    let known = [("", version), ("sni ", sni), ("alpn ", alpn), ("in ", library)].into_iter();
+    let known = known.filter_map(|(name, text)| Some(format!("{name}{}", screen_text(text.as_deref()?))));
+    known.collect::<Vec<_>>().join("  ")
 }
 
 /// How far a request in flight is, in a sentence.
