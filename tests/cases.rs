@@ -292,6 +292,38 @@ fn a_chunked_answer_beyond_the_budget_ends_with_its_turn() {
     assert_eq!(verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_EVERYTHING);
 }
 
+/// MySQL's results do not say how long they are. What comes before the kernel copies all bytes of a connection:
+#[test]
+fn a_result_beyond_the_budget_is_a_gap_and_the_next_one_is_whole() {
+    let result = |n_rows: u8| {
+        let mut packets =
+            vec![b"\x01".to_vec(), b"\x03def\0\0\0\x01c\0\x0c!\0\x1e\0\0\0\xfd\0\0\0\0\0".to_vec()];
+        packets.push(b"\xfe\0\0\x02\0".to_vec());
+        packets.extend((0..n_rows).map(|n| [&[120][..], &[b'a' + n % 26; 120]].concat()));
+        packets.push(b"\xfe\0\0\x02\0".to_vec());
+        let framed = |(at, packet): (usize, &Vec<u8>)| {
+            [&[packet.len() as u8, 0, 0, at as u8 + 1][..], packet].concat()
+        };
+        packets.iter().enumerate().flat_map(framed).collect::<Vec<u8>>()
+    };
+    let ask = "\x11\0\0\0\x03select c from t;";
+    let (long, short) = (result(100), result(3));
+    for captured in [4096, 4100] {
+        let mut script = Script::server().call(IN, ask);
+        let data = script.data(OUT, &long, captured);
+        let mut script = script.push(data).call(IN, ask);
+        let data = script.data(OUT, &short, usize::MAX);
+        let (transactions, script) = script.push(data).end();
+        let told: Vec<_> = transactions.iter().map(|one| (one.end, one.confidence, one.rows)).collect();
+        let (first, second) = (Confidence::Gap, Confidence::Complete);
+        assert_eq!(told, [(End::Answered, first, None), (End::Answered, second, Some(3))], "{captured}");
+        let bytes: Vec<_> = transactions.iter().map(|one| one.response_bytes).collect();
+        assert_eq!(bytes, [long.len() as u64, short.len() as u64]);
+        assert_eq!(script.metrics.get(Counter::ParserGap), 1);
+        assert_eq!(script.verdicts.0.lock().unwrap()[0].mode, abi::VERDICT_EVERYTHING);
+    }
+}
+
 #[test]
 fn how_a_connection_ends_is_how_its_request_ends() {
     for (reason, end, error) in [

@@ -1,5 +1,7 @@
 //! Integration tests.
 
+/// Protocols that are known by what was asked and answered together.
+mod answered;
 /// Captures of protocols, as text.
 mod captures;
 /// Single cases through the pipeline.

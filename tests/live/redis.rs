@@ -346,3 +346,46 @@ fn attached_in_the_middle(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks)
     assert!(n_whole as u64 * 10 > (after - before) * 9, "{n_whole} of {before}..{after}");
     let _ = fs::remove_file(server.socket());
 }
+
+/// Connections that begin with lines, as people type them: a turn each, and all at once by netcat.
+const LINES: &str = r#"
+import socket, sys
+sys.stdin.readline()
+for first in [b"PING", b"set typed secret", b"GET typed", b"incr n", b"hgetall nothing", b"lpush n secret", b"quit"]:
+    one = socket.create_connection(("127.0.0.1", int(sys.argv[1]))); one.settimeout(60)
+    for line in [first, b"GET typed", b"QUIT"][:1 if first == b"quit" else 3]:
+        one.sendall(line + b"\r\n"); assert one.recv(65536)
+    one.close()
+"#;
+
+#[rstest]
+fn connections_that_begin_with_a_line(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let server = Server::start();
+    let client = python(LINES, &[server.port.to_string()]);
+    let mut netcat = Command::new("/bin/sh");
+    netcat.args(["-c", "read go; exec \"$@\"", "sh"]).arg(tool("nc", "netcat-openbsd"));
+    netcat.args(["-N", "127.0.0.1", &server.port.to_string()]);
+    let mut netcat = Process::spawn(netcat.stdin(Stdio::piped()).stdout(Stdio::null()));
+    let tracer = Tracer::start(hooks, &[server.process.pid(), client.pid(), netcat.pid()]);
+    server.ask(&["CONFIG", "RESETSTAT"]);
+    run(client);
+    netcat.child.stdin.take().unwrap().write_all(b"go\nPING\r\nSET typed secret\r\nGET typed\r\n").unwrap();
+    assert_eq!(netcat.wait("netcat"), Some(0));
+    let stats = without_the_last(server.stats());
+    let capture = tracer.stop();
+    check_order_and_sums(&capture);
+    // What `QUIT` is answered could be POP3's: that connection is not known.
+    assert_eq!(stats["GET"], (8, 0), "{stats:?}");
+    let seen = without_the_last(counts(&capture, "server"));
+    assert_eq!(seen, stats);
+    let clients = without_the_last(counts(&capture, "client"));
+    let mut expected = stats;
+    expected.remove("CONFIG RESETSTAT");
+    assert_eq!(clients, expected);
+    for one in &capture.transactions {
+        let told = (one.protocol.as_str(), one.end.as_str(), one.confidence.as_str());
+        assert_eq!(told, ("redis", "answered", "complete"), "{one:?}");
+    }
+    assert!(!capture.stdout.contains("secret"), "values are shown");
+}

@@ -30,7 +30,7 @@ fn free_address() -> SocketAddr {
 }
 
 /// A key and a certificate signed with it, in a folder.
-fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
+pub(super) fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
     let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
     let output = Command::new(tool("openssl", "openssl"))
         .args([

@@ -105,6 +105,14 @@ pub trait Protocol: Sync {
         false
     }
 
+    /// Looks at the whole first turn of a connection and at the first bytes of the turn that answers it: for requests that could be
+    /// another protocol's, and are this one's if the answer is one. `Request`, or `No`; `NeedMore` only while `answered` is empty,
+    /// for what is worth waiting for an answer.
+    fn infer_answered(&self, asked: &[u8], answered: &[u8]) -> Inference {
+        let _ = (asked, answered);
+        Inference::No
+    }
+
     /// A parser for one connection: one for both directions, because a response may need its request.
     fn parser(&self) -> Box<dyn Parser>;
 

@@ -23,7 +23,8 @@
 //! transaction, of which nothing is read any more. What is not answered (CLIENT REPLY OFF and SKIP, REPLCONF ACK) is one-way.
 //!
 //! **Recognised** by requests alone: an array whose first string is a known command. Replies could be another protocol's (`+OK` is
-//! POP3's), and so could inline commands: those are understood once the connection is known.
+//! POP3's), and so could inline commands (`PING` is NATS', `get` memcached's): where a connection begins with them, what was asked and
+//! what was answered first are looked at together ([`Protocol::infer_answered`]).
 //!
 //! **Resync.** At a turn's start only: for requests on a whole array head with a known command, for replies on a whole first line that is
 //! valid for its type. What remains possible: a value that goes on in a new turn (both sides sent at once) holds such bytes exactly there.
@@ -34,8 +35,8 @@
 //! only counted); strings of [`resp::MAX_BULK`]. Cost: each byte of a head is looked at once in the usual case; where a head comes in pieces, once
 //! more for each argument that was not whole. A byte of a string that is no key is never looked at.
 //!
-//! Not handled: streamed strings and aggregates of RESP3 (no server sends them); SUBSCRIBE within MULTI; the cluster bus; connections that
-//! begin with an inline command (not recognised). On a connection that was joined in the middle, what a replica is sent, and an array of
+//! Not handled: streamed strings and aggregates of RESP3 (no server sends them); SUBSCRIBE within MULTI; the cluster bus; inline commands
+//! on a connection joined in the middle, or with an answer that another protocol could give as well. On a connection that was joined in the middle, what a replica is sent, and an array of
 //! strings that begins with a command's name (`COMMAND LIST`), look like requests unless the kernel knows who called whom. A server that sends
 //! more than 16 KiB of pipelined replies in one gathering call (`writev`) is not captured whole: those replies are gaps on its side.
 
@@ -52,7 +53,7 @@ use super::{
         head::Parse,
         redis_commands::{Act, Which},
         redis_flight::{Asked, InFlight, SpecialKind, hash},
-        redis_statement::{Statement, begins_request, next_word, words},
+        redis_statement::{Statement, begins_inline, begins_request, database, namespace, next_word, words},
         resp::{self, Countdown, Shape},
     },
 };
@@ -80,7 +81,7 @@ impl Protocol for Redis {
         Coverage {
             title: "Redis (RESP2, RESP3)",
             covers: "both roles; pipelines, keys of commands, errors, MULTI, subscriptions and other pushes, databases, commands that wait, inline commands, MONITOR and replication as one long-lived transaction",
-            lacks: "values, scripts and passwords; connections that begin with an inline command; streamed types of RESP3, which no server sends; the cluster bus",
+            lacks: "values, scripts and passwords; streamed types of RESP3, which no server sends; the cluster bus",
             tested_with: "redis-server, redis-cli, redis-benchmark, Python",
         }
     }
@@ -95,6 +96,16 @@ impl Protocol for Redis {
             Parse::Done(..) => Inference::Request,
             Parse::Partial => Inference::NeedMore,
             Parse::Bad => Inference::No,
+        }
+    }
+
+    /// Inline commands, by their answers.
+    fn infer_answered(&self, asked: &[u8], answered: &[u8]) -> Inference {
+        match (begins_inline(asked), answered) {
+            (None, _) => Inference::No,
+            (Some(_), []) => Inference::NeedMore,
+            (Some(command), _) if resp::certainly_answers(command.name, answered) => Inference::Request,
+            _ => Inference::No,
         }
     }
 
@@ -776,17 +787,4 @@ fn response(error: Option<Cow<'static, str>>) -> Response {
         error_type: error,
         ..Response::default()
     }
-}
-
-/// The number of a database.
-fn database(text: &[u8]) -> Option<u16> {
-    str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn namespace(db: u16) -> Bytes {
-    // A server has 16 unless it is told otherwise.
-    const NAMES: [&[u8]; 16] = [
-        b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9", b"10", b"11", b"12", b"13", b"14", b"15",
-    ];
-    NAMES.get(usize::from(db)).map_or_else(|| db.to_string().into(), |name| Bytes::from_static(name))
 }

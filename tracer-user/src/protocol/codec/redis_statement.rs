@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::{
     head::Parse,
     redis_commands::{Act, Command, Keys, find, find_sub, may_begin},
@@ -249,6 +251,32 @@ pub fn begins_request(buf: &[u8]) -> Parse<()> {
         }
     }
     Parse::Done((), n_line + end)
+}
+
+/// The number of a database.
+pub fn database(text: &[u8]) -> Option<u16> {
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The name of a database.
+pub fn namespace(db: u16) -> Bytes {
+    // A server has 16 unless it is told otherwise.
+    const NAMES: [&[u8]; 16] = [
+        b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9", b"10", b"11", b"12", b"13", b"14", b"15",
+    ];
+    NAMES.get(usize::from(db)).map_or_else(|| db.to_string().into(), |name| Bytes::from_static(name))
+}
+
+/// The command with which a turn of inline commands begins: a whole line, and its first word a known name.
+pub fn begins_inline(turn: &[u8]) -> Option<&'static Command> {
+    let line = &turn[..turn.iter().position(|&byte| byte == b'\n')?];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let is_text = |byte: &u8| *byte >= b' ' || *byte == b'\t';
+    let n_word = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    if !line.iter().all(is_text) {
+        return None;
+    }
+    find(&line[..n_word])
 }
 
 /// Words of an inline command; `None`: its quotes do not close.

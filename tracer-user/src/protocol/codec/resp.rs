@@ -148,6 +148,25 @@ pub fn begins_reply(buf: &[u8]) -> Parse<()> {
     }
 }
 
+/// Bytes that answer a command and are no other protocol's: a whole first line of a type that has a number, a status that this command
+/// has, or an error with a word that Redis has. Not what POP3 says to `AUTH` and `QUIT`, and NATS to all that it is told: `+OK`, `-ERR`.
+pub fn certainly_answers(command: &str, buf: &[u8]) -> bool {
+    let Parse::Done((), n_line) = begins_reply(buf) else { return false };
+    let line = &buf[..n_line - 2];
+    let is_shared = matches!(command, "AUTH" | "QUIT");
+    match line {
+        b"+PONG" => command == "PING",
+        b"+OK" => !is_shared && command != "PING",
+        [b'-', text @ ..] => match error_word(text) {
+            Some(Cow::Borrowed("ERR")) => !is_shared && text.get(4).is_some_and(u8::is_ascii_alphabetic),
+            Some(Cow::Borrowed(word)) => KNOWN_ERRORS.contains(&word),
+            Some(Cow::Owned(_)) | None => false,
+        },
+        [b'$' | b'*' | b':' | b'%', ..] => true,
+        _ => false,
+    }
+}
+
 /// The first word of an error, behind its type byte: `_OTHER` if it is not one of those that programs send.
 fn error_word(text: &[u8]) -> Option<Cow<'static, str>> {
     const OTHER: Cow<'static, str> = Cow::Borrowed("_OTHER");

@@ -446,7 +446,9 @@ impl Exchange {
         mut turns: u32,
         turnover: &mut Turnover<'_>,
     ) {
-        if self.infer_by_turn(conn, direction.flip(), turnover) {
+        if self.infer_answered(conn, direction, payload, turnover)
+            || self.infer_by_turn(conn, direction.flip(), turnover)
+        {
             return self.parse(conn, direction, payload, hole, stamp, turnover);
         }
         let flow = &mut self.flows[direction.index()];
@@ -511,6 +513,8 @@ impl Exchange {
             self.parse(conn, direction, payload, hole, stamp, turnover);
             return;
         }
+        need_more |= is_first(conn, stamp)
+            && REGISTRY.iter().any(|protocol| protocol.infer_answered(head, &[]) == Inference::NeedMore);
         let most = if conn.mid_join { INFER_TURNS_MID_JOIN } else { INFER_TURNS };
         if need_more && hole.0 == 0 && head.len() < INFER_BYTES && turns < most {
             let flow = &mut self.flows[direction.index()];
@@ -538,6 +542,36 @@ impl Exchange {
         flow.held.clear();
         flow.spans.clear();
         flow.skip_turn = true;
+    }
+
+    /// The connection's first turn is over, and `answer` begins the turn that answers it, in direction `answers`: together they may
+    /// tell what neither does. Says whether they did.
+    fn infer_answered(
+        &mut self,
+        conn: &mut Connection,
+        answers: Direction,
+        answer: &[u8],
+        turnover: &mut Turnover<'_>,
+    ) -> bool {
+        let asks = answers.flip();
+        let role = if asks == Direction::Ingress { Role::Server } else { Role::Client };
+        let flow = &mut self.flows[asks.index()];
+        let is_asked = flow.spans.first().is_some_and(|(_, stamp)| is_first(conn, stamp));
+        if !is_asked || answer.is_empty() || (conn.role_by_kernel && conn.role != role) {
+            return false;
+        }
+        let is_this =
+            |protocol: &&dyn Protocol| protocol.infer_answered(&flow.held, answer) == Inference::Request;
+        let Some(at) = REGISTRY.iter().position(is_this) else { return false };
+        let (held, spans) = (std::mem::take(&mut flow.held), std::mem::take(&mut flow.spans));
+        self.recognised(conn, at, asks);
+        let base = spans.first().map_or(0, |span| span.0);
+        for (idx, (from, stamp)) in spans.iter().enumerate() {
+            let end = spans.get(idx + 1).map_or(held.len(), |next| next.0.wrapping_sub(base) as usize);
+            let bytes = held.get(from.wrapping_sub(base) as usize..end).unwrap_or_default();
+            self.parse(conn, asks, bytes, (0, Blind::NotCaptured), stamp, turnover);
+        }
+        true
     }
 
     /// The first turn of the connection, `first`'s, is over and was too short to tell what it is: on a port that is followed by turn it is
@@ -734,6 +768,11 @@ impl Exchange {
         let budget = if turn_budget { TURN_BUDGET } else { abi::DEFAULT_BUDGET };
         Some(abi::Verdict { conn_id: conn.id.0, resume, mode, budget })
     }
+}
+
+/// Bytes of a connection's first turn, which was seen from its start.
+fn is_first(conn: &Connection, stamp: &Stamp) -> bool {
+    stamp.turn == 1 && !conn.mid_join && !conn.forgotten
 }
 
 /// The direction that asks, where the bytes of `direction` do not tell.

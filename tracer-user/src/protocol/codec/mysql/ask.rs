@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capabilities, Reader,
+    Capabilities, NO_BACKSLASH_ESCAPES, Reader,
     command::{self, EXECUTE, PREPARE, QUERY},
     handshake,
 };
@@ -23,6 +23,8 @@ pub const MAX_PREPARED_BYTES: usize = 128 << 10;
 pub const MAX_SQL: usize = sql::MAX_READ;
 /// Bytes of a command other than a statement.
 const MAX_ARGUMENTS: usize = 1024;
+/// The variable that says, among much else, whether backslashes escape.
+const SQL_MODE: &[u8] = b"sql_mode";
 /// The id that stands for the statement prepared last (MariaDB).
 const LAST_PREPARED: u32 = u32::MAX;
 
@@ -114,19 +116,43 @@ pub struct Asking {
     prepared: VecDeque<Statement>,
     /// The one that was asked to be prepared last.
     last_prepared: Option<Statement>,
+    /// Backslashes escape in strings; `None`: not known.
+    escapes: Option<bool>,
     /// What statements are called.
     #[serde(skip)]
     memo: Memo,
 }
 
 impl Asking {
-    /// What a command asks for, and what its response is framed by; `None`: it has none.
-    pub fn command(&mut self, code: u8, arguments: &[u8]) -> (Request, Option<Kind>) {
+    /// What the server said last of how it reads strings (the status in OK and EOF packets); `None`: something was lost that may have said.
+    pub fn learn_status(&mut self, status: Option<u16>) {
+        self.escapes = status.map(|status| status & NO_BACKSLASH_ESCAPES == 0);
+    }
+
+    /// How the server will read a statement. `is_alone`: nothing before it is unanswered, which could change that.
+    fn dialect(&self, sql: &[u8], is_alone: bool) -> Dialect {
+        // Of several statements in one text the first may set how the others are read.
+        let sets_mode = || sql.windows(SQL_MODE.len()).any(|window| window.eq_ignore_ascii_case(SQL_MODE));
+        match self.escapes {
+            _ if !sql.contains(&b'\\') => Dialect::MySql,
+            Some(escapes) if is_alone && !sets_mode() => {
+                if escapes {
+                    Dialect::MySql
+                } else {
+                    Dialect::MySqlPlain
+                }
+            }
+            _ => Dialect::MySqlEither,
+        }
+    }
+
+    /// What a command asks for, and what its response is framed by; `None`: it has none. `is_alone`: all before it was answered.
+    pub fn command(&mut self, code: u8, arguments: &[u8], is_alone: bool) -> (Request, Option<Kind>) {
         let simple = Some(Kind::Simple { database: None });
         let (name, kind) = match code {
             0x01 => ("QUIT", None),
             0x02 => ("INIT_DB", Some(Kind::Simple { database: Some(Bytes::copy_from_slice(arguments)) })),
-            QUERY => return self.query(arguments),
+            QUERY => return self.query(arguments, is_alone),
             0x04 => ("FIELD_LIST", Some(Kind::Fields)),
             0x05 => ("CREATE_DB", simple),
             0x06 => ("DROP_DB", simple),
@@ -143,7 +169,7 @@ impl Asking {
             }
             0x12 => ("BINLOG_DUMP", Some(Kind::Dump)),
             0x15 => ("REGISTER_SLAVE", simple),
-            PREPARE => return self.prepare(arguments),
+            PREPARE => return self.prepare(arguments, is_alone),
             EXECUTE => return (self.execute(arguments), Some(Kind::Query { database: None })),
             0x18 => ("STMT_SEND_LONG_DATA", None),
             0x19 => {
@@ -178,11 +204,12 @@ impl Asking {
     }
 
     /// A statement to run.
-    fn query(&mut self, arguments: &[u8]) -> (Request, Option<Kind>) {
+    fn query(&mut self, arguments: &[u8], is_alone: bool) -> (Request, Option<Kind>) {
         let has_attributes = self.agreed.is_some_and(Capabilities::has_attributes);
         // Attributes that are not understood leave a statement that is not known.
         let text = command::behind_attributes(arguments, has_attributes).unwrap_or_default();
-        let statement = self.memo.fingerprint(&text[..text.len().min(MAX_SQL)], Dialect::MySql);
+        let sql = &text[..text.len().min(MAX_SQL)];
+        let statement = self.memo.fingerprint(sql, self.dialect(sql, is_alone));
         let database = command::used_database(&text[..text.len().min(MAX_ARGUMENTS)]);
         let request = Request {
             operation: Operation::Fixed(statement.summary),
@@ -194,8 +221,9 @@ impl Asking {
     }
 
     /// A statement to prepare.
-    fn prepare(&mut self, arguments: &[u8]) -> (Request, Option<Kind>) {
-        let statement = self.memo.fingerprint(&arguments[..arguments.len().min(MAX_SQL)], Dialect::MySql);
+    fn prepare(&mut self, arguments: &[u8], is_alone: bool) -> (Request, Option<Kind>) {
+        let sql = &arguments[..arguments.len().min(MAX_SQL)];
+        let statement = self.memo.fingerprint(sql, self.dialect(sql, is_alone));
         let prepared = Statement { id: LAST_PREPARED, summary: statement.summary, text: statement.text };
         self.last_prepared = Some(prepared.clone());
         let request = Request {

@@ -1,5 +1,6 @@
 //! Packets of the MySQL protocol: headers, integers, capabilities, the packets that end a result.
 
+pub mod answer;
 pub mod ask;
 pub mod command;
 pub mod handshake;
@@ -40,6 +41,8 @@ const CLIENT_MYSQL: u32 = 1;
 pub const MORE_RESULTS: u16 = 0x0008;
 /// The rows wait in a cursor.
 pub const CURSOR_EXISTS: u16 = 0x0040;
+/// Backslashes do not escape in strings.
+pub const NO_BACKSLASH_ESCAPES: u16 = 0x0200;
 /// The OK packet tells changes of the session.
 const SESSION_STATE_CHANGED: u16 = 0x4000;
 /// Such a change: the default database.

@@ -117,7 +117,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn is_mysql(&self) -> bool {
-        self.dialect == Dialect::MySql
+        self.dialect.is_mysql()
     }
 
     fn peek(&self, ahead: usize) -> u8 {
@@ -132,8 +132,8 @@ impl<'a> Lexer<'a> {
         let kind = match class(first) {
             Class::Letter => self.word(),
             Class::Digit => self.number(),
-            Class::Quote => self.string(start, b'\'', self.dialect != Dialect::Postgres),
-            Class::DoubleQuote if self.is_mysql() => self.string(start, b'"', true),
+            Class::Quote => self.string(start, b'\'', self.dialect.escapes()),
+            Class::DoubleQuote if self.is_mysql() => self.string(start, b'"', self.dialect.escapes()),
             Class::DoubleQuote => self.quoted(start, b'"'),
             Class::Backtick if self.is_mysql() => self.quoted(start, b'`'),
             Class::Dollar => self.dollar(),
@@ -212,11 +212,10 @@ impl<'a> Lexer<'a> {
             match (self.sql[start] | 0x20, next) {
                 (b'e', b'\'') if !self.is_mysql() => return self.string(at, b'\'', true),
                 (b'b' | b'x' | b'n', b'\'') => {
-                    let escapes = self.dialect != Dialect::Postgres;
-                    return self.string(at, b'\'', escapes);
+                    return self.string(at, b'\'', self.dialect.escapes());
                 }
                 (b'u', b'&') if !self.is_mysql() && self.peek(1) == b'\'' => {
-                    return self.string(at + 1, b'\'', self.dialect != Dialect::Postgres);
+                    return self.string(at + 1, b'\'', self.dialect.escapes());
                 }
                 (b'u', b'&') if !self.is_mysql() && self.peek(1) == b'"' => {
                     return self.quoted(at + 1, b'"');
@@ -229,6 +228,16 @@ impl<'a> Lexer<'a> {
 
     /// A string whose opening quote is at `open`, to its end or the end of all.
     fn string(&mut self, open: usize, quote: u8, escapes: bool) -> Kind {
+        let end = self.string_end(open, quote, escapes);
+        // Each reading passes over a string once: what is read twice is no more than the text.
+        let is_certain =
+            self.dialect != Dialect::MySqlEither || !escapes || self.string_end(open, quote, false) == end;
+        self.at = if is_certain { end } else { self.sql.len() };
+        Kind::Literal
+    }
+
+    /// Where the string ends whose opening quote is at `open`.
+    fn string_end(&self, open: usize, quote: u8, escapes: bool) -> usize {
         let mut at = open + 1;
         loop {
             match self.sql.get(at) {
@@ -244,8 +253,7 @@ impl<'a> Lexer<'a> {
                 None => break,
             }
         }
-        self.at = at.min(self.sql.len());
-        Kind::Literal
+        at.min(self.sql.len())
     }
 
     fn quoted(&mut self, open: usize, quote: u8) -> Kind {

@@ -7,8 +7,8 @@
 //! hints go, whitespace is as if written by one hand, lists of values become their first element, all rows of
 //! `VALUES` the first row. What `SET` sets is a value too, whatever it looks like; so are names of savepoints, which drivers number.
 //!
-//! Not handled: `NO_BACKSLASH_ESCAPES` (MySQL) is not known, and `ANSI_QUOTES` neither, so that its identifiers in double quotes become
-//! `?`. Bodies of MySQL's stored programs are read as if they were statements. A name in the place of a value is kept: that it
+//! Not handled: `ANSI_QUOTES` (MySQL), so that identifiers in double quotes become `?`, and character sets in which a backslash is half of
+//! a character (GBK, Shift JIS, Big5). Bodies of MySQL's stored programs are read as if they were statements. A name in the place of a value is kept: that it
 //! is not a name is only known to the server.
 //!
 //! Bounds: [`MAX_READ`] bytes are looked at, [`MAX_TEXT`] and [`MAX_SUMMARY`] kept, [`MAX_DEPTH`] nested parentheses told apart.
@@ -46,6 +46,22 @@ pub enum Dialect {
     PostgresEscapes,
     /// MySQL and MariaDB: double quotes are strings, backslashes escape in them, `#` begins a comment.
     MySql,
+    /// The same in the mode `NO_BACKSLASH_ESCAPES`: a backslash is a byte like any other.
+    MySqlPlain,
+    /// The same, and whether backslashes escape is not known. A string that ends in one place if they do and in another if they do
+    /// not takes all of the rest: what may be a literal is not shown.
+    MySqlEither,
+}
+
+impl Dialect {
+    fn is_mysql(self) -> bool {
+        matches!(self, Dialect::MySql | Dialect::MySqlPlain | Dialect::MySqlEither)
+    }
+
+    /// Backslashes escape in strings without a prefix, or may.
+    fn escapes(self) -> bool {
+        !matches!(self, Dialect::Postgres | Dialect::MySqlPlain)
+    }
 }
 
 /// A statement's fingerprint.

@@ -287,7 +287,7 @@ impl<'a> Summary<'a> {
             Word::Select => self.select(),
             Word::With => self.with(),
             Word::Insert | Word::Update | Word::Delete | Word::Merge => self.change(word),
-            Word::Replace if self.dialect == Dialect::MySql => self.change(word),
+            Word::Replace if self.dialect.is_mysql() => self.change(word),
             Word::Create | Word::Drop | Word::Alter | Word::Refresh | Word::Reindex => {
                 self.phase = Phase::Object(word.text(), 0);
             }
@@ -378,7 +378,7 @@ impl<'a> Summary<'a> {
         let is_table = match self.verb {
             Word::Merge | Word::Load => true,
             // A new table; in MySQL a variable or a file.
-            _ => self.top().query && self.dialect != Dialect::MySql,
+            _ => self.top().query && !self.dialect.is_mysql(),
         };
         if is_table {
             self.top().expect = true;

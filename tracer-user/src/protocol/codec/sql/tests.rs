@@ -191,6 +191,28 @@ fn mysql() {
     check(&cases, my);
 }
 
+#[test]
+fn mysql_without_backslash_escapes() {
+    let cases = [
+        ("SELECT 'it\\' or 'secret', a FROM t", "SELECT t", "SELECT ? or ?, a FROM t"),
+        ("SELECT \"it\\\" , b, 'it''s \\'", "SELECT", "SELECT ?, b, ?"),
+    ];
+    check(&cases, |sql| both(sql.as_bytes(), Dialect::MySqlPlain));
+}
+
+/// What only one of two readings takes for a literal is none that is shown.
+#[test]
+fn mysql_with_or_without_backslash_escapes() {
+    let cases = [
+        ("SELECT * FROM t WHERE a = 'it\\' or 'secret' or b", "SELECT t", "SELECT * FROM t WHERE a = ?"),
+        ("SELECT * FROM t WHERE a = 'it\\'s' AND b = 'c'", "SELECT t", "SELECT * FROM t WHERE a = ?"),
+        ("SELECT * FROM t WHERE a = \"it\\\"s\" AND b = 'c'", "SELECT t", "SELECT * FROM t WHERE a = ?"),
+        ("SELECT 'a\\n\\\\', 'it''s', `x\\`, y FROM t", "SELECT t", "SELECT ?, ?, `x\\`, y FROM t"),
+        ("SELECT N'a\\'' FROM t", "SELECT", "SELECT ?"),
+    ];
+    check(&cases, |sql| both(sql.as_bytes(), Dialect::MySqlEither));
+}
+
 /// Made statements, with the literals in them marked by a text that stands nowhere else.
 mod properties {
     use proptest::{collection::vec, prelude::*, sample::select};
@@ -200,7 +222,13 @@ mod properties {
     const MARK: &str = "zq7secret";
 
     fn dialects() -> impl Strategy<Value = Dialect> {
-        select(vec![Dialect::Postgres, Dialect::PostgresEscapes, Dialect::MySql])
+        select(vec![
+            Dialect::Postgres,
+            Dialect::PostgresEscapes,
+            Dialect::MySql,
+            Dialect::MySqlPlain,
+            Dialect::MySqlEither,
+        ])
     }
 
     /// A literal, and another in its place.
@@ -231,7 +259,15 @@ mod properties {
             "# zq7secret'\n5",
             "N'zq7secret'",
         ];
-        let own = if dialect == Dialect::MySql { &mysql[..] } else { &postgres[..] };
+        let plain = ["\"zq7secret\"", "'zq7secret\\'", "\"it's \"\" zq7secret\\\"", "# zq7secret'\n5"];
+        // Read alike with and without escapes.
+        let either = ["\"zq7secret\"", "'\\\\ \\n zq7secret'", "\"it's \"\" zq7secret\"", "# zq7secret'\n5"];
+        let own = match dialect {
+            Dialect::Postgres | Dialect::PostgresEscapes => &postgres[..],
+            Dialect::MySql => &mysql[..],
+            Dialect::MySqlPlain => &plain[..],
+            Dialect::MySqlEither => &either[..],
+        };
         let texts: Vec<&str> = all.iter().chain(own).copied().collect();
         (select(texts.clone()), select(texts)).prop_map(|(one, other)| (one.to_owned(), other.to_owned()))
     }
@@ -290,6 +326,27 @@ mod properties {
             let statement = fingerprint(cut, dialect);
             prop_assert!(!leaks(&statement), "{:?}", statement);
             prop_assert_eq!(&fingerprint(&statement.text, dialect).text, &statement.text);
+        }
+
+        /// Names that only one reading shows could be a literal's.
+        #[test]
+        fn what_is_shown_in_doubt_is_shown_in_both_readings(
+            pieces in vec(select(vec!["'", "'", "\"", "\\'", "\\'", "\\\"", "\\", " ", ",", "=", "``", "(", ")", "#", "\n", "''", "\\\\"]), 0..40),
+        ) {
+            let mut sql = "SELECT w0 ".to_owned();
+            for (at, piece) in pieces.iter().enumerate() {
+                sql += piece;
+                sql += &format!(" zq{at}e ");
+            }
+            let shown = |dialect| {
+                let statement = fingerprint(sql.as_bytes(), dialect);
+                let text = String::from_utf8_lossy(&statement.text).into_owned() + " " + &statement.summary;
+                (0..pieces.len()).filter(|at| text.contains(&format!("zq{at}e"))).collect::<Vec<_>>()
+            };
+            let both = [shown(Dialect::MySql), shown(Dialect::MySqlPlain)];
+            for at in shown(Dialect::MySqlEither) {
+                prop_assert!(both.iter().all(|one| one.contains(&at)), "{at} of {sql}");
+            }
         }
 
         #[test]

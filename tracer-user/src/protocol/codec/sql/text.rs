@@ -97,7 +97,7 @@ impl Text {
         Text {
             // What is written can be longer than what was read: spaces.
             out: Vec::with_capacity((len + len / 4 + 8).min(MAX_TEXT)),
-            is_mysql: dialect == Dialect::MySql,
+            is_mysql: dialect.is_mysql(),
             full: false,
             prev: Prev::Start,
             frames: Vec::new(),
