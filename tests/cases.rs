@@ -362,6 +362,52 @@ fn a_tunnel_is_one_long_lived_transaction() {
 }
 
 #[test]
+fn events_of_a_chunked_stream_are_counted_and_never_guessed() {
+    let head = |more: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n{more}\r\n"
+        )
+    };
+    let event = "8\r\ndata: 1\n\r\n";
+    let asked = || Script::server().call(IN, GET);
+    // An event over two chunks, two in one, a comment, and the end.
+    let chunks = [
+        "6\r\ndata: \r\n",
+        "3\r\n1\n\n\r\n",
+        "14\r\ndata: 2\n\ndata: 3\n\n\n\n\r\n",
+        "8\r\n: alive\n\r\n",
+        "2\r\n\n\n\r\n",
+    ];
+    let all = |mut script: Script| {
+        for chunk in chunks {
+            script = script.call(OUT, chunk);
+        }
+        script
+    };
+    let whole = all(asked().call(OUT, &head(""))).call(OUT, "0\r\n\r\n").end().0.remove(0);
+    assert_eq!((whole.kind, whole.end, whole.response_messages), (Kind::LongLived, End::Answered, Some(3)));
+    // With the head and each other in one call.
+    let once = format!("{}{}0\r\n\r\n", head("Content-Encoding: identity\r\n"), chunks.concat());
+    assert_eq!(asked().call(OUT, &once).end().0[0].response_messages, Some(3));
+    let none = asked().call(OUT, &head("")).call(OUT, "0\r\n\r\n").end().0.remove(0);
+    assert_eq!(none.response_messages, Some(0));
+    // The client has gone: those that were sent.
+    let left = all(asked().call(OUT, &head(""))).close(abi::CLOSE_NORMAL).one();
+    assert_eq!(left.response_messages, Some(3));
+    // Coded, in two pieces, and captured in part: the length is known and the number is not.
+    let unknown = [
+        asked().call(OUT, &head("Content-Encoding: gzip\r\n")).call(OUT, event),
+        asked().call(OUT, &head("")).call(OUT, &event[..6]).call(OUT, &event[6..]),
+        asked().call(OUT, &head("")).cut(OUT, &event[..11], 5).call(OUT, &event[11..]),
+    ];
+    for (n, script) in unknown.into_iter().enumerate() {
+        let (transactions, _) = script.call(OUT, event).call(OUT, "0\r\n\r\n").end();
+        let end = (transactions[0].end, transactions[0].response_messages);
+        assert_eq!(end, (End::Answered, None), "{n}");
+    }
+}
+
+#[test]
 fn an_early_answer_is_counted_and_has_no_time_to_first_byte() {
     let head = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
     let (transactions, script) = Script::server()

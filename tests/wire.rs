@@ -393,6 +393,8 @@ impl Wire {
                     let (end, text) = (End::At(pipe.passed), format!("{n} message"));
                     self.seen.push(Seen { flow, begin, end, text });
                 }
+                // Counted as far as they were shown: how many depends on the pieces.
+                Mark::Messages { .. } if !by_stream => {}
                 Mark::Messages { stream, n } => {
                     if let Some(open) = self.pipes[flow.index()].find(stream) {
                         *self.inner.entry(open).or_default() += n;

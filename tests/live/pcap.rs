@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -37,8 +37,13 @@ fn tcpdump(file: &Path, port: u16, flags: &[&str]) -> Process {
 /// What `txray replay` prints of a capture.
 #[track_caller]
 fn replay(file: &Path) -> (Vec<Transaction>, Summary, String) {
+    replay_all(&[file.to_owned()])
+}
+
+#[track_caller]
+fn replay_all(files: &[PathBuf]) -> (Vec<Transaction>, Summary, String) {
     let mut command = Command::new(txray_program());
-    let output = command.arg("replay").arg(file).args(["--json", "--summary", "json"]).output().unwrap();
+    let output = command.arg("replay").args(files).args(["--json", "--summary", "json"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{:?}: {said}", output.status);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -78,6 +83,8 @@ fn a_capture_of_the_same_traffic_has_the_same_requests() {
         ("lo.pcap", &["-i", "lo"][..]),
         ("any.pcap", &["-i", "any", "--time-stamp-precision=nano", "-s", "1000"]),
         ("short.pcap", &["-i", "lo", "-s", "96"]),
+        // A new file after each million bytes.
+        ("rotated", &["-i", "lo", "-C", "1"]),
     ];
     let mut dumps: Vec<Process> =
         captures.iter().map(|(name, flags)| tcpdump(&path(name), port, flags)).collect();
@@ -97,8 +104,19 @@ fn a_capture_of_the_same_traffic_has_the_same_requests() {
     check_order_and_sums(&capture);
     let traced = seen(&capture.role("server"));
     assert_eq!(traced.len(), 2_000, "{}", capture.stderr);
-    for name in ["lo.pcap", "any.pcap"] {
-        let (transactions, summary, said) = replay(&path(name));
+    let mut rotated: Vec<PathBuf> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rotated")))
+        .collect();
+    assert!(rotated.len() > 1, "{rotated:?}");
+    // By name the tenth is before the second, and the last may be named first.
+    rotated.sort();
+    rotated.reverse();
+    for (name, files) in
+        [("lo.pcap", vec![path("lo.pcap")]), ("any.pcap", vec![path("any.pcap")]), ("rotated", rotated)]
+    {
+        let (transactions, summary, said) = replay_all(&files);
         assert_eq!((summary.lost_requests.low, summary.lost_requests.high), (0, 0), "{name}: {said}");
         assert_eq!((transactions.len(), summary.open), (2_000, 0), "{name}: {said}");
         let all: Vec<&Transaction> = transactions.iter().collect();

@@ -264,6 +264,42 @@ fn a_recording_is_played_stopped_and_searched() {
 }
 
 #[test]
+fn a_capture_is_played_stopped_at_an_instant_and_searched() {
+    let _machine = machine();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/captures/real-vxlan-any.pcap.gz");
+    let output = Command::new(txray_program()).args(["replay", file, "--json"]).output().unwrap();
+    let rows: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let behind = |at: usize| rows[at]["end_time_ns"].as_u64().unwrap() + 500_000_000;
+    let room = TempDir::new().unwrap();
+    let env = format!("TMPDIR={}", room.path().display());
+    let terminal = Terminal::start(&env, &format!("replay {file} --speed 1 --at {}", behind(1)));
+    let screen =
+        terminal.shows(&["txray replay", "real-vxlan", " REPLAY STOPPED", "GET /page.html"]);
+    assert!(!screen.contains("GET /nothing"), "it is not there yet: {screen}");
+    terminal.press(&[":"]);
+    terminal.types(&format!("goto {}", behind(4)));
+    terminal.press(&["Enter"]);
+    terminal.shows(&[" REPLAY STOPPED", "GET /nothing"]);
+    terminal.press(&[":"]);
+    terminal.types(&format!("goto {}", behind(1)));
+    terminal.press(&["Enter"]);
+    terminal.shows(&[" REPLAY STOPPED", "GET /say"]);
+    // As fast as it was; the rest takes two seconds.
+    terminal.press(&["Space"]);
+    terminal.shows(&[" REPLAY 1×"]);
+    terminal.press(&["L"]);
+    terminal.shows(&[" REPLAY END", "GET /nothing"]);
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+    assert!(terminal.screen().contains("5 transactions in"), "{}", terminal.screen());
+    assert_eq!(fs::read_dir(room.path()).unwrap().count(), 0, "the folder that it was recorded into is gone");
+}
+
+#[test]
 fn a_layout_is_kept_in_the_users_folder_and_shown_by_its_number_and_at_the_next_start() {
     let _machine = machine();
     let folder = tempfile::tempdir().unwrap();

@@ -85,13 +85,15 @@ fn messages_and_bytes_are_those_that_both_ends_counted(
 }
 
 #[rstest]
-fn server_sent_events_are_one_long_lived_request(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+fn server_sent_events_are_one_long_lived_request_and_are_counted(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+) {
     const N: u64 = 100;
     let _machine = machine();
     let mut command = Command::new(tool("node", "nodejs"));
     let (server, address, _) = server(command.arg(fixture("event-stream.js")).arg(N.to_string()));
     let mut command = Command::new(tool("curl", "curl"));
-    command.args(["--silent", "--show-error", "--noproxy", "*", "--output", "/dev/null"]);
+    command.args(["--silent", "--show-error", "--no-buffer", "--noproxy", "*", "--output", "/dev/null"]);
     command
         .args(["--write-out", "%{size_request} %{size_header} %{size_download}"])
         .arg(format!("http://{address}/events"));
@@ -108,6 +110,7 @@ fn server_sent_events_are_one_long_lived_request(#[values(Hooks::Socket, Hooks::
         let [one] = capture.role(role)[..] else { panic!("{:#?}", capture.transactions) };
         assert_eq!((one.protocol.as_str(), one.kind.as_str()), ("http1", "longlived"), "{one:?}");
         assert_eq!((one.end.as_str(), one.confidence.as_str()), ("answered", "complete"), "{one:?}");
+        assert_eq!([one.request_messages, one.response_messages], [None, Some(N)], "{one:?}");
         // The head, the events in chunks, and the last chunk.
         assert_eq!(
             [one.request_bytes, one.response_bytes],

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,18 +38,60 @@ use crate::{
 /// What is read so far is told this often.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-/// Whether a path names a capture: anything but a folder, as long as it is there.
-pub(super) fn is_one(path: &Path) -> bool {
-    path == Path::new("-") || (path.exists() && !path.is_dir())
+/// Whether paths name captures: one that is there and no folder, or several. A folder among several is an error.
+pub(super) fn are_named(paths: &[PathBuf]) -> anyhow::Result<bool> {
+    let is_file = |path: &PathBuf| path == Path::new("-") || (path.exists() && !path.is_dir());
+    match paths {
+        [path] => Ok(is_file(path)),
+        _ => {
+            files(paths)?;
+            Ok(true)
+        }
+    }
 }
 
-/// Opens a capture.
-pub(super) fn open(path: &Path) -> anyhow::Result<PcapSource> {
-    if path.is_dir() {
-        let what = format!("{} is a folder, and a packet capture is a file", path.display());
-        return Err(Expected::new(what, "if it is a recording: txray replay DIR").into());
+/// What captures are called together.
+pub(super) fn title(paths: &[PathBuf]) -> String {
+    let first = paths.first().map_or_else(String::new, |path| path.display().to_string());
+    match paths.len() {
+        0 | 1 => first,
+        n => format!("{first} and {} more", n - 1),
     }
-    Ok(PcapSource::open(path).map_err(|error| {
+}
+
+/// Checks that none of them is a folder, nor standard input twice.
+fn files(paths: &[PathBuf]) -> anyhow::Result<()> {
+    if let Some(folder) = paths.iter().find(|path| path.is_dir()) {
+        let name = folder.display();
+        let (what, hint) = match paths.iter().find(|path| !path.is_dir()) {
+            Some(file) => (
+                format!(
+                    "{name} is a folder, and {} is not: recordings and captures are not read together",
+                    file.display()
+                ),
+                "a recording is named alone; several captures are read as one",
+            ),
+            None if paths.len() > 1 => (
+                format!("{name} is not alone: recordings are read one by one"),
+                "name one folder: txray replay DIR",
+            ),
+            None => (
+                format!("{name} is a folder, and a packet capture is a file"),
+                "if it is a recording: txray replay DIR",
+            ),
+        };
+        return Err(Expected::new(what, hint).into());
+    }
+    if paths.iter().filter(|path| *path == Path::new("-")).count() > 1 {
+        return Err(Expected::new("standard input is named twice", "it can be read once").into());
+    }
+    Ok(())
+}
+
+/// Opens captures, which are read as one.
+pub(super) fn open(paths: &[PathBuf]) -> anyhow::Result<PcapSource> {
+    files(paths)?;
+    Ok(PcapSource::open(paths).map_err(|error| {
         let hint = match &error {
             CaptureError::Open { .. } => "name a file that tcpdump -w has written, or - for standard input",
             CaptureError::Foreign { .. } => {
@@ -76,9 +118,9 @@ pub(super) fn tell(report: &Report) {
     let _ = std::io::stderr().write_all(format!("txray: {}\n", report.line()).as_bytes());
 }
 
-/// Records a capture as `record` does; returns what could not be read as well.
+/// Records captures as `record` does; returns what could not be read as well.
 pub(super) fn record(
-    file: &Path,
+    files: &[PathBuf],
     payload: Option<Payload>,
     mut config: Config,
 ) -> anyhow::Result<(ExitCode, Option<String>)> {
@@ -94,7 +136,7 @@ pub(super) fn record(
     }
     run::filter(&config)?;
     let age_steps = run::screen(&config)?.age_steps;
-    let source = open(file)?;
+    let source = open(files)?;
     let report = source.report();
     let metrics = Metrics::default();
     let recorder = record::recorder(&config, &metrics)?;
@@ -119,19 +161,19 @@ pub(super) fn record(
     Ok((code, report.fault()))
 }
 
-/// A recording made of a capture, for as long as it is looked at.
+/// A recording made of captures, for as long as it is looked at.
 pub(super) struct Made {
     /// Goes with this.
     pub(super) folder: tempfile::TempDir,
-    /// What was in the capture.
+    /// What was in them.
     pub(super) report: Report,
     /// It was interrupted.
     pub(super) stopped: Option<ExitCode>,
 }
 
-/// Records a capture into a folder of its own, which the screen plays. As large as the disk below $TMPDIR lets it be.
-pub(super) fn into_folder(file: &Path, config: &PipelineConfig) -> anyhow::Result<Made> {
-    let mut source = open(file)?;
+/// Records captures into a folder of its own, which the screen plays. As large as the disk below $TMPDIR lets it be.
+pub(super) fn into_folder(files: &[PathBuf], config: &PipelineConfig) -> anyhow::Result<Made> {
+    let mut source = open(files)?;
     let report = source.report();
     let folder = tempfile::Builder::new().prefix("txray-").tempdir().context("make a folder in $TMPDIR")?;
     let stop = Stop::default();
@@ -149,7 +191,7 @@ pub(super) fn into_folder(file: &Path, config: &PipelineConfig) -> anyhow::Resul
     let mut pipeline = Pipeline::new(config.clone(), metrics.clone(), Box::new(NullVerdicts));
     let mut delivery = Delivery::new(None, None, metrics);
     recorder.checkpoint(pipeline.checkpoint(), 0);
-    let mut progress = Progress::new(file);
+    let mut progress = Progress::new(title(files));
     while stop.reason().is_none()
         && let Some(batch) = source.next_batch()?
     {
@@ -190,22 +232,26 @@ pub(super) fn into_folder(file: &Path, config: &PipelineConfig) -> anyhow::Resul
     });
     if stopped.is_none() && report.packets() == 0 {
         whole(report.fault())?;
-        let what = format!("{} has no packets", file.display());
+        let what = match files {
+            [file] => format!("{} has no packets", file.display()),
+            _ => format!("none of {} captures has packets", files.len()),
+        };
         return Err(Expected::new(what, "a filter of tcpdump may have left out all of them").into());
     }
     Ok(Made { folder, report, stopped })
 }
 
 /// A line that says how far it is, where there is a terminal to say it on.
-struct Progress<'a> {
-    file: &'a Path,
+struct Progress {
+    title: String,
     told: Option<Instant>,
     is_terminal: bool,
 }
 
-impl Progress<'_> {
-    fn new(file: &Path) -> Progress<'_> {
-        Progress { file, told: None, is_terminal: std::io::stderr().is_terminal() }
+impl Progress {
+    fn new(title: String) -> Progress {
+        let title = crate::text::screen_text(&title).into_owned();
+        Progress { title, told: None, is_terminal: std::io::stderr().is_terminal() }
     }
 
     fn at(&mut self, packets: u64) {
@@ -213,10 +259,10 @@ impl Progress<'_> {
             return;
         }
         self.told = Some(Instant::now());
-        let name = crate::text::screen_text(&self.file.display().to_string()).into_owned();
         let packets = crate::report::format::count(packets);
         // A closed standard error is nobody's loss.
-        let _ = std::io::stderr().write_all(format!("\rtxray: reading {name}: {packets} packets").as_bytes());
+        let _ = std::io::stderr()
+            .write_all(format!("\rtxray: reading {}: {packets} packets", self.title).as_bytes());
     }
 
     fn over(&self) {

@@ -33,13 +33,14 @@ pub struct RecordArgs {
     /// Folder of the recording
     #[arg(long, value_name = "DIR", env = "TXRAY_OUT", help_heading = "Recording")]
     out: Option<PathBuf>,
-    /// Record a packet capture (pcap or pcapng, also gzip or zstd; - is standard input) in place of what happens now
+    /// Record a packet capture (pcap or pcapng, also gzip or zstd; - is standard input) in place of what happens now (repeatable)
     ///
+    /// Several are read as one, in the order of their times.
     /// Of each TCP connection its server's side, named by its address; times are those of the packets. Everything that was captured is
     /// kept (--payload full), and a replay gives what `txray replay FILE` gives.
     #[arg(long, value_name = "FILE", help_heading = "Recording",
         conflicts_with_all = ["pid", "comm", "exe", "cgroup", "port", "hooks", "ring_size", "queue_batches"])]
-    from: Option<PathBuf>,
+    from: Vec<PathBuf>,
     /// Payload kept in events [default: heads]
     ///
     /// heads: the first bytes of each message, so that a replay parses again. full: bodies too, up to 256 KiB of each call
@@ -79,9 +80,10 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         return Err(Expected::new("no folder to record into", "name one: txray record DIR").into());
     };
     let to_stdout = !config.terminal.json && config.terminal.summary == crate::config::SummaryForm::Text;
-    let (code, fault) = match from {
-        Some(file) => super::capture::record(file, *payload, config)?,
-        None => (live::trace(config, "record", None, Stop::default())?, None),
+    let (code, fault) = if from.is_empty() {
+        (live::trace(config, "record", None, Stop::default())?, None)
+    } else {
+        super::capture::record(from, *payload, config)?
     };
     let line = replay_line(&out);
     if to_stdout {

@@ -40,17 +40,18 @@ use crate::{
 /// root and runs on any machine.
 ///
 /// A packet capture (pcap or pcapng, also gzip or zstd) is run through the same pipeline: each TCP connection as its server sees it, named by
-/// its address. For the screen it is recorded into a folder in $TMPDIR first, which takes about as much room as the capture and
+/// its address. Several are read as one, in the order of their times, whichever order they are named in: what tcpdump -C or -G has
+/// left behind, or captures of several interfaces; a packet that is in two of them counts once. For the screen it is recorded into a folder in $TMPDIR first, which takes about as much room as the capture and
 /// goes at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray replay rec\n  txray replay rec --speed 10\n  \
     txray replay rec --from 2026-08-21T14:03:00Z --to 2026-08-21T14:04:00Z --json\n  \
-    txray replay rec --once\n  txray replay traffic.pcap\n  \
+    txray replay rec --once\n  txray replay traffic.pcap\n  txray replay rotated.pcap*\n  \
     tcpdump -U -w - tcp port 80 | txray replay -")]
 pub struct ReplayArgs {
-    /// Folder of the recording; or a packet capture, - for one on standard input
-    #[arg(value_name = "DIR|FILE")]
-    dir: PathBuf,
+    /// Folder of the recording; or packet captures, - for one on standard input
+    #[arg(value_name = "DIR|FILE", required = true)]
+    paths: Vec<PathBuf>,
     /// How fast: as it happened, ten times that, or as fast as the machine can
     #[arg(long, value_enum, default_value = "max")]
     speed: Speed,
@@ -89,17 +90,18 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         age_steps: screen.age_steps,
         ..PipelineConfig::default()
     };
-    let is_capture = capture::is_one(&args.dir);
+    let is_capture = capture::are_named(&args.paths)?;
     if is_capture && run::wants_screen(&config) {
-        let made = capture::into_folder(&args.dir, &pipeline)?;
+        let made = capture::into_folder(&args.paths, &pipeline)?;
         let code = match &made.stopped {
             Some(code) => *code,
             None => play(args, made.folder.path(), config, screen, range)?,
         };
         return capture::whole(made.report.fault()).map(|()| code);
     }
-    if !is_capture && run::wants_screen(&config) {
-        return play(args, &args.dir, config, screen, range);
+    let dir = args.paths.first().filter(|_| !is_capture);
+    if let Some(dir) = dir.filter(|_| run::wants_screen(&config)) {
+        return play(args, dir, config, screen, range);
     }
     if args.at.is_some() {
         return Err(Expected::new(
@@ -116,15 +118,15 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         Speed::Max => None,
     };
     let mode = Mode::Replay { pace, range };
-    if is_capture {
-        let source = capture::open(&args.dir)?;
+    let Some(dir) = dir else {
+        let source = capture::open(&args.paths)?;
         let report = source.report();
         let input = Input::Events(Box::new(source));
         let code = replay(config, pipeline, mode, input, metrics)?;
         capture::tell(&report);
         return capture::whole(report.fault()).map(|()| code);
-    }
-    let recording = run::open_recording(&args.dir)?;
+    };
+    let recording = run::open_recording(dir)?;
     for fault in &recording.faults {
         faults.add(fault.to_string());
     }
@@ -199,7 +201,7 @@ fn play(
     let stop = Stop::default();
     stop.watch(None, tui::restore).context("watch for signals")?;
     let heading = tui::Heading {
-        title: format!("replay  {}", args.dir.display()),
+        title: format!("replay  {}", capture::title(&args.paths)),
         filter: filter.as_ref().map(|filter| filter.text().to_owned()),
         replay: true,
         template: run::template(&config)?,

@@ -2,13 +2,13 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{ExitCode, Expected, run::open_recording};
+use super::{ExitCode, Expected, capture, run::open_recording};
 use crate::{
     event::Event,
     metrics::Metrics,
@@ -23,12 +23,15 @@ use crate::{
 
 /// Print the state at one instant of a recording: what was in flight then, one by one, with its age and step, and the
 /// histograms and rates of all that had finished by then. The same events give the same state, on any machine.
+///
+/// Packet captures are recorded into a folder in $TMPDIR first, as `txray replay` does for the screen.
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES\n  txray snapshot rec --at 2026-08-21T14:03:07Z\n  \
-    txray snapshot rec --at 1787320987000000000 --json")]
+    txray snapshot rec --at 1787320987000000000 --json\n  txray snapshot traffic.pcap --at 2026-08-21T14:03:07Z")]
 pub struct SnapshotArgs {
-    /// Folder of the recording
-    dir: PathBuf,
+    /// Folder of the recording; or packet captures
+    #[arg(value_name = "DIR|FILE", required = true)]
+    paths: Vec<PathBuf>,
     /// The instant (RFC 3339, or ns since 1970)
     #[arg(long, value_name = "TIME")]
     at: WallTime,
@@ -39,7 +42,20 @@ pub struct SnapshotArgs {
 
 /// Runs it.
 pub fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
-    let recording = open_recording(&args.dir)?;
+    if !capture::are_named(&args.paths)? {
+        let dir = args.paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+        return print(args, dir);
+    }
+    let made = capture::into_folder(&args.paths, &PipelineConfig::default())?;
+    let code = match &made.stopped {
+        Some(code) => *code,
+        None => print(args, made.folder.path())?,
+    };
+    capture::whole(made.report.fault()).map(|()| code)
+}
+
+fn print(args: &SnapshotArgs, dir: &Path) -> anyhow::Result<ExitCode> {
+    let recording = open_recording(dir)?;
     let (instant, n_unread) = state_at(&recording, args.at)?;
     let text = if args.json { instant.json() } else { instant.text().into_bytes() };
     io::stdout().write_all(&text).context("write the snapshot")?;

@@ -85,7 +85,7 @@ pub struct Transaction {
     /// Messages within the request, where it is a stream of such (gRPC, WebSocket).
     #[serde(skip)]
     pub request_messages: Option<u64>,
-    /// Messages within the response.
+    /// Messages within the response; of an event stream its events, where all of it was seen.
     #[serde(skip)]
     pub response_messages: Option<u64>,
     /// How the end was seen.

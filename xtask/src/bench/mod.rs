@@ -2,6 +2,7 @@
 //! another process (the floor), in turns, with the spread of untraced against untraced beside every figure.
 
 mod accuracy;
+mod captures;
 mod figures;
 mod parsers;
 mod programs;
@@ -42,7 +43,7 @@ pub(crate) struct BenchArgs {
     /// Only this family of hooks.
     #[arg(long)]
     hooks: Option<String>,
-    /// For the rows of the screen and the parsers: take what was built before from this folder (`target/release`), and build nothing.
+    /// For the rows of the screen, the parsers and captures: take what was built before from this folder (`target/release`), and build nothing.
     #[arg(long)]
     built: Option<PathBuf>,
 }
@@ -56,6 +57,8 @@ enum Part {
     Screen,
     /// How fast the parsers read.
     Parsers,
+    /// How fast packet captures are read.
+    Captures,
 }
 
 /// What every row works with.
@@ -101,6 +104,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let mut rows = Vec::new();
     if args.part.is_none_or(|part| part == Part::Parsers) {
         rows.extend(parsers::rows(args.built.as_deref())?);
+    }
+    if args.part.is_none_or(|part| part == Part::Captures) {
+        rows.push(captures::row(args.built.as_deref())?);
     }
     if args.part.is_none_or(|part| part == Part::Tracing) {
         rows.extend(tracing(args, dir.clone())?);

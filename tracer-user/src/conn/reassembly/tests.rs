@@ -500,6 +500,28 @@ proptest! {
     }
 
     #[test]
+    fn copies_of_segments_tell_nothing_new(
+        (turns, client, server) in conversation(),
+        copies in proptest::collection::vec((any::<u16>(), 0..40_u64), 1..200),
+        joined in any::<bool>(),
+    ) {
+        // As captured on several interfaces, each a little later than the other; also of a connection joined in the middle.
+        let (mut talk, _) = talk_of(&turns, client, server);
+        talk.segments.drain(..if joined { 3 } else { 0 });
+        let (want, _) = run(&talk.segments);
+        let mut all = talk.segments.clone();
+        for (which, delay) in copies {
+            let mut copy = talk.segments[usize::from(which) % talk.segments.len()].clone();
+            copy.time = BootTime(copy.time.0 + delay * STEP / 4);
+            all.push(copy);
+        }
+        all.sort_by_key(|segment| segment.time);
+        let (events, counts) = run(&all);
+        prop_assert_eq!(events, want);
+        prop_assert_eq!((counts.gaps, counts.turns_hidden), (0, 0));
+    }
+
+    #[test]
     fn gaps_are_exactly_where_segments_were_lost(
         (turns, client, server) in conversation(),
         losses in proptest::collection::vec(any::<bool>(), 60),

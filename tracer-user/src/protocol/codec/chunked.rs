@@ -48,6 +48,11 @@ pub enum Progress {
 impl Chunked {
     /// Passes over as much of `buf` as it can. After [`Progress::NeedMore`] the same bytes must be shown again, with more.
     pub fn advance(&mut self, buf: &[u8]) -> Progress {
+        self.advance_through(buf, |_, _| ())
+    }
+
+    /// The same; `data` is called with each chunk's data that is passed over, as far as it is shown, and whether all of it is.
+    pub fn advance_through(&mut self, buf: &[u8], mut data: impl FnMut(&[u8], bool)) -> Progress {
         let mut passed = 0u64;
         loop {
             let rest = usize::try_from(passed).ok().and_then(|passed| buf.get(passed..)).unwrap_or_default();
@@ -80,6 +85,9 @@ impl Chunked {
                     if size == 0 {
                         self.place = Place::Trailer;
                     } else {
+                        let shown = &rest[n_line..];
+                        let n = usize::try_from(size).unwrap_or(usize::MAX).min(shown.len());
+                        data(&shown[..n], n as u64 == size);
                         self.place = Place::DataEnd;
                         passed = passed.saturating_add(size);
                     }

@@ -144,6 +144,8 @@ pub struct Fields<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// `Content-Type: text/event-stream`.
     pub event_stream: bool,
+    /// The content is coded (`Content-Encoding`, or a `Transfer-Encoding` besides `chunked`): its bytes say nothing as they are.
+    pub encoded: bool,
 }
 
 /// Reads the field lines of a head up to and with its empty line. `scratch` is used for mending.
@@ -208,8 +210,14 @@ fn interpret<'a>(headers: &[Header<'a>]) -> Fields<'a> {
             14 if name.eq_ignore_ascii_case("content-length") => {
                 content_length = join_lengths(content_length, value);
             }
+            16 if name.eq_ignore_ascii_case("content-encoding") => {
+                fields.encoded |= list(value).any(|name| !name.eq_ignore_ascii_case(b"identity"));
+            }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 for name in list(value) {
+                    let is_plain =
+                        [&b"chunked"[..], b"identity"].iter().any(|plain| name.eq_ignore_ascii_case(plain));
+                    fields.encoded |= !is_plain;
                     coding = if name.eq_ignore_ascii_case(b"chunked") {
                         Length::Chunked
                     } else if name.eq_ignore_ascii_case(b"identity") && coding == Length::Absent {

@@ -2,6 +2,7 @@
 
 pub mod chunked;
 pub mod dns;
+pub mod events;
 pub mod frame;
 pub mod head;
 pub mod hpack;

@@ -130,8 +130,19 @@ pub struct CaptureFile {
     /// Bytes read.
     offset: u64,
     record: Vec<u8>,
+    packet: Held,
     last_ns: u64,
     dropped: u64,
+}
+
+/// The packet that was read last; its bytes are in `record`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    time_ns: u64,
+    link: u32,
+    original: u32,
+    begin: usize,
+    length: usize,
 }
 
 impl CaptureFile {
@@ -168,6 +179,7 @@ impl CaptureFile {
             format: Format::Pcapng { order: Order::Little, interfaces: Vec::new() },
             offset: 4,
             record: Vec::new(),
+            packet: Held::default(),
             last_ns: 0,
             dropped: 0,
         };
@@ -224,14 +236,23 @@ impl CaptureFile {
         interfaces.iter().fold(self.dropped, |sum, interface| sum.saturating_add(interface.dropped))
     }
 
-    /// The next packet; `None` at the end.
-    pub fn next_packet(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
-        match self.format {
+    /// Reads the next packet, which is [`CaptureFile::packet`] then; `false` at the end.
+    pub fn read_packet(&mut self) -> Result<bool, CaptureError> {
+        let packet = match self.format {
             Format::Pcap { order, fraction, record, link } => {
-                self.next_of_pcap(order, fraction, record, link)
+                self.next_of_pcap(order, fraction, record, link)?
             }
-            Format::Pcapng { .. } => self.next_of_pcapng(),
-        }
+            Format::Pcapng { .. } => self.next_of_pcapng()?,
+        };
+        self.packet = packet.unwrap_or_default();
+        Ok(packet.is_some())
+    }
+
+    /// The packet that was read last; an empty one before the first and behind the last.
+    pub fn packet(&self) -> Frame<'_> {
+        let Held { time_ns, link, original, begin, length } = self.packet;
+        let data = self.record.get(begin..begin + length).unwrap_or_default();
+        Frame { time_ns, link, original, data }
     }
 
     fn next_of_pcap(
@@ -240,7 +261,7 @@ impl CaptureFile {
         fraction: u64,
         record: usize,
         link: u32,
-    ) -> Result<Option<Frame<'_>>, CaptureError> {
+    ) -> Result<Option<Held>, CaptureError> {
         let at = self.offset;
         if !self.read(record, at, "the header of a packet")? {
             return Ok(None);
@@ -255,10 +276,11 @@ impl CaptureFile {
         }
         self.exactly(length as usize, at, "a packet")?;
         let time_ns = u64::from(seconds) * 1_000_000_000 + ns;
-        Ok(Some(Frame { time_ns, link, original: original.max(length), data: &self.record }))
+        let (original, length) = (original.max(length), length as usize);
+        Ok(Some(Held { time_ns, link, original, begin: 0, length }))
     }
 
-    fn next_of_pcapng(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
+    fn next_of_pcapng(&mut self) -> Result<Option<Held>, CaptureError> {
         loop {
             let at = self.offset;
             if !self.read(4, at, "the header of a block")? {
@@ -275,7 +297,7 @@ impl CaptureFile {
             match kind {
                 INTERFACE => self.interface(order, at)?,
                 STATISTICS => self.statistics(order),
-                PACKET | SIMPLE_PACKET | OLD_PACKET => break self.packet(kind, order, at).map(Some),
+                PACKET | SIMPLE_PACKET | OLD_PACKET => break self.packet_block(kind, order, at).map(Some),
                 _ => {}
             }
         }
@@ -362,7 +384,7 @@ impl CaptureFile {
         }
     }
 
-    fn packet(&mut self, kind: u32, order: Order, at: u64) -> Result<Frame<'_>, CaptureError> {
+    fn packet_block(&mut self, kind: u32, order: Order, at: u64) -> Result<Held, CaptureError> {
         let word = |at: usize| order.u32(&self.record, at);
         // Interface, ticks, captured and original length, where the bytes begin.
         let (id, ticks, length, original, begin) = match kind {
@@ -397,8 +419,8 @@ impl CaptureFile {
             let ns = i128::try_from(ns).unwrap_or(i128::MAX).saturating_add(offset);
             self.last_ns = u64::try_from(ns.max(0)).unwrap_or(u64::MAX);
         }
-        let data = &self.record[begin..begin + length as usize];
-        Ok(Frame { time_ns: self.last_ns, link, original: original.max(length), data })
+        let (original, length) = (original.max(length), length as usize);
+        Ok(Held { time_ns: self.last_ns, link, original, begin, length })
     }
 
     /// Reads `n` bytes into `record`; `false` at the end of the file.

@@ -1,18 +1,25 @@
-//! From a captured packet to the TCP segment in it: link layer, IP and its extension headers, fragments.
+//! From a captured packet to the TCP segment in it: link layer, tunnels ([`tunnel`]), IP and its extension headers, fragments.
 //!
-//! Checksums are not looked at: packets that a host sends itself are captured before the network card fills them in. Not read: tunnels
-//! (GRE, VXLAN, IP in IP), MPLS, PPPoE, encrypted IP. UDP is counted and not looked at.
+//! Of what is in a tunnel the innermost connection is told, between its own addresses; a packet that was captured outside and inside of the
+//! tunnel is the same segment twice ([`crate::conn::reassembly`]). What tells two tunnels apart (a network's number, a key) is not looked
+//! at: where two of them have the same addresses and ports at once, their connections are mixed.
+//!
+//! Checksums are not looked at: packets that a host sends itself are captured before the network card fills them in. Not read: PPPoE,
+//! encrypted IP. UDP is counted and not looked at, tunnels apart.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use etherparse::{
     EtherType, IpFragOffset, IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket, LenSource, TcpSlice,
-    defrag::IpDefragBuf,
+    UdpSlice, defrag::IpDefragBuf,
 };
 use tracer_ebpf as abi;
 
-use super::file::Frame;
+use super::{
+    file::Frame,
+    tunnel::{self, Inside},
+};
 use crate::{
     conn::reassembly::{Endpoint, Segment},
     time::BootTime,
@@ -22,6 +29,13 @@ use crate::{
 const MAX_DATAGRAMS: usize = 256;
 /// How long they wait: as Linux (`ipfrag_time`).
 const FRAGMENT_NS: u64 = 30_000_000_000;
+/// Copies of fragments come so soon behind the datagram that they were part of (captured on several interfaces), and are not the
+/// beginning of another: its number is free again much later.
+const COPY_NS: u64 = 10_000_000;
+/// Datagrams that were whole within that time; of more, copies count as lost.
+const MAX_JOINED: usize = 64;
+/// Tunnels within each other: as many as RFC 2473 allows by default.
+const MAX_TUNNELS: usize = 4;
 
 /// Link types that are read, with their names.
 const LINKS: [(u32, &str); 11] = [
@@ -81,11 +95,15 @@ pub struct LayerCounts {
     pub fragments: u64,
     /// Fragments that never became whole, or were captured in part.
     pub fragments_lost: u64,
+    /// Packets of tunnels, whatever is in them.
+    pub tunnelled: u64,
+    /// Packets with more tunnels within each other than are read.
+    pub too_deep: u64,
 }
 
 impl LayerCounts {
     /// Names of counters, with their counts.
-    pub fn named(&self) -> [(&'static str, u64); 8] {
+    pub fn named(&self) -> [(&'static str, u64); 10] {
         let LayerCounts {
             packets,
             other_link,
@@ -95,6 +113,8 @@ impl LayerCounts {
             headers_cut,
             fragments,
             fragments_lost,
+            tunnelled,
+            too_deep,
         } = *self;
         [
             ("capture.packets", packets),
@@ -105,6 +125,8 @@ impl LayerCounts {
             ("lost.capture_headers_cut", headers_cut),
             ("capture.ip_fragments", fragments),
             ("lost.capture_fragments", fragments_lost),
+            ("capture.tunnelled", tunnelled),
+            ("lost.capture_too_deep", too_deep),
         ]
     }
 }
@@ -117,9 +139,11 @@ struct Ends {
     destination: [u8; 16],
 }
 
+type DatagramKey = (Ends, u32, IpNumber);
+
 #[derive(Debug)]
 struct Datagram {
-    key: (Ends, u32, IpNumber),
+    key: DatagramKey,
     since: u64,
     n: u64,
     buf: IpDefragBuf,
@@ -130,6 +154,19 @@ struct Datagram {
 pub struct Layers {
     counts: LayerCounts,
     datagrams: VecDeque<Datagram>,
+    joined: VecDeque<(DatagramKey, u64)>,
+}
+
+/// A packet on its way through its layers.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    time: BootTime,
+    /// As it was captured.
+    time_ns: u64,
+    /// Bytes at its end that were not captured.
+    missing: usize,
+    /// Tunnels that it came out of.
+    depth: usize,
 }
 
 impl Layers {
@@ -157,11 +194,25 @@ impl Layers {
             return None;
         };
         let data = packet.data.get(begin..).unwrap_or_default();
+        let missing = (packet.original as usize).saturating_sub(packet.data.len());
+        self.network(Way { time, time_ns: packet.time_ns, missing, depth: 0 }, ether_type, data)
+    }
+
+    fn network(&mut self, way: Way, ether_type: u16, data: &[u8]) -> Option<Segment> {
         let sliced = LaxSlicedPacket::from_ether_type(EtherType(ether_type), data);
         let Some(net) = &sliced.net else {
-            let is_ip = matches!(ether_type, 0x0800 | 0x86dd);
-            *(if is_ip { &mut self.counts.headers_cut } else { &mut self.counts.not_ip }) += 1;
-            return None;
+            // Behind tags of VLANs, if there are some.
+            let (ether_type, data) = sliced
+                .ether_payload()
+                .map_or((ether_type, data), |tagged| (tagged.ether_type.0, tagged.payload));
+            return match tunnel::behind(ether_type, data) {
+                Inside::Nothing => {
+                    let is_ip = matches!(ether_type, 0x0800 | 0x86dd);
+                    *(if is_ip { &mut self.counts.headers_cut } else { &mut self.counts.not_ip }) += 1;
+                    None
+                }
+                inside => self.within(way, inside),
+            };
         };
         let (ends, header, payload, declared, fragment) = match net {
             LaxNetSlice::Ipv4(ip) => {
@@ -202,7 +253,7 @@ impl Layers {
             declared.saturating_sub((bytes.as_ptr() as usize).saturating_sub(header as usize))
         } else if payload.len_source == LenSource::Slice {
             // The card cuts it into packets and writes their lengths (TSO): this one is as long as the capture says.
-            bytes.len() + (packet.original as usize).saturating_sub(packet.data.len())
+            bytes.len() + way.missing
         } else {
             bytes.len()
         };
@@ -212,19 +263,34 @@ impl Layers {
                 self.counts.fragments_lost += 1;
                 return None;
             };
-            let joined = self.join((ends, id, payload.ip_number), packet.time_ns, offset, more, bytes)?;
-            return self.transport(time, ends, payload.ip_number, &joined, joined.len());
+            let joined = self.join((ends, id, payload.ip_number), way.time_ns, offset, more, bytes)?;
+            return self.transport(way, ends, payload.ip_number, &joined, joined.len());
         }
-        if sliced.stop_err.is_some() && payload.ip_number != IpNumber::TCP {
+        // Those two are looked at once more below.
+        let is_seen_again = matches!(payload.ip_number, IpNumber::TCP | IpNumber::UDP);
+        if sliced.stop_err.is_some() && !is_seen_again {
             self.counts.headers_cut += 1;
             return None;
         }
-        self.transport(time, ends, payload.ip_number, bytes, whole)
+        self.transport(way, ends, payload.ip_number, bytes, whole)
+    }
+
+    /// What came out of a tunnel.
+    fn within(&mut self, way: Way, inside: Inside<'_>) -> Option<Segment> {
+        self.counts.tunnelled += u64::from(way.depth == 0);
+        match inside {
+            Inside::Packet(..) if way.depth >= MAX_TUNNELS => self.counts.too_deep += 1,
+            Inside::Packet(ether_type, data) => {
+                return self.network(Way { depth: way.depth + 1, ..way }, ether_type, data);
+            }
+            Inside::Cut | Inside::Nothing => self.counts.headers_cut += 1,
+        }
+        None
     }
 
     fn transport(
         &mut self,
-        time: BootTime,
+        way: Way,
         ends: Ends,
         number: IpNumber,
         bytes: &[u8],
@@ -233,14 +299,25 @@ impl Layers {
         match number {
             IpNumber::TCP => {}
             IpNumber::UDP => {
+                let Ok(udp) = UdpSlice::from_slice_lax(bytes) else {
+                    self.counts.headers_cut += 1;
+                    return None;
+                };
+                let inside = tunnel::in_udp(udp.destination_port(), udp.payload());
+                if inside != Inside::Nothing {
+                    return self.within(way, inside);
+                }
                 // Here datagrams would go on, once the pipeline has an event for them.
                 self.counts.udp += 1;
                 return None;
             }
-            _ => {
-                self.counts.other_ip += 1;
-                return None;
-            }
+            _ => match tunnel::in_ip(number.0, bytes) {
+                Inside::Nothing => {
+                    self.counts.other_ip += 1;
+                    return None;
+                }
+                inside => return self.within(way, inside),
+            },
         }
         let Ok(tcp) = TcpSlice::from_slice(bytes) else {
             self.counts.headers_cut += 1;
@@ -249,7 +326,7 @@ impl Layers {
         let length = whole.saturating_sub(tcp.header_slice().len());
         let captured = &tcp.payload()[..tcp.payload().len().min(length)];
         Some(Segment {
-            time,
+            time: way.time,
             family: ends.family,
             source: Endpoint { address: ends.source, port: tcp.source_port() },
             destination: Endpoint { address: ends.destination, port: tcp.destination_port() },
@@ -266,7 +343,7 @@ impl Layers {
     /// Takes a fragment in; returns the datagram that it makes whole.
     fn join(
         &mut self,
-        key: (Ends, u32, IpNumber),
+        key: DatagramKey,
         now: u64,
         offset: IpFragOffset,
         more: bool,
@@ -276,6 +353,14 @@ impl Layers {
             && first.since.saturating_add(FRAGMENT_NS) <= now
         {
             self.counts.fragments_lost += self.datagrams.pop_front().map_or(0, |first| first.n);
+        }
+        while self.joined.len() > MAX_JOINED
+            || self.joined.front().is_some_and(|(_, at)| at.saturating_add(COPY_NS) <= now)
+        {
+            self.joined.pop_front();
+        }
+        if self.joined.iter().any(|(joined, _)| *joined == key) {
+            return None;
         }
         let at = match self.datagrams.iter().position(|datagram| datagram.key == key) {
             Some(at) => at,
@@ -298,6 +383,7 @@ impl Layers {
         if !datagram.buf.is_complete() {
             return None;
         }
+        self.joined.push_back((key, now));
         self.datagrams.remove(at).map(|datagram| datagram.buf.take_bufs().0)
     }
 }
@@ -319,11 +405,7 @@ fn network(link: u32, data: &[u8]) -> Option<(u16, usize)> {
         })
     };
     match link {
-        1 => match word(12)? {
-            // A length: IEEE 802.3, whose type stands behind the SNAP header.
-            length if length < 0x0600 && data.get(14..17) == Some(&[0xaa, 0xaa, 3]) => Some((word(20)?, 22)),
-            ether_type => Some((ether_type, 14)),
-        },
+        1 => tunnel::ethernet(data),
         113 => Some((word(14)?, 16)),
         276 => Some((word(0)?, 20)),
         // The family in the byte order of whoever captured, and of the network: what is behind it tells as well.

@@ -4,18 +4,19 @@
 //! address. Everything a capture has is passed on, so that the events hold what the file holds of its TCP connections.
 
 use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
+    io::Read,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 pub mod file;
+mod files;
 pub mod layers;
+mod tunnel;
 
 pub use self::file::CaptureError;
 use self::{
-    file::CaptureFile,
+    files::{Faults, Files},
     layers::{LayerCounts, Layers, is_known, link_name},
 };
 use super::{Source, SourceError};
@@ -23,7 +24,6 @@ use crate::{
     conn::reassembly::{Counts, Reassembly, Speech},
     event::{Counters, Event, EventBatch},
     protocol::{Inference, REGISTRY},
-    text::screen_text,
     time::{Anchor, BootTime, WallTime},
 };
 
@@ -44,7 +44,7 @@ pub struct Report(Arc<Mutex<ReportState>>);
 
 #[derive(Debug, Default)]
 struct ReportState {
-    fault: Option<String>,
+    faults: Faults,
     layers: LayerCounts,
     counts: Counts,
     dropped: u64,
@@ -64,9 +64,9 @@ impl Report {
             let names: Vec<String> = state.links.iter().map(|link| link_name(*link)).collect();
             format!("{} packets of link type {} were left out", state.layers.other_link, names.join(", "))
         });
-        match (&state.fault, links) {
+        match (state.faults.text(), links) {
             (Some(fault), Some(links)) => Some(format!("{fault}; {links}")),
-            (fault, links) => fault.clone().or(links),
+            (fault, links) => fault.or(links),
         }
     }
 
@@ -80,6 +80,8 @@ impl Report {
         let ReportState { layers, counts, dropped, .. } = &*self.lock();
         let mut line = format!("{} packets, {} of TCP", layers.packets, counts.segments);
         let more = [
+            (layers.tunnelled, "out of tunnels"),
+            (layers.too_deep, "within too many tunnels"),
             (layers.udp, "of UDP, not looked at"),
             (layers.other_ip, "of other protocols of IP"),
             (layers.not_ip, "not of IP"),
@@ -97,9 +99,9 @@ impl Report {
     }
 }
 
-/// Reads a capture.
+/// Reads captures.
 pub struct PcapSource {
-    file: CaptureFile,
+    files: Files,
     layers: Layers,
     reassembly: Reassembly,
     report: Report,
@@ -111,27 +113,19 @@ pub struct PcapSource {
 }
 
 impl PcapSource {
-    /// Opens a file; `-` is standard input.
-    pub fn open(path: &Path) -> Result<PcapSource, CaptureError> {
-        if path == Path::new("-") {
-            return PcapSource::new("standard input", io::stdin());
-        }
-        let name = screen_text(&path.display().to_string()).into_owned();
-        match File::open(path) {
-            Ok(file) => PcapSource::new(&name, file),
-            Err(source) => Err(CaptureError::Open { name, source }),
-        }
+    /// Opens files, which are read as one; `-` is standard input.
+    pub fn open(paths: &[PathBuf]) -> Result<PcapSource, CaptureError> {
+        Ok(PcapSource::of(Files::open(paths)?))
     }
 
     /// Reads from `input`; `name` is for errors.
     pub fn new(name: &str, input: impl Read + Send + 'static) -> Result<PcapSource, CaptureError> {
-        let file = CaptureFile::open(name, input)?;
-        if let Some(link) = file.link().filter(|link| !is_known(*link)) {
-            let reason = format!("packets of link type {} are not read", link_name(link));
-            return Err(CaptureError::Foreign { name: name.to_owned(), reason });
-        }
-        Ok(PcapSource {
-            file,
+        Ok(PcapSource::of(Files::one(name, input)?))
+    }
+
+    fn of(files: Files) -> PcapSource {
+        PcapSource {
+            files,
             layers: Layers::default(),
             reassembly: Reassembly::new(recognise),
             report: Report::default(),
@@ -140,7 +134,7 @@ impl PcapSource {
             newest: BootTime(0),
             counted: BootTime(0),
             over: false,
-        })
+        }
     }
 
     /// What is known of it, also when the source is gone.
@@ -150,14 +144,7 @@ impl PcapSource {
 
     /// Reads a packet; `false`: there are no more.
     fn packet(&mut self, events: &mut Vec<Event>) -> bool {
-        let packet = match self.file.next_packet() {
-            Ok(Some(packet)) => packet,
-            Ok(None) => return false,
-            Err(error) => {
-                self.report.lock().fault = Some(error.to_string());
-                return false;
-            }
-        };
+        let Some(packet) = self.files.next_packet() else { return false };
         // 0 means that a time is not known.
         let time = BootTime(packet.time_ns.clamp(1, MAX_TIME_NS));
         if !is_known(packet.link) {
@@ -185,7 +172,7 @@ impl PcapSource {
 
     fn count(&mut self, events: &mut Vec<Event>) {
         self.counted = self.newest;
-        let dropped = ("lost.capture_dropped", self.file.dropped());
+        let dropped = ("lost.capture_dropped", self.files.dropped());
         let named = self.layers.counts().named().into_iter().chain(self.reassembly.counts().named());
         let values = named.chain([dropped]).map(|(name, n)| (name.into(), n)).collect();
         events.push(Event::Counters(Counters { time: self.newest, values }));
@@ -196,7 +183,8 @@ impl PcapSource {
         let mut state = self.report.lock();
         state.layers = self.layers.counts();
         state.counts = self.reassembly.counts();
-        state.dropped = self.file.dropped();
+        state.dropped = self.files.dropped();
+        state.faults.clone_from(self.files.faults());
     }
 }
 

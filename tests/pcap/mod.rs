@@ -1,5 +1,8 @@
 //! Packet captures: what real ones hold against the server's log, one conversation in every format there is, and files that are damaged.
 
+mod copies;
+mod many;
+
 use std::{
     fs,
     io::{Cursor, Write as _},
@@ -50,7 +53,10 @@ impl Read {
 }
 
 fn read(bytes: Vec<u8>) -> Result<Read, CaptureError> {
-    let mut source = PcapSource::new("test", Cursor::new(bytes))?;
+    Ok(run(PcapSource::new("test", Cursor::new(bytes))?))
+}
+
+fn run(mut source: PcapSource) -> Read {
     let report = source.report();
     let mut pipeline = Pipeline::new(PipelineConfig::default(), Metrics::default(), Box::new(NullVerdicts));
     let (mut transactions, mut events) = (Vec::new(), Vec::new());
@@ -63,7 +69,28 @@ fn read(bytes: Vec<u8>) -> Result<Read, CaptureError> {
         events.extend(more);
     }
     transactions.extend(pipeline.finish().transactions);
-    Ok(Read { transactions, lost: pipeline.snapshot().lost_requests, events, report })
+    Read { transactions, lost: pipeline.snapshot().lost_requests, events, report }
+}
+
+/// What the access log of nginx says of each transaction, all of which were seen whole.
+#[track_caller]
+fn access_log(read: &Read) -> String {
+    let rows = read.transactions.iter().map(|transaction| {
+        assert_eq!(
+            (transaction.confidence, transaction.time_basis),
+            (Confidence::Complete, TimeBasis::Packet)
+        );
+        assert!(transaction.duration_ns > 0 && transaction.queue_ns.is_none());
+        let (method, _) = transaction.operation.split_once(' ').unwrap();
+        format!(
+            "{},{},{},{method},{}\n",
+            transaction.status_code.unwrap(),
+            transaction.response_bytes,
+            transaction.request_bytes,
+            String::from_utf8_lossy(transaction.target.as_deref().unwrap()),
+        )
+    });
+    rows.collect()
 }
 
 fn txray(args: &[&str], input: Option<&Path>) -> Output {
@@ -85,22 +112,7 @@ fn a_real_capture_gives_the_servers_log(
     #[values("nginx.pcap", "nginx-any-ns.pcap", "nginx.pcapng", "nginx-330-ns.pcap")] name: &str,
 ) {
     let read = read(fs::read(fixture(name)).unwrap()).unwrap();
-    let rows = read.transactions.iter().map(|transaction| {
-        assert_eq!(
-            (transaction.confidence, transaction.time_basis),
-            (Confidence::Complete, TimeBasis::Packet)
-        );
-        assert!(transaction.duration_ns > 0 && transaction.queue_ns.is_none());
-        let (method, _) = transaction.operation.split_once(' ').unwrap();
-        format!(
-            "{},{},{},{method},{}\n",
-            transaction.status_code.unwrap(),
-            transaction.response_bytes,
-            transaction.request_bytes,
-            String::from_utf8_lossy(transaction.target.as_deref().unwrap()),
-        )
-    });
-    assert_eq!(rows.collect::<String>(), fs::read_to_string(fixture("nginx.csv")).unwrap());
+    assert_eq!(access_log(&read), fs::read_to_string(fixture("nginx.csv")).unwrap());
     assert_eq!((read.lost, read.report.fault()), (LostRequests::default(), None));
     let services: Vec<&str> = read.transactions.iter().map(|transaction| &*transaction.service).collect();
     assert_eq!(services[2..4], ["127.0.0.1:18391", "[::1]:18391"]);
