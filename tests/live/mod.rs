@@ -15,6 +15,7 @@ mod denied;
 mod detach;
 mod dns;
 mod ends;
+mod gathered;
 mod grpc;
 mod http1;
 mod http2;

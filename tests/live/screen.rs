@@ -277,8 +277,7 @@ fn a_capture_is_played_stopped_at_an_instant_and_searched() {
     let room = TempDir::new().unwrap();
     let env = format!("TMPDIR={}", room.path().display());
     let terminal = Terminal::start(&env, &format!("replay {file} --speed 1 --at {}", behind(1)));
-    let screen =
-        terminal.shows(&["txray replay", "real-vxlan", " REPLAY STOPPED", "GET /page.html"]);
+    let screen = terminal.shows(&["txray replay", "real-vxlan", " REPLAY STOPPED", "GET /page.html"]);
     assert!(!screen.contains("GET /nothing"), "it is not there yet: {screen}");
     terminal.press(&[":"]);
     terminal.types(&format!("goto {}", behind(4)));

@@ -9,16 +9,16 @@ use tracer_ebpf::{
     CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX, FLAG_CUT,
     FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_JUMP, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD,
     FLAG_SUMMED, FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN,
-    KIND_CONN_SHUT, KIND_DATA, MAX_IOVECS, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER,
-    Stat, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
+    KIND_CONN_SHUT, KIND_DATA, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER, Stat,
+    VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
 };
 
 use crate::{
     conn,
     filter::Thread,
+    gather,
     maps::EVENTS,
-    memory::{copy_words, hide, opaque, read_user, zero},
-    probes::call::message_piece,
+    memory::{copy_words, hide, zero},
     settings::setting,
     socket,
     stats::count,
@@ -78,7 +78,7 @@ pub const RESERVED: u64 = 3;
 /// `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
 const BPF_RB_AVAIL_DATA: u64 = 0;
 /// Do not wake the reader: it polls.
-const BPF_RB_NO_WAKEUP: u64 = 1;
+pub const BPF_RB_NO_WAKEUP: u64 = 1;
 /// Wake the reader now.
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 
@@ -102,9 +102,11 @@ pub fn pressure() -> (u64, u64) {
 
 /// A record with room for `N` bytes of payload.
 #[repr(C)]
-struct Record<const N: usize> {
-    data: Data,
-    payload: [u8; N],
+pub struct Record<const N: usize> {
+    /// The record.
+    pub data: Data,
+    /// What it holds of the bytes.
+    pub payload: [u8; N],
 }
 
 /// Accounts for bytes that moved on a connection: position, turn, and a record or a sum.
@@ -220,30 +222,30 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     } else if moved.buffer.kind == BUFFER_SINGLE {
         send_single(conn, moved, &mut part);
     } else {
-        send_iovecs(conn, moved, &part);
+        gather::send(conn, moved, &mut part);
     }
     0
 }
 
 /// What of a call goes into a record.
-struct Part {
+pub struct Part {
     /// Position of the first byte.
-    position: u64,
+    pub position: u64,
     /// Bytes, copied or not.
-    bytes: u64,
+    pub bytes: u64,
     /// User address of the first byte (single buffers).
-    address: u64,
+    pub address: u64,
     /// Flag of the submit.
-    wake: u64,
+    pub wake: u64,
     /// Bytes to copy.
-    wanted: u32,
+    pub wanted: u32,
     /// `FLAG_*`.
-    flags: u32,
+    pub flags: u32,
 }
 
 /// Fills a record's struct in the ring's own memory: nothing of it stands on the stack, whose 512 bytes serve a whole chain of calls.
 #[inline(always)]
-fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
+pub fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
     // SAFETY: `record` is a reservation of the ring; each field is written once, by itself (volatile: the compiler would
     // gather neighbours into a memset or a copy on the stack).
     unsafe {
@@ -491,116 +493,6 @@ fn send_copy<const N: usize>(conn: &mut Conn, moved: &Moved, part: &Part) -> u32
 pub unsafe fn reread(field: *const u32) -> u64 {
     // SAFETY: a field of a reservation (caller).
     u64::from(unsafe { field.read_volatile() })
-}
-
-/// `struct iovec` (include/uapi/linux/uio.h).
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Iovec {
-    pub base: u64,
-    pub length: u64,
-}
-
-/// The `i`-th piece of a buffer in pieces; `None` if it cannot be read.
-#[inline(always)]
-fn piece(buffer: &Buffer, i: u32) -> Option<Iovec> {
-    if buffer.kind == BUFFER_IOVECS {
-        return read_user::<Iovec>(buffer.address + u64::from(i) * size_of::<Iovec>() as u64);
-    }
-    let (iovecs, length) = message_piece(buffer.address, i)?;
-    let iovec = read_user::<Iovec>(iovecs)?;
-    // A message in several iovecs is not read further than its first one, and so are the messages behind it.
-    (length <= iovec.length).then_some(Iovec { base: iovec.base, length })
-}
-
-/// Sends the bytes of several iovecs in one record.
-#[inline(always)]
-fn send_iovecs(conn: &mut Conn, moved: &Moved, part: &Part) {
-    if part.wanted < 256 {
-        send_gathered::<256, 512>(conn, moved, part);
-    } else if part.wanted < 1024 {
-        send_gathered::<1024, 2048>(conn, moved, part);
-    } else if part.wanted < 4096 {
-        send_gathered::<4096, 8192>(conn, moved, part);
-    } else {
-        send_gathered::<16_384, 32_768>(conn, moved, part);
-    }
-}
-
-/// Gathers up to `N` − 1 bytes (`N` a power of two). The record has twice the room, because the verifier bounds offset and
-/// length apart, not their sum. Few branches: each doubles what the verifier walks.
-#[inline(never)]
-fn send_gathered<const N: usize, const ROOM: usize>(conn: &mut Conn, moved: &Moved, part: &Part) -> u32 {
-    let Some(mut entry) = reserve::<Record<ROOM>>(conn) else { return 0 };
-    let record = entry.as_mut_ptr();
-    // SAFETY: points into the reservation.
-    let payload = unsafe { (&raw mut (*record).payload).cast::<u8>() };
-    let mask = N as u64 - 1;
-    // SAFETY: `record` is a reservation of the ring, and so it is in all blocks below.
-    unsafe { fill(&raw mut (*record).data, conn, moved, part) };
-    // SAFETY: within the reservation.
-    let captured = unsafe { &raw mut (*record).data.captured };
-    // SAFETY: within the reservation.
-    unsafe { captured.write_volatile(0) };
-    let mut wanted = u64::from(part.wanted);
-    if wanted > mask {
-        wanted = mask;
-        count(Stat::PayloadCut);
-        // SAFETY: within the reservation.
-        unsafe { (*record).data.header.flags |= FLAG_CUT };
-    }
-    let mut failed = 0u32;
-    let mut i = 0;
-    while i < MAX_IOVECS {
-        if i >= moved.buffer.count {
-            break;
-        }
-        // SAFETY: within the reservation.
-        let filled = unsafe { reread(captured) };
-        let left = wanted - filled;
-        let Some(iovec) = piece(&moved.buffer, i) else {
-            failed = 1;
-            break;
-        };
-        i += 1;
-        let n = if iovec.length < left { iovec.length } else { left };
-        // Neither mask changes a value: filled < wanted < N and n ≤ wanted. They show it to the verifier.
-        let at = opaque(filled) & mask;
-        let length = opaque(n) & mask;
-        // SAFETY: at < N and length < N, and the payload has 2 N bytes.
-        if unsafe {
-            bpf_probe_read_user(
-                payload.add(at as usize).cast::<c_void>(),
-                length as u32,
-                iovec.base as *const c_void,
-            )
-        } != 0
-        {
-            failed = 1;
-            break;
-        }
-        // SAFETY: within the reservation.
-        unsafe { captured.write_volatile((filled + n) as u32) };
-        if n == left {
-            break;
-        }
-    }
-    // SAFETY: within the reservation.
-    let filled = unsafe { reread(captured) };
-    if failed != 0 {
-        // What was copied before the fault is good: keep it, and say that the rest is missing.
-        count(Stat::PayloadFault);
-        // SAFETY: within the reservation.
-        unsafe { (*record).data.header.flags |= FLAG_FAULT };
-    } else if filled < wanted {
-        count(Stat::IovecsCut);
-        // SAFETY: within the reservation.
-        unsafe { (*record).data.header.flags |= FLAG_CUT };
-    }
-    // SAFETY: within the reservation.
-    unsafe { (*record).data.header.length = size_of::<Data>() as u32 + filled as u32 };
-    entry.submit(part.wake);
-    1
 }
 
 /// Sends the record of a connection's first use, once.

@@ -13,11 +13,12 @@ use tracer_ebpf::{
 
 use crate::{
     capture::{
-        self, BUFFER_IOVECS, BUFFER_MESSAGES, BUFFER_NONE, Buffer, Iovec, NO_PAYLOAD, RESERVED, no_buffer,
+        self, BUFFER_IOVECS, BUFFER_MESSAGES, BUFFER_NONE, Buffer, NO_PAYLOAD, RESERVED, no_buffer,
         pressure, refuse, reread, reserve,
     },
     conn::{self, Birth},
     filter::{wants_datagrams, wants_ports},
+    gather::Iovec,
     maps::{CONNS, DATAGRAM_EXIT, OWNERS, TARGETS, VECTORS},
     memory::{Memory, copy_words, forget, hide, opaque, read_user},
     probes::{

@@ -1,7 +1,7 @@
 //! The probes: the catalogue of everything that runs in the kernel.
 //!
 //! Flow of a hit: hook (`probes/`) → `filter` (is the process a target?) → `socket` (which connection, where in the
-//! stream?) → `conn` (its state: turn, verdict, sums) → `capture` (copy into the ring). No application protocol is known here.
+//! stream?) → `conn` (its state: turn, verdict, sums) → `capture` (copy into the ring; what is in several buffers: `gather`). No application protocol is known here.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -14,6 +14,7 @@ mod capture;
 mod conn;
 mod datagram;
 mod filter;
+mod gather;
 mod maps;
 mod memory;
 mod probes;

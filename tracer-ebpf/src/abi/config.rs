@@ -7,8 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const DEFAULT_BUDGET: u32 = 4096;
 /// The most payload bytes that one call gives, over several records.
 pub const MAX_PAYLOAD_PER_CALL: u32 = 256 * 1024;
-/// The most iovecs that a probe reads of one call; the rest is counted (`iovecs_cut`).
-pub const MAX_IOVECS: u32 = 8;
+/// The most iovecs that a probe reads of one call, at least; the rest is counted (`iovecs_cut`).
+pub const MAX_IOVECS: u32 = 512;
 /// Payload classes of a data record (bytes reserved behind [`crate::Data`]).
 pub const PAYLOAD_CLASSES: [u32; 4] = [256, 1024, 4096, 16_384];
 

@@ -97,6 +97,9 @@ pub struct MessageHeader {
     pub n_iovecs: u64,
 }
 
+/// Offset of `iovecs` in it.
+pub const MESSAGE_IOVECS: u64 = 16;
+
 /// Bytes of `struct mmsghdr`: a `user_msghdr` (56) and the length sent or received.
 pub const MMSGHDR_BYTES: u64 = 64;
 /// Offset of `msg_len` in it.
@@ -129,15 +132,6 @@ pub fn message(address: u64) -> (Buffer, u64) {
         Some(header) => (iovecs(header.iovecs, header.n_iovecs), header.name),
         None => (no_buffer(Stat::PayloadFault), 0),
     }
-}
-
-/// Where the iovecs of the `i`-th message of a vector are, and how many bytes it moved.
-#[inline(always)]
-pub fn message_piece(address: u64, i: u32) -> Option<(u64, u64)> {
-    let message = address + u64::from(i) * MMSGHDR_BYTES;
-    let header = read_user::<MessageHeader>(message)?;
-    let length = read_user::<u32>(message + MMSGHDR_LENGTH)?;
-    Some((header.iovecs, u64::from(length)))
 }
 
 /// A call that moves bytes on a socket: its buffer and `MSG_*` flags.

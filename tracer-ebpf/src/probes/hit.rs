@@ -8,7 +8,7 @@ use crate::{
     conn::{self, Birth},
     filter::{Thread, wants_ports},
     maps::{CONNS, OWNERS, TARGETS},
-    memory::forget,
+    memory::{forget, hide},
     settings::setting,
     socket::{self, Kind, TcpMemory},
     stats::count,
@@ -115,8 +115,9 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
     // SAFETY: plain integers. (Hiding the five that matter one by one costs as little on 6.18, and more than a million instructions
     // walked on 6.1.)
     unsafe { forget(&mut moved) };
+    let waiting = hide(u64::from(waiting), moved.time_ns) != 0;
     capture::moved(conn, &moved);
-    if hit.direction == u64::from(INGRESS) && kind == Kind::Tcp {
+    if moved.direction == INGRESS && moved.has_sequence != 0 {
         // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the
         // hook and here an arrival may have been noted: it stays.)
         conn.arrival_ns = 0;
