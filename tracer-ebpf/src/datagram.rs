@@ -13,8 +13,8 @@ use tracer_ebpf::{
 
 use crate::{
     capture::{
-        self, BUFFER_IOVECS, BUFFER_MESSAGES, BUFFER_NONE, Buffer, NO_PAYLOAD, RESERVED, no_buffer,
-        pressure, refuse, reread, reserve,
+        self, BUFFER_IOVECS, BUFFER_MESSAGES, BUFFER_NONE, Buffer, NO_PAYLOAD, RESERVED, no_buffer, pressure,
+        refuse, reread, reserve,
     },
     conn::{self, Birth},
     filter::{wants_datagrams, wants_ports},
