@@ -155,12 +155,13 @@ fn recorded(capture: &Capture) -> ([Vec<Data>; 2], Vec<(String, u64)>) {
                 Event::Counters(values) => {
                     counters = values.values.iter().map(|(name, n)| (name.to_string(), *n)).collect();
                 }
-                Event::Data(data) if data.bytes > 0 => {
-                    // The first bytes on a connection are the request's, whichever end it is.
-                    if !answered.contains(&(data.conn, data.direction().flip().index())) {
-                        answered.insert((data.conn, data.direction().index()));
-                        sent[usize::from(data.direction() == Direction::Egress)].push(data);
-                    }
+                // The first bytes on a connection are the request's, whichever end it is.
+                Event::Data(data)
+                    if data.bytes > 0
+                        && !answered.contains(&(data.conn, data.direction().flip().index())) =>
+                {
+                    answered.insert((data.conn, data.direction().index()));
+                    sent[usize::from(data.direction() == Direction::Egress)].push(data);
                 }
                 _ => {}
             }
@@ -198,7 +199,7 @@ fn lengths(n: usize) -> Vec<usize> {
     const SIZES: [usize; 11] = [9, 0, 137, 1, 255, 0, 256, 64, 4096, 33, 700];
     let mut lengths: Vec<usize> = (0..n).map(|i| SIZES[(i * 7 + n) % SIZES.len()]).collect();
     // At least one byte.
-    lengths[n / 2] += if n % 25 == 0 { 20_000 } else { 1 };
+    lengths[n / 2] += if n.is_multiple_of(25) { 20_000 } else { 1 };
     lengths
 }
 

@@ -102,7 +102,7 @@ fn a_packet_that_is_in_two_captures_counts_once() {
     let folder = Folder::new();
     let whole = folder.write("whole", Form::LittleNs, &packets);
     let half = folder.write("half", Form::LittleNs, &packets[packets.len() / 3..]);
-    let want = run(PcapSource::open(&[whole.clone()]).unwrap());
+    let want = run(PcapSource::open(std::slice::from_ref(&whole)).unwrap());
     // Another clock is a little late.
     let late: Packets = packets.iter().map(|(time, ip)| (time + 40_000, ip.clone())).collect();
     let late = folder.write("late", Form::LittleNs, &late);

@@ -65,7 +65,7 @@ pub fn transaction(i: u64) -> Transaction {
 /// Of connection `i`: plain, all known, a part of it known.
 fn tls(i: u64) -> Option<Arc<TlsFacts>> {
     let version = ["TLSv1.3", "TLSv1.2"][i as usize / 2 % 2];
-    (i % 3 != 0)
+    (!i.is_multiple_of(3))
         .then(|| {
             Arc::new(TlsFacts {
                 library: (i % 7 == 1).then_some("openssl".into()),
