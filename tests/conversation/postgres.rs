@@ -78,6 +78,10 @@ enum Round {
     Extended(Asked),
     Pipelined(Vec<Asked>),
     Prepare(Asked),
+    /// A portal read in two parts.
+    Portal(Asked),
+    /// A function call, with its argument and whether it fails.
+    Function(Vec<u8>, bool),
 }
 
 /// Up to 6 round trips behind a session's beginning.
@@ -87,6 +91,8 @@ pub fn conversation() -> impl Strategy<Value = Conversation> {
         3 => asked().prop_map(Round::Extended),
         1 => vec(asked(), 2..5).prop_map(Round::Pipelined),
         1 => asked().prop_map(Round::Prepare),
+        1 => asked().prop_map(Round::Portal),
+        1 => (value(), any::<bool>()).prop_map(|(value, fails)| Round::Function(value, fails)),
     ];
     (any::<bool>(), vec(round, 1..6)).prop_map(|(starts, rounds)| {
         let mut script = Script::default();
@@ -99,6 +105,8 @@ pub fn conversation() -> impl Strategy<Value = Conversation> {
                 Round::Extended(asked) => extended(&mut script, std::slice::from_ref(asked)),
                 Round::Pipelined(asked) => extended(&mut script, asked),
                 Round::Prepare(asked) => prepare(&mut script, asked),
+                Round::Portal(asked) => portal(&mut script, asked),
+                Round::Function(argument, fails) => function(&mut script, argument, *fails),
             }
         }
         script.finish()
@@ -203,4 +211,50 @@ fn prepare(script: &mut Script, asked: &Asked) {
     let bytes = [&b"1\0\0\0\x04"[..], READY].concat();
     let n = bytes.len();
     script.unannounced(Flow::Response, &bytes, n, "-");
+}
+
+/// What `Execute` of a portal says.
+fn execute(portal: &str) -> Vec<u8> {
+    message(b'E', format!("{portal}\0\0\0\0\x05").as_bytes())
+}
+
+fn portal(script: &mut Script, asked: &Asked) {
+    let (sql, summary, target) = asked.statement;
+    let parse = message(b'P', format!("\0{sql}\0\0\0").as_bytes());
+    let bytes = [parse, message(b'B', b"c1\0\0\0\0\0\0\0\0"), execute("c1")].concat();
+    let n = bytes.len();
+    let text = format!("{summary} (target {target}, to -)");
+    script.unannounced(Flow::Request, &bytes, n, &text);
+    script.trailer(Flow::Request, b"H\0\0\0\x04", true);
+    let rows: Vec<u8> = asked.rows.iter().flat_map(|value| row(value)).collect();
+    let bytes = [&b"1\0\0\0\x04"[..], b"2\0\0\0\x04", &rows, b"s\0\0\0\x04"].concat();
+    let n = bytes.len();
+    script.unannounced(Flow::Response, &bytes, n, format!("-, then - {} rows", asked.rows.len()));
+    let bytes = execute("c1");
+    script.unannounced(Flow::Request, &bytes, bytes.len(), text);
+    // The portal's statement was lost with it.
+    script.less("EXECUTE (target -, to -)");
+    script.trailer(Flow::Request, SYNC, true);
+    let (results, outcome) = results(asked);
+    let bytes = [results, READY.to_vec()].concat();
+    let n = bytes.len();
+    script.unannounced(Flow::Response, &bytes, n, outcome);
+}
+
+fn function(script: &mut Script, argument: &[u8], fails: bool) {
+    let mut body = 957u32.to_be_bytes().to_vec();
+    body.extend([0, 1, 0, 1, 0, 1]);
+    body.extend((argument.len() as u32).to_be_bytes());
+    body.extend_from_slice(argument);
+    body.extend([0, 1]);
+    let bytes = message(b'F', &body);
+    let n = bytes.len();
+    script.unannounced(Flow::Request, &bytes, n, "FUNCTION CALL (target -, to -)");
+    let (result, outcome) = match fails {
+        true => (error("42883"), "-, then - error 42883"),
+        false => (message(b'V', &[0, 0, 0, 1, 7]), "-"),
+    };
+    let bytes = [result, READY.to_vec()].concat();
+    let n = bytes.len();
+    script.unannounced(Flow::Response, &bytes, n, outcome);
 }

@@ -1,5 +1,7 @@
 //! Tokens of SQL, by the lexical rules of PostgreSQL or MySQL. Every byte belongs to a token or is skipped; nothing is an error.
 
+use memchr::{memchr, memchr2};
+
 use super::{
     Dialect,
     words::{Word, word},
@@ -107,8 +109,62 @@ fn class(byte: u8) -> Class {
     CLASSES[byte as usize]
 }
 
+/// A letter, a digit or a dollar; in a form that is computed for 16 bytes at once.
+#[inline]
 fn is_word(byte: u8) -> bool {
-    matches!(class(byte), Class::Letter | Class::Digit | Class::Dollar)
+    ((byte | 0x20).wrapping_sub(b'a') < 26)
+        | (byte.wrapping_sub(b'0') < 10)
+        | (byte == b'_')
+        | (byte == b'$')
+        | (byte >= 0x80)
+}
+
+/// Whether what stands directly behind a number is the prefix of a string: what is escaped in the string depends on it.
+fn ends_in_a_prefix(number: &[u8]) -> bool {
+    let [digits @ .., last @ (b'0'..=b'9' | b'.'), b'e' | b'E'] = number else { return false };
+    let is_of_a_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+    digits.iter().chain([last]).all(is_of_a_number)
+}
+
+/// How many of the bytes go on, up to the first that does not.
+#[inline]
+fn run(bytes: &[u8; 16], goes_on: impl Fn(u8) -> bool) -> usize {
+    let mut stops = [0; 16];
+    // Compiled to a few instructions for all of them.
+    for (stop, &byte) in stops.iter_mut().zip(bytes) {
+        *stop = if goes_on(byte) { 0 } else { 0xff };
+    }
+    u128::from_le_bytes(stops).trailing_zeros() as usize / 8
+}
+
+/// Where a byte that does not go on stands first, from `at` on; or the end.
+#[inline]
+fn run_end(sql: &[u8], mut at: usize, goes_on: impl Fn(u8) -> bool) -> usize {
+    while let Some(bytes) = sql.get(at..).and_then(|rest| rest.first_chunk()) {
+        let n = run(bytes, &goes_on);
+        at += n;
+        if n < bytes.len() {
+            return at;
+        }
+    }
+    while sql.get(at).is_some_and(|&byte| goes_on(byte)) {
+        at += 1;
+    }
+    at
+}
+
+/// Where one of two bytes stands first, from `at` on; or the end. Most strings are short: those are not worth a call.
+#[inline]
+fn find(sql: &[u8], mut at: usize, one: u8, other: u8) -> usize {
+    let Some(rest) = sql.get(at..) else { return sql.len() };
+    if let Some(bytes) = rest.first_chunk() {
+        let n = run(bytes, |byte| (byte != one) & (byte != other));
+        if n < bytes.len() {
+            return at + n;
+        }
+        at += n;
+    }
+    memchr2(one, other, &sql[at..]).map_or(sql.len(), |n| at + n)
 }
 
 impl<'a> Lexer<'a> {
@@ -125,6 +181,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next token.
+    #[inline]
     pub(super) fn next_token(&mut self) -> Option<Token> {
         self.skip_space();
         let start = self.at;
@@ -161,6 +218,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Whitespace and comments.
+    #[inline]
     fn skip_space(&mut self) {
         while let Some(&byte) = self.sql.get(self.at) {
             match byte {
@@ -177,7 +235,7 @@ impl<'a> Lexer<'a> {
     /// Bytes of the comment here; 0 if there is none.
     fn comment(&self) -> usize {
         let rest = &self.sql[self.at..];
-        let line = || rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |end| end + 1);
+        let line = || memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
         match (rest[0], rest.get(1)) {
             // MySQL takes `--` for a comment only with whitespace behind it.
             (b'-', Some(b'-')) if !self.is_mysql() || rest.get(2).is_none_or(|byte| *byte <= b' ') => line(),
@@ -199,12 +257,10 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    #[inline]
     fn word(&mut self) -> Kind {
         let start = self.at;
-        let mut at = start + 1;
-        while self.sql.get(at).is_some_and(|&byte| is_word(byte)) {
-            at += 1;
-        }
+        let at = run_end(self.sql, start + 1, is_word);
         self.at = at;
         let next = self.peek(0);
         if at == start + 1 && matches!(next, b'\'' | b'&') {
@@ -223,10 +279,11 @@ impl<'a> Lexer<'a> {
                 _ => {}
             }
         }
-        Kind::Word(word(&self.sql[start..at]))
+        Kind::Word(word(self.sql, start, at))
     }
 
     /// A string whose opening quote is at `open`, to its end or the end of all.
+    #[inline]
     fn string(&mut self, open: usize, quote: u8, escapes: bool) -> Kind {
         let end = self.string_end(open, quote, escapes);
         // Each reading passes over a string once: what is read twice is no more than the text.
@@ -237,19 +294,20 @@ impl<'a> Lexer<'a> {
     }
 
     /// Where the string ends whose opening quote is at `open`.
+    #[inline]
     fn string_end(&self, open: usize, quote: u8, escapes: bool) -> usize {
+        let escape = if escapes { b'\\' } else { quote };
         let mut at = open + 1;
         loop {
+            at = find(self.sql, at, quote, escape);
+            // What is behind a backslash, and the second of two quotes, belong to the string.
             match self.sql.get(at) {
-                Some(b'\\') if escapes => at += 2,
-                Some(&byte) if byte == quote => {
+                Some(&byte) if byte != quote => at += 2,
+                Some(_) if self.sql.get(at + 1) == Some(&quote) => at += 2,
+                Some(_) => {
                     at += 1;
-                    if self.sql.get(at) != Some(&quote) {
-                        break;
-                    }
-                    at += 1;
+                    break;
                 }
-                Some(_) => at += 1,
                 None => break,
             }
         }
@@ -262,7 +320,18 @@ impl<'a> Lexer<'a> {
     }
 
     /// A number, and whatever stands directly behind it.
+    #[inline]
     fn number(&mut self) -> Kind {
+        let start = self.at;
+        let end = run_end(self.sql, start, |byte| byte.wrapping_sub(b'0') < 10);
+        if end > start && self.sql.get(end).is_none_or(|&byte| !is_word(byte) && byte != b'.') {
+            self.at = end;
+            return Kind::Number;
+        }
+        self.odd_number()
+    }
+
+    fn odd_number(&mut self) -> Kind {
         let start = self.at;
         let is_hex = self.peek(0) == b'0' && self.peek(1) | 0x20 == b'x';
         let mut at = start;
@@ -273,10 +342,15 @@ impl<'a> Lexer<'a> {
                 && self.sql.get(at + 1).is_some_and(u8::is_ascii_digit);
             // `1..2` is a range.
             let is_point = byte == b'.' && self.sql.get(at + 1) != Some(&b'.');
-            if !(is_word(byte) || is_sign || is_point) {
+            // PostgreSQL's parameters and strings in dollar quotes begin there.
+            let is_word = is_word(byte) && (byte != b'$' || self.is_mysql());
+            if !(is_word || is_sign || is_point) {
                 break;
             }
             at += 1;
+        }
+        if !self.is_mysql() && self.sql.get(at) == Some(&b'\'') && ends_in_a_prefix(&self.sql[start..at]) {
+            at -= 1;
         }
         self.at = at.max(start + 1);
         Kind::Number
@@ -303,7 +377,7 @@ impl<'a> Lexer<'a> {
         let mut from = tag.len();
         // Bounded by the text: each byte is a candidate once, and a tag is compared only where a dollar stands.
         self.at = loop {
-            let Some(dollar) = rest[from..].iter().position(|&byte| byte == b'$') else {
+            let Some(dollar) = memchr(b'$', &rest[from..]) else {
                 break self.sql.len();
             };
             from += dollar;
@@ -322,10 +396,13 @@ impl<'a> Lexer<'a> {
             return Kind::Cast;
         }
         if class(self.peek(1)) == Class::Letter {
-            self.at += 2;
-            while self.sql.get(self.at).is_some_and(|&byte| is_word(byte)) {
-                self.at += 1;
+            let end = run_end(self.sql, self.at + 2, is_word);
+            let rest = &self.sql[end..];
+            // A string's prefix is no parameter's name: what is escaped in the string depends on it.
+            if rest.starts_with(b"'") || rest.starts_with(b"&'") {
+                return self.single(Kind::Op);
             }
+            self.at = end;
             return Kind::Param;
         }
         self.at += if self.peek(1) == b'=' { 2 } else { 1 };
@@ -338,14 +415,19 @@ impl<'a> Lexer<'a> {
         if !is_word(self.peek(n_at)) {
             return self.single(Kind::Op);
         }
-        self.at += n_at;
-        while self.sql.get(self.at).is_some_and(|&byte| is_word(byte)) {
-            self.at += 1;
-        }
+        self.at = run_end(self.sql, self.at + n_at, is_word);
         Kind::Word(Word::Name)
     }
 
+    #[inline]
     fn operator(&mut self) -> Kind {
+        if !matches!(class(self.peek(1)), Class::Op | Class::Backtick | Class::At | Class::Hash) {
+            return self.single(Kind::Op);
+        }
+        self.long_operator()
+    }
+
+    fn long_operator(&mut self) -> Kind {
         let start = self.at;
         let mut at = start;
         let mut has_special = false;
@@ -406,4 +488,25 @@ fn nested(rest: &[u8]) -> usize {
         }
     }
     rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_go_on_with_the_bytes_of_their_classes() {
+        for byte in 0..=u8::MAX {
+            let is_of_class = matches!(class(byte), Class::Letter | Class::Digit | Class::Dollar);
+            assert_eq!(is_word(byte), is_of_class, "{byte:#x}");
+            for place in [0, 1, 15, 16, 17, 40] {
+                let mut text = [b'a'; 41];
+                text[place] = byte;
+                let expected = if is_of_class { 41 } else { place };
+                assert_eq!(run_end(&text, 0, is_word), expected, "{byte:#x} at {place}");
+                let first = if byte == b'a' { 0 } else { place };
+                assert_eq!(find(&text, 0, byte, byte), first, "{byte:#x} at {place}");
+            }
+        }
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::{fmt, hash::Hasher as _};
 
-use super::{Dialect, Statement, fingerprint};
+use super::{Dialect, Statement, fingerprint_in};
 
 /// Statements kept. A power of two; applications use more, but a few of them most of the time.
 const N_SLOTS: usize = 16;
-/// Bytes of the longest text kept: with its fingerprint, 16 of them take 36 KiB on a connection at most.
+/// Bytes of the longest text kept: with its fingerprint, 16 of them take 36 KiB on a connection at most, and 2 KiB are written in.
 const MAX_KEPT: usize = 1024;
 
 /// A bounded memory of fingerprints: of a text that comes twice in a row to its slot the fingerprint is kept. Texts with literals in
@@ -14,6 +14,8 @@ const MAX_KEPT: usize = 1024;
 #[derive(Default)]
 pub struct Memo {
     slots: Vec<Slot>,
+    /// Where texts are written.
+    room: Vec<u8>,
 }
 
 #[derive(Clone, Default)]
@@ -24,10 +26,10 @@ struct Slot {
 }
 
 impl Memo {
-    /// What [`fingerprint`] gives.
+    /// What [`super::fingerprint`] gives.
     pub fn fingerprint(&mut self, sql: &[u8], dialect: Dialect) -> Statement {
         if sql.len() > MAX_KEPT {
-            return fingerprint(sql, dialect);
+            return fingerprint_in(&mut self.room, sql, dialect);
         }
         if self.slots.is_empty() {
             self.slots.resize(N_SLOTS, Slot::default());
@@ -42,7 +44,7 @@ impl Memo {
         {
             return statement.clone();
         }
-        let statement = fingerprint(sql, dialect);
+        let statement = fingerprint_in(&mut self.room, sql, dialect);
         if std::mem::replace(&mut slot.seen, hash) == hash {
             slot.kept = Some((sql.into(), dialect, statement.clone()));
         }

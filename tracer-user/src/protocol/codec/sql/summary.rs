@@ -15,6 +15,8 @@ use super::{
 const MAX_CTES: usize = 32;
 /// Parts of a name: catalog, schema, table.
 const MAX_PARTS: usize = 3;
+/// Bytes of a summary that need one allocation.
+const USUAL_SUMMARY: usize = 48;
 /// Words between `CREATE` and what is created.
 const MAX_MODIFIERS: u8 = 6;
 
@@ -69,7 +71,9 @@ pub(super) struct Summary<'a> {
     verb: Word,
     /// An operation may begin here.
     at_start: bool,
-    frames: Vec<Frame>,
+    frames: [Frame; MAX_DEPTH],
+    /// The innermost of them.
+    depth: usize,
     too_deep: usize,
     /// Parts of the name in progress, and whether a dot came behind them.
     name: [(usize, usize); MAX_PARTS],
@@ -94,7 +98,8 @@ impl<'a> Summary<'a> {
             phase: Phase::Start,
             verb: Word::Name,
             at_start: true,
-            frames: vec![Frame::default()],
+            frames: [Frame::default(); MAX_DEPTH],
+            depth: 0,
             too_deep: 0,
             name: [(0, 0); MAX_PARTS],
             n_parts: 0,
@@ -120,6 +125,7 @@ impl<'a> Summary<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn token(&mut self, token: &Token) {
         if self.n_parts > 0 && self.goes_on(token) {
             return;
@@ -148,12 +154,9 @@ impl<'a> Summary<'a> {
         }
     }
 
+    #[inline]
     fn top(&mut self) -> &mut Frame {
-        if self.frames.is_empty() {
-            self.frames.push(Frame::default());
-        }
-        let last = self.frames.len() - 1;
-        &mut self.frames[last]
+        &mut self.frames[self.depth]
     }
 
     fn end_statement(&mut self) {
@@ -161,8 +164,8 @@ impl<'a> Summary<'a> {
         self.phase = Phase::Start;
         self.verb = Word::Name;
         self.at_start = true;
-        self.frames.clear();
-        self.frames.push(Frame::default());
+        self.depth = 0;
+        *self.top() = Frame::default();
         self.too_deep = 0;
         self.ctes.clear();
         (self.after_dot, self.after_distinct) = (false, false);
@@ -176,18 +179,20 @@ impl<'a> Summary<'a> {
 
     fn open(&mut self) {
         let expect = std::mem::take(&mut self.top().expect);
-        if self.frames.len() >= MAX_DEPTH {
-            self.too_deep += 1;
-        } else {
-            self.frames.push(Frame { list: expect, expect, ..Frame::default() });
+        match self.frames.get_mut(self.depth + 1) {
+            Some(frame) => {
+                *frame = Frame { list: expect, expect, ..Frame::default() };
+                self.depth += 1;
+            }
+            None => self.too_deep += 1,
         }
     }
 
     fn close(&mut self) {
         if self.too_deep > 0 {
             self.too_deep -= 1;
-        } else if self.frames.len() > 1 {
-            self.frames.pop();
+        } else {
+            self.depth = self.depth.saturating_sub(1);
         }
         // Behind the last definition the statement itself begins.
         self.at_start = self.top().cte == Cte::Definition;
@@ -203,6 +208,13 @@ impl<'a> Summary<'a> {
     }
 
     fn word(&mut self, word: Word, token: &Token, after_distinct: bool) {
+        let Frame { expect, cte, .. } = *self.top();
+        if word == Word::Name && !expect && cte != Cte::Name && matches!(self.phase, Phase::Open | Phase::On)
+        {
+            // Most words: columns and the like.
+            self.at_start &= matches!(self.verb, Word::Explain | Word::Desc | Word::Describe);
+            return;
+        }
         match self.top().cte {
             Cte::Name if word == Word::Recursive => return,
             Cte::Name => return self.name(token),
@@ -487,10 +499,11 @@ impl<'a> Summary<'a> {
         {
             return;
         }
-        let texts: Vec<Cow<'_, str>> = parts.iter().map(|part| String::from_utf8_lossy(bare(part))).collect();
-        let len = texts.iter().map(|text| text.len() + 1).sum::<usize>() - 1;
+        let texts = [0, 1, 2].map(|at| parts.get(at).map(|part| String::from_utf8_lossy(bare(part))));
+        let texts = texts.iter().flatten();
+        let len = texts.clone().map(|text| text.len() + 1).sum::<usize>() - 1;
         if self.begin_piece(len, true) {
-            for (at, text) in texts.iter().enumerate() {
+            for (at, text) in texts.enumerate() {
                 if at > 0 {
                     self.out.push('.');
                 }
@@ -516,6 +529,7 @@ impl<'a> Summary<'a> {
     /// Makes room for another piece.
     fn begin_piece(&mut self, len: usize, space: bool) -> bool {
         if let Some(only) = self.only.take() {
+            self.out.reserve(USUAL_SUMMARY);
             self.out.push_str(only);
         }
         let between = match (self.out.is_empty(), self.separate, space) {

@@ -24,7 +24,7 @@ enum Prev {
 }
 
 /// What stands in parentheses.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Frame {
     /// Several elements become one.
     is_list: bool,
@@ -32,8 +32,8 @@ struct Frame {
     is_row: bool,
     /// Nothing but values and simple lists so far.
     simple: bool,
-    /// End of the first element.
-    first_end: Option<usize>,
+    /// End of the first element; 0 before it is there. A text is shorter than this can say.
+    first_end: u16,
 }
 
 /// A sign that belongs to a number, if one follows.
@@ -69,16 +69,26 @@ enum Rows {
     Skip(u32),
 }
 
-pub(super) struct Text {
-    out: Vec<u8>,
+/// Bytes that are copied at once, whatever a token's length is.
+const CHUNK: usize = 16;
+
+pub(super) struct Text<'a> {
+    sql: &'a [u8],
+    /// The text, and room for more: `len` bytes of it count.
+    out: &'a mut Vec<u8>,
+    len: usize,
     is_mysql: bool,
     /// There is no room.
     full: bool,
     prev: Prev,
-    frames: Vec<Frame>,
+    frames: [Frame; MAX_DEPTH],
+    /// So many of them count.
+    depth: usize,
     /// Parentheses that are open and have no frame.
     too_deep: usize,
     sign: Option<Sign>,
+    /// A sign was taken back at the end of a statement.
+    lost_sign: bool,
     rows: Rows,
     setting: Setting,
     /// Words of the statement so far, up to 2, and the first of them.
@@ -92,17 +102,21 @@ pub(super) struct Text {
     semicolon: bool,
 }
 
-impl Text {
-    pub(super) fn new(dialect: Dialect, len: usize) -> Self {
+impl<'a> Text<'a> {
+    /// `out` is where it is written, whatever is there.
+    pub(super) fn new(sql: &'a [u8], dialect: Dialect, out: &'a mut Vec<u8>) -> Self {
         Text {
-            // What is written can be longer than what was read: spaces.
-            out: Vec::with_capacity((len + len / 4 + 8).min(MAX_TEXT)),
+            sql,
+            out,
+            len: 0,
             is_mysql: dialect.is_mysql(),
             full: false,
             prev: Prev::Start,
-            frames: Vec::new(),
+            frames: [Frame::default(); MAX_DEPTH],
+            depth: 0,
             too_deep: 0,
             sign: None,
+            lost_sign: false,
             rows: Rows::None,
             setting: Setting::None,
             n_words: 0,
@@ -115,14 +129,27 @@ impl Text {
 
     /// Nothing that comes can change the text.
     pub(super) fn is_over(&self) -> bool {
-        self.full && self.frames.is_empty()
+        self.full && self.depth == 0
     }
 
-    pub(super) fn token(&mut self, token: &Token, raw: &[u8]) {
+    #[inline]
+    pub(super) fn token(&mut self, token: &Token) {
+        let is_plain = self.rows == Rows::None && self.setting == Setting::None && !self.savepoint;
+        if token.kind == Kind::Word(Word::Name) && is_plain && self.n_words >= 2 && !self.semicolon {
+            // Most words: columns and the like. What follows says the same of all tokens.
+            self.sign = None;
+            if self.prev != Prev::Cast {
+                self.not_simple();
+            }
+            self.copy(token, self.is_apart());
+            self.prev = Prev::Name(Word::Name);
+            return;
+        }
         if token.kind == Kind::Semicolon {
             return self.end_statement();
         }
-        if self.is_left_out(token.kind) {
+        let may_be_left_out = self.rows != Rows::None || self.setting == Setting::Rest;
+        if may_be_left_out && self.is_left_out(token.kind) {
             return;
         }
         if std::mem::take(&mut self.semicolon) && !matches!(self.prev, Prev::Start | Prev::Semicolon) {
@@ -136,12 +163,12 @@ impl Text {
         }
         let sign = self.sign.take();
         match token.kind {
-            Kind::Word(word) => self.word(word, raw),
+            Kind::Word(word) => self.word(word, token),
             Kind::Quoted if self.is_secret() => self.literal(),
             Kind::Quoted if std::mem::take(&mut self.savepoint) => self.literal(),
             Kind::Quoted => {
                 self.not_simple();
-                self.write(raw, self.is_apart());
+                self.copy(token, self.is_apart());
                 self.prev = Prev::Name(Word::Name);
             }
             Kind::Literal => self.literal(),
@@ -152,50 +179,55 @@ impl Text {
                 self.literal();
             }
             Kind::Param => {
-                self.write(raw, self.is_apart());
+                self.copy(token, self.is_apart());
                 self.prev = Prev::Param;
             }
-            Kind::Open(bracket) => self.open(bracket, raw),
-            Kind::Close(_) => self.close(raw),
+            Kind::Open(bracket) => self.open(bracket, token),
+            Kind::Close(_) => self.close(token),
             Kind::Comma => {
                 self.element_ends();
-                self.write(raw, false);
+                self.copy(token, false);
                 self.prev = Prev::Comma;
             }
             Kind::Dot => {
                 self.not_simple();
-                self.write(raw, !self.is_operand() && self.is_apart());
+                self.copy(token, !self.is_operand() && self.is_apart());
                 self.prev = Prev::Dot;
             }
             Kind::Cast => {
                 // A cast leaves a value a value.
-                self.write(raw, !self.is_operand() && self.is_apart());
+                self.copy(token, !self.is_operand() && self.is_apart());
                 self.prev = Prev::Cast;
             }
-            Kind::Op | Kind::Semicolon => self.operator(raw, sign),
+            Kind::Op | Kind::Semicolon => self.operator(token, sign),
         }
     }
 
-    /// The text.
+    /// The text, and whether it may be another's when it is read again: there was no room, or a sign was left without its number.
     pub(super) fn finish(mut self) -> (Bytes, bool) {
+        self.take_last_sign_back();
+        // A list that was cut off is a list all the same.
+        let frames = &self.frames[..self.depth];
+        let simple_from = frames.iter().rposition(|frame| !frame.simple).map_or(0, |at| at + 1);
+        let list = frames[simple_from..].iter().find(|frame| frame.is_list && frame.first_end > 0);
+        if let Some(frame) = list {
+            self.len = usize::from(frame.first_end);
+        }
+        (Bytes::copy_from_slice(&self.out[..self.len]), self.full || self.lost_sign)
+    }
+
+    /// What stood before it may now be the end: a comma, a semicolon.
+    fn take_last_sign_back(&mut self) {
         if let Some(sign) = self.sign.take() {
             self.take_back(sign);
+            self.lost_sign = true;
         }
-        // A list that was cut off is a list all the same.
-        let simple_from = self.frames.iter().rposition(|frame| !frame.simple).map_or(0, |at| at + 1);
-        let list = self.frames[simple_from..].iter().find(|frame| frame.is_list && frame.first_end.is_some());
-        if let Some(end) = list.and_then(|frame| frame.first_end) {
-            self.out.truncate(end);
-        }
-        (Bytes::from(self.out), self.full)
     }
 
     fn end_statement(&mut self) {
-        if let Some(sign) = self.sign.take() {
-            self.take_back(sign);
-        }
+        self.take_last_sign_back();
         self.semicolon = true;
-        self.frames.clear();
+        self.depth = 0;
         self.too_deep = 0;
         self.rows = Rows::None;
         self.setting = Setting::None;
@@ -245,13 +277,17 @@ impl Text {
         false
     }
 
-    fn word(&mut self, word: Word, raw: &[u8]) {
+    #[inline]
+    fn word(&mut self, word: Word, token: &Token) {
+        // A value is none of a statement's first words, whatever it looks like.
+        if matches!(word, Word::True | Word::False | Word::Null) && self.takes_value() {
+            return self.literal();
+        }
         if self.n_words < 2 {
             self.n_words += 1;
             self.begin_statement(word);
         }
         match word {
-            Word::True | Word::False | Word::Null if self.takes_value() => return self.literal(),
             // SET … TO is no keyword's place but this.
             Word::To if self.setting == Setting::Name => self.setting = Setting::Value,
             Word::Set if self.alters_settings => self.setting = Setting::Name,
@@ -267,7 +303,7 @@ impl Text {
         if self.prev != Prev::Cast {
             self.not_simple();
         }
-        self.write(raw, self.is_apart());
+        self.copy(token, self.is_apart());
         self.prev = if takes_operand(word) { Prev::Key(word) } else { Prev::Name(word) };
     }
 
@@ -290,7 +326,7 @@ impl Text {
         self.prev = Prev::Literal;
     }
 
-    fn open(&mut self, bracket: u8, raw: &[u8]) {
+    fn open(&mut self, bracket: u8, token: &Token) {
         let is_apart = match (bracket, self.prev) {
             (_, Prev::Name(_)) => false,
             (b'[', Prev::Close | Prev::Literal | Prev::Param) => false,
@@ -298,22 +334,27 @@ impl Text {
         };
         let is_row = bracket == b'(' && self.prev == Prev::Key(Word::Values);
         let is_list = bracket == b'[' || self.prev == Prev::Key(Word::In);
-        self.write(raw, is_apart);
+        self.copy(token, is_apart);
         self.prev = Prev::Open;
-        if self.frames.len() >= MAX_DEPTH {
-            self.too_deep += 1;
-            self.not_simple();
-        } else {
-            self.frames.push(Frame { is_list, is_row, simple: true, first_end: None });
+        match self.frames.get_mut(self.depth) {
+            Some(frame) => {
+                *frame = Frame { is_list, is_row, simple: true, first_end: 0 };
+                self.depth += 1;
+            }
+            None => {
+                self.too_deep += 1;
+                self.not_simple();
+            }
         }
     }
 
-    fn close(&mut self, raw: &[u8]) {
+    fn close(&mut self, token: &Token) {
         if self.too_deep > 0 {
             self.too_deep -= 1;
-        } else if let Some(frame) = self.frames.pop() {
-            if let Some(end) = frame.first_end.filter(|_| frame.is_list && frame.simple) {
-                self.out.truncate(end);
+        } else if let Some(&mut frame) = self.top() {
+            self.depth -= 1;
+            if frame.first_end > 0 && frame.is_list && frame.simple {
+                self.len = usize::from(frame.first_end);
                 self.full = false;
             }
             if !frame.simple {
@@ -323,19 +364,20 @@ impl Text {
                 self.rows = Rows::Row;
             }
         }
-        self.write(raw, false);
+        self.copy(token, false);
         self.prev = Prev::Close;
     }
 
-    fn operator(&mut self, raw: &[u8], sign: Option<Sign>) {
+    fn operator(&mut self, token: &Token, sign: Option<Sign>) {
+        let raw = &self.sql[token.start..token.end];
         let is_sign = matches!(raw, b"-" | b"+") && self.takes_value_or_starts();
         if is_sign && !self.full {
-            let simple = self.frames.last().is_none_or(|frame| frame.simple);
+            let simple = self.top().is_none_or(|frame| frame.simple);
             // Of several signs the first.
-            self.sign = sign.or(Some(Sign { len: self.out.len(), prev: self.prev, simple }));
+            self.sign = sign.or(Some(Sign { len: self.len, prev: self.prev, simple }));
         }
         self.not_simple();
-        self.write(raw, self.is_apart());
+        self.copy(token, self.is_apart());
         self.prev = Prev::Op;
         if self.setting == Setting::Name && matches!(raw, b"=" | b":=") {
             self.setting = Setting::Value;
@@ -343,26 +385,32 @@ impl Text {
     }
 
     fn take_back(&mut self, sign: Sign) {
-        self.out.truncate(sign.len);
+        self.len = sign.len;
         self.full = false;
         self.prev = sign.prev;
-        if let Some(frame) = self.frames.last_mut() {
+        if let Some(frame) = self.top() {
             frame.simple = sign.simple;
         }
     }
 
+    fn top(&mut self) -> Option<&mut Frame> {
+        self.frames[..self.depth].last_mut()
+    }
+
     fn element_ends(&mut self) {
-        let full = self.full;
-        if let Some(frame) = self.frames.last_mut()
-            && self.too_deep == 0
-            && !full
+        // INVARIANT: [`MAX_TEXT`] is less than 64 Ki.
+        let len = self.len as u16;
+        if self.too_deep == 0
+            && !self.full
+            && let Some(frame) = self.top()
+            && frame.first_end == 0
         {
-            frame.first_end.get_or_insert(self.out.len());
+            frame.first_end = len;
         }
     }
 
     fn not_simple(&mut self) {
-        if let Some(frame) = self.frames.last_mut() {
+        if let Some(frame) = self.top() {
             frame.simple = false;
         }
     }
@@ -396,15 +444,43 @@ impl Text {
         !matches!(self.prev, Prev::Start | Prev::Open | Prev::Dot | Prev::Cast)
     }
 
-    fn write(&mut self, bytes: &[u8], is_apart: bool) {
-        if self.full || self.out.len() + usize::from(is_apart) + bytes.len() > MAX_TEXT {
+    /// A place for so many bytes, behind a space if they stand apart.
+    #[inline(always)]
+    fn room(&mut self, n: usize, is_apart: bool) -> Option<usize> {
+        let at = self.len + usize::from(is_apart);
+        if self.full || at + n > MAX_TEXT {
             self.full = true;
+            return None;
+        }
+        if at + n.max(CHUNK) > self.out.len() {
+            let enough = (2 * self.sql.len()).clamp(at + n + CHUNK, MAX_TEXT + CHUNK);
+            self.out.resize(enough, 0);
+        }
+        // Written over where nothing stands apart.
+        self.out[self.len] = b' ';
+        self.len = at + n;
+        Some(at)
+    }
+
+    fn write(&mut self, bytes: &[u8], is_apart: bool) {
+        if let Some(at) = self.room(bytes.len(), is_apart) {
+            self.out[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// Writes a token as it stands in the statement.
+    #[inline]
+    fn copy(&mut self, token: &Token, is_apart: bool) {
+        let n = token.end - token.start;
+        let Some(at) = self.room(n, is_apart) else { return };
+        if n <= CHUNK
+            && let Some(from) = self.sql.get(token.start..).and_then(|rest| rest.first_chunk::<CHUNK>())
+            && let Some(to) = self.out.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<CHUNK>())
+        {
+            *to = *from;
             return;
         }
-        if is_apart {
-            self.out.push(b' ');
-        }
-        self.out.extend_from_slice(bytes);
+        self.out[at..at + n].copy_from_slice(&self.sql[token.start..token.end]);
     }
 }
 

@@ -1,21 +1,32 @@
 //! The words of SQL that matter to fingerprints.
 
-/// A word of up to [`MAX_WORD`] bytes as a number.
+/// A word of up to [`MAX_WORD`] bytes, in capitals, as a number.
 const fn packed(text: &[u8]) -> u128 {
     let mut number = 0u128;
-    let mut at = 0;
-    while at < text.len() {
+    let mut at = text.len();
+    while at > 0 {
+        at -= 1;
         number = (number << 8) | text[at] as u128;
-        at += 1;
     }
     number
+}
+
+/// What makes capitals of small letters, and of no other byte of a word a letter.
+const CAPITALS: u128 = 0xdfdf_dfdf_dfdf_dfdf_dfdf_dfdf_dfdf_dfdf;
+/// Places of the table of words: three for each, so that most names are known to be none by one look.
+const N_PLACES: usize = 512;
+
+/// Where a word's place in the table is, or the first of those where it may be.
+const fn place(number: u128) -> usize {
+    let mixed = (number as u64 ^ ((number >> 64) as u64).rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - N_PLACES.trailing_zeros())) as usize
 }
 
 /// The longest word is of 13 bytes.
 const MAX_WORD: usize = 13;
 
 macro_rules! words {
-    (own: $($text:literal $word:ident,)* keys: $($key_text:literal $key:ident,)*) => {
+    (own: $($text:literal $word:ident,)* keys: $($key_text:literal,)*) => {
         /// A word.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum Word {
@@ -26,22 +37,10 @@ macro_rules! words {
             $($word,)*
         }
 
-        /// As numbers, so that a word is found by a binary search that the compiler writes.
-        #[allow(non_upper_case_globals, reason = "named as the words are")]
-        mod number {
-            $(pub(super) const $word: u128 = super::packed($text.as_bytes());)*
-            $(pub(super) const $key: u128 = super::packed($key_text.as_bytes());)*
-        }
+        const ALL: &[(u128, Word)] =
+            &[$((packed($text.as_bytes()), Word::$word),)* $((packed($key_text.as_bytes()), Word::Key),)*];
 
         impl Word {
-            fn find(number: u128) -> Word {
-                match number {
-                    $(number::$word => Word::$word,)*
-                    $(number::$key => Word::Key,)*
-                    _ => Word::Name,
-                }
-            }
-
             /// The word in capitals.
             pub(super) fn text(self) -> &'static str {
                 match self {
@@ -176,47 +175,80 @@ words! {
     "WITH" With,
     "XA" Xa,
     keys:
-    "AND" And,
-    "ANY" Any,
-    "BETWEEN" Between,
-    "CASCADE" Cascade,
-    "CASE" Case,
-    "COLLATE" Collate,
-    "CONFLICT" Conflict,
-    "CROSS" Cross,
-    "DEFAULT" Default,
-    "DIV" Div,
-    "DUPLICATE" Duplicate,
-    "ELSE" Else,
-    "ILIKE" Ilike,
-    "INNER" Inner,
-    "INTERVAL" Interval,
-    "LIKE" Like,
-    "MOD" Mod,
-    "NATURAL" Natural,
-
-    "OFFSET" Offset,
-    "OR" Or,
-    "OUTER" Outer,
-    "REGEXP" Regexp,
-    "RETURN" Return,
-    "RLIKE" Rlike,
-    "SIMILAR" Similar,
-    "SOME" Some,
-    "THEN" Then,
-    "WHEN" When,
-    "WITHIN" Within,
-    "XOR" Xor,
+    "AND",
+    "ANY",
+    "BETWEEN",
+    "CASCADE",
+    "CASE",
+    "COLLATE",
+    "CONFLICT",
+    "CROSS",
+    "DEFAULT",
+    "DIV",
+    "DUPLICATE",
+    "ELSE",
+    "ILIKE",
+    "INNER",
+    "INTERVAL",
+    "LIKE",
+    "MOD",
+    "NATURAL",
+    "OFFSET",
+    "OR",
+    "OUTER",
+    "REGEXP",
+    "RETURN",
+    "RLIKE",
+    "SIMILAR",
+    "SOME",
+    "THEN",
+    "WHEN",
+    "WITHIN",
+    "XOR",
 }
 
-/// Which word it is, in any case.
-pub(super) fn word(text: &[u8]) -> Word {
-    if text.len() > MAX_WORD {
+/// For each place a word's number in [`ALL`], from 1 on; 0 where there is none. A word whose place is taken has the next free one.
+static PLACES: [u8; N_PLACES] = {
+    assert!(ALL.len() < u8::MAX as usize && N_PLACES > ALL.len());
+    let mut places = [0; N_PLACES];
+    let mut at = 0;
+    while at < ALL.len() {
+        let mut place = place(ALL[at].0);
+        while places[place] != 0 {
+            place = (place + 1) % N_PLACES;
+        }
+        at += 1;
+        places[place] = at as u8;
+    }
+    places
+};
+
+/// Which word the bytes of `sql` from `start` to `end` are, in any case. They are letters, digits, `_` and `$`.
+#[inline]
+pub(super) fn word(sql: &[u8], start: usize, end: usize) -> Word {
+    let len = end - start;
+    if len > MAX_WORD {
         return Word::Name;
     }
-    let mut number = 0u128;
-    for &byte in text {
-        number = (number << 8) | u128::from(byte.to_ascii_uppercase());
+    let number = match sql.get(start..).and_then(|rest| rest.first_chunk::<16>()) {
+        Some(chunk) => u128::from_le_bytes(*chunk),
+        None => {
+            let mut chunk = [0; 16];
+            chunk[..len].copy_from_slice(&sql[start..end]);
+            u128::from_le_bytes(chunk)
+        }
+    };
+    let number = number & CAPITALS & ((1 << (8 * len)) - 1);
+    let mut place = place(number);
+    loop {
+        let at = usize::from(PLACES[place]);
+        if at == 0 {
+            return Word::Name;
+        }
+        let (known, word) = ALL[at - 1];
+        if known == number {
+            return word;
+        }
+        place = (place + 1) % N_PLACES;
     }
-    Word::find(number)
 }
