@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_user};
 use tracer_ebpf::{
     CLOSE_REPLACED, Conn, Datagram, EXIT_ATTACHED, EXIT_WANTED, FLAG_CUT, FLAG_EGRESS, FLAG_FAULT,
     FLAG_NO_BUFFER, FLAG_OVERLOAD, INGRESS, KIND_DATAGRAM, MAX_DATAGRAM_PAYLOAD, ROLE_UNKNOWN, Stat, Tuple,
@@ -77,15 +77,19 @@ pub fn is_told_at_exit<M: Memory>(sock: *const u8, name: u64) -> bool {
 
 /// A hook that knows the socket met a datagram that is sent.
 #[inline(always)]
-pub fn sent<M: Memory>(hit: &Hit) {
-    if hit.call.name != ONE_OF_MANY {
-        self::hit::<M>(hit);
-    } else if hit.result < 0 {
-        // The call ends with it.
-        let _ = VECTORS.remove(hit.thread.tid);
-    } else {
-        one_of_many::<M>(hit);
+pub fn sent<M: Memory>(hit: &mut Hit) {
+    if hit.call.name == ONE_OF_MANY {
+        if hit.result < 0 {
+            // The call ends with it.
+            let _ = VECTORS.remove(hit.thread.tid);
+            return;
+        }
+        // Not from there: the two would not fit into the stack.
+        if one_of_many::<M>(hit) == 0 {
+            return;
+        }
     }
+    self::hit::<M>(hit);
 }
 
 /// A hook that knows the socket, but runs before the call has told the peer, met a datagram that is received.
@@ -125,9 +129,9 @@ fn left_to_exit<M: Memory>(hit: &Hit) -> u32 {
 }
 
 /// One message of a vector that is being sent: which one, the thread's last hits say. That its pieces hold as many bytes as were sent confirms it;
-/// one that does not fit is told without bytes, or, if its peer is not known either, not at all.
+/// one that does not fit is told without bytes, or, if its peer is not known either, not at all. 0: not wanted.
 #[inline(never)]
-fn one_of_many<M: Memory>(hit: &Hit) -> u32 {
+fn one_of_many<M: Memory>(hit: &mut Hit) -> u32 {
     let (local, remote) = socket::ports::<M>(hit.sock);
     if remote != 0 && !(wants_datagrams(local) || wants_datagrams(remote)) {
         count(Stat::OtherSocket);
@@ -136,21 +140,10 @@ fn one_of_many<M: Memory>(hit: &Hit) -> u32 {
     let Buffer { address, count: n, .. } = hit.call.buffer;
     let message = address + u64::from(place_in_vector(hit.thread.tid, address, n)) * MMSGHDR_BYTES;
     let (buffer, name) = call::message(message);
-    let mut one = Hit {
-        thread: hit.thread,
-        task: hit.task,
-        sock: hit.sock,
-        direction: hit.direction,
-        result: hit.result,
-        call: hit.call,
-    };
-    one.call.buffer = buffer;
-    one.call.name = name;
-    if length(&buffer) != hit.result as u64 {
-        one.call.buffer = no_buffer(Stat::NoBufferVector);
-        one.call.name = 0;
-    }
-    self::hit::<M>(&one)
+    let is_whole = length(&buffer) == hit.result as u64;
+    hit.call.buffer = if is_whole { buffer } else { no_buffer(Stat::NoBufferVector) };
+    hit.call.name = if is_whole { name } else { 0 };
+    1
 }
 
 /// The place of the message that a thread sends now, and the next one's noted.
@@ -196,10 +189,6 @@ struct One {
     there: u64,
     /// Not 0: it stands in so many pieces, whose iovecs are at `address`.
     pieces: u32,
-    time_ns: u64,
-    comm: [u64; 2],
-    pid: u32,
-    tid: u32,
     netns: u32,
     /// Flags of the record.
     flags: u32,
@@ -231,10 +220,6 @@ pub fn hit<M: Memory>(hit: &Hit) -> u32 {
         address: 0,
         there: 0,
         pieces: 0,
-        time_ns: conn::now(),
-        comm: M::read(hit.task, setting!(offsets.task_comm)),
-        pid: hit.thread.pid,
-        tid: hit.thread.tid,
         netns: socket::netns::<M>(hit.sock),
         flags: if receives { 0 } else { u32::from(FLAG_EGRESS) },
         tuple: socket::tuple::<M>(hit.sock),
@@ -370,7 +355,8 @@ fn tell<M: Memory>(hit: &Hit, one: &One) -> u32 {
         count(if one.there < one.bytes { Stat::IovecsCut } else { Stat::PayloadCut });
         flags |= u32::from(FLAG_CUT);
     }
-    let part = Part { number, wake, wanted: hide(wanted, one.time_ns), flags };
+    let time_ns = conn::now();
+    let part = Part { time_ns, number, wake, wanted: hide(wanted, time_ns), flags };
     if one.pieces != 0 && wanted != 0 {
         send_pieces(conn, one, &part)
     } else if wanted <= 512 {
@@ -382,6 +368,7 @@ fn tell<M: Memory>(hit: &Hit, one: &One) -> u32 {
 
 /// What is decided about a record.
 struct Part {
+    time_ns: u64,
     number: u64,
     /// Flag of the submit.
     wake: u64,
@@ -407,19 +394,19 @@ struct Record<const N: usize> {
 unsafe fn fill(datagram: *mut Datagram, conn: &Conn, one: &One, part: &Part) {
     // SAFETY: the caller's.
     unsafe {
-        (&raw mut (*datagram).header.time_ns).write_volatile(one.time_ns);
+        (&raw mut (*datagram).header.time_ns).write_volatile(part.time_ns);
         (&raw mut (*datagram).header.kind).write_volatile(KIND_DATAGRAM);
         (&raw mut (*datagram).conn_id).write_volatile(conn.id);
         (&raw mut (*datagram).number).write_volatile(part.number);
         copy_words(&raw mut (*datagram).tuple, &raw const one.tuple);
         (&raw mut (*datagram).bytes).write_volatile(one.bytes as u32);
-        (&raw mut (*datagram).pid).write_volatile(one.pid);
-        (&raw mut (*datagram).tid).write_volatile(one.tid);
+        let thread = bpf_get_current_pid_tgid();
+        (&raw mut (*datagram).pid).write_volatile((thread >> 32) as u32);
+        (&raw mut (*datagram).tid).write_volatile(thread as u32);
         (&raw mut (*datagram).netns).write_volatile(one.netns);
         (&raw mut (*datagram).reserved).write_volatile(0);
-        let comm = (&raw mut (*datagram).comm).cast::<u64>();
-        comm.write_volatile(one.comm[0]);
-        comm.add(1).write_volatile(one.comm[1]);
+        // By the helper, and all of these into their places: the stack is full (kernel 6.12 has 512 bytes for a whole chain of calls).
+        let _ = bpf_get_current_comm((&raw mut (*datagram).comm).cast::<c_void>(), 16);
     }
 }
 

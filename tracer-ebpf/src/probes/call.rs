@@ -140,8 +140,8 @@ pub struct Call {
     pub buffer: Buffer,
     /// `MSG_*`, from the registers.
     pub flags: u32,
-    /// The buffer's length where it is one number, otherwise `u64::MAX`.
-    pub capacity: u64,
+    /// 1: the buffer is one, and has no room. (Not its length: streams' programs use every byte of the stack that kernel 6.12 has.)
+    pub is_empty: u32,
     /// User address of the peer's name, which a receive fills in at the end; 0 = none.
     pub name: u64,
 }
@@ -154,7 +154,7 @@ pub const ONE_OF_MANY: u64 = u64::MAX - 1;
 /// The call in progress, as a data hook finds it; `direction` is the hook's.
 #[inline(always)]
 pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Call {
-    let nothing = |buffer| Call { buffer, flags: 0, capacity: u64::MAX, name: 0 };
+    let nothing = |buffer| Call { buffer, flags: 0, is_empty: 0, name: 0 };
     let task_flags: u32 = M::read(task, setting!(offsets.task_flags));
     if task_flags & PF_IO_WORKER != 0 {
         return nothing(no_buffer(Stat::NoBufferUring));
@@ -172,12 +172,12 @@ pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Ca
     let single = |flags, name| Call {
         buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.si },
         flags,
-        capacity: call.dx,
+        is_empty: u32::from(call.dx == 0),
         name,
     };
     let of_message = |flags| {
         let (buffer, name) = message(call.si);
-        Call { buffer, flags, capacity: u64::MAX, name }
+        Call { buffer, flags, is_empty: 0, name }
     };
     if direction == INGRESS {
         match call.number {

@@ -62,9 +62,9 @@ fn seen(context: &BtfTracePointContext, direction: u8) {
     let task: *const u8 = task.cast();
     let call = call::current::<Typed>(task, regs, direction);
     let direction = u64::from(direction);
-    let hit = Hit { thread, task, sock, direction, result: i64::from(result), call };
+    let mut hit = Hit { thread, task, sock, direction, result: i64::from(result), call };
     if direction == u64::from(EGRESS) {
-        datagram::sent::<Typed>(&hit);
+        datagram::sent::<Typed>(&mut hit);
     } else {
         datagram::received::<Typed>(&hit);
     }
@@ -115,7 +115,7 @@ fn ended(context: &BtfTracePointContext, regs: *const u8, rest_is_told: bool) {
         sock: core::ptr::null(),
         direction: 0,
         result,
-        call: Call { buffer: NO_BUFFER, flags: 0, capacity: u64::MAX, name: 0 },
+        call: Call { buffer: NO_BUFFER, flags: 0, is_empty: 0, name: 0 },
     };
     if find_site(regs, &mut site) == 0 {
         return;

@@ -78,7 +78,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
     };
     let Some(conn) = lookup::<M>(hit, kind) else { return };
     if hit.result == 0 {
-        if hit.direction == u64::from(INGRESS) && call.capacity != 0 && conn.eof == 0 && conn.opened != 0 {
+        if hit.direction == u64::from(INGRESS) && call.is_empty == 0 && conn.eof == 0 && conn.opened != 0 {
             conn.eof = 1;
             capture::ended(conn, &hit.thread, u32::from(INGRESS), 0);
         }

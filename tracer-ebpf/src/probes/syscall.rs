@@ -65,7 +65,7 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
         sock: core::ptr::null(),
         direction: 0,
         result,
-        call: Call { buffer: NO_BUFFER, flags: 0, capacity: u64::MAX, name: 0 },
+        call: Call { buffer: NO_BUFFER, flags: 0, is_empty: 0, name: 0 },
     };
     if find_site(regs, &mut site) == 0 {
         return 0;
@@ -189,7 +189,7 @@ fn complete(plan: &Plan, site: &mut Hit) -> u32 {
     match plan.shape {
         SINGLE => {
             site.call.buffer = Buffer { kind: BUFFER_SINGLE, count: 0, address: plan.address };
-            site.call.capacity = plan.count;
+            site.call.is_empty = u32::from(plan.count == 0);
         }
         IOVECS => site.call.buffer = call::iovecs(plan.address, plan.count),
         MESSAGE => (site.call.buffer, site.call.name) = call::message(plan.address),
@@ -203,7 +203,7 @@ fn complete(plan: &Plan, site: &mut Hit) -> u32 {
         }
         _ => {
             count(Stat::NoBufferFile);
-            site.call.capacity = 0;
+            site.call.is_empty = 1;
         }
     }
     1
