@@ -163,7 +163,7 @@ pub struct Loaded {
     pub family: Family,
     /// What this run does without.
     pub missing: Vec<Missing>,
-    /// The probe at the exit of calls may be wanted; it is neither loaded nor attached.
+    /// The probe at the exit of calls is loaded, and not attached.
     pub has_datagram_exit: bool,
     /// It is wanted from the start.
     pub datagram_exit_at_once: bool,
@@ -181,11 +181,6 @@ impl Loaded {
         let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(DATAGRAM_EXIT.program) else {
             return Err("the object has no such program".to_owned());
         };
-        if program.fd().is_err() {
-            // Loaded when it is needed: the verifier walks as many instructions for it as for all others (266,639 on 6.12).
-            let btf = Btf::from_sys_fs().map_err(|error| error.to_string())?;
-            program.load(DATAGRAM_EXIT.tracepoint, &btf).map_err(|error| shortened(&chain(&error)))?;
-        }
         let link = program.attach().and_then(|id| program.take_link(id));
         link.map_err(|error| shortened(&chain(&error)))
     }
@@ -327,11 +322,12 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut has_datagram_exit = false;
     if !config.udp_ports.is_empty() {
-        let (probes, needs_exit) = match family {
-            Family::Socket => (SOCKET_DATAGRAMS, true),
-            Family::Syscall => (SYSCALL_DATAGRAMS, false),
+        let (probes, exit) = match family {
+            // Loaded before it is needed: when it is, a second of it would be a second of lost datagrams.
+            Family::Socket => (SOCKET_DATAGRAMS, Some(&DATAGRAM_EXIT)),
+            Family::Syscall => (SYSCALL_DATAGRAMS, None),
         };
-        let together: Vec<&Probe> = probes.iter().collect();
+        let together: Vec<&Probe> = probes.iter().chain(exit).collect();
         let mut outcomes = load_together(&mut ebpf, &together, &btf);
         let mut is_whole = true;
         for probe in probes {
@@ -345,8 +341,11 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         if !is_whole {
             // Half of it would take an answer for another's.
             probes.iter().for_each(|probe| detach(&mut ebpf, probe));
-        } else {
-            has_datagram_exit = needs_exit;
+        } else if let Some(exit) = exit {
+            match outcomes.remove(exit.program).unwrap_or(Ok(())) {
+                Ok(()) => has_datagram_exit = true,
+                Err(reason) => missing.push(Missing { feature: exit.feature.unwrap_or_default(), reason }),
+            }
         }
     }
     arm(&mut ebpf, true)?;
