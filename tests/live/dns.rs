@@ -531,13 +531,18 @@ fn multicast_dns_has_questions_and_announcements(#[values(Hooks::Socket, Hooks::
     let n_asked = seen.lines().count() - n_told;
     assert!(n_told >= 3 && n_asked >= 4, "{seen}");
     assert!(capture.transactions.iter().all(|it| it.protocol == "mdns" && it.error_type.is_none()));
-    for role in ["client", "server"] {
+    // Before the probe at the exit of calls was there: lost, and counted.
+    let unnamed = counted(&capture, "kernel.datagram_unnamed").last().copied().unwrap_or_default() as usize;
+    for (role, lost) in [("client", 0), ("server", unnamed)] {
         let (told, asked): (Vec<_>, Vec<_>) =
             capture.role(role).into_iter().partition(|it| it.operation == "announcement");
-        assert_eq!((told.len(), asked.len()), (n_told, n_asked), "{role}: {seen}");
+        assert_eq!(told.len() + asked.len() + lost, n_told + n_asked, "{role}: {seen}");
+        assert!(told.len() <= n_told && asked.len() <= n_asked, "{role}: {seen}");
         assert!(told.iter().all(|it| it.target.as_deref() == Some("_txray._tcp.local")), "{told:?}");
     }
-    assert_eq!((capture.summary.lost_requests.low, capture.summary.lost_requests.high), (0, 0));
+    let lost = &capture.summary.lost_requests;
+    assert!(lost.low <= unnamed as u64 && lost.high == unnamed as u64, "{unnamed}: {lost:?}");
+    assert!(hooks == Hooks::Socket || unnamed == 0);
 }
 
 /// The values of a counter in the recording, in order of time.
