@@ -285,15 +285,17 @@ fn pieces(one: &mut One, iovecs: u64, n: u64) {
 fn vector<M: Memory>(hit: &Hit, one: &mut One, connected: bool) {
     let receives = hit.direction == u64::from(INGRESS);
     let n = hit.call.buffer.count;
+    // Those that could not be read, and those behind the most that are.
+    let mut missed = if n > MAX_MESSAGES { n - MAX_MESSAGES } else { 0 };
     let mut i = 0;
     while i < MAX_MESSAGES {
         if i >= n {
-            return;
+            break;
         }
         let message = hit.call.buffer.address + u64::from(i) * MMSGHDR_BYTES;
         i += 1;
         let Some(header) = read_user::<MessageHeader>(message) else {
-            count(Stat::ReadFault);
+            missed += 1;
             continue;
         };
         one.bytes = u64::from(read_user::<u32>(message + MMSGHDR_LENGTH).unwrap_or(0));
@@ -305,14 +307,13 @@ fn vector<M: Memory>(hit: &Hit, one: &mut One, connected: bool) {
         unsafe { forget(one) };
         tell::<M>(hit, one);
     }
-    if i < n
+    if missed != 0
         && let Some(conn) = conn::find(hit.sock as u64)
         && conn.datagrams != 0
     {
-        // Those in front were of wanted ports, otherwise the socket had no state.
-        let left = u64::from(n - i);
-        conn.position[(hit.direction & 1) as usize] += left;
-        count_more(Stat::DatagramVector, left);
+        // Those that were told were of wanted ports, otherwise the socket had no state.
+        conn.position[(hit.direction & 1) as usize] += u64::from(missed);
+        count_more(Stat::DatagramVector, u64::from(missed));
     }
 }
 

@@ -78,7 +78,7 @@ counters! {
     WouldBlock = "would_block",
     /// Other failed calls on a tracked connection.
     CallFailed = "call_failed",
-    /// A message of a recvmmsg or sendmmsg vector behind the most that are read, on a UDP socket: it shows as a gap in the socket's numbers. Lost.
+    /// A message of a recvmmsg or sendmmsg vector behind the most that are read, or that could not be read, on a UDP socket: it shows as a gap in the socket's numbers. Lost.
     DatagramVector = "datagram_vector",
     /// A datagram was received of which the call tells the peer only at its end, and the hook at the end was not attached yet: it shows as a
     /// gap in the socket's numbers. Lost.

@@ -193,17 +193,17 @@ pub fn current<M: Memory>(task: *const u8, regs: *const u8, direction: u8) -> Ca
             SENDTO => return single(call.r10 as u32, call.r8),
             WRITEV | PWRITEV2 => return nothing(iovecs(call.si, call.dx)),
             SENDMSG => return of_message(call.dx as u32),
+            SENDMMSG if call.dx == 1 => return of_message(call.r10 as u32),
+            SENDMMSG => {
+                let count = if call.dx > u64::from(u32::MAX) { u32::MAX } else { call.dx as u32 };
+                let buffer = Buffer { kind: BUFFER_MESSAGES, count, address: call.si };
+                return Call { flags: call.r10 as u32, name: ONE_OF_MANY, ..nothing(buffer) };
+            }
             _ => {}
         }
     }
     match call.number {
         // The hook fires once per message and does not say for which: only a vector of one is certain.
-        SENDMMSG if call.dx == 1 => of_message(call.r10 as u32),
-        SENDMMSG => {
-            let count = if call.dx > u64::from(u32::MAX) { u32::MAX } else { call.dx as u32 };
-            let buffer = Buffer { kind: BUFFER_MESSAGES, count, address: call.si };
-            Call { flags: call.r10 as u32, name: ONE_OF_MANY, ..nothing(buffer) }
-        }
         RECVMMSG if call.dx == 1 => Call { name: NAMES, ..of_message(call.r10 as u32) },
         RECVMMSG => Call { flags: call.r10 as u32, name: NAMES, ..nothing(no_buffer(Stat::NoBufferVector)) },
         SENDFILE | SPLICE | TEE => nothing(no_buffer(Stat::NoBufferFile)),
