@@ -2,8 +2,8 @@
 //!
 //! With the socket tracepoints, `datagram_send` and `datagram_receive` tell what the socket knows the peer of; both tracepoints run before
 //! the call has put the peer's name into user memory, and do not say for which message of a vector. What was received without a peer, and
-//! into vectors, is completed by `datagram_exit`, attached only while targets need it: it costs every call of the host. With the hooks
-//! on system calls, `datagram_call` tells all.
+//! into vectors, is completed by `datagram_exit` and `datagrams_exit`, attached only while targets need them: they cost every call of the host.
+//! With the hooks on system calls, `datagram_call` and `datagrams_call` tell all.
 
 use aya_ebpf::{
     helpers::{
@@ -79,11 +79,29 @@ pub fn datagram_exit(context: BtfTracePointContext) -> i32 {
     let regs: *const u8 = context.arg(0);
     match Registers::number::<Typed>(regs) {
         call::RECVFROM if Registers::fifth::<Typed>(regs) != 0 => {}
-        call::RECVMSG | call::RECVMMSG => {}
+        call::RECVMSG => {}
         _ => return 0,
     }
-    if datagram::is_exit_attached() {
-        ended(&context, regs, true);
+    if datagram::is_exit_attached()
+        && let Some(site) = site(&context, regs)
+        && datagram::is_told_at_exit::<Probed>(site.sock, site.call.name)
+    {
+        datagram::hit::<Probed>(&site);
+    }
+    0
+}
+
+/// The same for a vector of messages that was received: a program of its own, which is 30 times what the verifier walks for one message.
+///
+/// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn datagrams_exit(context: BtfTracePointContext) -> i32 {
+    let regs: *const u8 = context.arg(0);
+    if Registers::number::<Typed>(regs) == call::RECVMMSG
+        && datagram::is_exit_attached()
+        && let Some(site) = site(&context, regs)
+    {
+        datagram::vector::<Probed, { datagram::MAX_MESSAGES }>(&site);
     }
     0
 }
@@ -94,19 +112,39 @@ pub fn datagram_exit(context: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn datagram_call(context: BtfTracePointContext) -> i32 {
     let regs: *const u8 = context.arg(0);
-    if moves_bytes(Registers::number::<Typed>(regs)) {
-        ended(&context, regs, false);
+    let number = Registers::number::<Typed>(regs);
+    if moves_bytes(number)
+        && number != call::RECVMMSG
+        && number != call::SENDMMSG
+        && let Some(site) = site(&context, regs)
+    {
+        datagram::hit::<Probed>(&site);
     }
     0
 }
 
+/// Every call that moves a vector of messages.
+///
+/// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn datagrams_call(context: BtfTracePointContext) -> i32 {
+    let regs: *const u8 = context.arg(0);
+    if matches!(Registers::number::<Typed>(regs), call::RECVMMSG | call::SENDMMSG)
+        && let Some(site) = site(&context, regs)
+    {
+        datagram::vector::<Probed, { datagram::MAX_MESSAGES_OF_CALL }>(&site);
+    }
+    0
+}
+
+/// What a call did with a UDP socket.
 #[inline(always)]
-fn ended(context: &BtfTracePointContext, regs: *const u8, rest_is_told: bool) {
+fn site(context: &BtfTracePointContext, regs: *const u8) -> Option<Hit> {
     let result: i64 = context.arg(1);
     if result <= 0 {
-        return;
+        return None;
     }
-    let Some(thread) = current_target() else { return };
+    let thread = current_target()?;
     // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() } as *const u8;
     let mut site = Hit {
@@ -118,13 +156,9 @@ fn ended(context: &BtfTracePointContext, regs: *const u8, rest_is_told: bool) {
         call: Call { buffer: NO_BUFFER, flags: 0, is_empty: 0, name: 0 },
     };
     if find_site(regs, &mut site) == 0 {
-        return;
+        return None;
     }
     // SAFETY: plain integers; the two pointers are only ever probed.
     unsafe { forget(&mut site) };
-    if socket::kind::<Probed>(site.sock) == Some(Kind::Udp)
-        && !(rest_is_told && !datagram::is_told_at_exit::<Probed>(site.sock, site.call.name))
-    {
-        datagram::hit::<Probed>(&site);
-    }
+    (socket::kind::<Probed>(site.sock) == Some(Kind::Udp)).then_some(site)
 }

@@ -176,13 +176,17 @@ impl Loaded {
         arm(&mut self.ebpf, false)
     }
 
-    /// Attaches the probe at the exit of calls, which completes what the socket tracepoints tell of datagrams. Dropping the link detaches it.
-    pub fn attach_datagram_exit(&mut self) -> Result<BtfTracePointLink, String> {
-        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(DATAGRAM_EXIT.program) else {
-            return Err("the object has no such program".to_owned());
+    /// Attaches the probes at the exit of calls, which complete what the socket tracepoints tell of datagrams. Dropping the links detaches
+    /// them.
+    pub fn attach_datagram_exits(&mut self) -> Result<Vec<BtfTracePointLink>, String> {
+        let attach = |probe: &Probe| {
+            let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(probe.program) else {
+                return Err("the object has no such program".to_owned());
+            };
+            let link = program.attach().and_then(|id| program.take_link(id));
+            link.map_err(|error| shortened(&chain(&error)))
         };
-        let link = program.attach().and_then(|id| program.take_link(id));
-        link.map_err(|error| shortened(&chain(&error)))
+        DATAGRAM_EXITS.iter().map(attach).collect()
     }
 
     /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
@@ -269,15 +273,20 @@ const SOCKET_DATAGRAMS: &[Probe] = &[
 ];
 
 /// Beside [`SYSCALL`], for datagrams.
-const SYSCALL_DATAGRAMS: &[Probe] =
-    &[Probe { program: "datagram_call", tracepoint: "sys_exit", feature: DATAGRAMS }];
+const SYSCALL_DATAGRAMS: &[Probe] = &[
+    Probe { program: "datagram_call", tracepoint: "sys_exit", feature: DATAGRAMS },
+    Probe { program: "datagrams_call", tracepoint: "sys_exit", feature: DATAGRAMS },
+];
 
-/// Beside [`SOCKET_DATAGRAMS`], when it is needed.
-const DATAGRAM_EXIT: Probe = Probe {
-    program: "datagram_exit",
-    tracepoint: "sys_exit",
-    feature: Some("datagrams received by sockets without a peer and several at once (DNS servers)"),
-};
+/// What a run without the probes at the exit of calls does without.
+const UNNAMED: Option<&str> =
+    Some("datagrams received by sockets without a peer and several at once (DNS servers)");
+
+/// Beside [`SOCKET_DATAGRAMS`], when they are needed; loaded before, because a second then would be a second of lost datagrams.
+const DATAGRAM_EXITS: &[Probe] = &[
+    Probe { program: "datagram_exit", tracepoint: "sys_exit", feature: UNNAMED },
+    Probe { program: "datagrams_exit", tracepoint: "sys_exit", feature: UNNAMED },
+];
 
 const SYSCALL: &[Probe] = &[Probe { program: "syscall_exit", tracepoint: "sys_exit", feature: None }];
 
@@ -322,12 +331,11 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut has_datagram_exit = false;
     if !config.udp_ports.is_empty() {
-        let (probes, exit) = match family {
-            // Loaded before it is needed: when it is, a second of it would be a second of lost datagrams.
-            Family::Socket => (SOCKET_DATAGRAMS, Some(&DATAGRAM_EXIT)),
-            Family::Syscall => (SYSCALL_DATAGRAMS, None),
+        let (probes, exits) = match family {
+            Family::Socket => (SOCKET_DATAGRAMS, DATAGRAM_EXITS),
+            Family::Syscall => (SYSCALL_DATAGRAMS, &[][..]),
         };
-        let together: Vec<&Probe> = probes.iter().chain(exit).collect();
+        let together: Vec<&Probe> = exits.iter().rev().chain(probes.iter().rev()).collect();
         let mut outcomes = load_together(&mut ebpf, &together, &btf);
         let mut is_whole = true;
         for probe in probes {
@@ -341,11 +349,13 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         if !is_whole {
             // Half of it would take an answer for another's.
             probes.iter().for_each(|probe| detach(&mut ebpf, probe));
-        } else if let Some(exit) = exit {
-            match outcomes.remove(exit.program).unwrap_or(Ok(())) {
-                Ok(()) => has_datagram_exit = true,
-                Err(reason) => missing.push(Missing { feature: exit.feature.unwrap_or_default(), reason }),
-            }
+        } else {
+            let refused = exits.iter().find_map(|exit| {
+                let reason = outcomes.remove(exit.program)?.err()?;
+                Some(Missing { feature: exit.feature.unwrap_or_default(), reason })
+            });
+            has_datagram_exit = !exits.is_empty() && refused.is_none();
+            missing.extend(refused);
         }
     }
     arm(&mut ebpf, true)?;
@@ -476,11 +486,10 @@ pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
         ..settings(&LoadConfig::nothing(), &offsets, 0)
     };
     let mut ebpf = object(&settings, 64, &btf)?;
-    let exit: &[Probe] = &[DATAGRAM_EXIT];
     let families = [
         (LIFE, None),
         (SOCKET_DATAGRAMS, None),
-        (exit, None),
+        (DATAGRAM_EXITS, None),
         (SYSCALL_DATAGRAMS, None),
         (SOCKET, Some(Family::Socket)),
         (SYSCALL, Some(Family::Syscall)),
