@@ -28,7 +28,6 @@ use crate::{
         },
         hit::Hit,
     },
-    settings::setting,
     socket,
     stats::{count, count_more},
 };
@@ -322,7 +321,7 @@ pub fn vector<M: Memory, const MOST: u32>(hit: &Hit) -> u32 {
         want_exit();
     }
     // Those that could not be read, and those behind the most that are.
-    let mut missed = if n > MOST { n - MOST } else { 0 };
+    let mut missed = n.saturating_sub(MOST);
     let mut i = 0;
     while i < MOST {
         if i >= n {

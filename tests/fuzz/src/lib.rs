@@ -3,3 +3,6 @@
 
 #[path = "../../../tracer-user/src/protocol/mod.rs"]
 pub mod protocol;
+/// What parsers make text with.
+#[path = "../../../tracer-user/src/text.rs"]
+pub mod text;

@@ -1,4 +1,4 @@
-//! From a captured packet to the TCP segment in it: link layer, tunnels ([`tunnel`]), IP and its extension headers, fragments.
+//! From a captured packet to the TCP segment in it: link layer, tunnels (`tunnel`), IP and its extension headers, fragments.
 //!
 //! Of what is in a tunnel the innermost connection is told, between its own addresses; a packet that was captured outside and inside of the
 //! tunnel is the same segment twice ([`crate::conn::reassembly`]). What tells two tunnels apart (a network's number, a key) is not looked

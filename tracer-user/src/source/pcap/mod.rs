@@ -33,6 +33,13 @@ const BATCH_EVENTS: usize = 1_024;
 const BATCH_NS: u64 = 100_000_000;
 /// Counters come so often, packet time.
 const COUNTERS_NS: u64 = 1_000_000_000;
+/// Where no packet comes for so long, packet time, ticks stand for the time that passes, so that what has ended leaves the pipeline. More than
+/// the reassembly keeps a segment that it cannot place yet (200 ms): a tick does not overtake one.
+const QUIET_NS: u64 = 250_000_000;
+/// The first ticks are so far apart; later ones by an n-th of the time that has passed since the packet. A capture of two packets 50 years apart has
+/// 356 ticks.
+const TICK_NS: u64 = 100_000_000;
+const TICK_SHARE: u64 = 16;
 /// Link types that are named when the capture is over; more are only counted.
 const MAX_LINKS: usize = 16;
 /// Times behind this (2116) are no times: schema and files hold ns in 63 bits.
@@ -159,6 +166,9 @@ impl PcapSource {
             // Both clocks are the packets'.
             events.push(Event::Anchor(Anchor { boot: time, wall: WallTime(time.0) }));
         }
+        if self.newest.0 > 0 {
+            pass_quiet(self.newest, time, &mut self.reassembly, events);
+        }
         match self.layers.segment(&packet, time) {
             Some(segment) => self.reassembly.take(segment, events),
             None => self.reassembly.pass(time, events),
@@ -215,6 +225,18 @@ impl Source for PcapSource {
     }
 }
 
+/// Tells of the time between two packets.
+fn pass_quiet(from: BootTime, until: BootTime, reassembly: &mut Reassembly, events: &mut Vec<Event>) {
+    let mut passed = QUIET_NS;
+    while let at = BootTime(from.0.saturating_add(passed))
+        && at < until
+    {
+        reassembly.pass(at, events);
+        events.push(Event::Tick(at));
+        passed += TICK_NS.max(passed / TICK_SHARE);
+    }
+}
+
 /// Tells by the protocols that are known which way a message goes.
 fn recognise(bytes: &[u8]) -> Option<Speech> {
     if bytes.is_empty() {
@@ -227,4 +249,25 @@ fn recognise(bytes: &[u8]) -> Option<Speech> {
             Inference::Either | Inference::NeedMore | Inference::No => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_without_packets_passes_in_ticks_few_however_long_it_is() {
+        let fifty_years_ns = 50 * 365 * 86_400 * 1_000_000_000;
+        for (quiet_ns, n) in
+            [(0, 0), (QUIET_NS, 0), (QUIET_NS + 1, 1), (1_000_000_000, 8), (fifty_years_ns, 356)]
+        {
+            let from = BootTime(1_000);
+            let until = BootTime(from.0 + quiet_ns);
+            let mut events = Vec::new();
+            pass_quiet(from, until, &mut Reassembly::new(recognise), &mut events);
+            let times: Vec<BootTime> = events.iter().map(crate::conn::order::time).collect();
+            assert_eq!(times.len(), n, "{quiet_ns} ns");
+            assert!(times.is_sorted() && times.iter().all(|time| from < *time && *time < until));
+        }
+    }
 }
