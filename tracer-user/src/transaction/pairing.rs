@@ -656,7 +656,12 @@ impl Pairs {
         self.drop_early(fx);
         while let Some(open) = self.open.front_mut() {
             // Behind a loss, what cannot be paired, or was answered by something lost, is not known to be open.
-            let in_doubt = self.by_stream && self.barrier.is_some_and(|barrier| open.ordinal < barrier);
+            let in_doubt = match self.barrier {
+                Some(barrier) if self.by_stream => open.ordinal < barrier,
+                // Not aligned again: what answers came behind the loss, found no request.
+                Some(barrier) => open.ordinal >= barrier,
+                None => false,
+            };
             open.gap |= end == End::TracerStopped && !intact || in_doubt;
             let end = match (end, open.kind, self.tunnel) {
                 (End::TracerStopped, _, _) => End::TracerStopped,
