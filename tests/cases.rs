@@ -529,6 +529,21 @@ fn an_interim_response_among_skipped_bytes_counts_only_while_it_is_the_last_thin
 }
 
 #[test]
+fn what_is_asked_before_a_loss_in_a_pipeline_is_in_doubt_when_the_connection_ends() {
+    // A client's send of three requests, of which one is copied; nothing tells which answers are the first one's.
+    let three = format!("{GET}{GET}{GET}");
+    for answers in [0, 1, 3] {
+        let script = Script::client().call(OUT, &format!("{GET}{GET}")).call(IN, &format!("{OK}{OK}"));
+        let script = script.cut(OUT, &three, GET.len() + 5).call(IN, &OK.repeat(answers));
+        let (transactions, _) = script.close(abi::CLOSE_NORMAL).end();
+        let told: Vec<_> = transactions[2..].iter().map(|one| (one.end, one.confidence)).collect();
+        let unanswered = (End::Closed, Confidence::Complete);
+        let doubt = (End::TracerStopped, Confidence::Gap);
+        assert_eq!(told[0], if answers == 0 { unanswered } else { doubt }, "{answers} answers: {told:?}");
+    }
+}
+
+#[test]
 fn a_head_that_was_not_captured_is_a_lost_request() {
     let script = Script::server().call(IN, GET).call(OUT, OK).cut(IN, GET, 0).call(OUT, OK).call(IN, GET);
     let (transactions, script) = script.call(OUT, OK).close(abi::CLOSE_NORMAL).end();

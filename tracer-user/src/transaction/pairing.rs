@@ -76,6 +76,10 @@ pub struct Pairs {
     /// Responses find their requests by stream; several messages of a flow are in progress at once.
     #[serde(skip)]
     pub(super) by_stream: bool,
+    /// In order: last turn with a response that was not paired because of a loss: it may be that of any request before it. What checkpoints
+    /// hold apart.
+    #[serde(skip)]
+    pub(super) unpaired_turn: u32,
     /// What is known of the connection's TLS. What checkpoints hold apart.
     #[serde(skip)]
     tls: Option<Arc<TlsFacts>>,
@@ -371,7 +375,11 @@ impl Pairs {
         let Some(at) = self.answers(stamp, at_start, around, fx) else {
             self.response = Answering::Unpaired;
             if !interim {
-                fx.unpaired[self.why_unpaired(stamp, around) as usize] += 1;
+                let why = self.why_unpaired(stamp, around);
+                if matches!(why, Unpaired::Gap | Unpaired::Late) {
+                    self.unpaired_turn = self.unpaired_turn.max(stamp.turn);
+                }
+                fx.unpaired[why as usize] += 1;
                 fx.counted = true;
             }
             return;
@@ -658,9 +666,9 @@ impl Pairs {
             // Behind a loss, what cannot be paired, or was answered by something lost, is not known to be open.
             let in_doubt = match self.barrier {
                 Some(barrier) if self.by_stream => open.ordinal < barrier,
-                // Not aligned again: what answers came behind the loss, found no request.
-                Some(barrier) => open.ordinal >= barrier,
-                None => false,
+                // Not aligned again.
+                Some(barrier) if open.ordinal >= barrier => true,
+                _ => open.turn < self.unpaired_turn,
             };
             open.gap |= end == End::TracerStopped && !intact || in_doubt;
             let end = match (end, open.kind, self.tunnel) {

@@ -20,6 +20,7 @@ pub struct ExchangeMore {
     open: Vec<More>,
     early: Vec<Early>,
     socket: Option<ConnId>,
+    unpaired_turn: u32,
 }
 
 impl Exchange {
@@ -49,6 +50,7 @@ impl Exchange {
             open: self.pairs.open().map(|open| open.more.clone()).collect(),
             early: self.pairs.early().cloned().collect(),
             socket: self.socket,
+            unpaired_turn: self.pairs.unpaired_turn,
         }
     }
 
@@ -67,6 +69,7 @@ impl Exchange {
         self.pairs.restore_tls(more.tls);
         self.pairs.restore_early(more.early);
         self.socket = more.socket;
+        self.pairs.unpaired_turn = more.unpaired_turn;
     }
 
     /// A restored connection's account of turns knows the rules of its protocol again.
