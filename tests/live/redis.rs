@@ -149,6 +149,34 @@ fn every_call_of_the_benchmark_is_counted(
     }
 }
 
+/// A verdict comes some 20 ms late, and by then a pipeline of 11 KiB is over. From the second connection on, its port is known.
+#[rstest]
+fn deep_pipelines_are_whole_where_the_port_is_known(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let server = Server::start();
+    let tracer = Tracer::start_with(hooks, &[server.process.pid()], &["--comm", "redis-benchmark"]);
+    server.ask(&["CONFIG", "RESETSTAT"]);
+    // Until the tracer has recognised it.
+    std::thread::sleep(Duration::from_secs(1));
+    let mut benchmark = Command::new(tool("redis-benchmark", "redis-tools"));
+    benchmark.args(["-p", &server.port.to_string(), "-q", "-n", "5120", "-c", "4", "-P", "256"]);
+    let said = benchmark.args(["-t", "set,get,incr"]).output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let stats = without_the_last(server.stats());
+    let capture = tracer.stop();
+    check_order_and_sums(&capture);
+    assert!(stats["GET"].0 >= 5120 && stats["SET"].0 >= 5120, "{stats:?}");
+    assert_eq!(without_the_last(counts(&capture, "server")), stats);
+    let client = counts(&capture, "client");
+    for name in ["GET", "SET", "INCR"] {
+        assert_eq!(client[name], stats[name], "{name}");
+    }
+    let whole = |one: &&Transaction| one.end == "answered" && one.confidence == "complete";
+    assert_eq!(capture.transactions.iter().filter(whole).count(), capture.transactions.len());
+    assert_eq!(capture.summary.unpaired.values().sum::<u64>(), 0, "{:?}", capture.summary);
+    assert_eq!(capture.summary.lost_requests.high, 0, "{:?}", capture.summary);
+}
+
 /// A client that pipelines as many GETs as it likes; the value of `k<n>` has `n` bytes.
 const PIPELINES: &str = r#"
 import random, socket, sys, time

@@ -118,12 +118,15 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     let known = conn.position[direction];
     let start = advance(conn, direction, moved);
     let time_ns = moved.time_ns;
-    let verdict = conn::verdict(conn.id);
+    let verdict = conn::verdict(conn);
     let (mode, budget, resume) = match verdict {
         Some(verdict) => (verdict.mode, verdict.budget, verdict.resume[direction]),
         None => (VERDICT_HEADS, setting!(budget), 0),
     };
+    // Where the verdict came from makes no difference from here on.
     let mode = hide(u64::from(mode), time_ns) as u32;
+    let budget = hide(u64::from(budget), time_ns) as u32;
+    let resume = hide(resume, time_ns);
     let mut flags = if moved.direction == EGRESS { FLAG_EGRESS } else { 0 };
     if moved.consumed != conn.position[INGRESS as usize] as u32
         && moved.direction == EGRESS

@@ -5,10 +5,13 @@
 //! half-duplex connections, where no two threads move bytes at once. Stream positions are the kernel's and stay right.
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
-use tracer_ebpf::{Conn, Stat, Sum, Tuple, VERDICT_EVERYTHING, Verdict, conn_id, socket_hint, verdict_slot};
+use tracer_ebpf::{
+    Conn, ROLE_CLIENT, ROLE_SERVER, Stat, Sum, Tuple, VERDICT_EVERYTHING, Verdict, conn_id, socket_hint,
+    verdict_slot,
+};
 
 use crate::{
-    maps::{CONNS, SOCKET_HINTS, VERDICTS},
+    maps::{CONNS, PORT_MODES, SOCKET_HINTS, VERDICTS},
     memory::{copy_words, forget},
     settings::setting,
     stats::count,
@@ -128,14 +131,30 @@ pub fn find_hinted(socket: u64) -> Option<&'static mut Conn> {
 /// In force until user space says otherwise, where everything is wanted from the first byte on (`Settings::capture`).
 static EVERYTHING: Verdict = Verdict { conn_id: 0, resume: [0; 2], mode: VERDICT_EVERYTHING, budget: 0 };
 
-/// The verdict of a connection, if user space gave one, or the one in force for all.
+/// The verdict of a connection, if user space gave one, or the one in force for all, or for its server's port.
 #[inline(always)]
-pub fn verdict(id: u64) -> Option<&'static Verdict> {
+pub fn verdict(conn: &Conn) -> Option<&'static Verdict> {
+    let id = conn.id;
     // SAFETY: array values live as long as the map; user space may write meanwhile: a torn read costs at most one turn's
     // capture, never a wrong position (positions are the kernel's).
     VERDICTS
         .get_ptr(verdict_slot(id))
         .map(|verdict| unsafe { &*verdict })
         .filter(|verdict| verdict.conn_id == id)
-        .or(if setting!(capture) == VERDICT_EVERYTHING { Some(&EVERYTHING) } else { None })
+        .or(if setting!(capture) == VERDICT_EVERYTHING || port_wants_everything(conn) {
+            Some(&EVERYTHING)
+        } else {
+            None
+        })
+}
+
+/// Whether a protocol that has to be captured whole is spoken at the server's port.
+#[inline(always)]
+fn port_wants_everything(conn: &Conn) -> bool {
+    let port = match conn.role {
+        ROLE_SERVER => conn.tuple.local_port,
+        ROLE_CLIENT => conn.tuple.remote_port,
+        _ => 0,
+    };
+    PORT_MODES.get(u32::from(port)).is_some_and(|mode| *mode == VERDICT_EVERYTHING)
 }

@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{
-    Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target,
-    UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
+    Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PORT_SLOTS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS,
+    Target, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
 };
 
 use crate::datagram::Vector;
@@ -29,6 +29,12 @@ pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
 /// Verdicts by slot of the connection's id ([`tracer_ebpf::verdict_slot`]). Written by user space only. An array: no hash, no delete.
 #[map]
 pub static VERDICTS: Array<Verdict> = Array::with_max_entries(VERDICT_SLOTS, 0);
+
+/// What is captured on a connection before its own verdict, by the server's port: `VERDICT_EVERYTHING` where a protocol is spoken that wants
+/// that, else `VERDICT_HEADS`. A verdict comes some 20 ms late, and a result of a database is over by then. Written by user space at
+/// start (ports by which such protocols are known) and when a protocol was recognised.
+#[map]
+pub static PORT_MODES: Array<u32> = Array::with_max_entries(PORT_SLOTS, 0);
 
 /// Target processes by pid. Written by user space at start, here at fork, exec and exit. Full: a new child is not followed (counted).
 #[map]

@@ -80,6 +80,9 @@ pub const fn verdict_slot(conn_id: u64) -> u32 {
     ((conn_id.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 48) as u32 & (VERDICT_SLOTS - 1)
 }
 
+/// Slots of `PORT_MODES`: one for each port of TCP, 512 KiB.
+pub const PORT_SLOTS: u32 = 65_536;
+
 /// Slots of the hints of sockets: 512 KiB.
 pub const SOCKET_HINT_SLOTS: u32 = 65_536;
 

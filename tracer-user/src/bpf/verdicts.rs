@@ -1,19 +1,67 @@
-//! Verdicts of the pipeline, written into the kernel's array.
+//! Verdicts of the pipeline, written into the kernel's arrays.
 
 use aya::maps::{Array, MapData};
 use tracer_ebpf as abi;
 
-use crate::{event::ConnId, pipeline::VerdictSink};
+use crate::{
+    event::ConnId,
+    pipeline::VerdictSink,
+    protocol::{Capture, REGISTRY},
+};
+
+/// What is known of a server's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Port {
+    /// Nothing was recognised there.
+    #[default]
+    Unknown,
+    /// Only protocols that have to be captured whole.
+    Whole,
+    /// Another protocol: whatever else is spoken there, those that want more say so one by one.
+    Heads,
+}
+
+impl Port {
+    /// What is known when another protocol was recognised.
+    fn with(self, is_whole: bool) -> Port {
+        match self {
+            Port::Unknown | Port::Whole if is_whole => Port::Whole,
+            _ => Port::Heads,
+        }
+    }
+}
 
 /// The live end of [`VerdictSink`].
 pub struct LiveVerdicts {
     slots: Array<MapData, abi::Verdict>,
+    port_modes: Array<MapData, u32>,
+    ports: Box<[Port]>,
 }
 
 impl LiveVerdicts {
-    /// Takes the map.
-    pub fn new(map: aya::maps::Map) -> Result<LiveVerdicts, aya::maps::MapError> {
-        Ok(LiveVerdicts { slots: Array::try_from(map)? })
+    /// Takes the maps `VERDICTS` and `PORT_MODES`. Ports by which protocols are known that have to be captured whole are from the start.
+    pub fn new(
+        verdicts: aya::maps::Map,
+        port_modes: aya::maps::Map,
+    ) -> Result<LiveVerdicts, aya::maps::MapError> {
+        let mut live = LiveVerdicts {
+            slots: Array::try_from(verdicts)?,
+            port_modes: Array::try_from(port_modes)?,
+            ports: vec![Port::default(); abi::PORT_SLOTS as usize].into_boxed_slice(),
+        };
+        for protocol in REGISTRY.iter().filter(|protocol| protocol.capture() == Capture::Everything) {
+            for port in protocol.tcp_ports() {
+                live.know(*port, Port::Whole);
+            }
+        }
+        Ok(live)
+    }
+
+    fn know(&mut self, port: u16, what: Port) {
+        self.ports[usize::from(port)] = what;
+        let mode = if what == Port::Whole { abi::VERDICT_EVERYTHING } else { abi::VERDICT_HEADS };
+        // As in `set`.
+        let _ = self.port_modes.set(u32::from(port), mode, 0);
     }
 }
 
@@ -22,5 +70,35 @@ impl VerdictSink for LiveVerdicts {
         let verdict = abi::Verdict { conn_id: conn.0, ..verdict };
         // An array's slot always exists: this can only fail when the map is gone, and then so is the run.
         let _ = self.slots.set(abi::verdict_slot(conn.0), verdict, 0);
+    }
+
+    fn learn(&mut self, port: u16, capture: Capture) -> bool {
+        // 0 stands for no port: a Unix socket.
+        if port == 0 {
+            return false;
+        }
+        let known = self.ports[usize::from(port)];
+        let is_whole = capture == Capture::Everything;
+        let now = known.with(is_whole);
+        if now != known {
+            self.know(port, now);
+        }
+        known == Port::Whole && !is_whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_protocol_of_which_heads_are_enough_keeps_the_others_at_its_port_from_being_copied_whole() {
+        let after =
+            |spoken: &[bool]| spoken.iter().fold(Port::default(), |port, is_whole| port.with(*is_whole));
+        assert_eq!(after(&[]), Port::Unknown);
+        assert_eq!(after(&[true, true]), Port::Whole);
+        for spoken in [&[false][..], &[true, false], &[false, true], &[true, false, true]] {
+            assert_eq!(after(spoken), Port::Heads, "{spoken:?}");
+        }
     }
 }

@@ -381,7 +381,13 @@ pub fn print(summary: &Summary, config: &Config) -> anyhow::Result<()> {
     let text = match (config.terminal.summary, config.terminal.json) {
         (SummaryForm::Json, _) => summary.json(),
         // Nothing but rows on standard output.
-        (SummaryForm::Text, true) => Vec::new(),
+        (SummaryForm::Text, true) => {
+            if let Some(warning) = summary.warning() {
+                // A closed standard error is nobody's loss.
+                let _ = warning.lines().try_for_each(|line| writeln!(io::stderr(), "txray: {line}"));
+            }
+            Vec::new()
+        }
         (SummaryForm::Text, false) => format!("\n{}", summary.text()).into_bytes(),
     };
     write_out(&text)

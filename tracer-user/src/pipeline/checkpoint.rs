@@ -121,7 +121,16 @@ impl Pipeline {
             exchange.restore_rules(&mut conn);
             let opaque = exchange.is_opaque();
             let tally = tallies.next().unwrap_or_default();
-            let entry = Entry { conn, exchange, ends: None, hold_armed, quiet_armed, opaque, tally };
+            let entry = Entry {
+                conn,
+                exchange,
+                ends: None,
+                hold_armed,
+                quiet_armed,
+                port_told: false,
+                opaque,
+                tally,
+            };
             pipeline.tracker.insert(entry.conn.id, entry);
         }
         pipeline.tracker.restore_ended(saved.ended);

@@ -28,7 +28,7 @@ use crate::{
         Role,
     },
     metrics::{Counter, Metrics},
-    protocol::Mark,
+    protocol::{Capture, Mark},
     time::{BootTime, WallTime},
     transaction::{
         End, TransactionBatch, Unpaired,
@@ -106,6 +106,12 @@ impl Default for PipelineConfig {
 pub trait VerdictSink {
     /// From now on capture `conn` like this.
     fn set(&mut self, conn: ConnId, verdict: tracer_ebpf::Verdict);
+
+    /// At a server's port a protocol was recognised of which so much has to be captured. `true`: of connections without a verdict more
+    /// is captured than that.
+    fn learn(&mut self, _port: u16, _capture: Capture) -> bool {
+        false
+    }
 }
 
 /// Verdicts of a replay: nobody listens.
@@ -231,6 +237,8 @@ struct Entry {
     hold_armed: bool,
     /// A timer is set that will look at a turn that must end.
     quiet_armed: bool,
+    /// What its protocol wants captured was told of its port.
+    port_told: bool,
     /// Counted as one whose bytes are not looked at.
     opaque: bool,
     tally: Tally,
@@ -423,6 +431,7 @@ impl Pipeline {
                     ends: None,
                     hold_armed: false,
                     quiet_armed: false,
+                    port_told: false,
                     opaque: false,
                     tally: Tally::default(),
                 },

@@ -241,6 +241,22 @@ impl Rest {
         };
         entry.tally.data(data, !entry.conn.streams[data.direction().index()].started);
         self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
+        if !entry.port_told
+            && let Some(capture) = entry.exchange.wants_captured()
+        {
+            entry.port_told = true;
+            let abi::Tuple { local_port, remote_port, .. } = entry.conn.tuple;
+            let is_more = match entry.conn.role {
+                Role::Server => self.verdicts.learn(local_port, capture),
+                Role::Client => self.verdicts.learn(remote_port, capture),
+                Role::Unknown => false,
+            };
+            if is_more {
+                let (conn_id, budget) = (entry.conn.id.0, abi::DEFAULT_BUDGET);
+                let heads = abi::Verdict { conn_id, resume: [0; 2], mode: abi::VERDICT_HEADS, budget };
+                self.verdicts.set(entry.conn.id, heads);
+            }
+        }
         if !self.is_excluded(entry)
             && let Some(verdict) = entry.exchange.verdict(&entry.conn)
         {

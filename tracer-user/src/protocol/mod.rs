@@ -89,6 +89,12 @@ pub trait Protocol: Sync {
     /// Looks at the first bytes of one direction. Must never answer `Yes` to bytes that another protocol could send.
     fn infer(&self, head: &[u8]) -> Inference;
 
+    /// Ports of TCP by which servers of this protocol are known, where all of it has to be captured: there that is done from a connection's
+    /// first byte on. A name comes from the bytes alone.
+    fn tcp_ports(&self) -> &'static [u16] {
+        &[]
+    }
+
     /// Ports of servers on which datagrams are its messages.
     fn udp_ports(&self) -> &'static [u16] {
         &[]

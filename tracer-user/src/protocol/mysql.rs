@@ -111,6 +111,10 @@ impl Protocol for MySql {
         Capture::Everything
     }
 
+    fn tcp_ports(&self) -> &'static [u16] {
+        &[3306]
+    }
+
     /// A command without arguments.
     fn shortest_request(&self) -> u64 {
         HEADER as u64 + 1

@@ -118,6 +118,10 @@ impl Protocol for Redis {
         Capture::Everything
     }
 
+    fn tcp_ports(&self) -> &'static [u16] {
+        &[6379]
+    }
+
     /// An inline command of two letters and a line feed. No command is shorter.
     fn shortest_request(&self) -> u64 {
         3

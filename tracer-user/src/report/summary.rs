@@ -161,9 +161,21 @@ impl Summary {
         if let Some(in_flight) = in_flight {
             let _ = write!(text, "\n{in_flight}");
         }
-        let _ = write!(
-            text,
-            "\n{} transactions in {}, {} open, {} events",
+        text.push('\n');
+        text.push_str(&self.totals());
+        text
+    }
+
+    /// What of the totals somebody who gets the transactions alone has to know: that some are missing; `None`: none are.
+    pub fn warning(&self) -> Option<String> {
+        let is_whole = !self.losses.any() && self.unpaired.iter().all(|(_, n)| *n == 0);
+        (!is_whole).then(|| self.totals())
+    }
+
+    /// Two lines: sums, and what was lost.
+    fn totals(&self) -> String {
+        let mut text = format!(
+            "{} transactions in {}, {} open, {} events",
             format::count(self.transactions),
             format::duration(self.duration_ns),
             format::count(self.open),

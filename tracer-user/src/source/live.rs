@@ -185,8 +185,9 @@ impl LiveSource {
         let verdicts = loaded
             .ebpf
             .take_map("VERDICTS")
-            .and_then(|map| LiveVerdicts::new(map).ok())
-            .ok_or_else(|| LoadError::Object("the object has no map VERDICTS".to_owned()))?;
+            .zip(loaded.ebpf.take_map("PORT_MODES"))
+            .and_then(|(verdicts, port_modes)| LiveVerdicts::new(verdicts, port_modes).ok())
+            .ok_or_else(|| LoadError::Object("the object has no maps VERDICTS and PORT_MODES".to_owned()))?;
         let executables = match executables {
             Some(executables) => {
                 let map = loaded.ebpf.take_map("TARGETS").and_then(|map| LiveTargets::new(map).ok());

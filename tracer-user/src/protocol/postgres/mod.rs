@@ -102,6 +102,10 @@ impl Protocol for Postgres {
         Capture::Everything
     }
 
+    fn tcp_ports(&self) -> &'static [u16] {
+        &[5432]
+    }
+
     /// An empty query.
     fn shortest_request(&self) -> u64 {
         6

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exchange, SideMore};
+use super::{Exchange, Known, SideMore};
 use crate::{
     conn::connection::Connection,
     event::ConnId,
-    protocol::{Pairing, REGISTRY, TlsFacts},
+    protocol::{Capture, Pairing, REGISTRY, TlsFacts},
     transaction::{multiplexed::Early, open::More},
 };
 
@@ -24,6 +24,11 @@ pub struct ExchangeMore {
 }
 
 impl Exchange {
+    /// How much of a connection its protocol wants captured, if that was recognised.
+    pub fn wants_captured(&self) -> Option<Capture> {
+        (self.known == Known::Yes).then(|| self.captures())
+    }
+
     /// The parser's state (checkpoint).
     pub fn parser_state(&self) -> Option<Vec<u8>> {
         self.parser.as_ref().map(|parser| parser.save())
