@@ -190,7 +190,10 @@ impl FactsReader {
                 // An id is cut as its runtime's own tools show it.
                 Some(name.unwrap_or_else(|| container.id.chars().take(12).collect()).into_bytes())
             })
-            .or_else(|| Some(service::executable_name(&exe, &slow.cmdline)).filter(|name| !name.is_empty()))
+            .or_else(|| {
+                Some(service::executable_name(&exe, &slow.cmdline, &stat.comm))
+                    .filter(|name| !name.is_empty())
+            })
             .unwrap_or_else(|| stat.comm.clone());
         ProcessFacts {
             time: now,

@@ -3,7 +3,8 @@
 //! The rule: the executable's file name. For an interpreter (python, node, java, ruby, perl, php, …) a space and the
 //! file name of the script or jar, or the module or main class, as its command line gives it: `python3 app.py`,
 //! `java shop.jar`, `python3 http.server`. Minor versions are left off (`python3.11` → `python3`), so that an upgrade
-//! does not rename a service. A process that has put a title over its command line (`gunicorn: master [shop]`) is
+//! does not rename a service. An executable that several names lead to (`redis-server` → `redis-check-rdb`, busybox) is called by the name
+//! that it was started by: where the thread's name and the command line agree on one. A process that has put a title over its command line (`gunicorn: master [shop]`) is
 //! called by the title's first word. Code given on the command line (`python3 -c …`) is never a name.
 
 /// How an interpreter's command line is read.
@@ -91,13 +92,21 @@ const INTERPRETERS: &[Interpreter] = &[
     },
 ];
 
+/// Bytes of a thread's name (`TASK_COMM_LEN`, include/linux/sched.h, less its NUL).
+const COMM_BYTES: usize = 15;
+
 /// The name by executable path and command line (words separated by NUL, as `/proc/PID/cmdline` has them).
-/// Empty when neither says anything.
-pub fn executable_name(exe: &[u8], cmdline: &[u8]) -> Vec<u8> {
+/// `comm` is the thread's name: the kernel makes it of the path that was executed, links not followed. Empty when nothing says anything.
+pub fn executable_name(exe: &[u8], cmdline: &[u8], comm: &[u8]) -> Vec<u8> {
     let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
     let name = without_minor_version(file_name(exe));
     let Some(interpreter) = INTERPRETERS.iter().find(|interpreter| interpreter.is(name)) else {
-        return name.to_vec();
+        let called =
+            cmdline.split(|&byte| byte == 0 || byte == b' ').next().map(file_name).unwrap_or_default();
+        let is_by_another_name = !comm.is_empty()
+            && called.get(..COMM_BYTES.min(called.len())) == Some(comm)
+            && !file_name(exe).starts_with(comm);
+        return without_minor_version(if is_by_another_name { called } else { name }).to_vec();
     };
     let mut words = cmdline.split(|&byte| byte == 0);
     let first = words.next().unwrap_or_default();
@@ -212,7 +221,26 @@ mod tests {
     #[case::no_cmdline("/usr/bin/python3.11", "", "python3")]
     #[case::nothing("", "", "")]
     fn a_process_is_called_by_what_it_runs(#[case] exe: &str, #[case] cmdline: &str, #[case] name: &str) {
-        let found = executable_name(exe.as_bytes(), cmdline.as_bytes());
+        let found = executable_name(exe.as_bytes(), cmdline.as_bytes(), b"");
         assert_eq!(String::from_utf8(found).unwrap(), name);
+    }
+
+    #[test]
+    fn an_executable_of_several_names_is_called_by_the_one_that_it_was_started_by() {
+        for (exe, cmdline, comm, name) in [
+            ("/usr/bin/redis-check-rdb", "redis-server *:6379", "redis-server", "redis-server"),
+            ("/usr/bin/redis-check-rdb", "/usr/bin/redis-server\0*:6379\0", "redis-server", "redis-server"),
+            ("/bin/busybox", "httpd\0-f\0", "httpd", "httpd"),
+            ("/opt/multi", "/opt/a-name-of-more-than-15\0", "a-name-of-more-", "a-name-of-more-than-15"),
+            // A name that a program gave itself, or its thread, is no name of the program.
+            ("/usr/sbin/nginx", "nginx: worker process", "nginx", "nginx"),
+            ("/usr/lib/postgresql/15/bin/postgres", "postgres: checkpointer ", "postgres", "postgres"),
+            ("/srv/shop", "/srv/shop\0", "tokio-runtime-w", "shop"),
+            ("/srv/shop", "", "other", "shop"),
+            ("/usr/bin/perl-tool", "/usr/bin/other\0", "perl-tool", "perl-tool"),
+        ] {
+            let found = executable_name(exe.as_bytes(), cmdline.as_bytes(), comm.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&found), name, "{exe} {cmdline:?} {comm}");
+        }
     }
 }
