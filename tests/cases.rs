@@ -196,8 +196,8 @@ impl Script {
     }
 }
 
-const GET: &str = "GET /user/1 HTTP/1.1\r\nHost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+pub const GET: &str = "GET /user/1 HTTP/1.1\r\nHost: a\r\n\r\n";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
 #[test]
 fn the_times_of_a_servers_transaction_are_those_of_its_calls() {

@@ -11,7 +11,7 @@ use tracer_user::{
     transaction::{Confidence, End, Kind, Transaction, Unpaired},
 };
 
-use crate::cases::{IN, MS, OUT, Script};
+use crate::cases::{GET, IN, MS, OK, OUT, Script};
 
 fn config() -> PipelineConfig {
     // The ports of both ends, so that the server's is among them in either role.
@@ -270,6 +270,13 @@ fn the_place_of_a_fin_is_no_lost_byte() {
     let (transactions, _) = script.jump(IN, "and so").close(abi::CLOSE_NORMAL).end();
     assert_eq!(ends(&transactions), [(End::Answered, Confidence::Complete); 2]);
     assert_eq!(transactions[1].response_bytes, 6);
+
+    // Between an interim response and the final one.
+    let mut script = Script::client().call(OUT, GET).call(IN, "HTTP/1.1 100 Continue\r\n\r\n");
+    script.positions[0] += 1;
+    let one = script.jump(IN, OK).close(abi::CLOSE_NORMAL).one();
+    assert_eq!((one.end, one.confidence), (End::Answered, Confidence::Complete));
+    assert_eq!(one.response_bytes, (OK.len() + 25) as u64);
 }
 
 #[test]

@@ -291,8 +291,10 @@ impl Pairs {
 
     /// A place of the stream within the message in progress holds no byte.
     pub fn shift(&mut self, of_request: bool) {
-        let Some(at) = self.in_progress(of_request) else { return };
-        let open = &mut self.open[at];
+        // Between an interim response and the final one, the answer goes on.
+        let has_interim = || self.open.iter().position(|open| open.interim.is_some());
+        let at = self.in_progress(of_request).or_else(|| if of_request { None } else { has_interim() });
+        let Some(open) = at.and_then(|at| self.open.get_mut(at)) else { return };
         let from = if of_request { &mut open.request_from } else { &mut open.response_from };
         *from = from.wrapping_add(1);
     }
