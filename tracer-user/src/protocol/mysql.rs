@@ -84,7 +84,7 @@ impl Protocol for MySql {
         Coverage {
             title: "MySQL, MariaDB",
             covers: "both roles; text and prepared statements, several results, LOAD DATA, cursors, bulk execution, binlog dumps, errors, rows, databases; literals of statements are left out",
-            lacks: "compressed connections (one long-lived transaction); the X protocol; servers before 4.1; rows of a result over 4 KiB in the first milliseconds of a connection, and what follows 16 MiB in one call (gaps, counted in `lost.parser_gap`)",
+            lacks: "compressed connections (one long-lived transaction); the X protocol; servers before 4.1; rows of a result over 4 KiB in the first milliseconds of the first connection to a port but 3306, and what follows 16 MiB in one call (gaps, counted in `lost.parser_gap`)",
             tested_with: "MariaDB, its client, sysbench, mariadb-slap, Python",
         }
     }
