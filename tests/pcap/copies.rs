@@ -8,13 +8,13 @@ use tracer_user::{pipeline::LostRequests, source::pcap::PcapSource};
 use super::{Read, access_log, fixture, run};
 
 #[track_caller]
-fn open(names: &[&str]) -> Read {
+pub(super) fn open(names: &[&str]) -> Read {
     let paths: Vec<_> = names.iter().map(|name| fixture(name)).collect();
     run(PcapSource::open(&paths).unwrap())
 }
 
 #[track_caller]
-fn counter(read: &Read, name: &str) -> u64 {
+pub(super) fn counter(read: &Read, name: &str) -> u64 {
     let last = read.events.iter().rev().find_map(|event| match event {
         tracer_user::event::Event::Counters(counters) => Some(counters),
         _ => None,

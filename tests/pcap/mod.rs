@@ -1,6 +1,7 @@
 //! Packet captures: what real ones hold against the server's log, one conversation in every format there is, and files that are damaged.
 
 mod copies;
+mod datagrams;
 mod many;
 
 use std::{
@@ -511,7 +512,7 @@ fn extension_headers_and_fragments_change_nothing(#[values(false, true)] is_v6: 
 fn packets_that_hold_no_tcp_are_counted_by_name() {
     let mut packets = frames(&Wire::new(false).conversation(), Link::Ethernet);
     let mut udp = Vec::new();
-    PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(53, 53).write(&mut udp, b"dns").unwrap();
+    PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(123, 123).write(&mut udp, b"ntp").unwrap();
     let mut ping = Vec::new();
     PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
         .icmpv4_echo_request(1, 2)
@@ -528,7 +529,7 @@ fn packets_that_hold_no_tcp_are_counted_by_name() {
     let read = read(Form::Little.write(1, &packets)).unwrap();
     assert_eq!(
         read.report.line(),
-        "20 packets, 16 of TCP, 1 of UDP, not looked at, 1 of other protocols of IP, 1 not of IP, 1 with headers cut"
+        "20 packets, 16 of TCP, 1 of UDP, 1 of UDP on other ports, not looked at, 1 of other protocols of IP, 1 not of IP, 1 with headers cut"
     );
     assert_eq!(read.transactions.len(), 3);
     let Some(Event::Counters(counters)) = read.events.last() else { panic!("the counters come last") };

@@ -32,15 +32,6 @@ pub struct CaptureArgs {
     /// Trace connections with this TCP port at either end (repeatable)
     #[arg(long, value_name = "PORT", env = "TXRAY_PORT", value_delimiter = ',')]
     pub port: Vec<u16>,
-    /// Datagrams of this UDP port at either end are DNS (repeatable), beside those of 53, 5353 and 5355
-    #[arg(
-        long,
-        value_name = "PORT",
-        env = "TXRAY_UDP_PORT",
-        value_delimiter = ',',
-        help_heading = "Capture"
-    )]
-    pub udp_port: Vec<u16>,
     /// Family of data hooks [default: auto]
     #[arg(long, value_enum, env = "TXRAY_HOOKS", help_heading = "Capture")]
     pub hooks: Option<Hooks>,
@@ -113,6 +104,16 @@ pub struct RunArgs {
     /// On this port of a server (repeatable), show what no parser knows turn by turn; elsewhere it is only counted
     #[arg(long, value_name = "PORT", env = "TXRAY_OPAQUE_PORT", value_delimiter = ',', help_heading = "Run")]
     pub opaque_port: Vec<u16>,
+    /// Datagrams of this UDP port at either end are DNS (repeatable), beside those of 53, 5353 and 5355; of what is in a recording already
+    /// nothing is left to choose
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "TXRAY_UDP_PORT",
+        value_delimiter = ',',
+        help_heading = "Capture"
+    )]
+    pub udp_port: Vec<u16>,
     /// Stop after this time: 500ms, 20s, 5m
     #[arg(long, value_name = "TIME", env = "TXRAY_DURATION", help_heading = "Run")]
     pub duration: Option<Span>,
@@ -182,9 +183,8 @@ fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
 impl CaptureArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let CaptureArgs { pid, comm, exe, cgroup, port, udp_port, hooks, ring_size, queue_batches } =
-            self.clone();
-        Settings { pid, comm, exe, cgroup, port, udp_port, hooks, ring_size, queue_batches, ..settings }
+        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches } = self.clone();
+        Settings { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches, ..settings }
     }
 }
 
@@ -195,6 +195,7 @@ impl RunArgs {
             config: _,
             protocol,
             opaque_port,
+            udp_port,
             duration,
             filter,
             json,
@@ -207,6 +208,7 @@ impl RunArgs {
         Settings {
             protocol,
             opaque_port,
+            udp_port,
             duration,
             filter,
             json: json.then_some(true),

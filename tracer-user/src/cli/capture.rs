@@ -88,10 +88,10 @@ fn files(paths: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens captures, which are read as one.
-pub(super) fn open(paths: &[PathBuf]) -> anyhow::Result<PcapSource> {
+/// Opens captures, which are read as one; datagrams are read on these ports.
+pub(super) fn open(paths: &[PathBuf], udp_ports: Vec<u16>) -> anyhow::Result<PcapSource> {
     files(paths)?;
-    Ok(PcapSource::open(paths).map_err(|error| {
+    let source = PcapSource::open(paths).map_err(|error| {
         let hint = match &error {
             CaptureError::Open { .. } => "name a file that tcpdump -w has written, or - for standard input",
             CaptureError::Foreign { .. } => {
@@ -101,7 +101,8 @@ pub(super) fn open(paths: &[PathBuf]) -> anyhow::Result<PcapSource> {
             CaptureError::Damaged { .. } => "nothing before it can be read",
         };
         Expected::new(error.to_string(), hint)
-    })?)
+    })?;
+    Ok(source.with_udp_ports(udp_ports))
 }
 
 /// What could not be read is an error, behind the result of what could.
@@ -136,7 +137,7 @@ pub(super) fn record(
     }
     run::filter(&config)?;
     let age_steps = run::screen(&config)?.age_steps;
-    let source = open(files)?;
+    let source = open(files, run::udp_ports(&config))?;
     let report = source.report();
     let metrics = Metrics::default();
     let recorder = record::recorder(&config, &metrics)?;
@@ -172,8 +173,12 @@ pub(super) struct Made {
 }
 
 /// Records captures into a folder of its own, which the screen plays. As large as the disk below $TMPDIR lets it be.
-pub(super) fn into_folder(files: &[PathBuf], config: &PipelineConfig) -> anyhow::Result<Made> {
-    let mut source = open(files)?;
+pub(super) fn into_folder(
+    files: &[PathBuf],
+    udp_ports: Vec<u16>,
+    config: &PipelineConfig,
+) -> anyhow::Result<Made> {
+    let mut source = open(files, udp_ports)?;
     let report = source.report();
     let folder = tempfile::Builder::new().prefix("txray-").tempdir().context("make a folder in $TMPDIR")?;
     let stop = Stop::default();

@@ -20,7 +20,6 @@ use crate::{
     config::{Config, Payload, Settings, Targets},
     metrics::Metrics,
     pipeline::PipelineConfig,
-    protocol::REGISTRY,
     source::{
         live::{LiveConfig, LiveError, LiveSource},
         targets,
@@ -76,7 +75,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         ring_bytes: config.capture.ring_bytes,
         batch_queue: config.capture.batch_queue,
         capture: if everything { Capture::Everything } else { Capture::Heads },
-        udp_ports: udp_ports(&config),
+        udp_ports: run::udp_ports(&config),
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;
@@ -119,14 +118,6 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         notes,
         config,
     })
-}
-
-/// Ports whose datagrams are of protocols that are looked for; those that were named are DNS's.
-fn udp_ports(config: &Config) -> Vec<u16> {
-    let is_wanted = |name: &str| config.protocols.is_empty() || config.protocols.iter().any(|it| it == name);
-    let wanted = REGISTRY.iter().filter(|protocol| is_wanted(protocol.name()));
-    let named = config.udp_ports.iter().filter(|_| is_wanted("dns"));
-    wanted.flat_map(|protocol| protocol.udp_ports()).chain(named).copied().collect()
 }
 
 /// Reading the kernel's types takes tens of megabytes that nothing needs any more: an idle tracer had 82 MB resident before, 34 of

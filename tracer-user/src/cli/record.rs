@@ -36,7 +36,7 @@ pub struct RecordArgs {
     /// Record a packet capture (pcap or pcapng, also gzip or zstd; - is standard input) in place of what happens now (repeatable)
     ///
     /// Several are read as one, in the order of their times.
-    /// Of each TCP connection its server's side, named by its address; times are those of the packets. Everything that was captured is
+    /// Of each TCP connection, and of DNS over UDP, its server's side, named by its address; times are those of the packets. Everything that was captured is
     /// kept (--payload full), and a replay gives what `txray replay FILE` gives.
     #[arg(long, value_name = "FILE", help_heading = "Recording",
         conflicts_with_all = ["pid", "comm", "exe", "cgroup", "port", "hooks", "ring_size", "queue_batches"])]

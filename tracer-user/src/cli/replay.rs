@@ -40,7 +40,7 @@ use crate::{
 /// root and runs on any machine.
 ///
 /// A packet capture (pcap or pcapng, also gzip or zstd) is run through the same pipeline: each TCP connection as its server sees it, named by
-/// its address. Several are read as one, in the order of their times, whichever order they are named in: what tcpdump -C or -G has
+/// its address, and likewise the datagrams of DNS, mDNS and LLMNR (ports 53, 5353, 5355 and --udp-port; other UDP is counted). Several are read as one, in the order of their times, whichever order they are named in: what tcpdump -C or -G has
 /// left behind, or captures of several interfaces; a packet that is in two of them counts once. For the screen it is recorded into a folder in $TMPDIR first, which takes about as much room as the capture and
 /// goes at the end.
 #[derive(Debug, Args)]
@@ -92,7 +92,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     };
     let is_capture = capture::are_named(&args.paths)?;
     if is_capture && run::wants_screen(&config) {
-        let made = capture::into_folder(&args.paths, &pipeline)?;
+        let made = capture::into_folder(&args.paths, run::udp_ports(&config), &pipeline)?;
         let code = match &made.stopped {
             Some(code) => *code,
             None => play(args, made.folder.path(), config, screen, range)?,
@@ -119,7 +119,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     };
     let mode = Mode::Replay { pace, range };
     let Some(dir) = dir else {
-        let source = capture::open(&args.paths)?;
+        let source = capture::open(&args.paths, run::udp_ports(&config))?;
         let report = source.report();
         let input = Input::Events(Box::new(source));
         let code = replay(config, pipeline, mode, input, metrics)?;

@@ -21,6 +21,7 @@ use crate::{
     event::EventBatch,
     metrics::Metrics,
     pipeline::{InFlight, NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
+    protocol::REGISTRY,
     report::{
         filter::{Filter, Thresholds},
         format,
@@ -46,6 +47,14 @@ use crate::{
 
 /// A paced replay hands over events in slices of so much event time, ns: shorter than a screen's frame.
 const SLICE_NS: u64 = 50_000_000;
+
+/// Ports whose datagrams are of protocols that are looked for; those that were named are DNS's.
+pub(super) fn udp_ports(config: &Config) -> Vec<u16> {
+    let is_wanted = |name: &str| config.protocols.is_empty() || config.protocols.iter().any(|it| it == name);
+    let wanted = REGISTRY.iter().filter(|protocol| is_wanted(protocol.name()));
+    let named = config.udp_ports.iter().filter(|_| is_wanted("dns"));
+    wanted.flat_map(|protocol| protocol.udp_ports()).chain(named).copied().collect()
+}
 
 /// Whether events come from the kernel or from a recording.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,6 +13,7 @@ use crate::{
     event::Event,
     metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
+    protocol::udp_ports,
     report::{instant::Instant, loss::Losses},
     schema::PayloadMode,
     sink::histogram::Histograms,
@@ -46,7 +47,7 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
         let dir = args.paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
         return print(args, dir);
     }
-    let made = capture::into_folder(&args.paths, &PipelineConfig::default())?;
+    let made = capture::into_folder(&args.paths, udp_ports().collect(), &PipelineConfig::default())?;
     let code = match &made.stopped {
         Some(code) => *code,
         None => print(args, made.folder.path())?,

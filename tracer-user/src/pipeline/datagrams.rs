@@ -21,7 +21,7 @@ use crate::{
     conn::connection::MAX_HELD_EVENTS,
     event::{ConnClose, ConnId, Data, Datagram, Direction},
     metrics::Counter,
-    protocol::{Inference, Protocol, REGISTRY},
+    protocol::{Inference, Protocol, REGISTRY, of_ports},
     time::BootTime,
     transaction::End,
 };
@@ -58,15 +58,6 @@ struct Socket {
     /// Its conversations, as long as they are few.
     conversations: Vec<ConnId>,
     many: bool,
-}
-
-/// The protocol of a datagram's ports; what was captured on other ports was asked for as DNS.
-fn protocol_of(tuple: &abi::Tuple) -> Option<usize> {
-    let has = |protocol: &&dyn Protocol, port: u16| protocol.udp_ports().contains(&port);
-    let by = |port: u16| REGISTRY.iter().position(|protocol| has(protocol, port));
-    by(tuple.remote_port)
-        .or_else(|| by(tuple.local_port))
-        .or_else(|| REGISTRY.iter().position(|protocol| !protocol.udp_ports().is_empty()))
 }
 
 /// Which direction asks, by the ports alone.
@@ -108,7 +99,7 @@ fn framed(payload: &[u8]) -> Bytes {
 impl Pipeline {
     /// Takes a datagram.
     pub(super) fn datagram(&mut self, datagram: &Datagram, is_late: bool) {
-        let Some(at) = protocol_of(&datagram.tuple) else { return };
+        let Some(at) = of_ports(datagram.tuple.remote_port, datagram.tuple.local_port) else { return };
         let protocol = REGISTRY[at];
         let direction = datagram.direction();
         let by_port = asks_by_port(protocol, &datagram.tuple);

@@ -39,6 +39,20 @@ pub static REGISTRY: &[&dyn Protocol] = &[
     &opaque::Opaque,
 ];
 
+/// Ports of servers on which datagrams are messages of protocols that are known.
+pub fn udp_ports() -> impl Iterator<Item = u16> {
+    REGISTRY.iter().flat_map(|protocol| protocol.udp_ports()).copied()
+}
+
+/// The protocol of a datagram between two ports, by its place in the registry: that of the first port, else that of the second. What was captured on
+/// other ports was asked for as DNS.
+pub fn of_ports(first: u16, second: u16) -> Option<usize> {
+    let by = |port: u16| REGISTRY.iter().position(|protocol| protocol.udp_ports().contains(&port));
+    by(first)
+        .or_else(|| by(second))
+        .or_else(|| REGISTRY.iter().position(|protocol| !protocol.udp_ports().is_empty()))
+}
+
 /// Registry name of the protocol whose `Upgrade` leads to others.
 pub const HTTP1: &str = "http1";
 

@@ -31,7 +31,7 @@ use crate::{
     event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
-    protocol::REGISTRY,
+    protocol::udp_ports,
 };
 
 /// Processes whose facts are remembered; beyond that they are read anew.
@@ -70,7 +70,7 @@ impl Default for LiveConfig {
             batch_queue: 256,
             budget: abi::DEFAULT_BUDGET,
             capture: Capture::Heads,
-            udp_ports: REGISTRY.iter().flat_map(|protocol| protocol.udp_ports()).copied().collect(),
+            udp_ports: udp_ports().collect(),
         }
     }
 }

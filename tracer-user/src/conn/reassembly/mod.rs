@@ -199,6 +199,11 @@ impl Reassembly {
         self.rest.counts
     }
 
+    /// A name that no connection has, for something else that is followed in the same capture.
+    pub fn new_id(&mut self, time: BootTime) -> ConnId {
+        self.rest.new_id(time)
+    }
+
     /// Takes a segment in; what it makes known is appended to `out`.
     pub fn take(&mut self, segment: Segment, out: &mut Vec<Event>) {
         self.rest.counts.segments += 1;

@@ -66,6 +66,8 @@ pub struct Frame<'a> {
     pub time_ns: u64,
     /// Link type, as [tcpdump.org](https://www.tcpdump.org/linktypes.html) numbers them.
     pub link: u32,
+    /// Which of the files that are open at once it is from, and of which of its interfaces.
+    pub place: (u32, u32),
     /// Bytes that there were; `data` may have fewer.
     pub original: u32,
     /// Bytes that were captured.
@@ -133,6 +135,8 @@ pub struct CaptureFile {
     packet: Held,
     last_ns: u64,
     dropped: u64,
+    /// Its number among those that are open at once.
+    pub(super) number: u32,
 }
 
 /// The packet that was read last; its bytes are in `record`.
@@ -140,6 +144,7 @@ pub struct CaptureFile {
 struct Held {
     time_ns: u64,
     link: u32,
+    interface: u32,
     original: u32,
     begin: usize,
     length: usize,
@@ -182,6 +187,7 @@ impl CaptureFile {
             packet: Held::default(),
             last_ns: 0,
             dropped: 0,
+            number: 0,
         };
         if magic.len() < 4 {
             return Err(foreign(match magic.len() {
@@ -250,9 +256,9 @@ impl CaptureFile {
 
     /// The packet that was read last; an empty one before the first and behind the last.
     pub fn packet(&self) -> Frame<'_> {
-        let Held { time_ns, link, original, begin, length } = self.packet;
+        let Held { time_ns, link, interface, original, begin, length } = self.packet;
         let data = self.record.get(begin..begin + length).unwrap_or_default();
-        Frame { time_ns, link, original, data }
+        Frame { time_ns, link, place: (self.number, interface), original, data }
     }
 
     fn next_of_pcap(
@@ -277,7 +283,7 @@ impl CaptureFile {
         self.exactly(length as usize, at, "a packet")?;
         let time_ns = u64::from(seconds) * 1_000_000_000 + ns;
         let (original, length) = (original.max(length), length as usize);
-        Ok(Some(Held { time_ns, link, original, begin: 0, length }))
+        Ok(Some(Held { time_ns, link, interface: 0, original, begin: 0, length }))
     }
 
     fn next_of_pcapng(&mut self) -> Result<Option<Held>, CaptureError> {
@@ -420,7 +426,7 @@ impl CaptureFile {
             self.last_ns = u64::try_from(ns.max(0)).unwrap_or(u64::MAX);
         }
         let (original, length) = (original.max(length), length as usize);
-        Ok(Held { time_ns: self.last_ns, link, original, begin, length })
+        Ok(Held { time_ns: self.last_ns, link, interface: id, original, begin, length })
     }
 
     /// Reads `n` bytes into `record`; `false` at the end of the file.

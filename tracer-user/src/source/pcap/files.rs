@@ -151,7 +151,10 @@ impl Files {
                 continue;
             }
             match open(&path) {
-                Ok(file) => {
+                Ok(mut file) => {
+                    // The lowest that is free: files that follow each other are of one place.
+                    let is_free = |number: &u32| self.open.iter().all(|file| file.number != *number);
+                    file.number = (0..).find(is_free).unwrap_or(u32::MAX);
                     self.open.push(file);
                     self.advance(self.open.len() - 1);
                 }

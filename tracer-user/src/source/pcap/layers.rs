@@ -5,18 +5,23 @@
 //! at: where two of them have the same addresses and ports at once, their connections are mixed.
 //!
 //! Checksums are not looked at: packets that a host sends itself are captured before the network card fills them in. Not read: PPPoE,
-//! encrypted IP. UDP is counted and not looked at, tunnels apart.
+//! encrypted IP. Of UDP the datagrams are told that go from or to a port that is wanted.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    hash::{Hash as _, Hasher as _},
+};
 
 use bytes::Bytes;
 use etherparse::{
     EtherType, IpFragOffset, IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket, LenSource, TcpSlice,
     UdpSlice, defrag::IpDefragBuf,
 };
+use rustc_hash::FxHasher;
 use tracer_ebpf as abi;
 
 use super::{
+    datagrams::UdpDatagram,
     file::Frame,
     tunnel::{self, Inside},
 };
@@ -34,6 +39,8 @@ const FRAGMENT_NS: u64 = 30_000_000_000;
 const COPY_NS: u64 = 10_000_000;
 /// Datagrams that were whole within that time; of more, copies count as lost.
 const MAX_JOINED: usize = 64;
+/// Bytes of UDP's header.
+const UDP_HEADER: usize = 8;
 /// Tunnels within each other: as many as RFC 2473 allows by default.
 const MAX_TUNNELS: usize = 4;
 
@@ -85,8 +92,12 @@ pub struct LayerCounts {
     pub other_link: u64,
     /// Neither IPv4 nor IPv6.
     pub not_ip: u64,
-    /// UDP.
+    /// UDP, tunnels apart.
     pub udp: u64,
+    /// Of it what goes between ports that are not wanted.
+    pub udp_other_port: u64,
+    /// Of it what says to be shorter than its header, or longer than what IP says: no kernel takes it.
+    pub udp_bad_length: u64,
     /// IP, and neither TCP nor UDP.
     pub other_ip: u64,
     /// Packets of which not even the headers are there, or whose headers are none.
@@ -103,12 +114,14 @@ pub struct LayerCounts {
 
 impl LayerCounts {
     /// Names of counters, with their counts.
-    pub fn named(&self) -> [(&'static str, u64); 10] {
+    pub fn named(&self) -> [(&'static str, u64); 12] {
         let LayerCounts {
             packets,
             other_link,
             not_ip,
             udp,
+            udp_other_port,
+            udp_bad_length,
             other_ip,
             headers_cut,
             fragments,
@@ -120,7 +133,9 @@ impl LayerCounts {
             ("capture.packets", packets),
             ("capture.other_link", other_link),
             ("capture.not_ip", not_ip),
-            ("capture.udp_not_looked_at", udp),
+            ("capture.udp", udp),
+            ("capture.udp_not_looked_at", udp_other_port),
+            ("capture.udp_bad_length", udp_bad_length),
             ("capture.other_ip", other_ip),
             ("lost.capture_headers_cut", headers_cut),
             ("capture.ip_fragments", fragments),
@@ -149,17 +164,40 @@ struct Datagram {
     buf: IpDefragBuf,
 }
 
+/// What a packet holds that is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Of TCP.
+    Segment(Segment),
+    /// Of UDP.
+    Datagram(UdpDatagram),
+}
+
 /// Reads packets. Holds fragments.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Layers {
     counts: LayerCounts,
+    /// Whose datagrams are wanted, in order.
+    udp_ports: Vec<u16>,
     datagrams: VecDeque<Datagram>,
     joined: VecDeque<(DatagramKey, u64)>,
 }
 
+/// What IP's header tells one datagram from another by.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    ends: Ends,
+    /// 0: it has none.
+    id: u32,
+    hops: u8,
+}
+
 /// A packet on its way through its layers.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct Way<'a> {
+    /// Where it was captured, and its link layer there.
+    place: (u32, u32),
+    outermost: &'a [u8],
     time: BootTime,
     /// As it was captured.
     time_ns: u64,
@@ -170,6 +208,17 @@ struct Way {
 }
 
 impl Layers {
+    /// For datagrams of these ports.
+    pub fn new(mut udp_ports: Vec<u16>) -> Layers {
+        udp_ports.sort_unstable();
+        Layers {
+            counts: LayerCounts::default(),
+            udp_ports,
+            datagrams: VecDeque::new(),
+            joined: VecDeque::new(),
+        }
+    }
+
     /// What was seen so far.
     pub fn counts(&self) -> LayerCounts {
         self.counts
@@ -182,8 +231,8 @@ impl Layers {
         }
     }
 
-    /// The segment that a packet holds, or makes whole.
-    pub fn segment(&mut self, packet: &Frame<'_>, time: BootTime) -> Option<Segment> {
+    /// The segment or datagram that a packet holds, or makes whole.
+    pub fn read(&mut self, packet: &Frame<'_>, time: BootTime) -> Option<Held> {
         self.counts.packets += 1;
         if !is_known(packet.link) {
             self.counts.other_link += 1;
@@ -193,12 +242,13 @@ impl Layers {
             self.counts.headers_cut += 1;
             return None;
         };
-        let data = packet.data.get(begin..).unwrap_or_default();
+        let (outermost, data) = packet.data.split_at_checked(begin).unwrap_or((packet.data, &[]));
         let missing = (packet.original as usize).saturating_sub(packet.data.len());
-        self.network(Way { time, time_ns: packet.time_ns, missing, depth: 0 }, ether_type, data)
+        let (place, time_ns) = (packet.place, packet.time_ns);
+        self.network(Way { place, outermost, time, time_ns, missing, depth: 0 }, ether_type, data)
     }
 
-    fn network(&mut self, way: Way, ether_type: u16, data: &[u8]) -> Option<Segment> {
+    fn network(&mut self, way: Way<'_>, ether_type: u16, data: &[u8]) -> Option<Held> {
         let sliced = LaxSlicedPacket::from_ether_type(EtherType(ether_type), data);
         let Some(net) = &sliced.net else {
             // Behind tags of VLANs, if there are some.
@@ -214,7 +264,7 @@ impl Layers {
                 inside => self.within(way, inside),
             };
         };
-        let (ends, header, payload, declared, fragment) = match net {
+        let (ends, hops, header, payload, declared, fragment) = match net {
             LaxNetSlice::Ipv4(ip) => {
                 let header = ip.header();
                 let ends = Ends {
@@ -225,7 +275,7 @@ impl Layers {
                 let fragment =
                     (u32::from(header.identification()), header.fragments_offset(), header.more_fragments());
                 let all = usize::from(header.total_len());
-                (ends, header.slice().as_ptr(), ip.payload(), all, Some(fragment))
+                (ends, header.ttl(), header.slice().as_ptr(), ip.payload(), all, Some(fragment))
             }
             LaxNetSlice::Ipv6(ip) => {
                 let header = ip.header();
@@ -241,7 +291,7 @@ impl Layers {
                     _ => None,
                 });
                 let all = 40 + usize::from(header.payload_length());
-                (ends, header.slice().as_ptr(), ip.payload(), all, fragment)
+                (ends, header.hop_limit(), header.slice().as_ptr(), ip.payload(), all, fragment)
             }
             LaxNetSlice::Arp(_) => {
                 self.counts.not_ip += 1;
@@ -249,6 +299,7 @@ impl Layers {
             }
         };
         let bytes = payload.payload;
+        let name = Name { ends, id: fragment.map_or(0, |(id, ..)| id), hops };
         let whole = if payload.incomplete {
             declared.saturating_sub((bytes.as_ptr() as usize).saturating_sub(header as usize))
         } else if payload.len_source == LenSource::Slice {
@@ -264,7 +315,7 @@ impl Layers {
                 return None;
             };
             let joined = self.join((ends, id, payload.ip_number), way.time_ns, offset, more, bytes)?;
-            return self.transport(way, ends, payload.ip_number, &joined, joined.len());
+            return self.transport(way, name, payload.ip_number, &joined, joined.len());
         }
         // Those two are looked at once more below.
         let is_seen_again = matches!(payload.ip_number, IpNumber::TCP | IpNumber::UDP);
@@ -272,11 +323,11 @@ impl Layers {
             self.counts.headers_cut += 1;
             return None;
         }
-        self.transport(way, ends, payload.ip_number, bytes, whole)
+        self.transport(way, name, payload.ip_number, bytes, whole)
     }
 
     /// What came out of a tunnel.
-    fn within(&mut self, way: Way, inside: Inside<'_>) -> Option<Segment> {
+    fn within(&mut self, way: Way<'_>, inside: Inside<'_>) -> Option<Held> {
         self.counts.tunnelled += u64::from(way.depth == 0);
         match inside {
             Inside::Packet(..) if way.depth >= MAX_TUNNELS => self.counts.too_deep += 1,
@@ -290,12 +341,13 @@ impl Layers {
 
     fn transport(
         &mut self,
-        way: Way,
-        ends: Ends,
+        way: Way<'_>,
+        name: Name,
         number: IpNumber,
         bytes: &[u8],
         whole: usize,
-    ) -> Option<Segment> {
+    ) -> Option<Held> {
+        let ends = name.ends;
         match number {
             IpNumber::TCP => {}
             IpNumber::UDP => {
@@ -307,9 +359,7 @@ impl Layers {
                 if inside != Inside::Nothing {
                     return self.within(way, inside);
                 }
-                // Here datagrams would go on, once the pipeline has an event for them.
-                self.counts.udp += 1;
-                return None;
+                return self.datagram(way, name, bytes, whole).map(Held::Datagram);
             }
             _ => match tunnel::in_ip(number.0, bytes) {
                 Inside::Nothing => {
@@ -325,7 +375,7 @@ impl Layers {
         };
         let length = whole.saturating_sub(tcp.header_slice().len());
         let captured = &tcp.payload()[..tcp.payload().len().min(length)];
-        Some(Segment {
+        Some(Held::Segment(Segment {
             time: way.time,
             family: ends.family,
             source: Endpoint { address: ends.source, port: tcp.source_port() },
@@ -337,7 +387,34 @@ impl Layers {
             reset: tcp.rst(),
             bytes: u32::try_from(length).unwrap_or(u32::MAX),
             payload: Bytes::copy_from_slice(captured),
-        })
+        }))
+    }
+
+    /// The datagram of a packet of UDP, if it is wanted. `bytes`: from its header on; `whole`: what IP says that there are.
+    fn datagram(&mut self, way: Way<'_>, name: Name, bytes: &[u8], whole: usize) -> Option<UdpDatagram> {
+        let half = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+        let (source, destination, length) = (half(0)?, half(2)?, usize::from(half(4)?));
+        self.counts.udp += 1;
+        if !(UDP_HEADER..=whole).contains(&length) {
+            self.counts.udp_bad_length += 1;
+            return None;
+        }
+        if ![source, destination].iter().any(|port| self.udp_ports.binary_search(port).is_ok()) {
+            self.counts.udp_other_port += 1;
+            return None;
+        }
+        let captured = bytes.get(UDP_HEADER..bytes.len().min(length)).unwrap_or_default();
+        let mut place = FxHasher::default();
+        (way.place, way.outermost, way.depth, name.hops).hash(&mut place);
+        Some(UdpDatagram::new(
+            way.time,
+            name.ends.family,
+            Endpoint { address: name.ends.source, port: source },
+            Endpoint { address: name.ends.destination, port: destination },
+            (length - UDP_HEADER) as u32,
+            captured,
+            (name.id, place.finish()),
+        ))
     }
 
     /// Takes a fragment in; returns the datagram that it makes whole.

@@ -1,7 +1,8 @@
 //! Packet captures as a source: what tcpdump has written, as the events that the probes would have sent ([`crate::conn::reassembly`]).
 //!
 //! Time is that of the packets. There are no processes: pid 0 and no name stand for them, and a service is called by its server's
-//! address. Everything a capture has is passed on, so that the events hold what the file holds of its TCP connections.
+//! address. Everything a capture has is passed on, so that the events hold what the file holds of its TCP connections, and of its UDP what goes
+//! over ports that are wanted ([`datagrams`]).
 
 use std::{
     io::Read,
@@ -9,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+pub mod datagrams;
 pub mod file;
 mod files;
 pub mod layers;
@@ -16,14 +18,15 @@ mod tunnel;
 
 pub use self::file::CaptureError;
 use self::{
+    datagrams::{DatagramCounts, Datagrams},
     files::{Faults, Files},
-    layers::{LayerCounts, Layers, is_known, link_name},
+    layers::{Held, LayerCounts, Layers, is_known, link_name},
 };
 use super::{Source, SourceError};
 use crate::{
     conn::reassembly::{Counts, Reassembly, Speech},
     event::{Counters, Event, EventBatch},
-    protocol::{Inference, REGISTRY},
+    protocol::{Inference, REGISTRY, udp_ports},
     time::{Anchor, BootTime, WallTime},
 };
 
@@ -54,6 +57,7 @@ struct ReportState {
     faults: Faults,
     layers: LayerCounts,
     counts: Counts,
+    datagrams: DatagramCounts,
     dropped: u64,
     links: Vec<u32>,
 }
@@ -84,18 +88,20 @@ impl Report {
 
     /// What was in it and what was left out, in one line.
     pub fn line(&self) -> String {
-        let ReportState { layers, counts, dropped, .. } = &*self.lock();
+        let ReportState { layers, counts, datagrams, dropped, .. } = &*self.lock();
         let mut line = format!("{} packets, {} of TCP", layers.packets, counts.segments);
         let more = [
             (layers.tunnelled, "out of tunnels"),
             (layers.too_deep, "within too many tunnels"),
-            (layers.udp, "of UDP, not looked at"),
+            (layers.udp, "of UDP"),
+            (layers.udp_other_port, "of UDP on other ports, not looked at"),
+            (layers.udp_bad_length, "of UDP with impossible lengths"),
             (layers.other_ip, "of other protocols of IP"),
             (layers.not_ip, "not of IP"),
             (layers.headers_cut, "with headers cut"),
             (layers.fragments_lost, "fragments lost"),
-            (counts.cut, "captured in part"),
-            (counts.repeated, "seen before"),
+            (counts.cut + datagrams.cut, "captured in part"),
+            (counts.repeated + datagrams.repeated, "seen before"),
             (counts.gaps, "gaps"),
             (*dropped, "dropped by whoever captured"),
         ];
@@ -111,6 +117,7 @@ pub struct PcapSource {
     files: Files,
     layers: Layers,
     reassembly: Reassembly,
+    datagrams: Datagrams,
     report: Report,
     next_ordinal: u64,
     begun: bool,
@@ -130,11 +137,18 @@ impl PcapSource {
         Ok(PcapSource::of(Files::one(name, input)?))
     }
 
+    /// Looks for datagrams on these ports, in place of those of the protocols that are known.
+    #[must_use]
+    pub fn with_udp_ports(self, udp_ports: Vec<u16>) -> PcapSource {
+        PcapSource { layers: Layers::new(udp_ports.clone()), datagrams: Datagrams::new(udp_ports), ..self }
+    }
+
     fn of(files: Files) -> PcapSource {
         PcapSource {
             files,
-            layers: Layers::default(),
+            layers: Layers::new(udp_ports().collect()),
             reassembly: Reassembly::new(recognise),
+            datagrams: Datagrams::new(udp_ports().collect()),
             report: Report::default(),
             next_ordinal: 0,
             begun: false,
@@ -169,8 +183,12 @@ impl PcapSource {
         if self.newest.0 > 0 {
             pass_quiet(self.newest, time, &mut self.reassembly, events);
         }
-        match self.layers.segment(&packet, time) {
-            Some(segment) => self.reassembly.take(segment, events),
+        match self.layers.read(&packet, time) {
+            Some(Held::Segment(segment)) => self.reassembly.take(segment, events),
+            Some(Held::Datagram(datagram)) => {
+                self.reassembly.pass(time, events);
+                self.datagrams.take(&datagram, |time| self.reassembly.new_id(time), events);
+            }
             None => self.reassembly.pass(time, events),
         }
         self.newest = self.newest.max(time);
@@ -183,7 +201,8 @@ impl PcapSource {
     fn count(&mut self, events: &mut Vec<Event>) {
         self.counted = self.newest;
         let dropped = ("lost.capture_dropped", self.files.dropped());
-        let named = self.layers.counts().named().into_iter().chain(self.reassembly.counts().named());
+        let named = self.layers.counts().named().into_iter();
+        let named = named.chain(self.reassembly.counts().named()).chain(self.datagrams.counts().named());
         let values = named.chain([dropped]).map(|(name, n)| (name.into(), n)).collect();
         events.push(Event::Counters(Counters { time: self.newest, values }));
         self.tell();
@@ -193,6 +212,7 @@ impl PcapSource {
         let mut state = self.report.lock();
         state.layers = self.layers.counts();
         state.counts = self.reassembly.counts();
+        state.datagrams = self.datagrams.counts();
         state.dropped = self.files.dropped();
         state.faults.clone_from(self.files.faults());
     }
