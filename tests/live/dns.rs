@@ -28,9 +28,9 @@ use super::{
 };
 
 /// A server with a zone of its own.
-struct NameServer {
-    process: Process,
-    port: u16,
+pub(super) struct NameServer {
+    pub(super) process: Process,
+    pub(super) port: u16,
     folder: TempDir,
 }
 
@@ -54,7 +54,7 @@ mail IN MX 10 www
 
 impl NameServer {
     /// BIND, as an authority for `example.test`; each question is in its log. Answers over UDP have at most 512 bytes.
-    fn bind() -> NameServer {
+    pub(super) fn bind() -> NameServer {
         let (folder, port) = (TempDir::new().unwrap(), free_port());
         let root = folder.path();
         let mut zone = ZONE.to_owned();
@@ -120,7 +120,7 @@ zone "example.test" {{ type primary; file "{root}/zone"; }};
     }
 
     /// Questions in BIND's log, by type and transport (`A` over UDP, `A T` over TCP).
-    fn asked(&self, n: usize) -> BTreeMap<String, usize> {
+    pub(super) fn asked(&self, n: usize) -> BTreeMap<String, usize> {
         wait_for(&format!("{n} questions in the log"), || {
             let log = self.said("asked");
             (log.lines().count() >= n).then_some(())
@@ -135,7 +135,7 @@ zone "example.test" {{ type primary; file "{root}/zone"; }};
         asked
     }
 
-    fn dig(&self, arguments: &str) -> String {
+    pub(super) fn dig(&self, arguments: &str) -> String {
         let mut dig = Command::new(tool("dig", "bind9-dnsutils"));
         dig.args(["@127.0.0.1", "-p", &self.port.to_string(), "+tries=1", "+time=20"]);
         let out = dig.args(arguments.split_whitespace()).output().unwrap();
@@ -182,7 +182,7 @@ fn check_whole(capture: &Capture) {
     assert_eq!(replayed, live);
 }
 
-fn udp_port(port: u16) -> String {
+pub(super) fn udp_port(port: u16) -> String {
     format!("--udp-port={port}")
 }
 
@@ -540,6 +540,17 @@ fn multicast_dns_has_questions_and_announcements(#[values(Hooks::Socket, Hooks::
         assert!(told.len() <= n_told && asked.len() <= n_asked, "{role}: {seen}");
         assert!(told.iter().all(|it| it.target.as_deref() == Some("_txray._tcp.local")), "{told:?}");
     }
+    // What tcpdump has stored of it: questions are the group's, announcements the announcer's.
+    let (stored, summary, said) = super::pcap::replay(&folder.path().join("seen.pcap"), &[]);
+    let n_stored = |operation: fn(&str) -> bool| stored.iter().filter(|it| operation(&it.operation)).count();
+    assert_eq!(n_stored(|it| it == "announcement"), n_told, "{said}");
+    assert_eq!(n_stored(|it| it != "announcement"), n_asked, "{said}");
+    assert!(stored.iter().all(|it| it.role == "server" && it.protocol == "mdns"), "{stored:?}");
+    for it in &stored {
+        let service = if it.operation == "announcement" { "127.0.0.1:5353" } else { "224.0.0.251:5353" };
+        assert_eq!(it.service, service, "{it:?}");
+    }
+    assert_eq!(summary.lost_requests.high, 0);
     let lost = &capture.summary.lost_requests;
     assert!(lost.low <= unnamed as u64 && lost.high == unnamed as u64, "{unnamed}: {lost:?}");
     assert!(hooks == Hooks::Socket || unnamed == 0);

@@ -6,7 +6,7 @@
 //!
 //! * **Who serves** is what the message says of itself ([`crate::protocol::Protocol::infer_datagram`]): a request was sent to a server, a
 //!   response by one. Where it says nothing (too little of it was captured), the end whose port is wanted serves, and of two such the lower.
-//! * **One-way messages** (mDNS: everybody asks all and tells all) are what their receivers got; for a group that is its address.
+//! * **Everybody asks all and tells all** (mDNS): a question was sent to the group, and is the group's; an announcement is the announcer's.
 //! * **Asked of a group, answered from anywhere** (LLMNR): all who may answer are one socket.
 //! * **Seen twice** (on several interfaces, inside and outside of a tunnel, in two files): the same bytes between the same ends within
 //!   [`COPY_NS`], with IP's identification where there is one. IPv6 has none, nor has IPv4 where it is not to be fragmented and the
@@ -25,7 +25,7 @@ use tracer_ebpf as abi;
 use crate::{
     conn::{reassembly::Endpoint, tracker::Tracker},
     event::{ConnClose, ConnId, Datagram, Direction, Event},
-    protocol::{Inference, Pairing, REGISTRY, of_ports},
+    protocol::{Inference, REGISTRY, of_ports},
     time::BootTime,
 };
 
@@ -208,7 +208,6 @@ impl Datagrams {
         };
         let protocol = REGISTRY[at];
         let direction = match protocol.infer_datagram(&datagram.framed) {
-            _ if matches!(protocol.pairing(), Pairing::OneWay) => Direction::Ingress,
             Inference::Request => Direction::Ingress,
             Inference::Response => Direction::Egress,
             _ => self.by_port(source.port, destination.port),
