@@ -80,6 +80,36 @@ fn real_captures_give_the_servers_logs(#[case] names: &[&str], #[case] n_udp: u6
     check_sum(&read);
 }
 
+/// python-zeroconf probes for a name, announces it, asks for another and says goodbye, as tcpdump -r prints it.
+#[test]
+fn questions_are_the_groups_and_announcements_the_announcers() {
+    let read = open(&["mdns.pcap"]);
+    let rows: Vec<_> = read
+        .transactions
+        .iter()
+        .map(|row| {
+            assert_eq!(
+                (row.role, &*row.protocol, row.confidence),
+                (Role::Server, "mdns", Confidence::Complete)
+            );
+            let target = String::from_utf8_lossy(row.target.as_deref().unwrap()).into_owned();
+            (row.operation.to_string(), target, row.service.to_string())
+        })
+        .collect();
+    let row = |operation: &str, target: &str, service: &str| {
+        let [operation, target, service] = [operation, target, service].map(str::to_owned);
+        (operation, target, format!("{service}:5353"))
+    };
+    let probe = row("PTR", "_txray._tcp.local", "224.0.0.251");
+    let told = row("announcement", "_txray._tcp.local", "127.0.0.1");
+    let asked = row("SRV", "two._txray._tcp.local", "224.0.0.251");
+    let expected =
+        [&probe, &probe, &probe, &told, &told, &told, &asked, &asked, &asked, &told].map(Clone::clone);
+    assert_eq!(rows, expected);
+    assert_eq!(read.lost, LostRequests::default());
+    check_sum(&read);
+}
+
 /// Of 110 bytes of a packet some questions are whole, most answers are not, and no fragment is.
 #[test]
 fn what_was_captured_in_part_is_counted() {
@@ -196,6 +226,19 @@ fn who_serves_is_what_the_messages_say() {
     assert_eq!(short(&read), [("a".to_owned(), End::Answered, 2), ("b".to_owned(), End::Answered, 3)]);
     let services: Vec<&str> = read.transactions.iter().map(|row| &*row.service).collect();
     assert_eq!(services, ["10.0.0.2:53", "10.0.0.1:53"]);
+}
+
+/// Packets of several queues stand in a capture in another order than they were stamped in.
+#[test]
+fn an_answer_that_stands_before_its_question_is_its_answer() {
+    let read = of(&[
+        (0, udp(CLIENT, SERVER, 1, &message(1, "a", false))),
+        (5, udp(SERVER, CLIENT, 2, &message(2, "b", true))),
+        (3, udp(CLIENT, SERVER, 3, &message(2, "b", false))),
+        (6, udp(SERVER, CLIENT, 4, &message(1, "a", true))),
+    ]);
+    assert_eq!(short(&read), [("b".to_owned(), End::Answered, 2), ("a".to_owned(), End::Answered, 6)]);
+    assert_eq!(read.lost, LostRequests::default());
 }
 
 #[test]

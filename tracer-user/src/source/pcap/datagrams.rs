@@ -32,7 +32,7 @@ use crate::{
 /// Sockets at once; beyond it the one that was idle longest is forgotten. As many as the pipeline keeps.
 const MAX_SOCKETS: usize = 65_536;
 /// Copies come so soon: what two hosts whose clocks agree to some ms see of a packet on its way between them. glibc, dig and musl ask again, with
-/// the same bytes, after 1 to 5 s; multicast DNS after 250 ms or more.
+/// the same bytes, after 1 to 5 s; the probes of python-zeroconf come every 173 ms.
 const COPY_NS: u64 = 100_000_000;
 /// Datagrams of which copies are known: 655,360 a second; beyond it the oldest is let go, and copies of it count again. 65,536 × some 100 bytes.
 const MAX_SEEN: usize = 65_536;
@@ -120,8 +120,8 @@ struct Socket {
     key: Key,
     /// Number of the next datagram, by direction.
     next: [u64; 2],
-    /// Time of the last one: it never goes backwards.
-    last: BootTime,
+    /// Time of the last one, by direction: in the order of the numbers it never goes backwards.
+    last: [BootTime; 2],
 }
 
 /// All sockets of a capture.
@@ -177,11 +177,12 @@ impl Datagrams {
         self.counts.cut += u64::from((payload.len() as u64) < u64::from(bytes));
         let id = self.socket(key, time, new_id, out);
         let Some(socket) = self.sockets.touch(id) else { return };
-        socket.last = socket.last.max(time);
+        let last = &mut socket.last[direction.index()];
+        *last = (*last).max(time);
         let number = &mut socket.next[direction.index()];
         let conn = socket.id;
         out.push(Event::Datagram(Datagram {
-            time: socket.last,
+            time: *last,
             conn,
             number: *number,
             bytes,
@@ -245,7 +246,7 @@ impl Datagrams {
         }
         let id = new_id(time);
         self.by_key.insert(key, id);
-        self.sockets.insert(id, Socket { id, key, next: [0; 2], last: time });
+        self.sockets.insert(id, Socket { id, key, next: [0; 2], last: [BootTime(0); 2] });
         id
     }
 
@@ -255,7 +256,7 @@ impl Datagrams {
         self.by_key.remove(&socket.key);
         self.counts.sockets_full += 1;
         out.push(Event::ConnClose(ConnClose {
-            time: socket.last.max(now),
+            time: now.max(socket.last[0]).max(socket.last[1]),
             conn: id,
             position: socket.next,
             reason: abi::CLOSE_REPLACED,
@@ -326,5 +327,83 @@ impl Seen {
         if self.by_hash.get(&hash).is_some_and(|known| known.told_at == at) {
             self.by_hash.remove(&hash);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(address: u8, port: u16) -> Endpoint {
+        let mut bytes = [0; 16];
+        bytes[0] = address;
+        Endpoint { address: bytes, port }
+    }
+
+    /// A question, so many nanoseconds after the start.
+    fn question(at: u64, server: u8, id: u32, place: u64) -> UdpDatagram {
+        let payload = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1][..], b"a\0\0\x01\0\x01"].concat();
+        let (client, server) = (end(1, 40_000), end(server, 53));
+        let n = payload.len() as u32;
+        UdpDatagram::new(BootTime(1 + at), abi::FAMILY_INET, client, server, n, &payload, (id, place))
+    }
+
+    /// Takes questions to these servers, each with an id of its own.
+    fn ask(datagrams: &mut Datagrams, servers: &[u8], out: &mut Vec<Event>) {
+        let mut ids = 0;
+        for (n, server) in servers.iter().enumerate() {
+            let new_id = |_| {
+                ids += 1;
+                ConnId(out.len() as u64 * 100 + ids)
+            };
+            let mut more = Vec::new();
+            datagrams.take(&question(n as u64, *server, n as u32 + 1, 0), new_id, &mut more);
+            out.extend(more);
+        }
+    }
+
+    #[test]
+    fn the_socket_that_was_idle_longest_makes_room_and_is_counted() {
+        let mut datagrams = Datagrams::with_room(vec![53], 2);
+        let mut out = Vec::new();
+        ask(&mut datagrams, &[1, 2, 1, 3, 2], &mut out);
+        let told: Vec<_> = out
+            .iter()
+            .map(|event| match event {
+                Event::Datagram(datagram) => (datagram.tuple.local[0], datagram.number),
+                Event::ConnClose(close) => (0, close.position[Direction::Ingress.index()]),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        // 2 was idle longest when 3 came, then 1, which had two questions. A new socket counts from 0.
+        assert_eq!(told, [(1, 0), (2, 0), (1, 1), (0, 1), (3, 0), (0, 2), (2, 0)]);
+        assert_eq!((datagrams.counts().told, datagrams.counts().sockets_full), (5, 2));
+        assert_eq!((datagrams.sockets.len(), datagrams.by_key.len()), (2, 2));
+    }
+
+    #[test]
+    fn copies_are_known_for_a_time_and_up_to_a_number_and_let_go_of_with_all() {
+        let mut seen = Seen::default();
+        for n in 0..MAX_SEEN as u32 {
+            assert!(!seen.is_copy(&question(0, 9, n + 1, 0)));
+        }
+        assert!(seen.is_copy(&question(1, 9, 1, 0)));
+        assert_eq!((seen.by_hash.len(), seen.forgotten), (MAX_SEEN, 0));
+        // One more: the first is no longer known.
+        assert!(!seen.is_copy(&question(1, 9, u32::MAX, 0)));
+        assert!(!seen.is_copy(&question(1, 9, 1, 0)));
+        assert_eq!((seen.by_hash.len(), seen.told.len(), seen.forgotten), (MAX_SEEN, MAX_SEEN, 2));
+        assert!(!seen.is_copy(&question(COPY_NS + 1, 9, u32::MAX, 0)));
+        assert_eq!((seen.by_hash.len(), seen.told.len()), (1, 1));
+    }
+
+    #[test]
+    fn one_datagram_at_more_places_than_are_kept_takes_no_more_room() {
+        let mut seen = Seen::default();
+        for place in 0..10 * MAX_PLACES as u64 {
+            let is_copy = seen.is_copy(&question(place, 9, 0, place));
+            assert_eq!(is_copy, place != 0);
+        }
+        assert_eq!(seen.by_hash.values().map(|known| known.more.len()).sum::<usize>(), MAX_PLACES);
     }
 }
