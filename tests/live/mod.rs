@@ -6,7 +6,7 @@
 //! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets`, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
 //! `http2` nghttp2 and nginx, `grpc` Python's grpcio,
-//! `pcap` tcpdump, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
+//! `pcap` tcpdump and bind9 with its tools, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod check;
