@@ -3,6 +3,7 @@
 mod copies;
 mod datagrams;
 mod many;
+mod waiting;
 
 use std::{
     fs,

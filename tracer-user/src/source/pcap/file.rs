@@ -4,9 +4,14 @@
 //!
 //! Not read: what is no packet (names, secrets, journals); times of simple packets (they have none: that of the packet before counts).
 
-use std::io::{self, BufReader, Read};
+use std::{
+    io::{self, BufReader, Read},
+    time::Duration,
+};
 
 use pcap_parser::pcapng::{Block, parse_block_be, parse_block_le};
+
+use super::waiting::Waiting;
 
 /// A packet or a block that claims to be larger is none: 256 KiB is the longest that libpcap captures (`MAXIMUM_SNAPLEN`), and what is written
 /// beside it is short. Secrets and names may take more than that.
@@ -137,6 +142,8 @@ pub struct CaptureFile {
     dropped: u64,
     /// Its number among those that are open at once.
     pub(super) number: u32,
+    /// It is standard input, which may still be written.
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// The packet that was read last; its bytes are in `record`.
@@ -188,6 +195,7 @@ impl CaptureFile {
             last_ns: 0,
             dropped: 0,
             number: 0,
+            waiting: None,
         };
         if magic.len() < 4 {
             return Err(foreign(match magic.len() {
@@ -252,6 +260,11 @@ impl CaptureFile {
         };
         self.packet = packet.unwrap_or_default();
         Ok(packet.is_some())
+    }
+
+    /// Whether the next packet would be waited for, for longer than `most`.
+    pub fn is_dry(&self, most: Duration) -> bool {
+        !self.packed && self.waiting.as_ref().is_some_and(|waiting| waiting.is_dry(self.offset, most))
     }
 
     /// The packet that was read last; an empty one before the first and behind the last.

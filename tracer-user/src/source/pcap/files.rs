@@ -7,14 +7,16 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
     CaptureError,
     file::{CaptureFile, Frame},
     layers::{is_known, link_name},
+    waiting,
 };
 use crate::text::screen_text;
 
@@ -110,6 +112,14 @@ impl Files {
         self.open.iter().fold(self.dropped, |sum, file| sum.saturating_add(file.dropped()))
     }
 
+    /// Whether the next packet would be waited for, for longer than `most`: it is the only capture, and still being written.
+    pub(super) fn is_dry(&self, most: Duration) -> bool {
+        match &self.open[..] {
+            [file] => self.shown.is_some() && self.later.is_empty() && file.is_dry(most),
+            _ => false,
+        }
+    }
+
     /// The next packet; `None` at the end.
     pub(super) fn next_packet(&mut self) -> Option<Frame<'_>> {
         if let Some(shown) = self.shown.take() {
@@ -170,7 +180,10 @@ fn is_stdin(path: &Path) -> bool {
 
 fn open(path: &Path) -> Result<CaptureFile, CaptureError> {
     if is_stdin(path) {
-        return checked(CaptureFile::open("standard input", io::stdin())?);
+        let (input, waiting) = waiting::stdin();
+        let mut file = CaptureFile::open("standard input", input)?;
+        file.waiting = Some(waiting);
+        return checked(file);
     }
     let name = screen_text(&path.display().to_string()).into_owned();
     match File::open(path) {

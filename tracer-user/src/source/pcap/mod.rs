@@ -3,11 +3,15 @@
 //! Time is that of the packets. There are no processes: pid 0 and no name stand for them, and a service is called by its server's
 //! address. Everything a capture has is passed on, so that the events hold what the file holds of its TCP connections, and of its UDP what goes
 //! over ports that are wanted ([`datagrams`]).
+//!
+//! Of a file the events are the same each time. Of what is being written on standard input while it is read time passes without packets too: it is
+//! shown when nothing more comes, and the wall clock ticks, some time behind ([`LAG_NS`]).
 
 use std::{
     io::Read,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 pub mod datagrams;
@@ -15,6 +19,7 @@ pub mod file;
 mod files;
 pub mod layers;
 mod tunnel;
+mod waiting;
 
 pub use self::file::CaptureError;
 use self::{
@@ -43,6 +48,12 @@ const QUIET_NS: u64 = 250_000_000;
 /// 356 ticks.
 const TICK_NS: u64 = 100_000_000;
 const TICK_SHARE: u64 = 16;
+/// Standard input is looked at so often while it has no packets.
+const DRY: Duration = Duration::from_millis(250);
+/// A capture is being written now if its last packet is not older than this, or newer, when the next has to be waited for.
+const NOW_NS: u64 = 5_000_000_000;
+/// Its time ticks so much behind the wall clock: the kernel hands packets to tcpdump up to a second later, where it was not told to be immediate.
+const LAG_NS: u64 = 2_000_000_000;
 /// Link types that are named when the capture is over; more are only counted.
 const MAX_LINKS: usize = 16;
 /// Times behind this (2116) are no times: schema and files hold ns in 63 bits.
@@ -123,6 +134,8 @@ pub struct PcapSource {
     begun: bool,
     newest: BootTime,
     counted: BootTime,
+    /// Up to which time the wall clock has ticked.
+    ticked: BootTime,
     over: bool,
 }
 
@@ -154,6 +167,7 @@ impl PcapSource {
             begun: false,
             newest: BootTime(0),
             counted: BootTime(0),
+            ticked: BootTime(0),
             over: false,
         }
     }
@@ -181,7 +195,7 @@ impl PcapSource {
             events.push(Event::Anchor(Anchor { boot: time, wall: WallTime(time.0) }));
         }
         if self.newest.0 > 0 {
-            pass_quiet(self.newest, time, &mut self.reassembly, events);
+            pass_quiet(self.newest.max(self.ticked), time, &mut self.reassembly, events);
         }
         match self.layers.read(&packet, time) {
             Some(Held::Segment(segment)) => self.reassembly.take(segment, events),
@@ -196,6 +210,32 @@ impl PcapSource {
             self.count(events);
         }
         true
+    }
+
+    /// Whether there is nothing to be read now, so that what was read is to be shown. While it is waited for, the clock ticks.
+    fn waits(&mut self, events: &mut Vec<Event>) -> bool {
+        if !events.is_empty() {
+            return self.files.is_dry(Duration::ZERO);
+        }
+        if !self.begun || !self.files.is_dry(Duration::ZERO) {
+            return false;
+        }
+        let now = || {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        };
+        // Later it has been waited for already.
+        let is_of_now = self.ticked > self.newest || self.newest.0.abs_diff(now()) < NOW_NS;
+        while is_of_now && self.files.is_dry(DRY) {
+            let time = BootTime(now().saturating_sub(LAG_NS));
+            if time > self.newest.max(self.ticked) {
+                self.ticked = time;
+                self.reassembly.pass(time, events);
+                events.push(Event::Tick(time));
+                return true;
+            }
+        }
+        false
     }
 
     fn count(&mut self, events: &mut Vec<Event>) {
@@ -226,6 +266,9 @@ impl Source for PcapSource {
             && events.len() < BATCH_EVENTS
             && (events.is_empty() || self.newest.0.saturating_sub(begin.0) < BATCH_NS)
         {
+            if self.waits(&mut events) {
+                break;
+            }
             if !self.packet(&mut events) {
                 self.over = true;
                 self.layers.finish();
