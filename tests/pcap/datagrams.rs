@@ -89,7 +89,7 @@ fn questions_are_the_groups_and_announcements_the_announcers() {
         .iter()
         .map(|row| {
             assert_eq!(
-                (row.role, &*row.protocol, row.confidence),
+                (row.role, row.protocol, row.confidence),
                 (Role::Server, "mdns", Confidence::Complete)
             );
             let target = String::from_utf8_lossy(row.target.as_deref().unwrap()).into_owned();
@@ -261,7 +261,7 @@ fn who_has_the_name_answers_for_the_group() {
     assert_eq!(rows[0], ("printer".to_owned(), End::Answered, 3));
     assert_eq!((rows.len(), rows[1].1 == End::Answered), (2, false), "{rows:?}");
     assert!(
-        read.transactions.iter().all(|row| &*row.protocol == "llmnr" && &*row.service == "224.0.0.252:5355")
+        read.transactions.iter().all(|row| row.protocol == "llmnr" && &*row.service == "224.0.0.252:5355")
     );
 }
 

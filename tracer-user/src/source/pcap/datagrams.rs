@@ -9,7 +9,7 @@
 //! * **Everybody asks all and tells all** (mDNS): a question was sent to the group, and is the group's; an announcement is the announcer's.
 //! * **Asked of a group, answered from anywhere** (LLMNR): all who may answer are one socket.
 //! * **Seen twice** (on several interfaces, inside and outside of a tunnel, in two files): the same bytes between the same ends within
-//!   [`COPY_NS`], with IP's identification where there is one. IPv6 has none, nor has IPv4 where it is not to be fragmented and the
+//!   `COPY_NS`, with IP's identification where there is one. IPv6 has none, nor has IPv4 where it is not to be fragmented and the
 //!   sender leaves it at 0: there a datagram is a copy of one that was seen at another place (file, interface, link header, tunnel, hops),
 //!   and what comes twice at one place was sent twice. A question that is asked again has another identification, and is another datagram.
 

@@ -5,7 +5,7 @@
 //! over ports that are wanted ([`datagrams`]).
 //!
 //! Of a file the events are the same each time. Of what is being written on standard input while it is read time passes without packets too: it is
-//! shown when nothing more comes, and the wall clock ticks, some time behind ([`LAG_NS`]).
+//! shown when nothing more comes, and the wall clock ticks, some time behind (`LAG_NS`).
 
 use std::{
     io::Read,
