@@ -20,6 +20,8 @@ mod heads;
 mod hpack;
 /// Real programs, traced, against what they logged themselves.
 mod live;
+/// What `--protocol` leaves.
+mod looked_for;
 /// Who calls whom, of a recording.
 mod map;
 /// Packet captures as a source.

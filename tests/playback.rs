@@ -11,7 +11,7 @@ use tracer_user::{
     conn::order,
     event::{Counters, Event, EventBatch},
     metrics::Metrics,
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
+    pipeline::{LookedFor, NullVerdicts, Pipeline, PipelineConfig, Snapshot},
     schema::PayloadMode,
     sink::{
         fanout::Inline,
@@ -153,7 +153,7 @@ impl Run {
         }
         Run {
             pipeline: Pipeline::new(pipeline(), metrics.clone(), Box::new(NullVerdicts)),
-            delivery: Delivery::new(None, None, metrics.clone()),
+            delivery: Delivery::new(LookedFor::ALL, None, None, metrics.clone()),
             out: Screen(Inline::new(sinks, metrics.clone())),
             feed,
             metrics,

@@ -5,7 +5,7 @@ use std::process::Command;
 use tracer_user::{
     cli::delivery::{Delivery, Out},
     event::Role,
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
+    pipeline::{LookedFor, NullVerdicts, Pipeline, PipelineConfig, Snapshot},
     sink::{
         Sink,
         fanout::Inline,
@@ -347,7 +347,8 @@ fn a_replay_counts_what_the_recorded_run_counted() {
         ],
         metrics.clone(),
     ));
-    let (mut line, mut delivery) = (pipeline(&metrics), Delivery::new(None, None, metrics.clone()));
+    let (mut line, mut delivery) =
+        (pipeline(&metrics), Delivery::new(LookedFor::ALL, None, None, metrics.clone()));
     recorder.checkpoint(line.checkpoint(), 0);
     for (i, events) in events.chunks(500).enumerate() {
         let batch = Arc::new(EventBatch { first_ordinal: i as u64 * 500, events: events.to_vec() });
@@ -363,7 +364,8 @@ fn a_replay_counts_what_the_recorded_run_counted() {
     let mut source = ReplaySource::open(&recording, WallRange::default(), Metrics::default()).unwrap();
     let replayed = SharedRollups::default();
     let mut out = Run(Inline::new(vec![Box::new(RollupSink::new(replayed.clone(), None))], metrics.clone()));
-    let (mut line, mut delivery) = (pipeline(&metrics), Delivery::new(None, None, metrics.clone()));
+    let (mut line, mut delivery) =
+        (pipeline(&metrics), Delivery::new(LookedFor::ALL, None, None, metrics.clone()));
     while let Some(batch) = source.next_batch().unwrap() {
         let _ = source.restart();
         batch.events.iter().for_each(|event| delivery.push(event, &mut line, &mut out));

@@ -98,7 +98,7 @@ pub struct RunArgs {
     /// Settings file (TOML); environment and flags win over it [default: config.toml in $XDG_CONFIG_HOME/txray, if it is there]
     #[arg(long, value_name = "FILE", env = "TXRAY_CONFIG", help_heading = "Run")]
     pub config: Option<PathBuf>,
-    /// Look for this protocol only (repeatable): connections that speak another one are counted and not read [default: all]
+    /// Look for this protocol only (repeatable): connections that speak another one, and none that leads there, are counted and not read [default: all]
     #[arg(long, value_name = "NAME", env = "TXRAY_PROTOCOL", value_delimiter = ',', value_parser = protocol_names(), help_heading = "Run")]
     pub protocol: Vec<String>,
     /// On this port of a server (repeatable), show what no parser knows turn by turn; elsewhere it is only counted

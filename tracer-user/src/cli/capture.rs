@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::{Config, Payload},
     metrics::Metrics,
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig},
+    pipeline::{LookedFor, NullVerdicts, Pipeline, PipelineConfig},
     schema::PayloadMode,
     sink::{
         Sink,
@@ -194,7 +194,7 @@ pub(super) fn into_folder(
     let mut fan_out =
         FanOut::start(sinks, 256, WhenFull::Wait, metrics.clone()).context("start the sinks' threads")?;
     let mut pipeline = Pipeline::new(config.clone(), metrics.clone(), Box::new(NullVerdicts));
-    let mut delivery = Delivery::new(None, None, metrics);
+    let mut delivery = Delivery::new(LookedFor::new(&config.protocols), None, None, metrics);
     recorder.checkpoint(pipeline.checkpoint(), 0);
     let mut progress = Progress::new(title(files));
     while stop.reason().is_none()

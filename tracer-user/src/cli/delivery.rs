@@ -7,7 +7,7 @@ use crate::{
     conn::order,
     event::Event,
     metrics::{Counter, Metrics},
-    pipeline::{Pipeline, Snapshot},
+    pipeline::{LookedFor, Pipeline, Snapshot},
     report::filter::Filter,
     time::BootTime,
     transaction::{TransactionBatch, WallRange},
@@ -38,11 +38,11 @@ impl<F: FnMut(TransactionBatch, Option<Arc<Snapshot>>)> Out for F {
 pub struct Totals {
     /// Events, ticks left out.
     pub events: u64,
-    /// Finished transactions, also those that the filter left out.
+    /// Finished transactions, also those that the filter or `--protocol` left out.
     pub transactions: u64,
     /// Requests in flight at the end.
     pub open: u64,
-    /// Transactions that the filter left out.
+    /// Transactions that the filter or `--protocol` left out.
     pub filtered: u64,
     /// First event of the run's own time.
     pub first: Option<BootTime>,
@@ -61,6 +61,7 @@ impl Totals {
 #[derive(Debug)]
 pub struct Delivery {
     filter: Option<Filter>,
+    looked_for: LookedFor,
     /// What is outside is no part of the run.
     range: Option<WallRange>,
     metrics: Metrics,
@@ -73,9 +74,14 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Lets through what `filter` and `range` do; what the filter leaves out is counted.
-    pub fn new(filter: Option<Filter>, range: Option<WallRange>, metrics: Metrics) -> Delivery {
-        Delivery { filter, range, metrics, totals: Totals::default(), observed: 0, delivered: 0 }
+    /// Lets through what is of a protocol that is looked for, and what `filter` and `range` do; what the first two leave out is counted.
+    pub fn new(
+        looked_for: LookedFor,
+        filter: Option<Filter>,
+        range: Option<WallRange>,
+        metrics: Metrics,
+    ) -> Delivery {
+        Delivery { filter, looked_for, range, metrics, totals: Totals::default(), observed: 0, delivered: 0 }
     }
 
     /// From now on what ends outside of `range` is left out.
@@ -147,10 +153,11 @@ impl Delivery {
         let n_open = batch.transactions.iter().filter(|transaction| !transaction.is_finished()).count();
         self.totals.open += n_open as u64;
         self.totals.transactions += (n_all - n_open) as u64;
-        if let Some(filter) = &self.filter {
+        if self.filter.is_some() || self.looked_for != LookedFor::ALL {
             let mut filtered = 0;
             batch.transactions.retain(|transaction| {
-                let keep = filter.matches(transaction);
+                let keep = self.looked_for.keeps(transaction.protocol)
+                    && self.filter.as_ref().is_none_or(|filter| filter.matches(transaction));
                 filtered += u64::from(!keep && transaction.is_finished());
                 keep
             });

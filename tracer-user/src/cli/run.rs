@@ -20,7 +20,7 @@ use crate::{
     config::{Config, SummaryForm},
     event::EventBatch,
     metrics::Metrics,
-    pipeline::{InFlight, NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
+    pipeline::{InFlight, LookedFor, NullVerdicts, Pipeline, PipelineConfig, Snapshot, VerdictSink},
     protocol::REGISTRY,
     report::{
         filter::{Filter, Thresholds},
@@ -235,6 +235,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         }),
         fan_out,
         delivery: Delivery::new(
+            LookedFor::new(&config.protocols),
             filter.clone(),
             match mode {
                 Mode::Live => None,

@@ -69,8 +69,8 @@ pub struct PipelineConfig {
     pub keep_target: bool,
     /// Operation names per service before `GET {other}` (templates).
     pub max_operations: usize,
-    /// Registry names of the protocols looked for; empty = all. A connection that speaks another one is opaque: counted as
-    /// such (`connections.opaque`), no longer captured, and nothing of it is lost.
+    /// Registry names of the protocols looked for; empty = all. A connection that speaks another one, and none that leads there, is opaque:
+    /// counted as such (`connections.opaque`), no longer captured, and nothing of it is lost ([`LookedFor`]).
     pub protocols: Vec<String>,
     /// Ports of servers on which what no parser knows becomes opaque transactions, turn by turn. Elsewhere it is only counted.
     pub opaque_ports: Vec<u16>,
@@ -200,6 +200,7 @@ mod age;
 mod checkpoint;
 mod connections;
 mod datagrams;
+mod looked_for;
 mod open;
 mod positions;
 mod snapshot;
@@ -208,10 +209,10 @@ mod step;
 use connections::{ClosedConns, Tally};
 pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
 use datagrams::Datagrams;
+pub use looked_for::LookedFor;
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
 use positions::Noted;
 pub use positions::Positions;
-use step::excludes;
 
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order. 450 ms: the 250 ms after which a summed
 /// event is read at the latest, and 200 ms between two calls; below [`PipelineConfig::watermark_lag_ns`].
@@ -247,6 +248,7 @@ struct Entry {
 /// Everything but the connections.
 struct Rest {
     config: PipelineConfig,
+    looked_for: LookedFor,
     metrics: Metrics,
     verdicts: Box<dyn VerdictSink + Send>,
     state: State,
@@ -305,6 +307,7 @@ impl Pipeline {
             tracker: Tracker::new(config.max_conns),
             rest: Rest {
                 templates: Templates::new(config.max_operations),
+                looked_for: LookedFor::new(&config.protocols),
                 config,
                 metrics,
                 verdicts,
@@ -497,7 +500,7 @@ impl Pipeline {
         }
         let Some((entry, rest)) = self.entry(close.conn) else { return };
         rest.flush_held(entry);
-        rest.with(entry, |exchange, conn, turnover| exchange.close(conn, close, turnover));
+        rest.with_last(entry, |exchange, conn, turnover| exchange.close(conn, close, turnover));
         if close.turn > entry.conn.turns.last() {
             // Nothing was seen that would tell which direction they had.
             entry.conn.turns.close(close.turn, [false; 2], false);
@@ -520,11 +523,9 @@ impl Pipeline {
     fn remove(&mut self, id: ConnId, close: Option<&ConnClose>) {
         if let Some(entry) = self.tracker.remove(id) {
             self.rest.note_end(&entry, close);
+            let lost = self.rest.lost_on(&entry, close.is_some());
             let state = &mut self.rest.state;
-            if !excludes(&self.rest.config, &entry) {
-                let lost = entry.lost(state, close.is_some());
-                state.lost.add(lost);
-            }
+            state.lost.add(lost);
             let (requests, unknown) = entry.known_turns();
             state.known_turns += requests;
             state.known_unknown += unknown;

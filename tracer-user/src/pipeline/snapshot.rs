@@ -21,8 +21,8 @@ impl Pipeline {
         let mut by_service: BTreeMap<Arc<str>, [u64; AgeSteps::MAX_CLASSES]> = BTreeMap::new();
         let mut listed: BTreeMap<(BootTime, ConnId, u64), OpenRequest> = BTreeMap::new();
         for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
-            lost.add(entry.lost(state, false));
-            for open in entry.exchange.open() {
+            lost.add(self.rest.lost_on(entry, false));
+            for open in entry.exchange.open().filter(|open| self.rest.keeps(entry, open)) {
                 let key = (open.start, entry.conn.id, open.ordinal);
                 let full = listed.len() >= MAX_OPEN_LISTED;
                 if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {

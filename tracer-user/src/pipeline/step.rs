@@ -4,18 +4,17 @@ use std::cmp::Reverse;
 
 use tracer_ebpf as abi;
 
-use super::{Entry, LostRequests, PipelineConfig, QUIET_NS, Rest, State};
+use super::{Entry, LostRequests, QUIET_NS, Rest, State};
 use crate::{
     conn::{connection::Connection, stream::Place, turns::Around},
     event::{Data, Direction, Role},
     metrics::Counter,
-    protocol::{HTTP1, REGISTRY},
     time::{Anchor, BootTime},
     transaction::{
         End, Transaction,
         exchange::{Exchange, Limits, Turnover},
         finish::{Ends, finish, is_captured},
-        open::Effects,
+        open::{Effects, Open},
         pairing::Pairs,
     },
 };
@@ -62,29 +61,32 @@ impl Entry {
     }
 }
 
-/// Whether a connection speaks a protocol that is not looked for. No two protocols infer from the same bytes
-/// ([`crate::protocol::Protocol::infer`]): it cannot be one that is. What comes by HTTP/1's upgrade begins as a request of that, and the one
-/// transaction belongs to both.
-pub(super) fn excludes(config: &PipelineConfig, entry: &Entry) -> bool {
-    let upgrades = |name: &str| {
-        REGISTRY.iter().any(|protocol| {
-            let stays = protocol.upgrade_token().is_some() && protocol.upgraded_stream().is_none();
-            protocol.name() == name && stays
-        })
-    };
-    let is_meant = |wanted: &str, name: &str| {
-        wanted == name || (wanted == HTTP1 && upgrades(name)) || (name == HTTP1 && upgrades(wanted))
-    };
-    !config.protocols.is_empty()
-        && entry
-            .exchange
-            .protocol()
-            .is_some_and(|name| !config.protocols.iter().any(|wanted| is_meant(wanted, name)))
-}
-
 impl Rest {
+    /// Whether nothing that is looked for can come on a connection. What was in flight when it changed its protocol is read to its end.
     pub(super) fn is_excluded(&self, entry: &Entry) -> bool {
-        excludes(&self.config, entry)
+        self.is_of_no_interest(entry) && entry.exchange.pairs().n_open() == 0
+    }
+
+    fn is_of_no_interest(&self, entry: &Entry) -> bool {
+        entry.exchange.protocol().is_some_and(|name| !self.looked_for.reads(name))
+    }
+
+    /// Whether a request in flight is one of those looked for, as far as it has come.
+    pub(super) fn keeps(&self, entry: &Entry, open: &Open) -> bool {
+        let own = Some(open.more.protocol).filter(|name| !name.is_empty());
+        own.or(entry.exchange.protocol()).is_none_or(|name| self.looked_for.keeps(name))
+    }
+
+    /// Requests lost on a connection, of those looked for. Where it only leads there, none of them need have been one.
+    pub(super) fn lost_on(&self, entry: &Entry, closed: bool) -> LostRequests {
+        if self.is_excluded(entry) {
+            return LostRequests::default();
+        }
+        let mut lost = entry.lost(&self.state, closed);
+        if entry.exchange.protocol().is_some_and(|name| !self.looked_for.keeps(name)) {
+            lost.low = 0;
+        }
+        lost
     }
 
     /// The server's port is one on which what no parser knows is followed turn by turn.
@@ -124,6 +126,27 @@ impl Rest {
         entry: &mut Entry,
         act: impl FnOnce(&mut Exchange, &mut Connection, &mut Turnover<'_>),
     ) {
+        self.act(entry, act);
+        let is_excluded = self.is_excluded(entry);
+        self.note_opaque(entry, is_excluded);
+    }
+
+    /// The same for the last time: a connection of which something was looked for is not opaque because it has ended.
+    pub(super) fn with_last(
+        &mut self,
+        entry: &mut Entry,
+        act: impl FnOnce(&mut Exchange, &mut Connection, &mut Turnover<'_>),
+    ) {
+        let is_nobodys = self.act(entry, act);
+        self.note_opaque(entry, is_nobodys);
+    }
+
+    /// Says whether what came of it is nobody's: of a connection that was never of interest, or is so no longer.
+    fn act(
+        &mut self,
+        entry: &mut Entry,
+        act: impl FnOnce(&mut Exchange, &mut Connection, &mut Turnover<'_>),
+    ) -> bool {
         let limits = Limits {
             max_in_flight: self.config.max_in_flight_per_conn,
             max_held_bytes: self.config.max_held_bytes,
@@ -131,17 +154,23 @@ impl Rest {
             keep_target: self.config.keep_target,
             by_turn: self.is_followed_by_turn(entry),
         };
+        let (was_known, was_excluded) = (entry.exchange.protocol().is_some(), self.is_excluded(entry));
         let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
         act(&mut entry.exchange, &mut entry.conn, &mut turnover);
-        let is_excluded = self.is_excluded(entry);
-        if is_excluded {
-            // What was read of it until it was recognised is nobody's.
+        let is_nobodys = was_excluded || (!was_known && self.is_of_no_interest(entry));
+        if is_nobodys {
+            // So is what was read of it until it was recognised.
             *entry.exchange.pairs_mut() = Pairs::default();
             self.fx = Effects::default();
         } else {
             self.collect(entry);
         }
-        self.note_opaque(entry, is_excluded);
+        if !is_nobodys && self.is_excluded(entry) {
+            // It has changed its protocol: what was lost before is told now, and nothing is from here on.
+            let lost = entry.lost(&self.state, true);
+            self.state.lost.add(lost);
+        }
+        is_nobodys
     }
 
     pub(super) fn collect(&mut self, entry: &mut Entry) {

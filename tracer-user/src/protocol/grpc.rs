@@ -69,6 +69,10 @@ impl Protocol for Grpc {
     fn turns_are_requests(&self) -> bool {
         false
     }
+
+    fn carriers(&self) -> &'static [&'static str] {
+        &["http2"]
+    }
 }
 
 /// Whether a content type is gRPC's.

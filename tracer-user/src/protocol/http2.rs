@@ -11,7 +11,7 @@
 //! **Messages.** A request begins with its HEADERS and ends with END_STREAM, on whichever frame; so does a response, behind interim
 //! ones. A pushed request is a [`Body::Push`]. RST_STREAM ends a transaction as reset, under the error's name, unless its response
 //! was complete; GOAWAY does so with all streams that it says were not processed (`REFUSED_STREAM`). CONNECT is long-lived
-//! once it was agreed to, as are event streams.
+//! once it was agreed to, as are event streams; one that asks for a WebSocket is that protocol's.
 //!
 //! **Loss.** Behind a loss the fields of the dynamic table are not known until they are sent anew ([`hpack`]): of a request what
 //! is known is told (a method without a path), a response may have no status; both are marked. A message whose first frame was lost is no message; a

@@ -158,6 +158,12 @@ pub trait Protocol: Sync {
         true
     }
 
+    /// Registry names of the protocols whose connections may hold its transactions, on their streams or because they turn into it. HTTP/1
+    /// is among them where there is an [`Protocol::upgrade_token`].
+    fn carriers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The token by which HTTP/1's `Upgrade` names this protocol.
     fn upgrade_token(&self) -> Option<&'static str> {
         None

@@ -138,6 +138,11 @@ impl Protocol for Tls {
     fn turns_are_requests(&self) -> bool {
         false
     }
+
+    /// Behind a request for it.
+    fn carriers(&self) -> &'static [&'static str] {
+        &["postgres", "mysql"]
+    }
 }
 
 /// What the bytes at a record's beginning say.

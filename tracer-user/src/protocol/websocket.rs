@@ -17,7 +17,7 @@
 //! **Bounds.** Nothing is kept but a few bits for each side. Cost: each frame's head is looked at once, or once more for each piece in which
 //! it comes (at most 16 bytes).
 //!
-//! Not handled: extensions that use the other reserved bits; WebSocket on HTTP/2 (RFC 8441); a connection joined behind its upgrade, which shows
+//! Not handled: extensions that use the other reserved bits; messages of a WebSocket on HTTP/2 (RFC 8441), which is shown and not read; a connection joined behind its upgrade, which shows
 //! nothing of what it is.
 
 use std::borrow::Cow;
@@ -54,7 +54,7 @@ impl Protocol for WebSocket {
         Coverage {
             title: "WebSocket",
             covers: "behind HTTP/1's upgrade: one long-lived transaction, messages and bytes of both sides, how it was closed",
-            lacks: "contents; on HTTP/2; joined behind the upgrade",
+            lacks: "contents; on HTTP/2 the messages; joined behind the upgrade",
             tested_with: "Python (websockets), Node",
         }
     }
@@ -82,6 +82,11 @@ impl Protocol for WebSocket {
 
     fn turns_are_requests(&self) -> bool {
         false
+    }
+
+    /// By an extended CONNECT (RFC 8441).
+    fn carriers(&self) -> &'static [&'static str] {
+        &["http2"]
     }
 
     fn upgrade_token(&self) -> Option<&'static str> {

@@ -15,7 +15,7 @@ use crate::{
     cli::delivery::{Delivery, Out},
     event::{ConnId, Event},
     metrics::Metrics,
-    pipeline::{NullVerdicts, Pipeline, Snapshot},
+    pipeline::{LookedFor, NullVerdicts, Pipeline, Snapshot},
     sink::fanout::Inline,
     source::{Source as _, recording::Recording, replay::ReplaySource},
     time::{BootTime, WallTime},
@@ -82,7 +82,12 @@ impl<'a> Pass<'a> {
         Pass {
             worker,
             out: Screen { sinks, last: Snapshot::default(), awaited: goal.and_then(|goal| goal.row) },
-            delivery: Delivery::new(tape.filter.clone(), Some(range), metrics.clone()),
+            delivery: Delivery::new(
+                LookedFor::new(&tape.pipeline.protocols),
+                tape.filter.clone(),
+                Some(range),
+                metrics.clone(),
+            ),
             feed,
             metrics,
             seen_orders: 0,

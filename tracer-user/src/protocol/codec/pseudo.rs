@@ -9,6 +9,7 @@ use crate::protocol::{
     ErrorFor, Operation, Request, Response,
     grpc::{self, Status},
     http1::known_method,
+    upgraded_to,
 };
 
 /// What a list of fields says, as far as it is known.
@@ -20,8 +21,8 @@ pub struct Head {
     authority: Option<Bytes>,
     host: Option<Bytes>,
     has_scheme: bool,
-    /// CONNECT to something within HTTP (RFC 8441).
-    has_protocol: bool,
+    /// What CONNECT goes to within HTTP (RFC 8441), by the names that `Upgrade` has.
+    connects_to: Option<Bytes>,
     /// A response's status.
     pub status: Option<u16>,
     /// The content type is gRPC's.
@@ -61,7 +62,7 @@ impl Head {
             b":authority" => self.authority = Some(keep()),
             b"host" => self.host = Some(keep()),
             b":scheme" => self.has_scheme = true,
-            b":protocol" => self.has_protocol = true,
+            b":protocol" => self.connects_to = Some(keep()),
             b":status" => self.status = status(value),
             b"content-type" => {
                 self.grpc = grpc::is_content_type(value);
@@ -101,7 +102,7 @@ impl Head {
         let name = self.path.as_deref().filter(|_| is_call).and_then(grpc::operation);
         let operation = match (self.method, &self.path) {
             _ if let Some(name) = name => name,
-            (Some("CONNECT"), _) if !self.has_protocol => Operation::Fixed(Cow::Borrowed("CONNECT")),
+            (Some("CONNECT"), _) if self.connects_to.is_none() => Operation::Fixed(Cow::Borrowed("CONNECT")),
             (Some("OPTIONS"), Some(path)) if &path[..] == b"*" => {
                 Operation::Fixed(Cow::Borrowed("OPTIONS *"))
             }
@@ -112,12 +113,15 @@ impl Head {
             (Some(method), None) if !is_call => Operation::Fixed(Cow::Borrowed(method)),
             (_, None) => Operation::Fixed(Cow::Borrowed("_OTHER")),
         };
-        let is_tunnel = self.is_connect() && !self.has_protocol;
+        let named = self.connects_to.as_deref().and_then(upgraded_to).map(|(_, protocol)| protocol);
+        let named =
+            named.filter(|protocol| protocol.upgraded_stream().is_none()).map(|protocol| protocol.name());
+        let is_tunnel = self.is_connect() && self.connects_to.is_none();
         Request {
             operation,
             target: if is_tunnel { authority.clone() } else { self.path.clone() },
             authority: authority.filter(|name| !name.is_empty()),
-            protocol: is_call.then_some("grpc"),
+            protocol: if is_call { Some("grpc") } else { named },
             ..Request::default()
         }
     }
