@@ -12,7 +12,7 @@ use tracer_user::{
     report::filter::{Filter, Thresholds},
     sink::jsonl::write_transaction,
     time::BootTime,
-    transaction::{Transaction, TransactionBatch},
+    transaction::{Kind, Transaction, TransactionBatch},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ const PLAIN: [&[u8]; 2] =
     [b"GET /login HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"];
 /// h2c's answer to the request that asked for it, then a call of gRPC's and a plain request, which are answered the other way round.
 const H2C: [&[u8]; 4] = [
-    b"GET /first HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+    b"GET /asks_for_h2c HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n\
       \0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0d\0\0\x01\x01\x05\0\0\0\x01\x88",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
@@ -169,6 +169,12 @@ fn looking_for_a_protocol_gives_the_rows_that_are_of_it() {
             whole.transactions.iter().all(|one| filter.matches(one) == (one.protocol == *name)),
             "{name}"
         );
+    }
+    let first: Vec<_> =
+        whole.transactions.iter().filter(|one| &*one.operation == "GET /asks_for_h2c").collect();
+    assert_eq!(first.len(), 3);
+    for one in first {
+        assert_eq!((one.protocol, one.kind, one.status_code), ("http2", Kind::Request, Some(200)), "{one:?}");
     }
     let grpc = run(&["grpc"]);
     assert!(grpc.totals.filtered > 0, "plain HTTP/2 on the same connections is left out, and counted");

@@ -21,19 +21,19 @@ use super::{
 };
 
 /// Files, and how much longer each is than the one before: more than heads and frames add.
-const FILES: usize = 24;
+pub(super) const FILES: usize = 24;
 const STEP: u64 = 1000;
 /// Most bytes that heads and the headers of frames add to a body.
 const AROUND: u64 = 500;
 
 /// A folder with the files, and a server for them.
-struct Served {
-    process: Process,
-    address: SocketAddr,
-    folder: TempDir,
+pub(super) struct Served {
+    pub(super) process: Process,
+    pub(super) address: SocketAddr,
+    pub(super) folder: TempDir,
 }
 
-fn length(file: usize) -> u64 {
+pub(super) fn length(file: usize) -> u64 {
     100 + STEP * file as u64
 }
 
@@ -46,7 +46,7 @@ fn files() -> TempDir {
 }
 
 /// Free a moment ago: the servers cannot be asked to choose one.
-fn free_address() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -59,7 +59,7 @@ fn nghttpd() -> Served {
     Served { process, address, folder }
 }
 
-fn nginx() -> Served {
+pub(super) fn nginx() -> Served {
     let (folder, address) = (files(), free_address());
     let root = folder.path().display();
     let configuration = format!(
@@ -88,14 +88,12 @@ struct Load {
     rounds: usize,
     /// Files asked for, the shortest first.
     files: usize,
-    /// The server gathers more in one call than is copied of it: counted gaps, and no wrong pair.
-    gaps: bool,
 }
 
 /// Traces both ends while h2load makes the requests.
 #[track_caller]
 fn trace(hooks: Hooks, served: &Served, asked: &Load) -> Capture {
-    let &Load { connections, streams, rounds, files, gaps } = asked;
+    let &Load { connections, streams, rounds, files } = asked;
     let n = files * rounds * connections;
     let urls: String = (0..files).map(|file| format!("http://{}/f{file}\n", served.address)).collect();
     let list = served.folder.path().join("urls");
@@ -105,8 +103,9 @@ fn trace(hooks: Hooks, served: &Served, asked: &Load) -> Capture {
     command.arg("-c").arg("read go; exec \"$@\"").arg("sh").arg(tool("h2load", "nghttp2-client"));
     command.args(["-n", &n.to_string(), "-c", &connections.to_string(), "-m", &streams.to_string(), "-i"]);
     let mut load = Process::spawn(command.arg(&list).stdin(Stdio::piped()).stdout(Stdio::piped()));
-    // What the first turns hold beyond what is copied before a verdict would be counted gaps.
-    let flags = &["--payload", "full"];
+    // What the first turns hold beyond what is copied before a verdict would be counted gaps. Both ends together move some 20 MB within
+    // 50 ms: more than the usual ring takes while a busy processor keeps its reader waiting (seen; payload is left out then, and counted).
+    let flags = &["--payload", "full", "--ring-size", "64M"];
     let tracer = Tracer::start_with(hooks, &[served.process.pid(), load.pid()], flags);
     load.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     let mut said = String::new();
@@ -118,8 +117,8 @@ fn trace(hooks: Hooks, served: &Served, asked: &Load) -> Capture {
     for role in ["server", "client"] {
         check_rows(&capture.role(role), asked, role);
     }
-    check_conserved(&capture, capture.transactions.len(), 2 * n, !gaps);
-    assert!(gaps || capture.summary.unpaired.values().all(|&n| n == 0), "{:?}", capture.summary.unpaired);
+    check_conserved(&capture, capture.transactions.len(), 2 * n, true);
+    assert!(capture.summary.unpaired.values().all(|&n| n == 0), "{:?}", capture.summary.unpaired);
     capture
 }
 
@@ -129,9 +128,6 @@ fn check_rows(transactions: &[&Transaction], load: &Load, role: &str) {
     let mut by_file: BTreeMap<usize, usize> = BTreeMap::new();
     for one in transactions {
         assert_eq!((one.protocol.as_str(), one.kind.as_str()), ("http2", "request"), "{one:?}");
-        if load.gaps && one.confidence == "gap" {
-            continue;
-        }
         assert_eq!((one.end.as_str(), one.confidence.as_str()), ("answered", "complete"), "{one:?}");
         assert_eq!(one.status_code, Some(200), "{one:?}");
         let file = one.target.as_deref().and_then(|target| target.strip_prefix("/f")?.parse().ok());
@@ -142,14 +138,7 @@ fn check_rows(transactions: &[&Transaction], load: &Load, role: &str) {
     }
     let times = load.connections * load.rounds;
     let expected: BTreeMap<usize, usize> = (0..load.files).map(|file| (file, times)).collect();
-    if load.gaps {
-        assert!(
-            !by_file.is_empty() && by_file.iter().all(|(file, n)| *n <= expected[file]),
-            "{role}: {by_file:?}"
-        );
-    } else {
-        assert_eq!(by_file, expected, "{role}");
-    }
+    assert_eq!(by_file, expected, "{role}");
 }
 
 #[rstest]
@@ -158,30 +147,22 @@ fn nghttpd_and_h2load_seen_from_both_ends(
     #[values(1, 2, 8, 32)] streams: usize,
 ) {
     let _machine = machine();
-    // With many streams h2load may take more in one call than is copied of it: a gap, counted, and no wrong pair.
-    let load = Load { connections: 4, streams, rounds: 8, files: FILES, gaps: streams > 2 };
-    trace(hooks, &nghttpd(), &load);
+    trace(hooks, &nghttpd(), &Load { connections: 4, streams, rounds: 8, files: FILES });
 }
 
 #[rstest]
-fn nginx_that_gathers_more_than_is_copied_has_gaps_and_no_wrong_pair(
+fn nginx_and_h2load_seen_from_both_ends(
     #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values(1, 8, 32)] streams: usize,
 ) {
     let _machine = machine();
-    trace(hooks, &nginx(), &Load { connections: 3, streams: 32, rounds: 8, files: FILES, gaps: true });
-}
-
-#[rstest]
-fn nginx_and_h2load_seen_from_both_ends(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
-    let _machine = machine();
     let nginx = nginx();
-    // Short enough for one call that gathers.
-    let load = Load { connections: 3, streams: 1, rounds: 8, files: 12, gaps: false };
+    let load = Load { connections: 3, streams, rounds: 8, files: FILES };
     let capture = trace(hooks, &nginx, &load);
     // One line of its log is one transaction.
     let log = wait_for("nginx's log", || {
         let log = fs::read_to_string(nginx.folder.path().join("access.log")).ok()?;
-        (log.lines().count() == 3 * 8 * 12).then_some(log)
+        (log.lines().count() == 3 * 8 * FILES).then_some(log)
     });
     let mut logged: BTreeMap<(String, u64), usize> = BTreeMap::new();
     for line in log.lines() {

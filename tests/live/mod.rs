@@ -18,6 +18,7 @@ mod dns;
 mod ends;
 mod gathered;
 mod grpc;
+mod h2c;
 mod http1;
 mod http2;
 mod mysql;

@@ -44,8 +44,8 @@ pub struct RecordArgs {
     /// Payload kept in events [default: heads]
     ///
     /// heads: the first bytes of each message, so that a replay parses again. full: bodies too, up to 256 KiB of each call
-    /// (16 KiB where it gathers several buffers); what is beyond is counted as kernel.payload_cut, and what sendfile and
-    /// splice move has no copy. none: no byte of heads or bodies; a replay shows the recorded transactions, whose targets
+    /// (of the first 512 buffers that it gathers); what is beyond is counted as kernel.payload_cut or kernel.iovecs_cut, and
+    /// what sendfile and splice move has no copy. none: no byte of heads or bodies; a replay shows the recorded transactions, whose targets
     /// and operations are kept, and nothing can be parsed again.
     #[arg(long, value_enum, env = "TXRAY_PAYLOAD", help_heading = "Recording")]
     payload: Option<Payload>,

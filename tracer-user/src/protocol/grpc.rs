@@ -40,7 +40,7 @@ impl Protocol for Grpc {
         Coverage {
             title: "gRPC",
             covers: "on HTTP/2: unary calls and streams, status and message, messages of both sides counted",
-            lacks: "gRPC-Web; where a client gathers a call from more than 8 buffers (Python's do), names and statuses that are not copied (such rows have confidence `gap`)",
+            lacks: "gRPC-Web; the fields within messages",
             tested_with: "Python (grpcio)",
         }
     }

@@ -78,7 +78,7 @@ impl Protocol for Http2 {
             title: "HTTP/2",
             covers: "both roles; prior knowledge and h2c, HPACK, concurrent streams, resets, GOAWAY, pushes, extended CONNECT",
             lacks: "what is inside of TLS; content of bodies; behind a loss, names that its dynamic table held",
-            tested_with: "nghttpd, nghttp, h2load, curl",
+            tested_with: "nghttpd, nginx, nghttpx, nghttp, h2load, curl",
         }
     }
 

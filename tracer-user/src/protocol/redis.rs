@@ -38,7 +38,7 @@
 //! Not handled: streamed strings and aggregates of RESP3 (no server sends them); SUBSCRIBE within MULTI; the cluster bus; inline commands
 //! on a connection joined in the middle, or with an answer that another protocol could give as well. On a connection that was joined in the middle, what a replica is sent, and an array of
 //! strings that begins with a command's name (`COMMAND LIST`), look like requests unless the kernel knows who called whom. A server that sends
-//! more than 16 KiB of pipelined replies in one gathering call (`writev`) is not captured whole: those replies are gaps on its side.
+//! more than 256 KiB of pipelined replies in one gathering call (`writev`), or more than 512 buffers, is not captured whole: those replies are gaps on its side.
 
 use std::borrow::Cow;
 

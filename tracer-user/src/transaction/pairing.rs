@@ -465,8 +465,8 @@ impl Pairs {
         }
     }
 
-    /// The request in flight that asked for another protocol is answered in that, on `stream`.
-    pub fn move_to_stream(&mut self, stream: u64) {
+    /// The request in flight that asked for another protocol is answered in that, on `stream`: it is one of that protocol's.
+    pub fn move_to_stream(&mut self, stream: u64, protocol: ProtocolName) {
         let at = match self.response {
             Answering::Final(ordinal) => self.find(ordinal),
             _ => (!self.open.is_empty()).then_some(0),
@@ -474,7 +474,8 @@ impl Pairs {
         if let Some(at) = at {
             let open = &mut self.open[at];
             (open.stream, open.response, open.response_start) = (stream, None, None);
-            open.response_bytes = 0;
+            // What agreed is no answer: how long that is open says nothing of it.
+            (open.kind, open.more.protocol, open.response_bytes) = (Kind::Request, protocol, 0);
         }
         self.response = Answering::Nothing;
     }

@@ -22,6 +22,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("nghttpd", "nghttp2-server"),
     ("h2load", "nghttp2-client"),
     ("nghttp", "nghttp2-client"),
+    ("nghttpx", "nghttp2-proxy"),
     ("node", "nodejs"),
     ("openssl", "openssl"),
     ("nc", "netcat-openbsd"),

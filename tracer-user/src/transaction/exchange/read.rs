@@ -540,7 +540,7 @@ impl Exchange {
         let Some((at, protocol)) = to.and_then(upgraded_to) else { return self.pairs.upgrade(None) };
         self.next_protocol = Some(at);
         match protocol.upgraded_stream() {
-            Some(stream) => self.pairs.move_to_stream(stream),
+            Some(stream) => self.pairs.move_to_stream(stream, protocol.name()),
             None => self.pairs.upgrade(Some(protocol.name())),
         }
     }
