@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracer_ebpf as abi;
 use tracer_user::{
-    cli::delivery::{Delivery, Totals},
+    cli::delivery::{Delivery, Out, Totals},
     event::{ConnId, ConnShut, Event, Role},
     metrics::Counter,
     pipeline::{LookedFor, PipelineConfig, Snapshot},
@@ -56,7 +56,7 @@ fn turns(turns: &[&[u8]]) -> Vec<Line> {
 }
 
 /// All captures, each a connection.
-fn conversations() -> Vec<Vec<Line>> {
+pub fn conversations() -> Vec<Vec<Line>> {
     let mut all =
         vec![turns(&H2C), [turns(&PLAIN), turns(&H2C)].concat(), [turns(&PLAIN), turns(&SOCKET)].concat()];
     // The last plain answer and the agreement come in one piece.
@@ -125,8 +125,9 @@ fn run(names: &[&str]) -> Run {
             data.comm[..8].copy_from_slice(format!("{idx:08}").as_bytes());
             script = script.push(data);
         }
+        check_sums(&mut delivery, &mut script, &mut out);
         script = script.close(abi::CLOSE_NORMAL).wait(700);
-        delivery.batch_is_over(&mut script.pipeline, &mut out);
+        check_sums(&mut delivery, &mut script, &mut out);
     }
     script.pipeline.settle();
     let last = script.pipeline.snapshot();
@@ -140,6 +141,15 @@ fn run(names: &[&str]) -> Run {
         "{names:?}"
     );
     Run { rows, transactions, totals, last }
+}
+
+/// Requests seen = transactions + open, at this instant.
+fn check_sums(delivery: &mut Delivery, script: &mut Script, out: &mut impl Out) {
+    let Snapshot { n_open, n_long_lived, n_left_out, n_unended, n_waiting, .. } =
+        delivery.look(&mut script.pipeline, out);
+    let metrics = &script.metrics;
+    let sum = metrics.get(Counter::Transactions) + n_unended + n_open + n_long_lived + n_left_out + n_waiting;
+    assert_eq!(metrics.get(Counter::RequestsSeen), sum);
 }
 
 #[test]

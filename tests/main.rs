@@ -26,6 +26,8 @@ mod looked_for;
 mod map;
 /// Packet captures as a source.
 mod pcap;
+/// Reads of any sizes give the same transactions.
+mod pieces;
 /// The pipeline against the synthetic source and its truth.
 mod pipeline;
 /// A recording played on the screen.

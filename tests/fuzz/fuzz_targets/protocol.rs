@@ -5,7 +5,8 @@
 //! Input: a byte that chooses the protocol (`wire::choice`); then happenings, each a byte (the low 3 bits say what, bit 3 the flow, bit 4
 //! whether a turn starts) and a byte for its length (0 to 255; ×16 for bytes that go by), and for bytes, those.
 //!
-//! Seen: 7,799,603 executions in 3,601 s found nothing (2026-11-25, nice 15 on a busy 2-core AMD EPYC virtual machine).
+//! Seen: 7,799,603 executions in 3,601 s found nothing (2026-11-25, nice 15 on a busy 2-core AMD EPYC virtual machine); of HTTP/2's and gRPC's
+//! inputs alone, which are compared in pieces since then, 2,369,917 in 1,202 s found nothing (2026-11-27, the same).
 
 #![no_main]
 
@@ -22,10 +23,6 @@ const MAX_STATE: usize = 1024 * 80 + 1024;
 /// What a parser may leave in the stream: a head of the longest sort and one piece.
 const MAX_HELD: usize = (256 << 10) + 4096;
 
-/// Parsers known to find something else in the same bytes when they come in other pieces, in inputs that no program sends: defects
-/// that are not mended yet. The property of all pieces holds for their conversations (`tests/properties.rs`).
-const DIFFERS_IN_PIECES: &[&str] = &["http2", "grpc"];
-
 /// Parsers that find the same behind lost bytes too, however many come at once; others look at what is there to find their place again.
 const SAME_BEHIND_LOSS: &[&str] = &["http1", "opaque"];
 
@@ -37,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
     let (in_pieces, n_invalid_in_pieces) = play(protocol, input, 1 + usize::from(choice) % 7);
     // Where bytes are no protocol's, what is skipped with them may depend on how many came at once.
     let name = protocol.name();
-    let may_differ = DIFFERS_IN_PIECES.contains(&name) || (is_lossy(input) && !SAME_BEHIND_LOSS.contains(&name));
+    let may_differ = is_lossy(input) && !SAME_BEHIND_LOSS.contains(&name);
     if n_invalid == 0 && n_invalid_in_pieces == 0 && !may_differ {
         assert_eq!(seen, in_pieces);
     }

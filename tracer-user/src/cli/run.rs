@@ -496,11 +496,13 @@ impl Pump {
         drop(source);
         // What is in flight becomes `tracer_stopped`; to who looks at the last instant it is in flight. What came last is, too.
         pipeline.settle();
-        let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
+        let Snapshot { n_open, n_long_lived, n_left_out, in_flight, open, connections, .. } =
+            pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
         let in_flight_last = in_flight.clone();
-        let last = Snapshot { n_open, n_long_lived, in_flight, open, connections, ..snapshot.clone() };
+        let last =
+            Snapshot { n_open, n_long_lived, n_left_out, in_flight, open, connections, ..snapshot.clone() };
         self.deliver(rest, Some(Arc::new(last)));
         (snapshot, in_flight_last, failure)
     }

@@ -159,6 +159,8 @@ pub struct Snapshot {
     pub n_open: u64,
     /// Tunnels, upgraded connections and streams that are open.
     pub n_long_lived: u64,
+    /// Requests in flight, long-lived or not, that are of no protocol looked for, as far as they have come: in neither number, nor listed.
+    pub n_left_out: u64,
     /// Requests that left as `tracer_stopped`: their end was not seen, and never will be.
     pub n_unended: u64,
     /// Transactions that wait behind the watermark, or have not been drained.

@@ -16,13 +16,17 @@ impl Pipeline {
         let frontier = self.order.frontier();
         let (_, anchor) = state.line.at(frontier);
         let mut lost = state.lost;
-        let (mut n_open, mut n_long_lived) = (0, 0);
+        let (mut n_open, mut n_long_lived, mut n_left_out) = (0, 0, 0);
         let age_steps = self.rest.config.age_steps;
         let mut by_service: BTreeMap<Arc<str>, [u64; AgeSteps::MAX_CLASSES]> = BTreeMap::new();
         let mut listed: BTreeMap<(BootTime, ConnId, u64), OpenRequest> = BTreeMap::new();
         for entry in self.tracker.iter().filter(|entry| !self.rest.is_excluded(entry)) {
             lost.add(self.rest.lost_on(entry, false));
-            for open in entry.exchange.open().filter(|open| self.rest.keeps(entry, open)) {
+            for open in entry.exchange.open() {
+                if !self.rest.keeps(entry, open) {
+                    n_left_out += 1;
+                    continue;
+                }
                 let key = (open.start, entry.conn.id, open.ordinal);
                 let full = listed.len() >= MAX_OPEN_LISTED;
                 if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {
@@ -49,6 +53,7 @@ impl Pipeline {
             connections: self.connections(frontier),
             n_open,
             n_long_lived,
+            n_left_out,
             n_unended: state.n_unended,
             n_waiting: self.rest.watermark.n_waiting() as u64,
             age_steps,

@@ -278,10 +278,11 @@ impl<'a> Pass<'a> {
     fn over(&mut self, pipeline: &mut Pipeline, n_faults: u64) -> Option<Next> {
         self.n_faults = self.n_faults.max(n_faults);
         pipeline.settle();
-        let Snapshot { n_open, n_long_lived, in_flight, open, connections, .. } = pipeline.snapshot();
+        let Snapshot { n_open, n_long_lived, n_left_out, in_flight, open, connections, .. } =
+            pipeline.snapshot();
         let rest = pipeline.finish();
         let snapshot = pipeline.snapshot();
-        let last = Snapshot { n_open, n_long_lived, in_flight, open, connections, ..snapshot };
+        let last = Snapshot { n_open, n_long_lived, n_left_out, in_flight, open, connections, ..snapshot };
         self.delivery.deliver(rest, Some(Arc::new(last)), &mut self.out);
         None
     }

@@ -475,7 +475,10 @@ impl Exchange {
         parts.clear();
         for mark in marks.drain(..) {
             let mut begins = None;
-            if by_stream
+            if let Mark::Reset { stream, .. } = &mark {
+                // It ends with what is announced, which is all its own: nothing is added to it later.
+                self.pairs.stream_part(flow, *stream, len);
+            } else if by_stream
                 && let Some(stream) = mark.stream()
                 && !parts.contains(&stream)
             {
