@@ -3,11 +3,7 @@
 use aya::maps::{Array, MapData};
 use tracer_ebpf as abi;
 
-use crate::{
-    event::ConnId,
-    pipeline::VerdictSink,
-    protocol::{Capture, REGISTRY},
-};
+use crate::{event::ConnId, pipeline::VerdictSink};
 
 /// What is known of a server's port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,20 +35,19 @@ pub struct LiveVerdicts {
 }
 
 impl LiveVerdicts {
-    /// Takes the maps `VERDICTS` and `PORT_MODES`. Ports by which protocols are known that have to be captured whole are from the start.
+    /// Takes the maps `VERDICTS` and `PORT_MODES`. `whole`: ports of servers whose connections have to be captured whole.
     pub fn new(
         verdicts: aya::maps::Map,
         port_modes: aya::maps::Map,
+        whole: impl IntoIterator<Item = u16>,
     ) -> Result<LiveVerdicts, aya::maps::MapError> {
         let mut live = LiveVerdicts {
             slots: Array::try_from(verdicts)?,
             port_modes: Array::try_from(port_modes)?,
             ports: vec![Port::default(); abi::PORT_SLOTS as usize].into_boxed_slice(),
         };
-        for protocol in REGISTRY.iter().filter(|protocol| protocol.capture() == Capture::Everything) {
-            for port in protocol.tcp_ports() {
-                live.know(*port, Port::Whole);
-            }
+        for port in whole {
+            live.know(port, Port::Whole);
         }
         Ok(live)
     }
@@ -72,13 +67,12 @@ impl VerdictSink for LiveVerdicts {
         let _ = self.slots.set(abi::verdict_slot(conn.0), verdict, 0);
     }
 
-    fn learn(&mut self, port: u16, capture: Capture) -> bool {
+    fn learn(&mut self, port: u16, is_whole: bool) -> bool {
         // 0 stands for no port: a Unix socket.
         if port == 0 {
             return false;
         }
         let known = self.ports[usize::from(port)];
-        let is_whole = capture == Capture::Everything;
         let now = known.with(is_whole);
         if now != known {
             self.know(port, now);

@@ -28,7 +28,7 @@ use crate::{
         Role,
     },
     metrics::{Counter, Metrics},
-    protocol::{Capture, Mark},
+    protocol::Mark,
     time::{BootTime, WallTime},
     transaction::{
         End, TransactionBatch, Unpaired,
@@ -107,9 +107,9 @@ pub trait VerdictSink {
     /// From now on capture `conn` like this.
     fn set(&mut self, conn: ConnId, verdict: tracer_ebpf::Verdict);
 
-    /// At a server's port a protocol was recognised of which so much has to be captured. `true`: of connections without a verdict more
-    /// is captured than that.
-    fn learn(&mut self, _port: u16, _capture: Capture) -> bool {
+    /// At a server's port a protocol was recognised, of which all has to be captured or not. `true`: it is captured whole in vain as
+    /// long as there is no verdict.
+    fn learn(&mut self, _port: u16, _is_whole: bool) -> bool {
         false
     }
 }

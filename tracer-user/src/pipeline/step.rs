@@ -9,6 +9,7 @@ use crate::{
     conn::{connection::Connection, stream::Place, turns::Around},
     event::{Data, Direction, Role},
     metrics::Counter,
+    protocol::Capture,
     time::{Anchor, BootTime},
     transaction::{
         End, Transaction,
@@ -273,11 +274,12 @@ impl Rest {
         if !entry.port_told
             && let Some(capture) = entry.exchange.wants_captured()
         {
+            let is_whole = capture == Capture::Everything;
             entry.port_told = true;
             let abi::Tuple { local_port, remote_port, .. } = entry.conn.tuple;
             let is_more = match entry.conn.role {
-                Role::Server => self.verdicts.learn(local_port, capture),
-                Role::Client => self.verdicts.learn(remote_port, capture),
+                Role::Server => self.verdicts.learn(local_port, is_whole),
+                Role::Client => self.verdicts.learn(remote_port, is_whole),
                 Role::Unknown => false,
             };
             if is_more {

@@ -39,6 +39,12 @@ pub static REGISTRY: &[&dyn Protocol] = &[
     &opaque::Opaque,
 ];
 
+/// Ports by which servers are known whose connections have to be captured whole.
+pub fn whole_ports() -> impl Iterator<Item = u16> {
+    let protocols = REGISTRY.iter().filter(|protocol| protocol.capture() == Capture::Everything);
+    protocols.flat_map(|protocol| protocol.tcp_ports().iter().copied())
+}
+
 /// Ports of servers on which datagrams are messages of protocols that are known.
 pub fn udp_ports() -> impl Iterator<Item = u16> {
     REGISTRY.iter().flat_map(|protocol| protocol.udp_ports()).copied()

@@ -31,7 +31,7 @@ use crate::{
     event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
-    protocol::udp_ports,
+    protocol::{udp_ports, whole_ports},
 };
 
 /// Processes whose facts are remembered; beyond that they are read anew.
@@ -186,7 +186,7 @@ impl LiveSource {
             .ebpf
             .take_map("VERDICTS")
             .zip(loaded.ebpf.take_map("PORT_MODES"))
-            .and_then(|(verdicts, port_modes)| LiveVerdicts::new(verdicts, port_modes).ok())
+            .and_then(|(verdicts, port_modes)| LiveVerdicts::new(verdicts, port_modes, whole_ports()).ok())
             .ok_or_else(|| LoadError::Object("the object has no maps VERDICTS and PORT_MODES".to_owned()))?;
         let executables = match executables {
             Some(executables) => {
