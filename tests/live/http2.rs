@@ -37,7 +37,7 @@ pub(super) fn length(file: usize) -> u64 {
     100 + STEP * file as u64
 }
 
-fn files() -> TempDir {
+pub(super) fn files() -> TempDir {
     let folder = TempDir::new().unwrap();
     for file in 0..FILES {
         fs::write(folder.path().join(format!("f{file}")), "x".repeat(length(file) as usize)).unwrap();
@@ -60,6 +60,11 @@ fn nghttpd() -> Served {
 }
 
 pub(super) fn nginx() -> Served {
+    nginx_with("keepalive_requests 1000000;")
+}
+
+/// With more settings of the server.
+pub(super) fn nginx_with(settings: &str) -> Served {
     let (folder, address) = (files(), free_address());
     let root = folder.path().display();
     let configuration = format!(
@@ -68,8 +73,8 @@ pub(super) fn nginx() -> Served {
         http {{
             log_format rows '$request_uri $status $bytes_sent'; access_log {root}/access.log rows;
             client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
-            uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi; keepalive_requests 1000000;
-            server {{ listen {address} http2; root {root}; }}
+            uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
+            server {{ listen {address} http2; root {root}; {settings} }}
         }}"
     );
     fs::write(folder.path().join("nginx.conf"), configuration).unwrap();

@@ -21,6 +21,7 @@ mod grpc;
 mod h2c;
 mod http1;
 mod http2;
+mod http2_ends;
 mod mysql;
 mod odd_calls;
 mod opaque;

@@ -20,7 +20,7 @@ use tracer_user::{
     cli::delivery::Delivery,
     event::{ConnId, Role},
     metrics::Metrics,
-    pipeline::{NullVerdicts, Pipeline, PipelineConfig, Snapshot},
+    pipeline::{LookedFor, NullVerdicts, Pipeline, PipelineConfig, Snapshot},
     report::filter::{Filter, Thresholds},
     sink::{
         Sink as _,
@@ -272,7 +272,7 @@ fn record(n_requests: u64, n_conns: usize, dir: &Path) -> Result<String> {
     let mut recorder = Recorder::start(RecordingConfig::new(PathBuf::from(dir)), metrics.clone())?;
     let mut rows = recorder.transactions();
     let mut pipeline = Pipeline::new(PipelineConfig::default(), metrics.clone(), Box::new(NullVerdicts));
-    let mut delivery = Delivery::new(None, None, metrics);
+    let mut delivery = Delivery::new(LookedFor::ALL, None, None, metrics);
     let mut source = Synthetic::new(SyntheticConfig { n_requests, n_conns, ..SyntheticConfig::default() });
     let mut in_hand = VecDeque::new();
     let mut failure = None;
