@@ -95,9 +95,17 @@ fn a_capture_of_the_same_traffic_has_the_same_requests() {
     let capture = tracer.stop();
     assert!(asked.len() == 2_000 && asked.iter().all(|row| row.outcome == Outcome::Ok));
     // The last packets are the ends of the connections.
+    let rotated = || -> Vec<PathBuf> {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let is_one = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rotated"))
+        };
+        files.filter(is_one).collect()
+    };
     wait_for("tcpdump to have them all", || {
-        let read = |name: &str| replay(&path(name), &[]).0.len();
-        (read("lo.pcap") >= 2_000 && read("any.pcap") >= 2_000).then_some(())
+        let read = |files: &[PathBuf]| replay_all(files, &[]).0.len() >= 2_000;
+        (read(&[path("lo.pcap")]) && read(&[path("any.pcap")]) && rotated().len() > 1 && read(&rotated()))
+            .then_some(())
     });
     for dump in &mut dumps {
         dump.signal(libc::SIGINT);
@@ -106,11 +114,7 @@ fn a_capture_of_the_same_traffic_has_the_same_requests() {
     check_order_and_sums(&capture);
     let traced = seen(&capture.role("server"));
     assert_eq!(traced.len(), 2_000, "{}", capture.stderr);
-    let mut rotated: Vec<PathBuf> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rotated")))
-        .collect();
+    let mut rotated = rotated();
     assert!(rotated.len() > 1, "{rotated:?}");
     // By name the tenth is before the second, and the last may be named first.
     rotated.sort();
