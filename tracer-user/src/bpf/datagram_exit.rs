@@ -1,7 +1,6 @@
 //! The probes at the exit of calls, which complete what the socket tracepoints cannot tell of datagrams: who sent to a socket without a peer, and
 //! which messages a vector received. They cost every call of the host some 100 ns (a filtered hit), so that they are attached only
-//! while targets have such sockets: at the start where one of theirs is bound to a wanted port, otherwise loaded and attached when the kernel side
-//! meets one, which takes some 0.6 s; what such sockets receive meanwhile is counted (`datagram_unnamed`).
+//! while targets have such sockets: at the start where one of theirs is bound to a wanted port, otherwise when the kernel side meets one.
 
 use std::time::{Duration, Instant};
 
