@@ -20,6 +20,7 @@ const OWNED_CRATES: &[(&[&str], &[&str])] = &[
 
 /// Modules in the order in which an event travels. A module may name those before it and itself.
 const FLOW: &[&str] = &[
+    "uprobe",
     "bpf",
     "event",
     "conn",

@@ -13,6 +13,8 @@ pub mod metrics;
 pub mod text;
 pub mod time;
 
+pub mod uprobe;
+
 pub mod bpf;
 pub mod event;
 

@@ -1,0 +1,19 @@
+//! Functions of other programs as places for probes: which files a process runs, what they define, where in them a uprobe costs least,
+//! and which of them speak TLS.
+//!
+//! ```text
+//! maps ─▶ file (bytes) ─▶ elf ─▶ symbols · go · usdt ─▶ code ─▶ placement ─▶ tls
+//! ```
+//!
+//! Everything here looks and nothing attaches. What it reads belongs to others, so that every parser is bounded and takes any bytes.
+
+pub mod bytes;
+pub mod elf;
+pub mod code;
+pub mod debug_files;
+pub mod go;
+pub mod maps;
+pub mod placement;
+pub mod process;
+pub mod symbols;
+pub mod usdt;
