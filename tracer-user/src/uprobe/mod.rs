@@ -16,4 +16,5 @@ pub mod maps;
 pub mod placement;
 pub mod process;
 pub mod symbols;
+pub mod tls;
 pub mod usdt;

@@ -92,8 +92,20 @@ impl Symbols {
 
     /// The function of this name.
     pub fn named(&self, name: &str) -> Option<Symbol> {
-        let at = self.entries.iter().position(|entry| self.name(entry) == name.as_bytes())?;
-        Some(self.symbol(at))
+        let [found] = self.find([name]);
+        found
+    }
+
+    /// Several functions at once, in one pass.
+    pub fn find<const N: usize>(&self, names: [&str; N]) -> [Option<Symbol>; N] {
+        let mut places = [None; N];
+        for (at, entry) in self.entries.iter().enumerate() {
+            let name = self.name(entry);
+            if let Some(which) = names.iter().position(|wanted| wanted.as_bytes() == name) {
+                places[which].get_or_insert(at);
+            }
+        }
+        places.map(|at| at.map(|at| self.symbol(at)))
     }
 
     /// Functions whose name in the file matches a pattern of `*` and `?`, by address, each address once.

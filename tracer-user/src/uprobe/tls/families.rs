@@ -1,0 +1,255 @@
+//! The libraries: what tells each, which of its functions take and give plaintext, and why there may be no place in it.
+
+use super::{End, Function, Library, version};
+use crate::uprobe::{
+    code::Registers,
+    elf::Elf,
+    go,
+    placement::Function as Code,
+    symbols::{Symbol, Symbols},
+};
+
+/// What a file turned out to hold.
+#[derive(Debug, Default)]
+pub(super) struct Family {
+    pub(super) kind: &'static str,
+    pub(super) version: Option<String>,
+    pub(super) note: Option<String>,
+}
+
+/// A library with a C interface: known by defining all of `marks`, probed at `functions`, which take as many arguments.
+struct Plain {
+    kind: &'static str,
+    marks: &'static [&'static str],
+    functions: &'static [(&'static str, usize)],
+}
+
+const OPENSSL: &str = "OpenSSL";
+const NSS: &str = "NSS";
+/// How the file of NSS' input and output is called until it is known that the process has NSS at all.
+const NSPR: &str = "NSPR";
+/// How the other half is called.
+const NSS_SSL: &str = "NSS libssl3";
+
+const PLAIN: &[Plain] = &[
+    Plain {
+        kind: OPENSSL,
+        marks: &["SSL_read", "SSL_write"],
+        functions: &[("SSL_read", 3), ("SSL_read_ex", 4), ("SSL_write", 3), ("SSL_write_ex", 4)],
+    },
+    Plain {
+        kind: "GnuTLS",
+        marks: &["gnutls_record_send", "gnutls_record_recv"],
+        functions: &[("gnutls_record_recv", 3), ("gnutls_record_send", 3)],
+    },
+    Plain {
+        kind: NSPR,
+        marks: &["PR_Read", "PR_Write"],
+        functions: &[("PR_Read", 3), ("PR_Recv", 4), ("PR_Write", 3), ("PR_Send", 4)],
+    },
+    Plain { kind: NSS_SSL, marks: &["SSL_ImportFD"], functions: &[] },
+    Plain {
+        kind: "mbed TLS",
+        marks: &["mbedtls_ssl_read", "mbedtls_ssl_write"],
+        functions: &[("mbedtls_ssl_read", 3), ("mbedtls_ssl_write", 3)],
+    },
+    Plain {
+        kind: "wolfSSL",
+        marks: &["wolfSSL_read", "wolfSSL_write"],
+        functions: &[("wolfSSL_read", 3), ("wolfSSL_write", 3)],
+    },
+];
+
+/// Go's functions.
+const GO: &[&str] = &["crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"];
+/// rustls' functions, as written; each is a pattern, since impls have their types in their names.
+const RUSTLS: &[(&str, usize)] = &[
+    ("<rustls::*Reader as std::io::Read>::read", 3),
+    ("<rustls::*Writer as std::io::Write>::write", 3),
+];
+
+/// The families that a file holds, each with its functions.
+pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols) -> Vec<(Family, Vec<Function>)> {
+    let mut found = Vec::new();
+    if let Some(go) = go(elf) {
+        found.push(go);
+        // A program of Go with a C library of TLS inside is possible, but nothing else of it speaks it.
+    }
+    for plain in PLAIN {
+        let defined: Vec<Symbol> = plain.marks.iter().filter_map(|name| symbols.named(name)).collect();
+        if defined.len() == plain.marks.len() {
+            found.extend(of_plain(plain, elf, symbols));
+        }
+    }
+    if let Some(rustls) = rustls(elf, symbols) {
+        found.push(rustls);
+    }
+    if elf.soname().is_some_and(|name| name == "libjvm.so") {
+        let note = "Java's own TLS is compiled while it runs: there is no function in a file to probe";
+        found.push((Family { kind: "Java", note: Some(note.to_owned()), ..Family::default() }, Vec::new()));
+    }
+    if found.is_empty() && !symbols.has_local {
+        found.extend(stripped(elf));
+    }
+    found
+}
+
+fn of_plain(plain: &Plain, elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, Vec<Function>)> {
+    let mut family = Family { kind: plain.kind, ..Family::default() };
+    match plain.kind {
+        OPENSSL => {
+            // GnuTLS' imitation calls GnuTLS, where it is seen.
+            if elf.soname().is_some_and(|name| name.starts_with("libgnutls-openssl")) {
+                return None;
+            }
+            family.kind = openssl_kind(symbols);
+            if family.kind == OPENSSL {
+                let constants = version::constants(elf);
+                family.version = version::openssl(&constants);
+                if family.version.as_deref().is_some_and(|_| has(&constants, "LibreSSL ")) {
+                    family.kind = "LibreSSL";
+                }
+            }
+        }
+        "GnuTLS" => family.version = version::whole(&version::constants(elf), "3.*"),
+        NSPR => {
+            family.note = Some(
+                "PR_Read and PR_Write serve plain files too: only those of connections with NSS' layer are TLS".to_owned(),
+            );
+        }
+        _ => {}
+    }
+    let functions = plain
+        .functions
+        .iter()
+        .filter_map(|&(name, n_arguments)| symbols.named(name).map(|symbol| c_function(elf, &symbol, n_arguments)));
+    Some((family, functions.collect()))
+}
+
+/// BoringSSL and AWS-LC keep OpenSSL's names and add their own.
+fn openssl_kind(symbols: &Symbols) -> &'static str {
+    match symbols.find(["awslc_api_version_num", "AWSLC_non_fips_pkey_evp_methods", "BORINGSSL_self_test", "SSL_CTX_set_grease_enabled"])
+    {
+        [Some(_), ..] | [_, Some(_), ..] => "AWS-LC",
+        [_, _, Some(_), _] | [.., Some(_)] => "BoringSSL",
+        _ => OPENSSL,
+    }
+}
+
+fn c_function(elf: &Elf<'_>, symbol: &Symbol, n_arguments: usize) -> Function {
+    let code = Code::read(elf, symbol.address, symbol.size);
+    let own = code.return_probe(elf);
+    let is_cheap = own.as_ref().is_some_and(|site| site.step == crate::uprobe::code::Step::Emulated && site.once);
+    let inner = || {
+        let address = code.inner(elf)?;
+        let inner = Code::read(elf, address, 16);
+        inner.return_probe(elf)
+    };
+    let end = match (own, is_cheap.then_some(()).map_or_else(inner, |()| None)) {
+        (_, Some(site)) => End::Inner(site),
+        (Some(site), None) => End::ReturnProbe(site),
+        (None, None) => End::Unseen,
+    };
+    Function {
+        name: symbol.name.clone(),
+        file_offset: elf.file_offset(symbol.address).unwrap_or(0),
+        entry: code.entry(elf, Registers::all(&Registers::C[..n_arguments.min(4)])),
+        end,
+    }
+}
+
+fn go(elf: &Elf<'_>) -> Option<(Family, Vec<Function>)> {
+    let version = go::version(elf);
+    let table = go::Functions::of(elf);
+    if version.is_none() && table.is_none() {
+        return None;
+    }
+    let mut family = Family { kind: "Go crypto/tls", version, note: None };
+    let Some(table) = table else {
+        family.note = Some("its table of functions is none of Go 1.18 or later".to_owned());
+        return Some((family, Vec::new()));
+    };
+    let functions: Vec<Function> = GO
+        .iter()
+        .filter_map(|name| {
+            let symbol = table.named(name)?;
+            let code = Code::read(elf, symbol.address, symbol.size);
+            Some(Function {
+                name: symbol.name,
+                file_offset: elf.file_offset(symbol.address)?,
+                entry: code.entry(elf, Registers::all(&Registers::GO)),
+                end: End::Returns(code.returns(elf)),
+            })
+        })
+        .collect();
+    if functions.is_empty() {
+        family.kind = "Go";
+        family.note = Some("a program of Go without crypto/tls".to_owned());
+    }
+    Some((family, functions))
+}
+
+fn rustls(elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, Vec<Function>)> {
+    let version = version::rustls(&version::constants(elf));
+    let functions: Vec<Function> = RUSTLS
+        .iter()
+        .flat_map(|&(pattern, n_arguments)| {
+            symbols.demangled(pattern, "rustls").into_iter().map(move |symbol| (symbol, n_arguments))
+        })
+        .map(|(symbol, n_arguments)| {
+            let mut function = c_function(elf, &symbol, n_arguments);
+            function.name = crate::uprobe::symbols::demangle(&symbol.name).unwrap_or(symbol.name);
+            function
+        })
+        .collect();
+    let note = match (functions.is_empty(), &version, symbols.has_local) {
+        (false, _, _) => None,
+        (true, None, _) => return None,
+        (true, Some(_), true) => {
+            Some("it is linked in, and its functions that take plaintext into their callers: none has a symbol")
+        }
+        (true, Some(_), false) => Some("it is linked in, and the program's symbols were stripped: nothing says where"),
+    };
+    Some((Family { kind: "rustls", version, note: note.map(str::to_owned) }, functions))
+}
+
+/// What has no symbols any more, by the texts that it left.
+fn stripped(elf: &Elf<'_>) -> Option<(Family, Vec<Function>)> {
+    let constants = version::constants(elf);
+    // Where OpenSSL and BoringSSL say which of their files an error comes from.
+    has(&constants, "ssl/ssl_lib.c").then(|| {
+        let version = version::openssl(&constants);
+        let kind = if version.is_some() { OPENSSL } else { "BoringSSL" };
+        let note = "it is linked in, and the program's symbols were stripped: nothing says where".to_owned();
+        (Family { kind, version, note: Some(note) }, Vec::new())
+    })
+}
+
+fn has(constants: &[u8], text: &str) -> bool {
+    memchr::memmem::find(constants, text.as_bytes()).is_some()
+}
+
+/// What follows from all files together: NSS is two of them, and versions stand in a third.
+pub(super) fn join(libraries: &mut Vec<Library>, hints: &version::Hints) {
+    let has_nss = libraries.iter().any(|library| library.kind == NSS_SSL);
+    let has_nspr = libraries.iter().any(|library| library.kind == NSPR);
+    libraries.retain(|library| match library.kind {
+        NSPR => has_nss,
+        // Its functions are in the other file.
+        NSS_SSL => !has_nspr,
+        _ => true,
+    });
+    for library in libraries {
+        match library.kind {
+            NSPR | NSS_SSL => {
+                if library.kind == NSS_SSL {
+                    library.note = Some("NSPR, through which programs read and write, is not mapped".to_owned());
+                }
+                library.kind = NSS;
+                library.version = hints.nss.clone();
+            }
+            OPENSSL if library.version.is_none() => library.version = hints.openssl.clone(),
+            _ => {}
+        }
+    }
+}
