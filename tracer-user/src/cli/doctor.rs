@@ -40,7 +40,9 @@ pub struct DoctorArgs {
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let process = args.pid.map(|pid| (pid, tls::of(Path::new("/proc"), pid)));
     if let Some((pid, Err(Closed::Gone))) = &process {
-        return Err(Expected::new(format!("there is no process {pid}"), "ps -e lists those that are there").into());
+        return Err(
+            Expected::new(format!("there is no process {pid}"), "ps -e lists those that are there").into()
+        );
     }
     let features = Features::detect(TLS_PATIENCE, args.quick);
     let diagnosis = diagnose(&features);

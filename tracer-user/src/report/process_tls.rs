@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// What a process that may not be looked into costs its user to change.
-const FIX: &str = "run as root, or: setcap cap_sys_ptrace,cap_checkpoint_restore,cap_dac_read_search+ep txray";
+const FIX: &str =
+    "run as root, or: setcap cap_sys_ptrace,cap_checkpoint_restore,cap_dac_read_search+ep txray";
 
 /// The section. Everything that came from the process is made safe for a screen.
 pub fn text(tls: &ProcessTls) -> String {
@@ -50,7 +51,8 @@ fn push_library(out: &mut String, library: &Library) {
     if let Some(note) = &library.note {
         line(out, format_args!("         {}", screen_text(note)));
     }
-    let width = library.functions.iter().map(|function| function.name.chars().count()).max().unwrap_or(0).min(44);
+    let width =
+        library.functions.iter().map(|function| function.name.chars().count()).max().unwrap_or(0).min(44);
     for function in &library.functions {
         push_function(out, function, width);
     }
@@ -129,6 +131,8 @@ mod tests {
             unreadable: vec!["/x: may not be read".to_owned()],
         };
         insta::assert_snapshot!(text(&tls));
-        insta::assert_snapshot!(text(&ProcessTls { pid: 7, n_files: 3, ..ProcessTls::default() }) + &closed(7, "it may not"));
+        insta::assert_snapshot!(
+            text(&ProcessTls { pid: 7, n_files: 3, ..ProcessTls::default() }) + &closed(7, "it may not")
+        );
     }
 }

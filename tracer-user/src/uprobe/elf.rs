@@ -8,8 +8,8 @@ use std::fmt;
 use object::{
     LittleEndian as LE,
     elf::{
-        DT_SONAME, Dyn64, EM_X86_64, ET_DYN, FileHeader64, PF_X, PT_DYNAMIC, PT_LOAD, PT_NOTE, ProgramHeader64,
-        SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SectionHeader64,
+        DT_SONAME, Dyn64, EM_X86_64, ET_DYN, FileHeader64, PF_X, PT_DYNAMIC, PT_LOAD, PT_NOTE,
+        ProgramHeader64, SHF_EXECINSTR, SHT_NOBITS, SHT_NOTE, SectionHeader64,
     },
     pod,
 };
@@ -216,7 +216,8 @@ impl<'a> Elf<'a> {
     pub fn notes(&self) -> Vec<Note> {
         let segments = self.segments.iter().filter(|segment| segment.kind == PT_NOTE);
         let segments = segments.map(|segment| (segment.offset, segment.size, segment.align));
-        let sections = self.sections.iter().filter(|section| section.kind == SHT_NOTE && section.address == 0);
+        let sections =
+            self.sections.iter().filter(|section| section.kind == SHT_NOTE && section.address == 0);
         let sections = sections.map(|section| (section.offset, section.size, section.align));
         // Without a loaded segment of notes those of sections are all there are: a file of debug information.
         let mut parts: Vec<_> = segments.chain(sections).collect();
@@ -238,7 +239,8 @@ impl<'a> Elf<'a> {
         const NT_GNU_BUILD_ID: u32 = 3;
         let note =
             self.notes().into_iter().find(|note| note.kind == NT_GNU_BUILD_ID && note.name == b"GNU")?;
-        (!note.description.is_empty()).then(|| note.description.iter().map(|byte| format!("{byte:02x}")).collect())
+        (!note.description.is_empty())
+            .then(|| note.description.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The name by which programs ask the loader for this library.
@@ -283,7 +285,9 @@ fn read_notes(data: &[u8], align: u64, notes: &mut Vec<Note>) {
         let Some(name_end) = (at + 12).checked_add(name_size as usize) else { return };
         let start = name_end.next_multiple_of(align);
         let Some(end) = start.checked_add(size as usize) else { return };
-        let (Some(name), Some(description)) = (data.get(at + 12..name_end), data.get(start..end)) else { return };
+        let (Some(name), Some(description)) = (data.get(at + 12..name_end), data.get(start..end)) else {
+            return;
+        };
         let name = name.strip_suffix(b"\0").unwrap_or(name).to_vec();
         notes.push(Note { name, kind, description: description.to_vec() });
         at = end.next_multiple_of(align);
@@ -296,4 +300,98 @@ pub(super) fn text_at(strings: &[u8], at: usize) -> String {
     let rest = &rest[..rest.len().min(MAX_NAME)];
     let end = memchr::memchr(0, rest).unwrap_or(rest.len());
     String::from_utf8_lossy(&rest[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::uprobe::{
+        bytes::Bytes, code::Registers, debug_files, go, placement::Function, symbols::Symbols, usdt,
+    };
+
+    /// A real file to damage: the smallest of these that is here.
+    fn real() -> &'static Vec<u8> {
+        static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+        FILE.get_or_init(|| {
+            let names =
+                ["/usr/lib/x86_64-linux-gnu/libdl.so.2", "/lib64/ld-linux-x86-64.so.2", "/proc/self/exe"];
+            names.iter().find_map(|name| std::fs::read(name).ok()).unwrap()
+        })
+    }
+
+    /// Everything that reads a file, on these bytes.
+    fn read_all(bytes: &Vec<u8>) {
+        let Ok(elf) = Elf::parse(bytes as &dyn Bytes) else { return };
+        elf.notes();
+        elf.soname();
+        usdt::marks(&elf);
+        go::version(&elf);
+        if let Some(functions) = go::Functions::of(&elf) {
+            functions.named("main.main");
+        }
+        debug_files::find(&elf, std::path::Path::new("/nonexistent"), std::path::Path::new("/usr/lib"));
+        let symbols = Symbols::of(&elf);
+        symbols.demangled("*", "");
+        for symbol in symbols.matching("*").into_iter().take(50) {
+            let function = Function::read(&elf, symbol.address, symbol.size);
+            function.entry(&elf, Registers::all(&Registers::C));
+            function.inner(&elf);
+            function.returns(&elf);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn damaged_files_are_survived(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+            heads in prop::collection::vec((0_usize..0x400, any::<u8>()), 0..8),
+            cut in any::<prop::sample::Index>(),
+            is_cut: bool,
+        ) {
+            let mut bytes = real().clone();
+            let length = bytes.len();
+            for (at, byte) in changes {
+                bytes[at.index(length)] = byte;
+            }
+            for (at, byte) in heads {
+                bytes[at.min(length - 1)] = byte;
+            }
+            if is_cut {
+                bytes.truncate(cut.index(length));
+            }
+            read_all(&bytes);
+        }
+
+        /// The tables of sections, where sizes and offsets stand.
+        #[test]
+        fn damaged_tables_are_survived(changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..60)) {
+            let mut bytes = real().clone();
+            let table = u64::from_le_bytes(bytes[0x28..0x30].try_into().unwrap()) as usize;
+            let length = bytes.len() - table.min(bytes.len());
+            for (at, byte) in changes {
+                if let Some(place) = bytes.get_mut(table + usize::from(at) % length.max(1)) {
+                    *place = byte;
+                }
+            }
+            read_all(&bytes);
+        }
+    }
+
+    #[test]
+    fn other_files_are_told_from_programs_for_this_machine() {
+        let error = |bytes: &[u8]| Elf::parse(&bytes.to_vec() as &dyn Bytes).unwrap_err();
+        assert_eq!(error(b"#!/bin/sh\n"), ElfError::NotElf);
+        assert_eq!(error(&[0; 64]), ElfError::NotElf);
+        let mut arm = real()[..64].to_vec();
+        arm[0x12] = 183;
+        assert_eq!(error(&arm), ElfError::OtherMachine);
+        // Its table of segments is not there.
+        assert_eq!(error(&real()[..64]), ElfError::Damaged);
+    }
 }

@@ -154,9 +154,9 @@ fn relocation(elf: &Elf<'_>, address: u64) -> Option<u64> {
         let table = elf.data(section, MAX_READ as u64);
         let n = table.len() / size_of::<Rela64<LE>>();
         let Ok((entries, _)) = pod::slice_from_bytes::<Rela64<LE>>(&table, n) else { continue };
-        let found = entries.iter().find(|entry| {
-            entry.r_offset.get(LE) == address && entry.r_type(LE, false) == R_X86_64_RELATIVE
-        });
+        let found = entries
+            .iter()
+            .find(|entry| entry.r_offset.get(LE) == address && entry.r_type(LE, false) == R_X86_64_RELATIVE);
         if let Some(found) = found {
             return u64::try_from(found.r_addend.get(LE)).ok();
         }
@@ -190,4 +190,66 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A table of two functions and the end, as the linker lays it out.
+    fn table(magic: &[u8]) -> Vec<u8> {
+        let mut table = magic.to_vec();
+        let (names, functions) = (HEADER, HEADER + 32);
+        for word in [2, 1, 0x401000, names as u64, 0, 0, 0, functions as u64] {
+            table.extend_from_slice(&u64::to_le_bytes(word));
+        }
+        table.extend_from_slice(b"main.main\0crypto/tls.x\0");
+        table.resize(functions, 0);
+        // Each function: where it begins, where its record is; then the end.
+        for number in [0_u32, 20, 0x40, 28, 0x90] {
+            table.extend_from_slice(&number.to_le_bytes());
+        }
+        for number in [0_u32, 0, 0x40, 10] {
+            table.extend_from_slice(&number.to_le_bytes());
+        }
+        table
+    }
+
+    #[test]
+    fn functions_are_found_by_their_whole_name() {
+        for magic in [MAGIC_1_18, MAGIC_1_20] {
+            let functions = Functions::parse(table(magic)).unwrap();
+            let found = functions.named("crypto/tls.x").unwrap();
+            assert_eq!((found.address, found.size), (0x401040, 0x50));
+            assert_eq!(functions.named("main.main").unwrap().size, 0x40);
+            assert_eq!(functions.named("main"), None);
+            assert_eq!(functions.named("main.main2"), None);
+        }
+        // Go 1.16's
+        assert!(Functions::parse(table(b"\xfa\xff\xff\xff\0\0\x01\x08")).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_survived(changes in prop::collection::vec((8_usize..160, any::<u8>()), 0..20), cut in 0_usize..170) {
+            let mut bytes = table(MAGIC_1_20);
+            for (at, byte) in changes {
+                if let Some(place) = bytes.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            bytes.truncate(cut);
+            if let Some(functions) = Functions::parse(bytes) {
+                functions.named("crypto/tls.x");
+                functions.named("");
+            }
+        }
+
+        #[test]
+        fn any_number_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            varint(&bytes);
+        }
+    }
 }

@@ -8,9 +8,9 @@
 //! Everything here looks and nothing attaches. What it reads belongs to others, so that every parser is bounded and takes any bytes.
 
 pub mod bytes;
-pub mod elf;
 pub mod code;
 pub mod debug_files;
+pub mod elf;
 pub mod go;
 pub mod maps;
 pub mod placement;

@@ -41,11 +41,8 @@ pub struct Site {
 impl Function {
     /// Reads and decodes a function of the file.
     pub fn read(elf: &Elf<'_>, address: u64, size: u64) -> Function {
-        let code = if elf.is_executable(address) {
-            elf.memory(address, size.min(MAX_FUNCTION))
-        } else {
-            Vec::new()
-        };
+        let code =
+            if elf.is_executable(address) { elf.memory(address, size.min(MAX_FUNCTION)) } else { Vec::new() };
         Function::decode(&code, address)
     }
 
@@ -80,9 +77,13 @@ impl Function {
         let best = places
             .iter()
             .find(is(Step::Emulated, true))
-            .or_else(|| places.iter().find(|place| place.restarts && place.instruction.step == Step::Emulated))
+            .or_else(|| {
+                places.iter().find(|place| place.restarts && place.instruction.step == Step::Emulated)
+            })
             .or_else(|| places.iter().filter(is(Step::LongNop, true)).find(|place| self.may_hold(place)))
-            .or_else(|| places.iter().find(|place| place.instruction.step != Step::Refused && self.may_hold(place)))?;
+            .or_else(|| {
+                places.iter().find(|place| place.instruction.step != Step::Refused && self.may_hold(place))
+            })?;
         self.site(elf, best.instruction, best.once)
     }
 
@@ -193,4 +194,103 @@ struct Place<'a> {
     once: bool,
     /// It is the check of Go's stack, and only the way round behind it leads here again.
     restarts: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uprobe::bytes::Bytes;
+
+    const BASE: u64 = 0x401000;
+
+    /// A file whose one segment is this code.
+    fn file(code: &[u8]) -> Vec<u8> {
+        let mut file = vec![0; 0x40 + 0x38];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[0x12] = 62;
+        file[0x20] = 0x40;
+        file[0x38] = 1;
+        let size = code.len() as u64;
+        for (at, value) in [(0, 5 << 32 | 1), (8, 0x78), (16, BASE), (24, BASE), (32, size), (40, size)] {
+            file[0x40 + at..0x48 + at].copy_from_slice(&u64::to_le_bytes(value));
+        }
+        file.extend_from_slice(code);
+        file
+    }
+
+    /// The place where a probe sees the first three arguments, and the one of a return probe: where, what, whether once.
+    #[track_caller]
+    fn check(code: &[u8], arguments: &[Registers], entry: (u64, &str, bool), end: (u64, &str, bool)) {
+        let bytes = file(code);
+        let elf = Elf::parse(&bytes as &dyn Bytes).unwrap();
+        let function = Function::read(&elf, BASE, code.len() as u64);
+        let short = |site: Option<Site>| {
+            let site = site.unwrap();
+            assert_eq!(site.file_offset, 0x78 + site.into);
+            (site.into, site.instruction, site.once)
+        };
+        let own = |(into, name, once): (u64, &str, bool)| (into, name.to_owned(), once);
+        assert_eq!(short(function.entry(&elf, Registers::all(arguments))), own(entry), "entry");
+        assert_eq!(short(function.return_probe(&elf)), own(end), "end");
+    }
+
+    #[test]
+    fn the_first_emulated_instruction_is_taken_while_the_arguments_are_there() {
+        let c = &Registers::C[..3];
+        // endbr64; push rbp; …: where the return address is still on top.
+        check(b"\xf3\x0f\x1e\xfa\x55\x5d\xc3", c, (4, "push", true), (4, "push", true));
+        // sub rsp, 24; test edx, edx; js +1; nop; ret: the stack has moved before the branch.
+        check(b"\x48\x83\xec\x18\x85\xd2\x78\x01\x90\xc3", c, (6, "js", true), (0, "sub", true));
+        // xor ecx, ecx (a fourth argument); jmp out
+        check(b"\x31\xc9\xe9\x00\x10\x00\x00", c, (2, "jmp", true), (2, "jmp", true));
+        check(b"\x31\xc9\xe9\x00\x10\x00\x00", &Registers::C, (0, "xor", true), (2, "jmp", true));
+        // mov edi, 1; push rbp: too late
+        check(b"\xbf\x01\x00\x00\x00\x55\x5d\xc3", c, (0, "mov", true), (5, "push", true));
+        // mov rax, [rdi]; jmp [rax+16]: nothing is emulated
+        check(b"\x48\x8b\x07\xff\x60\x10", c, (0, "mov", true), (0, "mov", true));
+    }
+
+    #[test]
+    fn what_a_call_may_miss_or_pass_twice_is_not_taken() {
+        let c = &Registers::C[..3];
+        // test edi, edi; je +1; push rbp; pop rbp; ret: not behind a branch, so that the branch itself is.
+        check(b"\x85\xff\x74\x02\x55\x5d\xc3", c, (2, "je", true), (2, "je", true));
+        // mov eax, 1; dec eax; jne -4; ret: a loop comes back behind the beginning.
+        check(b"\xb8\x01\x00\x00\x00\xff\xc8\x75\xfc\xc3", c, (0, "mov", true), (0, "mov", true));
+        // push rbp; pop rbp; jmp to the beginning: even that is passed again.
+        check(b"\x55\x5d\xeb\xfc", c, (0, "push", false), (0, "push", false));
+    }
+
+    #[test]
+    fn the_check_of_gos_stack_is_passed_over() {
+        // cmp rsp, [r14+16]; jbe +6; push rbp; mov rbp, rsp; pop rbp; ret; call out; jmp to the beginning
+        let code = b"\x49\x3b\x66\x10\x76\x06\x55\x48\x89\xe5\x5d\xc3\xe8\x00\x10\x00\x00\xeb\xed";
+        check(code, &Registers::GO, (6, "push", true), (6, "push", true));
+        // The same, with sub rsp, 8; ret in place of the push: the check itself, which a growing stack passes twice.
+        let code = b"\x49\x3b\x66\x10\x76\x06\x31\xc0\x83\xec\x08\xc3\xe8\x00\x10\x00\x00\xeb\xed";
+        check(code, &Registers::GO, (4, "jbe", false), (4, "jbe", false));
+    }
+
+    #[test]
+    fn a_long_nop_of_five_bytes_is_taken_at_the_beginning_alone() {
+        let c = &Registers::C[..3];
+        check(b"\x0f\x1f\x44\x00\x00\x31\xff\xc3", c, (0, "nop", true), (0, "nop", true));
+        check(b"\x31\xc0\x0f\x1f\x44\x00\x00\x31\xff\xc3", c, (0, "xor", true), (0, "xor", true));
+        check(b"\x31\xc0\x0f\x1f\x40\x00\x31\xff\xc3", c, (2, "nop", true), (2, "nop", true));
+    }
+
+    #[test]
+    fn an_inner_function_is_one_that_gets_the_same_arguments_and_begins_cheaply() {
+        // sub rsp, 8; call +1; ret; push rbp; pop rbp; ret
+        let code = b"\x48\x83\xec\x08\xe8\x01\x00\x00\x00\xc3\x55\x5d\xc3";
+        let inner = |code: &[u8]| {
+            let bytes = file(code);
+            let elf = Elf::parse(&bytes as &dyn Bytes).unwrap();
+            Function::read(&elf, BASE, 10).inner(&elf)
+        };
+        assert_eq!(inner(code), Some(BASE + 10));
+        // xor esi, esi instead of sub; and a ret where it began with push
+        assert_eq!(inner(b"\x31\xf6\x90\x90\xe8\x01\x00\x00\x00\xc3\x55\x5d\xc3"), None);
+        assert_eq!(inner(b"\x48\x83\xec\x08\xe8\x01\x00\x00\x00\xc3\xc3"), None);
+    }
 }

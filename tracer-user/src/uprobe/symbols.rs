@@ -61,7 +61,8 @@ impl Symbols {
 
     /// Adds the functions of another file about the same code: one of debug information.
     pub fn add(&mut self, elf: &Elf<'_>) {
-        for section in elf.sections.iter().filter(|section| [SHT_SYMTAB, SHT_DYNSYM].contains(&section.kind)) {
+        for section in elf.sections.iter().filter(|section| [SHT_SYMTAB, SHT_DYNSYM].contains(&section.kind))
+        {
             let Some(strings) = elf.sections.get(section.link) else { continue };
             let table = elf.data(section, MAX_READ as u64);
             let n_symbols = table.len() / size_of::<Sym64<LE>>();
@@ -119,8 +120,9 @@ impl Symbols {
         let part = memchr::memmem::Finder::new(part.as_bytes());
         self.filter(|name| {
             part.find(name).is_some()
-                && std::str::from_utf8(name)
-                    .is_ok_and(|name| demangle(name).is_some_and(|name| glob(pattern.as_bytes(), name.as_bytes())))
+                && std::str::from_utf8(name).is_ok_and(|name| {
+                    demangle(name).is_some_and(|name| glob(pattern.as_bytes(), name.as_bytes()))
+                })
         })
     }
 

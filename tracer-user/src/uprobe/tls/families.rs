@@ -63,10 +63,8 @@ const PLAIN: &[Plain] = &[
 /// Go's functions.
 const GO: &[&str] = &["crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"];
 /// rustls' functions, as written; each is a pattern, since impls have their types in their names.
-const RUSTLS: &[(&str, usize)] = &[
-    ("<rustls::*Reader as std::io::Read>::read", 3),
-    ("<rustls::*Writer as std::io::Write>::write", 3),
-];
+const RUSTLS: &[(&str, usize)] =
+    &[("<rustls::*Reader as std::io::Read>::read", 3), ("<rustls::*Writer as std::io::Write>::write", 3)];
 
 /// The families that a file holds, each with its functions.
 pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols) -> Vec<(Family, Vec<Function>)> {
@@ -119,17 +117,20 @@ fn of_plain(plain: &Plain, elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, 
         }
         _ => {}
     }
-    let functions = plain
-        .functions
-        .iter()
-        .filter_map(|&(name, n_arguments)| symbols.named(name).map(|symbol| c_function(elf, &symbol, n_arguments)));
+    let functions = plain.functions.iter().filter_map(|&(name, n_arguments)| {
+        symbols.named(name).map(|symbol| c_function(elf, &symbol, n_arguments))
+    });
     Some((family, functions.collect()))
 }
 
 /// BoringSSL and AWS-LC keep OpenSSL's names and add their own.
 fn openssl_kind(symbols: &Symbols) -> &'static str {
-    match symbols.find(["awslc_api_version_num", "AWSLC_non_fips_pkey_evp_methods", "BORINGSSL_self_test", "SSL_CTX_set_grease_enabled"])
-    {
+    match symbols.find([
+        "awslc_api_version_num",
+        "AWSLC_non_fips_pkey_evp_methods",
+        "BORINGSSL_self_test",
+        "SSL_CTX_set_grease_enabled",
+    ]) {
         [Some(_), ..] | [_, Some(_), ..] => "AWS-LC",
         [_, _, Some(_), _] | [.., Some(_)] => "BoringSSL",
         _ => OPENSSL,
@@ -139,7 +140,8 @@ fn openssl_kind(symbols: &Symbols) -> &'static str {
 fn c_function(elf: &Elf<'_>, symbol: &Symbol, n_arguments: usize) -> Function {
     let code = Code::read(elf, symbol.address, symbol.size);
     let own = code.return_probe(elf);
-    let is_cheap = own.as_ref().is_some_and(|site| site.step == crate::uprobe::code::Step::Emulated && site.once);
+    let is_cheap =
+        own.as_ref().is_some_and(|site| site.step == crate::uprobe::code::Step::Emulated && site.once);
     let inner = || {
         let address = code.inner(elf)?;
         let inner = Code::read(elf, address, 16);
@@ -205,10 +207,12 @@ fn rustls(elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, Vec<Function>)> {
     let note = match (functions.is_empty(), &version, symbols.has_local) {
         (false, _, _) => None,
         (true, None, _) => return None,
-        (true, Some(_), true) => {
-            Some("it is linked in, and its functions that take plaintext into their callers: none has a symbol")
+        (true, Some(_), true) => Some(
+            "it is linked in, and its functions that take plaintext into their callers: none has a symbol",
+        ),
+        (true, Some(_), false) => {
+            Some("it is linked in, and the program's symbols were stripped: nothing says where")
         }
-        (true, Some(_), false) => Some("it is linked in, and the program's symbols were stripped: nothing says where"),
     };
     Some((Family { kind: "rustls", version, note: note.map(str::to_owned) }, functions))
 }
@@ -243,7 +247,8 @@ pub(super) fn join(libraries: &mut Vec<Library>, hints: &version::Hints) {
         match library.kind {
             NSPR | NSS_SSL => {
                 if library.kind == NSS_SSL {
-                    library.note = Some("NSPR, through which programs read and write, is not mapped".to_owned());
+                    library.note =
+                        Some("NSPR, through which programs read and write, is not mapped".to_owned());
                 }
                 library.kind = NSS;
                 library.version = hints.nss.clone();

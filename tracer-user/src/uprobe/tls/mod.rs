@@ -89,11 +89,16 @@ pub enum End {
 /// Looks at a process. An error is one of the process as a whole; files that could not be read are named in what is returned.
 pub fn of(proc_root: &Path, pid: u32) -> Result<ProcessTls, Closed> {
     let process = Process::read(proc_root, pid)?;
-    let mut tls = ProcessTls { pid, name: crate::text::data_text(&process.name).into_owned(), ..ProcessTls::default() };
+    let mut tls =
+        ProcessTls { pid, name: crate::text::data_text(&process.name).into_owned(), ..ProcessTls::default() };
     if process.files.is_empty() {
         // A kernel thread, a zombie, or a process of which maps show nothing to this caller.
         let is_closed = fs::read_link(proc_root.join(format!("{pid}/exe"))).is_err();
-        let why = if is_closed { "it has no code of its own: a kernel thread or a zombie" } else { "no file's code is mapped" };
+        let why = if is_closed {
+            "it has no code of its own: a kernel thread or a zombie"
+        } else {
+            "no file's code is mapped"
+        };
         tls.unreadable.push(why.to_owned());
     }
     if process.cut_short {
@@ -112,6 +117,10 @@ pub fn of(proc_root: &Path, pid: u32) -> Result<ProcessTls, Closed> {
                     library
                 }));
             }
+            Err(Closed::Gone) if fs::read_link(proc_root.join(format!("{pid}/exe"))).is_err() => {
+                tls.unreadable.push("it ended meanwhile: the rest was not looked at".to_owned());
+                break;
+            }
             Err(error) => {
                 n_closed += 1;
                 if n_closed <= MAX_NAMED {
@@ -128,7 +137,12 @@ pub fn of(proc_root: &Path, pid: u32) -> Result<ProcessTls, Closed> {
 }
 
 /// What of TLS one file holds.
-fn look(process: &Process, mapped: &MappedFile, elf: &Elf<'_>, versions: &mut version::Hints) -> Vec<Library> {
+fn look(
+    process: &Process,
+    mapped: &MappedFile,
+    elf: &Elf<'_>,
+    versions: &mut version::Hints,
+) -> Vec<Library> {
     let mut symbols = Symbols::of(elf);
     let mut found = families::find(elf, &symbols);
     versions.see(elf, &symbols);
@@ -136,7 +150,8 @@ fn look(process: &Process, mapped: &MappedFile, elf: &Elf<'_>, versions: &mut ve
         let folder = Path::new(&mapped.path).parent().unwrap_or(Path::new("/"));
         let root = process.path("/".as_ref());
         // What distributions keep apart is the host's more often than the container's.
-        let apart = debug_files::find(elf, &root, folder).or_else(|| debug_files::find(elf, Path::new("/"), folder));
+        let apart =
+            debug_files::find(elf, &root, folder).or_else(|| debug_files::find(elf, Path::new("/"), folder));
         if let Some(file) = apart
             && let Ok(debug) = Elf::parse(&file)
         {

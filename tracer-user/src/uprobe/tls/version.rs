@@ -38,20 +38,22 @@ pub(super) fn constants(elf: &Elf<'_>) -> Vec<u8> {
 
 /// `OpenSSL 3.0.19 27 Jan 2026`, of which the number is the version.
 pub(super) fn openssl(constants: &[u8]) -> Option<String> {
-    behind(constants, "OpenSSL ").or_else(|| behind(constants, "LibreSSL "))
+    // "OpenSSL 3.0" alone stands in texts about features.
+    behind(constants, "OpenSSL ", 2).or_else(|| behind(constants, "LibreSSL ", 2))
 }
 
 /// rustls leaves the paths of its sources, with its version in them, where it may panic.
 pub(super) fn rustls(constants: &[u8]) -> Option<String> {
-    behind(constants, "/rustls-")
+    behind(constants, "/rustls-", 2)
 }
 
-/// The first number with dots behind a text: `3.0.19`, `1.1.1w`.
-fn behind(constants: &[u8], text: &str) -> Option<String> {
+/// The first number with so many dots behind a text: `3.0.19`, `1.1.1w`.
+fn behind(constants: &[u8], text: &str, n_dots: usize) -> Option<String> {
     memmem::find_iter(constants, text.as_bytes()).find_map(|at| {
         let rest = &constants[at + text.len()..];
         let end = rest.iter().take(24).position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'.')?;
-        is_version(&rest[..end]).then(|| String::from_utf8_lossy(&rest[..end]).into_owned())
+        let is_whole = rest[..end].iter().filter(|byte| **byte == b'.').count() >= n_dots;
+        (is_whole && is_version(&rest[..end])).then(|| String::from_utf8_lossy(&rest[..end]).into_owned())
     })
 }
 
@@ -80,7 +82,10 @@ mod tests {
 
     #[test]
     fn versions_are_numbers_with_dots_where_a_library_writes_them() {
-        assert_eq!(openssl(b"\0OpenSSL error\0OpenSSL 3.0.19 27 Jan 2026\0").as_deref(), Some("3.0.19"));
+        assert_eq!(
+            openssl(b"\0OpenSSL error\0OpenSSL 3.0 \0OpenSSL 3.0.19 27 Jan 2026\0").as_deref(),
+            Some("3.0.19")
+        );
         assert_eq!(openssl(b"OpenSSL 1.1.1w  11 Sep 2023").as_deref(), Some("1.1.1w"));
         assert_eq!(openssl(b"OpenSSL "), None);
         assert_eq!(rustls(b"registry/src/x/rustls-0.23.37/src/check.rs").as_deref(), Some("0.23.37"));
