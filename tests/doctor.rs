@@ -2,9 +2,10 @@
 
 use std::{
     fs::Permissions,
+    io::Read as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 /// Capabilities that tracing needs where the kernel has them apart from root's.
@@ -106,6 +107,47 @@ fn nobody_cannot_record_and_hears_why_and_what_helps() {
         "{errors}"
     );
     assert!(errors.contains("hint: run as root, or: setcap cap_bpf,"), "{errors}");
+}
+
+#[test]
+fn the_tls_of_a_process_is_told_as_far_as_the_caller_may_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = public_copy(dir.path());
+    let library = dir.path().join("plugin");
+    std::fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", &library).unwrap();
+    let code =
+        format!("import ctypes; ctypes.CDLL({library:?}); print(flush=True); import sys; sys.stdin.read()");
+    let mut python = Command::new("/usr/bin/python3");
+    let mut python = python.args(["-c", &code]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // It has its library when it says something.
+    python.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let pid = python.id().to_string();
+    let args = ["doctor", "--quick", "--pid", &pid];
+
+    let text = Command::new(&program).args(args).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains(&format!("\nTLS of process {pid} (python3)\n  ok     OpenSSL 3.")), "{text}");
+    assert!(text.contains("SSL_write"), "{text}");
+    // Nobody may not look, with a right may look, and needs another one for what was deleted.
+    let text = String::from_utf8(as_nobody(&program, None, &args).stdout).unwrap();
+    assert!(
+        text.contains("  limit  its maps may not be read: it takes being its user, or CAP_SYS_PTRACE\n"),
+        "{text}"
+    );
+    let found = report(&as_nobody(&program, Some("+sys_ptrace"), &[&args[..], &["--json"]].concat()));
+    assert_eq!(found["process"]["libraries"][0]["kind"], "OpenSSL", "{found:#}");
+    std::fs::remove_file(&library).unwrap();
+    let found = report(&as_nobody(&program, Some("+sys_ptrace"), &[&args[..], &["--json"]].concat()));
+    assert_eq!(found["process"]["libraries"], serde_json::json!([]), "{found:#}");
+    let unreadable = found["process"]["unreadable"].to_string();
+    assert!(unreadable.contains("CAP_CHECKPOINT_RESTORE"), "{unreadable}");
+
+    drop(python.stdin.take());
+    python.wait().unwrap();
+    let output = Command::new(&program).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.starts_with(&format!("txray: there is no process {pid}\nhint: ")), "{errors}");
 }
 
 #[test]

@@ -53,5 +53,7 @@ mod tui;
 mod turns;
 /// WebSocket behind HTTP/1's upgrade.
 mod upgraded;
+/// Places for probes in real programs and processes.
+mod uprobe;
 /// Feeds parsers by their contract.
 mod wire;

@@ -103,15 +103,22 @@ impl Process {
         if mapped.deleted {
             return Err(by_mapping);
         }
-        let path = self.path(&mapped.path);
-        let file = match open_regular(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(by_mapping),
-            Err(error) => return Err(closed(error, "the file", "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")),
+        let below_root = self.path(&mapped.path);
+        // The device is not compared there: on btrfs and overlayfs stat(2) and maps disagree about it.
+        let refused = match open_regular(&below_root) {
+            Ok(file) if has_inode(&file, mapped) => return Ok(Opened { file, path: below_root }),
+            Ok(_) => Closed::Replaced,
+            Err(error) if error.kind() == ErrorKind::NotFound => by_mapping,
+            Err(error) => closed(error, "the file", "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"),
         };
-        // The device is not compared: on btrfs and overlayfs stat(2) and maps disagree about it.
-        let is_same = file.metadata().is_ok_and(|metadata| metadata.ino() == mapped.id.inode);
-        if is_same { Ok(Opened { file, path }) } else { Err(Closed::Replaced) }
+        // Of a process with another root in the same mount namespace maps show the path as whoever reads them would write it.
+        let path = PathBuf::from(&mapped.path);
+        match open_regular(&path) {
+            Ok(file) if has_inode(&file, mapped) && device(&file) == Some(mapped.id.device) => {
+                Ok(Opened { file, path })
+            }
+            _ => Err(refused),
+        }
     }
 
     /// A path of the process's own as one from outside.
@@ -120,6 +127,15 @@ impl Process {
         let relative = bytes.iter().position(|&byte| byte != b'/').map_or(&b""[..], |at| &bytes[at..]);
         self.dir.join("root").join(OsStr::from_bytes(relative))
     }
+}
+
+fn has_inode(file: &File, mapped: &MappedFile) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.ino() == mapped.id.inode)
+}
+
+fn device(file: &File) -> Option<(u32, u32)> {
+    let device = file.metadata().ok()?.dev();
+    Some((libc::major(device), libc::minor(device)))
 }
 
 /// Opens a regular file, and nothing that would wait: a pipe may stand where a library stood.

@@ -37,6 +37,10 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("mariadb", "mariadb-client"),
     ("sysbench", "sysbench"),
     ("tcpdump", "tcpdump"),
+    ("objdump", "binutils"),
+    ("gnutls-cli", "gnutls-bin"),
+    ("tstclnt", "libnss3-tools"),
+    ("restic", "restic"),
 ];
 
 /// Programs of the VM tests and the package each comes in.
@@ -96,6 +100,8 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
     mounts::ensure()?;
     if args.tests {
         test_programs(TEST_PROGRAMS)?;
+        // A program with OpenSSL inside is made of it.
+        packages::install(&["libssl-dev"])?;
         python_venv()?;
         python_modules()?;
         vm_programs()?;

@@ -223,7 +223,7 @@ fn stripped(elf: &Elf<'_>) -> Option<(Family, Vec<Function>)> {
     // Where OpenSSL and BoringSSL say which of their files an error comes from.
     has(&constants, "ssl/ssl_lib.c").then(|| {
         let version = version::openssl(&constants);
-        let kind = if version.is_some() { OPENSSL } else { "BoringSSL" };
+        let kind = if has(&constants, "ssl/ssl_lib.cc") { "BoringSSL" } else { OPENSSL };
         let note = "it is linked in, and the program's symbols were stripped: nothing says where".to_owned();
         (Family { kind, version, note: Some(note) }, Vec::new())
     })

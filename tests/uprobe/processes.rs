@@ -1,0 +1,289 @@
+//! TLS in running programs: libraries, under other names and without a name, inside programs, below another root.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tracer_user::uprobe::{
+    code::Step,
+    tls::{self, End, Library, ProcessTls},
+};
+
+use super::{LIBSSL, printed};
+
+/// How long a program may take until its library is mapped; a guard, not a measurement.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program that is ended when the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn new(command: &mut Command) -> Running {
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let name = command.get_program().to_owned();
+        Running(
+            command
+                .spawn()
+                .unwrap_or_else(|error| panic!("{name:?} is needed (`cargo xtask setup --tests`): {error}")),
+        )
+    }
+
+    /// What is found in it, as soon as there is such a library and its whole.
+    #[track_caller]
+    fn library(&mut self, kind: &str) -> (ProcessTls, Library) {
+        let started = Instant::now();
+        loop {
+            let tls = tls::of(Path::new("/proc"), self.0.id()).unwrap();
+            if let Some(library) = tls.libraries.iter().find(|library| library.kind == kind).cloned() {
+                return (tls, library);
+            }
+            assert!(started.elapsed() < PATIENCE, "no {kind}: {tls:#?}, {:?}", self.0.try_wait());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn names(library: &Library) -> Vec<&str> {
+    library.functions.iter().map(|function| function.name.as_str()).collect()
+}
+
+const PYTHON: &str = "/usr/bin/python3";
+const OPENSSL_FUNCTIONS: [&str; 4] = ["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex"];
+
+fn python(code: &str) -> Running {
+    Running::new(Command::new(PYTHON).args(["-c", code]))
+}
+
+/// Debian's own build: nothing but emulated places, and the return probes on what all of them call.
+#[track_caller]
+fn check_debians_openssl(library: &Library) {
+    assert_eq!(names(library), OPENSSL_FUNCTIONS);
+    let version = printed("openssl", &["version"]);
+    assert_eq!(library.version.as_deref(), version.split_whitespace().nth(1), "{version}");
+    let mut inner = Vec::new();
+    for function in &library.functions {
+        let entry = function.entry.as_ref().unwrap();
+        assert_eq!((entry.step, entry.once), (Step::Emulated, true), "{function:?}");
+        assert_eq!(function.file_offset + entry.into, entry.file_offset, "{function:?}");
+        let (End::Inner(end) | End::ReturnProbe(end)) = &function.end else { panic!("{function:?}") };
+        assert_eq!(end.step, Step::Emulated, "{function:?}");
+        inner.push(end.file_offset);
+    }
+    assert_eq!(
+        (inner[0], inner[2]),
+        (inner[1], inner[3]),
+        "both ways to read, and both to write, share a function"
+    );
+}
+
+#[test]
+fn pythons_ssl_is_openssl() {
+    let mut python = python("import ssl, time; time.sleep(600)");
+    let (tls, library) = python.library("OpenSSL");
+    check_debians_openssl(&library);
+    assert_eq!(tls.name, "python3");
+    assert_eq!(tls.unreadable, Vec::<String>::new());
+    assert!(tls.n_files > 5);
+    let file = fs::canonicalize(LIBSSL).unwrap();
+    assert_eq!(Path::new(&library.file), file);
+    let notes = printed("readelf", &["-n", LIBSSL]);
+    assert!(notes.contains(library.build_id.as_deref().unwrap()), "{notes}");
+}
+
+#[test]
+fn a_library_is_found_under_another_name_and_after_it_was_deleted() {
+    let folder = TempDir::new().unwrap();
+    let (copy, link) = (folder.path().join("plugin.bin"), folder.path().join("link"));
+    fs::copy(LIBSSL, &copy).unwrap();
+    std::os::unix::fs::symlink(&copy, &link).unwrap();
+    let code = format!("import ctypes, time; ctypes.CDLL({:?}); time.sleep(600)", link.to_str().unwrap());
+    let mut python = python(&code);
+    let (_, library) = python.library("OpenSSL");
+    check_debians_openssl(&library);
+    assert_eq!((Path::new(&library.file), library.deleted), (copy.as_path(), false));
+    // Another file stands there now.
+    fs::remove_file(&copy).unwrap();
+    fs::write(&copy, "something else").unwrap();
+    let (_, library) = python.library("OpenSSL");
+    check_debians_openssl(&library);
+    assert_eq!((Path::new(&library.file), library.deleted), (copy.as_path(), true));
+    assert!(library.path.contains("/map_files/"), "{}", library.path);
+}
+
+/// A program with OpenSSL inside.
+fn static_program(folder: &Path) -> PathBuf {
+    let (source, program) = (folder.join("app.c"), folder.join("app"));
+    fs::write(
+        &source,
+        "#include <openssl/ssl.h>\n#include <unistd.h>\n\
+         int main(void) { SSL *s = SSL_new(SSL_CTX_new(TLS_client_method())); char b[1]; size_t n;\n\
+         if (OpenSSL_version(0) == NULL) { SSL_read(s, b, 1); SSL_write(s, b, 1); SSL_read_ex(s, b, 1, &n); SSL_write_ex(s, b, 1, &n); }\n\
+         for (;;) pause(); }\n",
+    )
+    .unwrap();
+    let (source, out) = (source.to_str().unwrap(), program.to_str().unwrap());
+    printed("gcc", &["-w", "-static", "-o", out, source, "-lssl", "-lcrypto"]);
+    program
+}
+
+#[test]
+fn openssl_is_found_inside_a_program_below_another_root() {
+    let folder = TempDir::new().unwrap();
+    let program = static_program(folder.path());
+    let root = folder.path();
+    // In its mount namespace paths are its own: those that maps show, too.
+    let container = "mount --bind $1 $1 && cd $1 && mkdir old && pivot_root . old && exec /app";
+    let mut container =
+        Running::new(Command::new("unshare").args(["-m", "sh", "-c", container, "sh"]).arg(root));
+    let (_, library) = container.library("OpenSSL");
+    assert_eq!((library.file.as_str(), library.deleted), ("/app", false));
+    assert_eq!(names(&library), OPENSSL_FUNCTIONS);
+    // With another root alone maps show where it lies for who reads them.
+    let mut running = Running::new(Command::new("chroot").arg(root).arg("/app"));
+    let (_, library) = running.library("OpenSSL");
+    assert_eq!((Path::new(&library.file), library.deleted), (program.as_path(), false));
+    assert_eq!(names(&library), OPENSSL_FUNCTIONS);
+    let by_nm = printed("nm", &[program.to_str().unwrap()]);
+    let address = by_nm.lines().find(|line| line.ends_with(" T SSL_read")).unwrap();
+    let address = u64::from_str_radix(address.split(' ').next().unwrap(), 16).unwrap();
+    // Not position-independent: code is mapped at 0x400000.
+    assert_eq!(library.functions[0].file_offset, address - 0x40_0000);
+    assert_eq!(library.version.as_deref(), printed("openssl", &["version"]).split_whitespace().nth(1));
+}
+
+#[test]
+fn a_stripped_program_is_told_to_hold_openssl_and_to_have_no_place() {
+    let folder = TempDir::new().unwrap();
+    let program = static_program(folder.path());
+    let debug = folder.path().join("app.debug");
+    let (path, debug) = (program.to_str().unwrap(), debug.to_str().unwrap());
+    printed("objcopy", &["--only-keep-debug", path, debug]);
+    printed("strip", &[path]);
+    let (_, library) = Running::new(&mut Command::new(&program)).library("OpenSSL");
+    assert_eq!(library.functions, []);
+    assert!(library.note.as_deref().unwrap().contains("stripped"), "{library:?}");
+    // Its symbols are beside it, and it says so.
+    printed("objcopy", &[&format!("--add-gnu-debuglink={debug}"), path]);
+    let (_, library) = Running::new(&mut Command::new(&program)).library("OpenSSL");
+    assert_eq!(names(&library), OPENSSL_FUNCTIONS);
+    // Another's are not taken.
+    fs::write(debug, fs::read("/usr/bin/true").unwrap()).unwrap();
+    let (_, library) = Running::new(&mut Command::new(&program)).library("OpenSSL");
+    assert_eq!(library.functions, []);
+}
+
+#[test]
+fn clients_of_gnutls_nss_and_openssl_are_told_apart() {
+    // Accepts and says nothing, so that clients wait.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let mut gnutls = Running::new(Command::new("gnutls-cli").args(["-p", &port, "127.0.0.1"]));
+    let (_, library) = gnutls.library("GnuTLS");
+    assert_eq!(names(&library), ["gnutls_record_recv", "gnutls_record_send"]);
+    let version = printed("gnutls-cli", &["--version"]);
+    assert_eq!(
+        version.lines().next().unwrap().split(' ').next_back(),
+        library.version.as_deref(),
+        "{version}"
+    );
+    for function in &library.functions {
+        assert_eq!(function.entry.as_ref().unwrap().step, Step::Emulated, "{function:?}");
+    }
+
+    let mut nss = Running::new(Command::new("tstclnt").args(["-D", "-h", "127.0.0.1", "-p", &port]));
+    let (tls, library) = nss.library("NSS");
+    assert_eq!(names(&library), ["PR_Read", "PR_Recv", "PR_Write", "PR_Send"]);
+    assert!(library.file.contains("libnspr4"), "{library:?}");
+    assert!(library.version.as_deref().unwrap().starts_with("3."), "{library:?}");
+    assert_eq!(tls.libraries.len(), 1, "{tls:?}");
+
+    let mut curl =
+        Running::new(Command::new("/usr/bin/curl").args(["-sk", &format!("https://127.0.0.1:{port}/")]));
+    check_debians_openssl(&curl.library("OpenSSL").1);
+}
+
+#[test]
+fn a_stripped_program_of_go_says_where_it_reads_and_writes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("rest:http://{}/", listener.local_addr().unwrap());
+    let mut restic = Running::new(
+        Command::new("/usr/bin/restic").args(["-r", &url, "snapshots"]).env("RESTIC_PASSWORD", "x"),
+    );
+    let (_, library) = restic.library("Go crypto/tls");
+    let version = printed("/usr/bin/restic", &["version"]);
+    assert!(version.contains(&format!("with {} ", library.version.as_deref().unwrap())), "{version}");
+    assert_eq!(names(&library), ["crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"]);
+    for function in &library.functions {
+        assert_eq!(function.entry.as_ref().unwrap().step, Step::Emulated, "{function:?}");
+        let End::Returns(returns) = &function.end else { panic!("{function:?}") };
+        // No symbols are left: up to the last return it is the same function, and objdump counts as many.
+        let (start, last) =
+            (0x40_0000 + function.file_offset, returns.last().unwrap().file_offset + 0x40_0000);
+        let range = [format!("--start-address={start}"), format!("--stop-address={}", last + 1)];
+        let text = printed("objdump", &["-d", "--no-show-raw-insn", &range[0], &range[1], "/usr/bin/restic"]);
+        let n_returns = text.lines().filter(|line| line.trim_end().ends_with("\tret")).count();
+        assert_eq!((returns.len(), returns.len() > 3), (n_returns, true), "{text}");
+    }
+}
+
+#[test]
+fn rustls_is_known_by_its_functions_or_by_what_it_left() {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("main.rs");
+    // Not rustls, but names as the compiler makes them for it.
+    fs::write(
+        &source,
+        "pub mod conn { pub mod connection { pub struct Reader(pub u8); pub struct Writer(pub u8);\n\
+         impl std::io::Read for Reader { #[inline(never)] fn read(&mut self, b: &mut [u8]) -> std::io::Result<usize> {\n\
+         println!(\"{}\", self.0); Ok(b.len()) } }\n\
+         impl std::io::Write for Writer { #[inline(never)] fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {\n\
+         println!(\"{}\", self.0); Ok(b.len()) } fn flush(&mut self) -> std::io::Result<()> { Ok(()) } } } }\n\
+         use std::io::{Read, Write}; fn main() { let mut b = [0];\n\
+         let _ = (conn::connection::Reader(1).read(&mut b), conn::connection::Writer(1).write(&b));\n\
+         println!(\"/x/rustls-0.23.37/src/check.rs\"); loop { std::thread::park(); } }\n",
+    )
+    .unwrap();
+    let program = folder.path().join("app");
+    let (source, out) = (source.to_str().unwrap(), program.to_str().unwrap());
+    printed("rustc", &["--edition", "2021", "--crate-name", "rustls", "-o", out, source]);
+    let (_, library) = Running::new(&mut Command::new(&program)).library("rustls");
+    assert_eq!(
+        names(&library),
+        [
+            "<rustls::conn::connection::Reader as std::io::Read>::read",
+            "<rustls::conn::connection::Writer as std::io::Write>::write"
+        ]
+    );
+    assert_eq!((library.version.as_deref(), &library.note), (Some("0.23.37"), &None));
+    printed("strip", &[out]);
+    let (_, library) = Running::new(&mut Command::new(&program)).library("rustls");
+    assert_eq!((names(&library).len(), library.version.as_deref()), (0, Some("0.23.37")));
+    assert!(library.note.as_deref().unwrap().contains("stripped"), "{library:?}");
+}
+
+#[test]
+fn a_process_without_tls_has_none() {
+    let shell = Running::new(Command::new("/bin/sh").args(["-c", "read line"]));
+    // Before it has executed it is a copy of this test.
+    let started = Instant::now();
+    let tls = loop {
+        let tls = tls::of(Path::new("/proc"), shell.0.id()).unwrap();
+        if tls.name == "sh" || started.elapsed() > PATIENCE {
+            break tls;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!((tls.libraries, tls.unreadable), (vec![], vec![]));
+}
