@@ -124,8 +124,8 @@ fn marks_are_those_of_readelf() {
     let text = printed("readelf", &["-nW", PYTHON]);
     let values = |key: &str| -> Vec<String> {
         text.lines()
-            .filter_map(|line| line.trim().strip_prefix(key))
-            .map(|value| value.trim().to_owned())
+            .filter_map(|line| line.split_once(key))
+            .map(|(_, value)| value.trim().to_owned())
             .collect()
     };
     let names = values("Name:");

@@ -324,8 +324,8 @@ mod tests {
     }
 
     /// Everything that reads a file, on these bytes.
-    fn read_all(bytes: &Vec<u8>) {
-        let Ok(elf) = Elf::parse(bytes as &dyn Bytes) else { return };
+    fn read_all(bytes: &dyn Bytes) {
+        let Ok(elf) = Elf::parse(bytes) else { return };
         elf.notes();
         elf.soname();
         usdt::marks(&elf);

@@ -2,10 +2,10 @@
 
 use super::{End, Function, Library, version};
 use crate::uprobe::{
-    code::Registers,
+    code::{Registers, Step},
     elf::Elf,
     go,
-    placement::Function as Code,
+    placement::{Function as Code, Site},
     symbols::{Symbol, Symbols},
 };
 
@@ -67,19 +67,16 @@ const RUSTLS: &[(&str, usize)] =
     &[("<rustls::*Reader as std::io::Read>::read", 3), ("<rustls::*Writer as std::io::Write>::write", 3)];
 
 /// The families that a file holds, each with its functions.
-pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols) -> Vec<(Family, Vec<Function>)> {
+pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(Family, Vec<Function>)> {
     let mut found = Vec::new();
-    if let Some(go) = go(elf) {
-        found.push(go);
-        // A program of Go with a C library of TLS inside is possible, but nothing else of it speaks it.
-    }
+    found.extend(go(elf));
     for plain in PLAIN {
         let defined: Vec<Symbol> = plain.marks.iter().filter_map(|name| symbols.named(name)).collect();
         if defined.len() == plain.marks.len() {
-            found.extend(of_plain(plain, elf, symbols));
+            found.extend(of_plain(plain, elf, symbols, constants));
         }
     }
-    if let Some(rustls) = rustls(elf, symbols) {
+    if let Some(rustls) = rustls(elf, symbols, constants) {
         found.push(rustls);
     }
     if elf.soname().is_some_and(|name| name == "libjvm.so") {
@@ -87,12 +84,17 @@ pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols) -> Vec<(Family, Vec<Functio
         found.push((Family { kind: "Java", note: Some(note.to_owned()), ..Family::default() }, Vec::new()));
     }
     if found.is_empty() && !symbols.has_local {
-        found.extend(stripped(elf));
+        found.extend(stripped(constants));
     }
     found
 }
 
-fn of_plain(plain: &Plain, elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, Vec<Function>)> {
+fn of_plain(
+    plain: &Plain,
+    elf: &Elf<'_>,
+    symbols: &Symbols,
+    constants: &[u8],
+) -> Option<(Family, Vec<Function>)> {
     let mut family = Family { kind: plain.kind, ..Family::default() };
     match plain.kind {
         OPENSSL => {
@@ -102,14 +104,14 @@ fn of_plain(plain: &Plain, elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, 
             }
             family.kind = openssl_kind(symbols);
             if family.kind == OPENSSL {
-                let constants = version::constants(elf);
-                family.version = version::openssl(&constants);
-                if family.version.as_deref().is_some_and(|_| has(&constants, "LibreSSL ")) {
+                family.version = version::openssl(constants);
+                if family.version.is_none() && version::libressl(constants).is_some() {
                     family.kind = "LibreSSL";
+                    family.version = version::libressl(constants);
                 }
             }
         }
-        "GnuTLS" => family.version = version::whole(&version::constants(elf), "3.*"),
+        "GnuTLS" => family.version = version::whole(constants, "3.*"),
         NSPR => {
             family.note = Some(
                 "PR_Read and PR_Write serve plain files too: only those of connections with NSS' layer are TLS".to_owned(),
@@ -118,7 +120,7 @@ fn of_plain(plain: &Plain, elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, 
         _ => {}
     }
     let functions = plain.functions.iter().filter_map(|&(name, n_arguments)| {
-        symbols.named(name).map(|symbol| c_function(elf, &symbol, n_arguments))
+        symbols.named(name).map(|symbol| c_function(elf, symbols, &symbol, n_arguments))
     });
     Some((family, functions.collect()))
 }
@@ -137,20 +139,20 @@ fn openssl_kind(symbols: &Symbols) -> &'static str {
     }
 }
 
-fn c_function(elf: &Elf<'_>, symbol: &Symbol, n_arguments: usize) -> Function {
+fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: usize) -> Function {
     let code = Code::read(elf, symbol.address, symbol.size);
+    let is_cheap = |site: &Site| site.step == Step::Emulated && site.once;
     let own = code.return_probe(elf);
-    let is_cheap =
-        own.as_ref().is_some_and(|site| site.step == crate::uprobe::code::Step::Emulated && site.once);
     let inner = || {
         let address = code.inner(elf)?;
-        let inner = Code::read(elf, address, 16);
-        inner.return_probe(elf)
+        // It has no symbol of its own as a rule: it ends where the next function begins at the latest.
+        let size = symbols.next_after(address).map_or(0, |next| next - address);
+        Code::read(elf, address, size).return_probe(elf).filter(is_cheap)
     };
-    let end = match (own, is_cheap.then_some(()).map_or_else(inner, |()| None)) {
-        (_, Some(site)) => End::Inner(site),
-        (Some(site), None) => End::ReturnProbe(site),
-        (None, None) => End::Unseen,
+    let end = match own {
+        Some(site) if is_cheap(&site) => End::ReturnProbe(site),
+        Some(site) => inner().map_or(End::ReturnProbe(site), End::Inner),
+        None => inner().map_or(End::Unseen, End::Inner),
     };
     Function {
         name: symbol.name.clone(),
@@ -191,15 +193,15 @@ fn go(elf: &Elf<'_>) -> Option<(Family, Vec<Function>)> {
     Some((family, functions))
 }
 
-fn rustls(elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, Vec<Function>)> {
-    let version = version::rustls(&version::constants(elf));
+fn rustls(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Family, Vec<Function>)> {
+    let version = version::rustls(constants);
     let functions: Vec<Function> = RUSTLS
         .iter()
         .flat_map(|&(pattern, n_arguments)| {
             symbols.demangled(pattern, "rustls").into_iter().map(move |symbol| (symbol, n_arguments))
         })
         .map(|(symbol, n_arguments)| {
-            let mut function = c_function(elf, &symbol, n_arguments);
+            let mut function = c_function(elf, symbols, &symbol, n_arguments);
             function.name = crate::uprobe::symbols::demangle(&symbol.name).unwrap_or(symbol.name);
             function
         })
@@ -218,12 +220,11 @@ fn rustls(elf: &Elf<'_>, symbols: &Symbols) -> Option<(Family, Vec<Function>)> {
 }
 
 /// What has no symbols any more, by the texts that it left.
-fn stripped(elf: &Elf<'_>) -> Option<(Family, Vec<Function>)> {
-    let constants = version::constants(elf);
+fn stripped(constants: &[u8]) -> Option<(Family, Vec<Function>)> {
     // Where OpenSSL and BoringSSL say which of their files an error comes from.
-    has(&constants, "ssl/ssl_lib.c").then(|| {
-        let version = version::openssl(&constants);
-        let kind = if has(&constants, "ssl/ssl_lib.cc") { "BoringSSL" } else { OPENSSL };
+    has(constants, "ssl/ssl_lib.c").then(|| {
+        let version = version::openssl(constants);
+        let kind = if has(constants, "ssl/ssl_lib.cc") { "BoringSSL" } else { OPENSSL };
         let note = "it is linked in, and the program's symbols were stripped: nothing says where".to_owned();
         (Family { kind, version, note: Some(note) }, Vec::new())
     })

@@ -144,9 +144,11 @@ fn look(
     versions: &mut version::Hints,
 ) -> Vec<Library> {
     let mut symbols = Symbols::of(elf);
-    let mut found = families::find(elf, &symbols);
-    versions.see(elf, &symbols);
-    if found.iter().all(|(_, functions)| functions.is_empty()) && !symbols.has_local {
+    let constants = version::constants(elf);
+    let mut found = families::find(elf, &symbols, &constants);
+    versions.see(&constants, &symbols);
+    let has_place = found.iter().any(|(_, functions)| !functions.is_empty());
+    if !found.is_empty() && !has_place && !symbols.has_local {
         let folder = Path::new(&mapped.path).parent().unwrap_or(Path::new("/"));
         let root = process.path("/".as_ref());
         // What distributions keep apart is the host's more often than the container's.
@@ -156,7 +158,7 @@ fn look(
             && let Ok(debug) = Elf::parse(&file)
         {
             symbols.add(&debug);
-            found = families::find(elf, &symbols);
+            found = families::find(elf, &symbols, &constants);
         }
     }
     let library = |(family, functions): (Family, Vec<Function>)| Library {

@@ -20,13 +20,13 @@ pub(super) struct Hints {
 
 impl Hints {
     /// Takes from a file what it knows of others.
-    pub(super) fn see(&mut self, elf: &Elf<'_>, symbols: &Symbols) {
+    pub(super) fn see(&mut self, constants: &[u8], symbols: &Symbols) {
         let [crypto, nss] = symbols.find(["OPENSSL_init_crypto", "NSS_GetVersion"]);
         if self.openssl.is_none() && crypto.is_some() {
-            self.openssl = openssl(&constants(elf));
+            self.openssl = openssl(constants);
         }
         if self.nss.is_none() && nss.is_some() {
-            self.nss = whole(&constants(elf), "3.*");
+            self.nss = whole(constants, "3.*");
         }
     }
 }
@@ -39,7 +39,12 @@ pub(super) fn constants(elf: &Elf<'_>) -> Vec<u8> {
 /// `OpenSSL 3.0.19 27 Jan 2026`, of which the number is the version.
 pub(super) fn openssl(constants: &[u8]) -> Option<String> {
     // "OpenSSL 3.0" alone stands in texts about features.
-    behind(constants, "OpenSSL ", 2).or_else(|| behind(constants, "LibreSSL ", 2))
+    behind(constants, "OpenSSL ", 2)
+}
+
+/// `LibreSSL 3.8.2`.
+pub(super) fn libressl(constants: &[u8]) -> Option<String> {
+    behind(constants, "LibreSSL ", 2)
 }
 
 /// rustls leaves the paths of its sources, with its version in them, where it may panic.
