@@ -210,7 +210,7 @@ fn rustls(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Family,
         (false, _, _) => None,
         (true, None, _) => return None,
         (true, Some(_), true) => Some(
-            "it is linked in, and its functions that take plaintext into their callers: none has a symbol",
+            "it is linked in, and its functions that take plaintext were compiled into their callers: none has a symbol",
         ),
         (true, Some(_), false) => {
             Some("it is linked in, and the program's symbols were stripped: nothing says where")
