@@ -1,0 +1,108 @@
+//! The places against the kernel: a probe that only counts, on a process of the test's own, is hit once for each call.
+
+use std::{
+    ffi::CString,
+    fs,
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::fd::{AsRawFd as _, FromRawFd as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rstest::rstest;
+use tracer_user::uprobe::{
+    placement::Site,
+    tls::{self, End},
+};
+
+use super::{LIBGNUTLS, LIBSSL};
+
+/// Calls of each function.
+const N: u64 = 200;
+
+/// A counter of hits at one place, in one process; return probes with `is_return`.
+fn counter(path: &str, site: &Site, is_return: bool, pid: u32) -> File {
+    let kind: u32 =
+        fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").unwrap().trim().parse().unwrap();
+    let name = CString::new(path).unwrap();
+    // struct perf_event_attr of 72 bytes: type, size, config, …, the path, the offset.
+    let mut attributes = [0_u64; 9];
+    attributes[0] = u64::from(kind) | 72 << 32;
+    attributes[1] = u64::from(is_return);
+    attributes[7] = name.as_ptr() as u64;
+    attributes[8] = site.file_offset;
+    // SAFETY: the structure is as long as it says, and the path lives through the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), pid as libc::pid_t, -1, -1, 0)
+    };
+    assert!(fd >= 0, "{site:?}: {}", std::io::Error::last_os_error());
+    // SAFETY: a descriptor that the kernel has just given, owned by nobody else.
+    unsafe { File::from_raw_fd(fd as i32) }
+}
+
+fn hits(mut counter: &File) -> u64 {
+    let mut count = [0; 8];
+    counter.read_exact(&mut count).unwrap_or_else(|error| panic!("{}: {error}", counter.as_raw_fd()));
+    u64::from_le_bytes(count)
+}
+
+struct Python(Child);
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[rstest]
+#[case::openssl(
+    "OpenSSL",
+    LIBSSL,
+    "l.SSL_CTX_new.restype = l.SSL_new.restype = l.TLS_client_method.restype = P\n\
+     s = P(l.SSL_new(P(l.SSL_CTX_new(P(l.TLS_client_method())))))\n",
+    "l.SSL_read(s, b, 1); l.SSL_read_ex(s, b, 1, b); l.SSL_write(s, b, 1); l.SSL_write_ex(s, b, 1, b)"
+)]
+#[case::gnutls(
+    "GnuTLS",
+    LIBGNUTLS,
+    "s = P(); l.gnutls_init(ctypes.byref(s), 2)\n",
+    "l.gnutls_record_recv(s, b, P(1)); l.gnutls_record_send(s, b, P(1))"
+)]
+fn each_call_is_one_hit(#[case] kind: &str, #[case] library: &str, #[case] begin: &str, #[case] calls: &str) {
+    let code = format!(
+        "import ctypes\nP = ctypes.c_void_p\nl = ctypes.CDLL({library:?})\nb = (ctypes.c_char * 64)()\n{begin}\
+         print(flush=True); input()\nfor i in range({N}): {calls}\nprint(flush=True); input()\n"
+    );
+    let mut python = Command::new("/usr/bin/python3");
+    let python =
+        python.args(["-c", &code]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut python = Python(python.spawn().unwrap());
+    let pid = python.0.id();
+    let mut lines = BufReader::new(python.0.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+
+    let found = tls::of(Path::new("/proc"), pid).unwrap();
+    let found = found.libraries.iter().find(|library| library.kind == kind).unwrap();
+    assert!(found.functions.len() >= 2, "{found:?}");
+    let mut counters = Vec::new();
+    for function in &found.functions {
+        let entry = function.entry.as_ref().unwrap();
+        assert!(entry.once, "{function:?}");
+        counters.push((N, format!("arguments: {function:?}"), counter(&found.path, entry, false, pid)));
+        // What the calls to read, and those to write, have in common is hit for both.
+        let (site, n) = match &function.end {
+            End::ReturnProbe(site) => (site, N),
+            End::Inner(site) => (site, 2 * N),
+            end => panic!("{end:?}"),
+        };
+        counters.push((n, format!("end: {function:?}"), counter(&found.path, site, true, pid)));
+    }
+    python.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    // It lives, and its calls came back.
+    lines.next().unwrap().unwrap();
+    for (expected, what, counter) in &counters {
+        assert_eq!(hits(counter), *expected, "{what}");
+    }
+}
