@@ -81,16 +81,6 @@ impl Symbols {
         self.entries.sort_by_key(|entry| entry.address);
     }
 
-    /// How many names there are.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The function of this name.
     pub fn named(&self, name: &str) -> Option<Symbol> {
         let [found] = self.find([name]);

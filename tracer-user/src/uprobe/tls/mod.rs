@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::families::Family;
 use super::{
     debug_files,
-    elf::Elf,
+    elf::{Elf, ElfError},
     maps::MappedFile,
     placement::Site,
     process::{Closed, Process},
@@ -106,11 +106,25 @@ pub fn of(proc_root: &Path, pid: u32) -> Result<ProcessTls, Closed> {
     }
     let mut versions = version::Hints::default();
     let mut n_closed = 0;
+    let mut closed = |tls: &mut ProcessTls, mapped: &MappedFile, why: &dyn std::fmt::Display| {
+        n_closed += 1;
+        if n_closed <= MAX_NAMED {
+            tls.unreadable.push(format!("{}: {why}", mapped.path.to_string_lossy()));
+        }
+    };
     for mapped in &process.files {
         match process.open(mapped) {
             Ok(opened) => {
                 tls.n_files += 1;
-                let Ok(elf) = Elf::parse(&opened.file) else { continue };
+                let elf = match Elf::parse(&opened.file) {
+                    Ok(elf) => elf,
+                    // Code is mapped from other files too: what a program compiled for itself.
+                    Err(ElfError::NotElf) => continue,
+                    Err(error) => {
+                        closed(&mut tls, mapped, &error);
+                        continue;
+                    }
+                };
                 let found = look(&process, mapped, &elf, &mut versions);
                 tls.libraries.extend(found.into_iter().map(|mut library| {
                     library.path = opened.path.to_string_lossy().into_owned();
@@ -121,12 +135,7 @@ pub fn of(proc_root: &Path, pid: u32) -> Result<ProcessTls, Closed> {
                 tls.unreadable.push("it ended meanwhile: the rest was not looked at".to_owned());
                 break;
             }
-            Err(error) => {
-                n_closed += 1;
-                if n_closed <= MAX_NAMED {
-                    tls.unreadable.push(format!("{}: {error}", mapped.path.to_string_lossy()));
-                }
-            }
+            Err(error) => closed(&mut tls, mapped, &error),
         }
     }
     if n_closed > MAX_NAMED {
