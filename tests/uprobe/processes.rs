@@ -40,13 +40,24 @@ impl Running {
         )
     }
 
-    /// What is found in it, as soon as there is such a library and its whole.
+    /// Whether it waits for something outside: what its loader maps one after the other is all there then. A loader that waits for a disk is
+    /// in state D.
+    fn is_waiting(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        // The name before the state may hold anything, also parentheses.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    }
+
+    /// What is found in it, as soon as it waits and there is such a library.
     #[track_caller]
     fn library(&mut self, kind: &str) -> (ProcessTls, Library) {
         let started = Instant::now();
         loop {
+            let is_waiting = self.is_waiting();
             let tls = tls::of(Path::new("/proc"), self.0.id()).unwrap();
-            if let Some(library) = tls.libraries.iter().find(|library| library.kind == kind).cloned() {
+            if let Some(library) = tls.libraries.iter().find(|library| library.kind == kind).cloned()
+                && is_waiting
+            {
                 return (tls, library);
             }
             assert!(started.elapsed() < PATIENCE, "no {kind}: {tls:#?}, {:?}", self.0.try_wait());
