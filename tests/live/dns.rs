@@ -455,6 +455,58 @@ fn sockets_with_a_peer_cost_no_probe_at_the_exit_of_calls() {
     assert_eq!(counted(&capture, "kernel.no_buffer_message_vector").last(), Some(&0));
 }
 
+/// One call that receives more messages than any resolver takes at once: all are told.
+const VECTOR: &str = r#"
+import ctypes, socket, struct, sys
+port, n = int(sys.argv[1]), 150
+class Iovec(ctypes.Structure): _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+class Header(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_void_p), ("name_length", ctypes.c_uint), ("iovecs", ctypes.POINTER(Iovec)),
+                ("n", ctypes.c_size_t), ("control", ctypes.c_void_p), ("control_length", ctypes.c_size_t),
+                ("flags", ctypes.c_int), ("unused", ctypes.c_int), ("received", ctypes.c_uint),
+                ("behind", ctypes.c_int)]
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for i in range(n):
+    name = b"x%d" % i
+    s.sendto(struct.pack(">HHHHHH", i, 0x100, 1, 0, 0, 0) + bytes([len(name)]) + name + b"\4host\4test\0\0\1\0\1",
+             ("127.0.0.1", port))
+buffers = [ctypes.create_string_buffer(512) for _ in range(n)]
+vector = (Header * n)()
+names = [ctypes.create_string_buffer(16) for _ in range(n)]
+for header, buffer, name in zip(vector, buffers, names):
+    header.name, header.name_length = ctypes.addressof(name), 16
+    header.iovecs = (Iovec * 1)(Iovec(ctypes.addressof(buffer), 512))
+    header.n = 1
+# Returns when as many have come.
+assert libc.recvmmsg(s.fileno(), vector, n, 0, None) == n, ctypes.get_errno()
+"#;
+
+#[test]
+fn a_call_that_receives_150_messages_tells_all() {
+    let _machine = machine();
+    let server = NameServer::dnsmasq(&[]);
+    let script = server.folder.path().join("vector.py");
+    fs::write(&script, VECTOR).unwrap();
+    let tracer = Tracer::start_with(
+        Hooks::Socket,
+        &[server.process.pid(), std::process::id()],
+        &[&udp_port(server.port)],
+    );
+    run(&script, server.port);
+    let capture = tracer.stop();
+    for role in ["client", "server"] {
+        let n_whole = capture
+            .role(role)
+            .iter()
+            .filter(|it| it.end == "answered" && it.confidence == "complete")
+            .count();
+        assert_eq!((role, capture.role(role).len(), n_whole), (role, 150, 150));
+    }
+    assert_eq!(counted(&capture, "kernel.datagram_vector").last(), Some(&0));
+    assert_eq!((capture.summary.lost_requests.high, capture.summary.unpaired.values().sum::<u64>()), (0, 0));
+}
+
 /// The probe at the exit of calls comes with the first socket that needs it: what that one received before is lost, and counted.
 #[test]
 fn a_server_that_starts_later_is_seen_from_its_first_questions_on() {

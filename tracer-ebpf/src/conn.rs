@@ -141,10 +141,8 @@ pub fn verdict(conn: &Conn) -> Option<&'static Verdict> {
         .get_ptr(verdict_slot(id))
         .map(|verdict| unsafe { &*verdict })
         .filter(|verdict| verdict.conn_id == id)
-        .or(if setting!(capture) == VERDICT_EVERYTHING || port_wants_everything(conn) {
-            Some(&EVERYTHING)
-        } else {
-            None
+        .or_else(|| {
+            (setting!(capture) == VERDICT_EVERYTHING || port_wants_everything(conn)).then_some(&EVERYTHING)
         })
 }
 

@@ -5,7 +5,9 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_loop, bpf_probe_read_user,
+};
 use tracer_ebpf::{
     CLOSE_REPLACED, Conn, Datagram, EXIT_ATTACHED, EXIT_WANTED, FLAG_CUT, FLAG_EGRESS, FLAG_FAULT,
     FLAG_NO_BUFFER, FLAG_OVERLOAD, INGRESS, KIND_DATAGRAM, MAX_DATAGRAM_PAYLOAD, ROLE_UNKNOWN, Stat, Tuple,
@@ -32,11 +34,10 @@ use crate::{
     stats::{count, count_more},
 };
 
-/// Most messages of one recvmmsg that are told beside the socket tracepoints: libuv, and with it BIND, receives 20 at once. Those behind them
-/// count as lost (`datagram_vector`).
-pub const MAX_MESSAGES: u32 = 20;
-/// Most messages of one recvmmsg or sendmmsg that are told with the hooks on system calls: glibc sends 2 at once. Kernel 5.10 walks over a million
-/// instructions for 20.
+/// Most messages of one recvmmsg, the kernel's own bound (`UIO_MAXIOV`, include/uapi/linux/uio.h): beside the socket tracepoints all are told.
+pub const MAX_MESSAGES: u32 = 1024;
+/// Most messages of one recvmmsg or sendmmsg that are told with the hooks on system calls: glibc sends 2 at once. Those behind them count as
+/// lost (`datagram_vector`). Kernel 5.10 has no `bpf_loop` and walks over a million instructions for 20.
 pub const MAX_MESSAGES_OF_CALL: u32 = 6;
 
 /// Most pieces of a datagram that are put together.
@@ -80,16 +81,9 @@ pub fn is_told_at_exit<M: Memory>(sock: *const u8, name: u64) -> bool {
 /// A hook that knows the socket met a datagram that is sent.
 #[inline(always)]
 pub fn sent<M: Memory>(hit: &mut Hit) {
-    if hit.call.name == ONE_OF_MANY {
-        if hit.result < 0 {
-            // The call ends with it.
-            let _ = VECTORS.remove(hit.thread.tid);
-            return;
-        }
-        // Not from there: the two would not fit into the stack.
-        if one_of_many::<M>(hit) == 0 {
-            return;
-        }
+    // Not from there: the two would not fit into the stack.
+    if hit.call.name == ONE_OF_MANY && one_of_many::<M>(hit) == 0 {
+        return;
     }
     self::hit::<M>(hit);
 }
@@ -278,9 +272,24 @@ fn pieces(one: &mut One, iovecs: u64, n: u64) {
     }
 }
 
-/// One return of a call that moved a vector of messages, whose lengths stand in user memory by now.
+/// A vector of messages while it is walked.
+struct Walk {
+    one: One,
+    /// The socket's state.
+    conn: *mut Conn,
+    /// User address of the vector.
+    address: u64,
+    direction: u64,
+    /// Messages that could not be read.
+    missed: u64,
+    /// Not 0: messages have no names, or names that say nothing.
+    nameless: u64,
+}
+
+/// One return of a call that moved a vector of messages, whose lengths stand in user memory by now. `MOST` of them are told, in a loop of
+/// the verifier's (which walks each turn) or, `LOOP`, of the helper's `bpf_loop` (5.17), which it walks once.
 #[inline(never)]
-pub fn vector<M: Memory, const MOST: u32>(hit: &Hit) -> u32 {
+pub fn vector<M: Memory, const MOST: u32, const LOOP: bool>(hit: &Hit) -> u32 {
     let receives = hit.direction == u64::from(INGRESS);
     if hit.result <= 0 || hit.call.flags & MSG_ERRQUEUE != 0 {
         return 0;
@@ -290,26 +299,32 @@ pub fn vector<M: Memory, const MOST: u32>(hit: &Hit) -> u32 {
         return 0;
     }
     let connected = socket::ports::<M>(hit.sock).1 != 0;
-    let mut one = One {
-        bytes: 0,
-        address: 0,
-        there: 0,
-        pieces: 0,
-        netns: socket::netns::<M>(hit.sock),
-        flags: if receives { 0 } else { u32::from(FLAG_EGRESS) },
-        tuple: socket::tuple::<M>(hit.sock),
-        connected: u32::from(connected),
+    let mut walk = Walk {
+        one: One {
+            bytes: 0,
+            address: 0,
+            there: 0,
+            pieces: 0,
+            netns: socket::netns::<M>(hit.sock),
+            flags: if receives { 0 } else { u32::from(FLAG_EGRESS) },
+            tuple: socket::tuple::<M>(hit.sock),
+            connected: u32::from(connected),
+        },
+        conn: core::ptr::null_mut(),
+        address: hit.call.buffer.address,
+        direction: hit.direction,
+        missed: 0,
+        nameless: u64::from(receives && connected),
     };
-    let n = hit.call.buffer.count;
     // The socket once, by the first message: a lookup is a third of what the verifier walks for one.
-    if let Some(first) = read_user::<MessageHeader>(hit.call.buffer.address)
+    if walk.nameless == 0
+        && let Some(first) = read_user::<MessageHeader>(walk.address)
         && first.name != 0
-        && !(receives && connected)
     {
-        socket::peer_of_name(&mut one.tuple, first.name);
+        socket::peer_of_name(&mut walk.one.tuple, first.name);
     }
-    let conn = if is_wanted(&one.tuple) {
-        lookup::<M>(hit, &one.tuple)
+    let conn = if is_wanted(&walk.one.tuple) {
+        lookup::<M>(hit, &walk.one.tuple)
     } else {
         conn::find(hit.sock as u64).filter(|conn| conn.datagrams != 0)
     };
@@ -317,40 +332,69 @@ pub fn vector<M: Memory, const MOST: u32>(hit: &Hit) -> u32 {
         count(Stat::OtherSocket);
         return 0;
     };
+    walk.conn = conn;
     if !connected {
         want_exit();
     }
-    // Those that could not be read, and those behind the most that are.
-    let mut missed = n.saturating_sub(MOST);
-    let mut i = 0;
-    while i < MOST {
-        if i >= n {
-            break;
+    let n = hit.call.buffer.count;
+    if LOOP {
+        // SAFETY: `message` takes an index and the context that is handed over here, which outlives the call.
+        unsafe {
+            bpf_loop(if n < MOST { n } else { MOST }, message as *mut c_void, (&raw mut walk).cast(), 0);
         }
-        let message = hit.call.buffer.address + u64::from(i) * MMSGHDR_BYTES;
-        i += 1;
-        let Some(header) = read_user::<MessageHeader>(message) else {
-            missed += 1;
-            continue;
-        };
-        one.bytes = u64::from(read_user::<u32>(message + MMSGHDR_LENGTH).unwrap_or(0));
-        if header.name != 0 && !(receives && connected) {
-            socket::peer_of_name(&mut one.tuple, header.name);
-        }
-        pieces(&mut one, header.iovecs, header.n_iovecs);
-        // SAFETY: plain integers.
-        unsafe { forget(&mut one) };
-        if is_wanted(&one.tuple) {
-            send_numbered(conn, &one, hit.direction);
-        } else {
-            count(Stat::OtherSocket);
+    } else {
+        let mut i = 0;
+        while i < MOST {
+            if i >= n {
+                break;
+            }
+            walk_message(&mut walk, u64::from(i));
+            // SAFETY: a plain integer.
+            unsafe { forget(&mut walk.missed) };
+            i += 1;
         }
     }
+    // Those that could not be read, and those behind the most that are.
+    let missed = walk.missed + u64::from(n.saturating_sub(MOST));
     if missed != 0 {
-        conn.position[(hit.direction & 1) as usize] += u64::from(missed);
-        count_more(Stat::DatagramVector, u64::from(missed));
+        conn.position[(hit.direction & 1) as usize] += missed;
+        count_more(Stat::DatagramVector, missed);
     }
     0
+}
+
+/// [`walk_message`] as `bpf_loop` calls it; 0 = go on.
+///
+/// # Safety
+/// `walk` is the context that [`vector`] handed over.
+unsafe extern "C" fn message(index: u64, walk: *mut Walk) -> i64 {
+    // SAFETY: the caller's.
+    walk_message(unsafe { &mut *walk }, index);
+    0
+}
+
+/// Tells a message of a vector.
+#[inline(always)]
+fn walk_message(walk: &mut Walk, index: u64) {
+    let message = walk.address + index * MMSGHDR_BYTES;
+    let Some(header) = read_user::<MessageHeader>(message) else {
+        walk.missed += 1;
+        return;
+    };
+    let one = &mut walk.one;
+    one.bytes = u64::from(read_user::<u32>(message + MMSGHDR_LENGTH).unwrap_or(0));
+    if header.name != 0 && walk.nameless == 0 {
+        socket::peer_of_name(&mut one.tuple, header.name);
+    }
+    pieces(one, header.iovecs, header.n_iovecs);
+    // SAFETY: plain integers.
+    unsafe { forget(one) };
+    if is_wanted(&one.tuple) {
+        // SAFETY: map values stay readable for the program's run.
+        send_numbered(unsafe { &mut *walk.conn }, one, walk.direction);
+    } else {
+        count(Stat::OtherSocket);
+    }
 }
 
 /// Finds the socket of a datagram, and tells it.

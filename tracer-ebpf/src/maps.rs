@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::{
     Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PORT_SLOTS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS,
@@ -83,6 +83,19 @@ pub static DATAGRAM_EXIT: Array<u32> = Array::with_max_entries(2, 0);
 /// of it is told by length alone.
 #[map]
 pub static VECTORS: LruHashMap<u32, Vector> = LruHashMap::with_max_entries(1024, 0);
+
+/// The program for datagrams behind `socket_send`. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
+/// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.
+#[map]
+pub static DATAGRAM_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The one behind `socket_receive`.
+#[map]
+pub static DATAGRAM_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Those behind `syscall_exit` and `datagram_exit`: [`tracer_ebpf::SYS_EXIT_SINGLE`], [`tracer_ebpf::SYS_EXIT_VECTOR`].
+#[map]
+pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// Ports on which targets listen: connections to them get state as soon as they are established, so that the time in the
 /// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.

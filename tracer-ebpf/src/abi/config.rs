@@ -134,6 +134,11 @@ pub const EXIT_WANTED: u32 = 0;
 /// In `DATAGRAM_EXIT`: not 0 = the exit of calls is told, and the socket tracepoints leave those datagrams to it. Written by user space.
 pub const EXIT_ATTACHED: u32 = 1;
 
+/// In `SYS_EXIT`: the program for a call that moved one datagram.
+pub const SYS_EXIT_SINGLE: u32 = 0;
+/// In `SYS_EXIT`: the one for a call that moved a vector of messages.
+pub const SYS_EXIT_VECTOR: u32 = 1;
+
 /// Most names in `TARGET_COMMS`.
 pub const MAX_COMMS: u32 = 16;
 /// Most cgroups in `TARGET_CGROUPS`.

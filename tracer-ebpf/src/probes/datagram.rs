@@ -1,9 +1,10 @@
-//! Datagrams, in programs of their own beside those of streams: the verifier's limit is for each.
+//! Datagrams, in programs of their own: the verifier's limit is for each. Those of streams hand over to them (a tail call) what is of a UDP
+//! socket.
 //!
 //! With the socket tracepoints, `datagram_send` and `datagram_receive` tell what the socket knows the peer of; both tracepoints run before
 //! the call has put the peer's name into user memory, and do not say for which message of a vector. What was received without a peer, and
-//! into vectors, is completed by `datagram_exit` and `datagrams_exit`, attached only while targets need them: they cost every call of the host.
-//! With the hooks on system calls, `datagram_call` and `datagrams_call` tell all.
+//! into vectors, is completed by `datagram_exit` and, behind it, `datagrams_exit`, attached only while targets need them: they cost every call of
+//! the host. With the hooks on system calls, `datagram_call` and `datagrams_call` tell all.
 
 use aya_ebpf::{
     helpers::{
@@ -13,22 +14,23 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use tracer_ebpf::{EGRESS, INGRESS};
+use tracer_ebpf::{EGRESS, INGRESS, SYS_EXIT_VECTOR};
 
 use super::{
     call::{self, Call, Registers},
     hit::Hit,
-    syscall::{find_site, moves_bytes},
+    syscall::find_site,
 };
 use crate::{
     capture::NO_BUFFER,
     datagram,
     filter::current_target,
+    maps::SYS_EXIT,
     memory::{Probed, Typed, forget},
     socket::{self, Kind},
 };
 
-/// A datagram sent. Reads: the socket, the user registers, the buffer. Emits: datagrams.
+/// A datagram sent, behind `socket_send`. Reads: the socket, the user registers, the buffer. Emits: datagrams.
 ///
 /// match-proto: `sock_send_length(struct sock *sk, int ret, int flags)`
 #[btf_tracepoint(function = "sock_send_length")]
@@ -37,7 +39,7 @@ pub fn datagram_send(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A datagram received. As [`datagram_send`].
+/// A datagram received, behind `socket_receive`. As [`datagram_send`].
 ///
 /// match-proto: `sock_recv_length(struct sock *sk, int ret, int flags)`
 #[btf_tracepoint(function = "sock_recv_length")]
@@ -48,12 +50,8 @@ pub fn datagram_receive(context: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn seen(context: &BtfTracePointContext, direction: u8) {
-    let sock: *const u8 = context.arg(0);
-    // Most sockets are streams.
-    if socket::kind::<Typed>(sock) != Some(Kind::Udp) {
-        return;
-    }
     let Some(thread) = current_target() else { return };
+    let sock: *const u8 = context.arg(0);
     let result: i32 = context.arg(1);
     // SAFETY: no arguments; the task is the running one.
     let task = unsafe { bpf_get_current_task_btf() };
@@ -71,7 +69,7 @@ fn seen(context: &BtfTracePointContext, direction: u8) {
 }
 
 /// What the exit of a receive adds to the socket tracepoints. Other calls end at the first comparisons, and a receive that asks for no name
-/// (of TCP, nearly all) does too.
+/// (of TCP, nearly all) does too. A vector of messages goes to `datagrams_exit`.
 ///
 /// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
 #[btf_tracepoint(function = "sys_exit")]
@@ -80,10 +78,15 @@ pub fn datagram_exit(context: BtfTracePointContext) -> i32 {
     match Registers::number::<Typed>(regs) {
         call::RECVFROM if Registers::fifth::<Typed>(regs) != 0 => {}
         call::RECVMSG => {}
+        call::RECVMMSG => {
+            // SAFETY: nothing here has to be dropped. Both are there, or neither is attached.
+            unsafe { SYS_EXIT.tail_call(&context, SYS_EXIT_VECTOR) };
+            return 0;
+        }
         _ => return 0,
     }
     if datagram::is_exit_attached()
-        && let Some(site) = site(&context, regs)
+        && let Some(site) = site(&context)
         && datagram::is_told_at_exit::<Probed>(site.sock, site.call.name)
     {
         datagram::hit::<Probed>(&site);
@@ -91,55 +94,45 @@ pub fn datagram_exit(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The same for a vector of messages that was received: a program of its own, which is 30 times what the verifier walks for one message.
+/// The same for a vector of messages that was received.
 ///
 /// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
 #[btf_tracepoint(function = "sys_exit")]
 pub fn datagrams_exit(context: BtfTracePointContext) -> i32 {
-    let regs: *const u8 = context.arg(0);
-    if Registers::number::<Typed>(regs) == call::RECVMMSG
-        && datagram::is_exit_attached()
-        && let Some(site) = site(&context, regs)
+    if datagram::is_exit_attached()
+        && let Some(site) = site(&context)
     {
-        datagram::vector::<Probed, { datagram::MAX_MESSAGES }>(&site);
+        datagram::vector::<Probed, { datagram::MAX_MESSAGES }, true>(&site);
     }
     0
 }
 
-/// Every call that moves a datagram.
+/// A call that moved a datagram, behind `syscall_exit`.
 ///
 /// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
 #[btf_tracepoint(function = "sys_exit")]
 pub fn datagram_call(context: BtfTracePointContext) -> i32 {
-    let regs: *const u8 = context.arg(0);
-    let number = Registers::number::<Typed>(regs);
-    if moves_bytes(number)
-        && number != call::RECVMMSG
-        && number != call::SENDMMSG
-        && let Some(site) = site(&context, regs)
-    {
+    if let Some(site) = site(&context) {
         datagram::hit::<Probed>(&site);
     }
     0
 }
 
-/// Every call that moves a vector of messages.
+/// A call that moved a vector of messages, behind `syscall_exit`.
 ///
 /// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
 #[btf_tracepoint(function = "sys_exit")]
 pub fn datagrams_call(context: BtfTracePointContext) -> i32 {
-    let regs: *const u8 = context.arg(0);
-    if matches!(Registers::number::<Typed>(regs), call::RECVMMSG | call::SENDMMSG)
-        && let Some(site) = site(&context, regs)
-    {
-        datagram::vector::<Probed, { datagram::MAX_MESSAGES_OF_CALL }>(&site);
+    if let Some(site) = site(&context) {
+        datagram::vector::<Probed, { datagram::MAX_MESSAGES_OF_CALL }, false>(&site);
     }
     0
 }
 
 /// What a call did with a UDP socket.
 #[inline(always)]
-fn site(context: &BtfTracePointContext, regs: *const u8) -> Option<Hit> {
+fn site(context: &BtfTracePointContext) -> Option<Hit> {
+    let regs: *const u8 = context.arg(0);
     let result: i64 = context.arg(1);
     if result <= 0 {
         return None;

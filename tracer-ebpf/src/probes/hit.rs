@@ -36,18 +36,9 @@ pub struct Hit {
     pub call: Call,
 }
 
-/// Handles a hit.
+/// Handles a hit of a call that did not fail, on a socket that is not one of datagrams: those are for programs of their own (`datagram`).
 #[inline(always)]
-pub fn hit<M: TcpMemory>(hit: &Hit) {
-    if hit.result < 0 {
-        failed(hit);
-        return;
-    }
-    let kind = socket::kind::<M>(hit.sock);
-    if kind == Some(Kind::Udp) {
-        // Of programs of their own (`datagram`): the verifier's limit is for each.
-        return;
-    }
+pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
     let mut call = hit.call;
     if call.name == ONE_OF_MANY {
         call.buffer = no_buffer(Stat::NoBufferVector);
@@ -127,7 +118,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit) {
 
 /// A failed call.
 #[inline(always)]
-fn failed(hit: &Hit) {
+pub fn failed(hit: &Hit) {
     let errno = -hit.result;
     if errno == EAGAIN || errno == EINTR || (ERESTARTSYS..=ERESTART_RESTARTBLOCK).contains(&errno) {
         count(Stat::WouldBlock);

@@ -12,9 +12,14 @@ use tracer_ebpf::{EGRESS, INGRESS};
 
 use super::{
     call,
-    hit::{Hit, hit},
+    hit::{Hit, failed, hit},
 };
-use crate::{filter::current_target, memory::Typed};
+use crate::{
+    filter::current_target,
+    maps::{DATAGRAM_RECEIVE, DATAGRAM_SEND, VECTORS},
+    memory::Typed,
+    socket::{self, Kind},
+};
 
 /// Bytes sent on a socket. Reads: the socket, the user registers, the buffer. Emits: opens, data.
 ///
@@ -45,12 +50,21 @@ fn on_hit(context: &BtfTracePointContext, direction: u8) {
     let regs = unsafe { bpf_task_pt_regs(task) } as *const u8;
     let task: *const u8 = task.cast();
     let call = call::current::<Typed>(task, regs, direction);
-    hit::<Typed>(&Hit {
-        thread,
-        task,
-        sock,
-        direction: u64::from(direction),
-        result: i64::from(result),
-        call,
-    });
+    let site = Hit { thread, task, sock, direction: u64::from(direction), result: i64::from(result), call };
+    if site.result < 0 {
+        if site.call.name == call::ONE_OF_MANY {
+            // The call ends with it.
+            let _ = VECTORS.remove(thread.tid);
+        }
+        failed(&site);
+        return;
+    }
+    let kind = socket::kind::<Typed>(sock);
+    if kind == Some(Kind::Udp) {
+        let programs = if direction == EGRESS { &DATAGRAM_SEND } else { &DATAGRAM_RECEIVE };
+        // SAFETY: nothing here has to be dropped. It comes back only where that program is missing, which the start told.
+        unsafe { programs.tail_call(context, 0) };
+        return;
+    }
+    hit::<Typed>(&site, kind);
 }

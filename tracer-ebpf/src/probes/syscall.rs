@@ -4,17 +4,19 @@
 //! fd → file → socket → sock by walking the task's structures: works for sockets older than the tracer, inherited, duplicated and passed.
 
 use aya_ebpf::{helpers::bpf_get_current_task, macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_ebpf::{EGRESS, INGRESS, Stat};
+use tracer_ebpf::{EGRESS, INGRESS, SYS_EXIT_SINGLE, SYS_EXIT_VECTOR, Stat};
 
 use super::{
     call::{self, Call, MMSGHDR_BYTES, MMSGHDR_LENGTH, NAMES, Registers},
-    hit::{Hit, hit},
+    hit::{Hit, failed, hit},
 };
 use crate::{
     capture::{BUFFER_MESSAGES, BUFFER_SINGLE, Buffer, NO_BUFFER},
     filter::current_target,
+    maps::SYS_EXIT,
     memory::{Memory, Probed, Typed, forget, read_user},
     settings::setting,
+    socket::{self, Kind},
     stats::count,
 };
 
@@ -26,7 +28,7 @@ const MAX_MESSAGES: u64 = 16;
 
 /// Whether a system call of this number may move bytes on a socket.
 #[inline(always)]
-pub fn moves_bytes(number: u64) -> bool {
+fn moves_bytes(number: u64) -> bool {
     matches!(
         number,
         call::READ
@@ -72,7 +74,18 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
     }
     // SAFETY: plain integers; the two pointers are only ever probed.
     unsafe { forget(&mut site) };
-    hit::<Probed>(&site);
+    if site.result < 0 {
+        failed(&site);
+        return 0;
+    }
+    let kind = socket::kind::<Probed>(site.sock);
+    if kind == Some(Kind::Udp) {
+        let program = if site.call.name == NAMES { SYS_EXIT_VECTOR } else { SYS_EXIT_SINGLE };
+        // SAFETY: nothing here has to be dropped. It comes back only where that program is missing, which the start told.
+        unsafe { SYS_EXIT.tail_call(&context, program) };
+        return 0;
+    }
+    hit::<Probed>(&site, kind);
     0
 }
 

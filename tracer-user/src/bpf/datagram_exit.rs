@@ -18,8 +18,8 @@ const IDLE: Duration = Duration::from_secs(90);
 /// Attaches the probe when it is wanted, and detaches it when it no longer is.
 pub struct DatagramExit {
     flags: Array<MapData, u32>,
-    /// While they are attached.
-    links: Vec<BtfTracePointLink>,
+    /// While it is attached.
+    link: Option<BtfTracePointLink>,
     /// When it was last found to be wanted.
     wanted: Instant,
     n_attached: u64,
@@ -35,7 +35,7 @@ impl DatagramExit {
         }
         let flags = Array::try_from(loaded.ebpf.take_map("DATAGRAM_EXIT")?).ok()?;
         let mut exit =
-            DatagramExit { flags, links: Vec::new(), wanted: Instant::now(), n_attached: 0, refused: false };
+            DatagramExit { flags, link: None, wanted: Instant::now(), n_attached: 0, refused: false };
         if loaded.datagram_exit_at_once {
             exit.attach(loaded);
         }
@@ -44,18 +44,18 @@ impl DatagramExit {
 
     /// Looks whether it is wanted. One read of a map.
     pub fn look(&mut self, loaded: &mut Loaded, now: Instant) {
-        if !self.links.is_empty() && now.duration_since(self.wanted) >= IDLE {
+        if self.link.is_some() && now.duration_since(self.wanted) >= IDLE {
             self.detach();
         }
         if self.refused || !self.flags.get(&abi::EXIT_WANTED, 0).is_ok_and(|wanted| wanted != 0) {
             return;
         }
         // Set again by the next one. While it is attached, once in a while is enough.
-        if self.links.is_empty() || now.duration_since(self.wanted) >= IDLE / 8 {
+        if self.link.is_none() || now.duration_since(self.wanted) >= IDLE / 8 {
             let _ = self.flags.set(abi::EXIT_WANTED, 0, 0);
             self.wanted = now;
         }
-        if self.links.is_empty() {
+        if self.link.is_none() {
             self.attach(loaded);
         }
     }
@@ -67,14 +67,14 @@ impl DatagramExit {
 
     /// Detaches it for good.
     pub fn stop(&mut self) {
-        self.links.clear();
+        self.link = None;
         self.refused = true;
     }
 
     fn attach(&mut self, loaded: &mut Loaded) {
         match loaded.attach_datagram_exits() {
-            Ok(links) => {
-                self.links = links;
+            Ok(link) => {
+                self.link = Some(link);
                 self.n_attached += 1;
             }
             Err(reason) => {
@@ -85,14 +85,14 @@ impl DatagramExit {
         }
         // Only now do the socket tracepoints leave those datagrams to it.
         if self.flags.set(abi::EXIT_ATTACHED, 1, 0).is_err() {
-            self.links.clear();
+            self.link = None;
             self.refused = true;
         }
     }
 
     fn detach(&mut self) {
         if self.flags.set(abi::EXIT_ATTACHED, 0, 0).is_ok() {
-            self.links.clear();
+            self.link = None;
         }
     }
 }

@@ -2,7 +2,6 @@
 //! hooks and the connection's life are indispensable.
 
 use std::{
-    fmt,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     sync::{Mutex, PoisonError},
@@ -11,7 +10,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, CgroupArray, HashMap, MapData},
+    maps::{Array, CgroupArray, HashMap, MapData, ProgramArray},
     programs::{Program, ProgramError, tp_btf::BtfTracePointLink},
 };
 use rustc_hash::FxHashMap;
@@ -23,9 +22,12 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
+        probes::{ARRIVALS, LIFE, Place, Probe},
     },
     config::{Hooks, Targets},
 };
+
+pub use super::probes::Family;
 
 /// The kernel side, as built by this package's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
@@ -63,33 +65,6 @@ pub enum Capture {
     Heads,
     /// All bytes of each call, up to [`abi::MAX_PAYLOAD_PER_CALL`] (what is beyond is counted, `payload_cut`).
     Everything,
-}
-
-/// The family of data hooks in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// `sock_send_length` and `sock_recv_length`.
-    Socket,
-    /// `sys_exit`.
-    Syscall,
-}
-
-impl Family {
-    fn probes(self) -> &'static [Probe] {
-        match self {
-            Family::Socket => SOCKET,
-            Family::Syscall => SYSCALL,
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::Socket => "socket tracepoints",
-            Family::Syscall => "system call tracepoints",
-        })
-    }
 }
 
 /// A feature that this run does without.
@@ -176,17 +151,22 @@ impl Loaded {
         arm(&mut self.ebpf, false)
     }
 
-    /// Attaches the probes at the exit of calls, which complete what the socket tracepoints tell of datagrams. Dropping the links detaches
+    /// Attaches the probes at the exit of calls, which complete what the socket tracepoints tell of datagrams. Dropping the link detaches
     /// them.
-    pub fn attach_datagram_exits(&mut self) -> Result<Vec<BtfTracePointLink>, String> {
-        let attach = |probe: &Probe| {
-            let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(probe.program) else {
-                return Err("the object has no such program".to_owned());
-            };
-            let link = program.attach().and_then(|id| program.take_link(id));
-            link.map_err(|error| shortened(&chain(&error)))
+    pub fn attach_datagram_exits(&mut self) -> Result<BtfTracePointLink, String> {
+        let exits = self.family.datagram_exits();
+        // Where one hands over to the other, the other is there before.
+        for probe in exits.iter().filter(|probe| probe.place != Place::Tracepoint) {
+            attach(&mut self.ebpf, probe)?;
+        }
+        let first = exits.iter().find(|probe| probe.place == Place::Tracepoint);
+        let Some(Program::BtfTracePoint(program)) =
+            first.and_then(|probe| self.ebpf.program_mut(probe.program))
+        else {
+            return Err(NO_SUCH_PROGRAM.to_owned());
         };
-        DATAGRAM_EXITS.iter().map(attach).collect()
+        let link = program.attach().and_then(|id| program.take_link(id));
+        link.map_err(|error| shortened(&chain(&error)))
     }
 
     /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
@@ -219,144 +199,67 @@ pub struct NotRun {
     pub others: u64,
 }
 
-/// The program that only notes times.
-const ARRIVALS: &str = "data_ready";
-
-/// Says on whose behalf a program is loaded, and what its absence costs.
-struct Probe {
-    /// Function in the object.
-    program: &'static str,
-    /// Tracepoint.
-    tracepoint: &'static str,
-    /// What is not known without it; `None` = nothing works without it.
-    feature: Option<&'static str>,
-}
-
-const LIFE: &[Probe] = &[
-    Probe { program: "tcp_destroy", tracepoint: "tcp_destroy_sock", feature: None },
-    Probe { program: "tcp_state", tracepoint: "inet_sock_set_state", feature: None },
-    Probe {
-        program: "process_exit",
-        tracepoint: "sched_process_exit",
-        feature: Some("requests ended by the end of their process"),
-    },
-    Probe { program: "process_fork", tracepoint: "sched_process_fork", feature: Some("children of targets") },
-    Probe {
-        program: "process_exec",
-        tracepoint: "sched_process_exec",
-        feature: Some("targets by name or executable that start later"),
-    },
-    Probe {
-        program: "task_rename",
-        tracepoint: "task_rename",
-        feature: Some("targets by thread name that take it later"),
-    },
-    Probe {
-        program: ARRIVALS,
-        tracepoint: "sk_data_ready",
-        feature: Some("queue time (arrival of requests; kernel 6.3 and later)"),
-    },
-];
-
-const SOCKET: &[Probe] = &[
-    Probe { program: "socket_receive", tracepoint: "sock_recv_length", feature: None },
-    Probe { program: "socket_send", tracepoint: "sock_send_length", feature: None },
-];
-
-/// What a run without the probes of datagrams does without.
-const DATAGRAMS: Option<&str> = Some("datagrams (DNS over UDP)");
-
-/// Beside [`SOCKET`], for datagrams.
-const SOCKET_DATAGRAMS: &[Probe] = &[
-    Probe { program: "datagram_receive", tracepoint: "sock_recv_length", feature: DATAGRAMS },
-    Probe { program: "datagram_send", tracepoint: "sock_send_length", feature: DATAGRAMS },
-];
-
-/// Beside [`SYSCALL`], for datagrams.
-const SYSCALL_DATAGRAMS: &[Probe] = &[
-    Probe { program: "datagram_call", tracepoint: "sys_exit", feature: DATAGRAMS },
-    Probe { program: "datagrams_call", tracepoint: "sys_exit", feature: DATAGRAMS },
-];
-
-/// What a run without the probes at the exit of calls does without.
-const UNNAMED: Option<&str> =
-    Some("datagrams received by sockets without a peer and several at once (DNS servers)");
-
-/// Beside [`SOCKET_DATAGRAMS`], when they are needed; loaded before, because a second then would be a second of lost datagrams.
-const DATAGRAM_EXITS: &[Probe] = &[
-    Probe { program: "datagram_exit", tracepoint: "sys_exit", feature: UNNAMED },
-    Probe { program: "datagrams_exit", tracepoint: "sys_exit", feature: UNNAMED },
-];
-
-const SYSCALL: &[Probe] = &[Probe { program: "syscall_exit", tracepoint: "sys_exit", feature: None }];
-
 /// Loads and attaches everything; the data hooks last, so that no byte is seen before its connection can be.
 pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     features::raise_memlock();
     let own_pid = pid_namespace::own_pid(Path::new("/proc"))?;
     let kernel = KernelBtf::running()?;
     let offsets = Offsets::resolve(&kernel)?;
-    let has_socket_hooks = ["sock_send_length", "sock_recv_length"]
-        .iter()
-        .all(|name| kernel.tracepoint(name).is_some_and(|parameters| parameters.len() == 3));
-    let families = families(config.hooks, has_socket_hooks)?;
+    let families = families(config.hooks, Family::Socket.is_of(&kernel))?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
     let mut ebpf = object(&settings(config, &offsets, own_pid), config.max_conns, &btf)?;
     fill(&mut ebpf, config)?;
 
     let mut missing = Vec::new();
     // The costliest first. What a fallback needs is loaded when it is needed.
-    let wanted = families.iter().take(1).flat_map(|family| family.probes()).chain(LIFE);
+    let datagrams = |family: Family| {
+        let wanted = !config.udp_ports.is_empty();
+        family.datagrams().iter().chain(family.datagram_exits()).filter(move |_| wanted)
+    };
+    let wanted = families
+        .iter()
+        .take(1)
+        .flat_map(|family| family.probes().iter().chain(datagrams(*family)))
+        .chain(LIFE);
     let present: Vec<&Probe> = wanted.filter(|probe| kernel.tracepoint(probe.tracepoint).is_some()).collect();
     let mut loaded = load_together(&mut ebpf, &present, &btf);
-    let mut attach = |probe: &Probe| match (kernel.tracepoint(probe.tracepoint), loaded.remove(probe.program))
-    {
-        (None, _) => Err(format!("this kernel has no tracepoint {}", probe.tracepoint)),
-        (Some(_), Some(outcome)) => outcome.and_then(|()| attach(&mut ebpf, probe)),
-        (Some(_), None) => {
-            load_together(&mut ebpf, &[probe], &btf).remove(probe.program).unwrap_or(Ok(()))?;
-            attach(&mut ebpf, probe)
+    let mut is_loaded = |ebpf: &mut Ebpf, probe: &Probe| match loaded.remove(probe.program) {
+        _ if kernel.tracepoint(probe.tracepoint).is_none() => {
+            Err(format!("this kernel has no tracepoint {}", probe.tracepoint))
         }
+        Some(outcome) => outcome,
+        None => load_together(ebpf, &[probe], &btf).remove(probe.program).unwrap_or(Ok(())),
+    };
+    let mut attach = |ebpf: &mut Ebpf, probe: &Probe| {
+        is_loaded(ebpf, probe)?;
+        attach(ebpf, probe)
     };
     for probe in LIFE {
-        match (attach(probe), probe.feature) {
+        match (attach(&mut ebpf, probe), probe.feature) {
             (Ok(()), _) => {}
             (Err(reason), Some(feature)) => missing.push(Missing { feature, reason }),
             (Err(reason), None) => return Err(LoadError::Program { program: probe.program, reason }),
         }
     }
-    let family = data_hooks(families, attach, &mut missing)?;
-    for probe in families.iter().filter(|other| **other != family).flat_map(|other| other.probes()) {
-        detach(&mut ebpf, probe);
-    }
+    let family = data_hooks(families, |probe| attach(&mut ebpf, probe), &mut missing)?;
+    let absent = |probe: &Probe, reason| Missing { feature: probe.feature.unwrap_or_default(), reason };
     let mut has_datagram_exit = false;
     if !config.udp_ports.is_empty() {
-        let (probes, exits) = match family {
-            Family::Socket => (SOCKET_DATAGRAMS, DATAGRAM_EXITS),
-            Family::Syscall => (SYSCALL_DATAGRAMS, &[][..]),
-        };
-        let together: Vec<&Probe> = exits.iter().rev().chain(probes.iter().rev()).collect();
-        let mut outcomes = load_together(&mut ebpf, &together, &btf);
-        let mut is_whole = true;
-        for probe in probes {
-            let outcome = outcomes.remove(probe.program).unwrap_or(Ok(()));
-            if let Err(reason) = outcome.and_then(|()| self::attach(&mut ebpf, probe)) {
-                is_whole = false;
-                missing.push(Missing { feature: probe.feature.unwrap_or_default(), reason });
-                break;
-            }
-        }
-        if !is_whole {
+        let probes = family.datagrams();
+        let refused = probes.iter().find_map(|probe| Some(absent(probe, attach(&mut ebpf, probe).err()?)));
+        if let Some(refused) = refused {
             // Half of it would take an answer for another's.
             probes.iter().for_each(|probe| detach(&mut ebpf, probe));
-        } else {
-            let refused = exits.iter().find_map(|exit| {
-                let reason = outcomes.remove(exit.program)?.err()?;
-                Some(Missing { feature: exit.feature.unwrap_or_default(), reason })
-            });
-            has_datagram_exit = !exits.is_empty() && refused.is_none();
+            missing.push(refused);
+        } else if !family.datagram_exits().is_empty() {
+            let exits = family.datagram_exits();
+            let refused = exits.iter().find_map(|exit| Some(absent(exit, is_loaded(&mut ebpf, exit).err()?)));
+            has_datagram_exit = refused.is_none();
             missing.extend(refused);
         }
+    }
+    for other in families.iter().filter(|other| **other != family) {
+        other.probes().iter().chain(datagrams(*other)).for_each(|probe| detach(&mut ebpf, probe));
     }
     arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
@@ -486,23 +389,19 @@ pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
         ..settings(&LoadConfig::nothing(), &offsets, 0)
     };
     let mut ebpf = object(&settings, 64, &btf)?;
-    let families = [
-        (LIFE, None),
-        (SOCKET_DATAGRAMS, None),
-        (DATAGRAM_EXITS, None),
-        (SYSCALL_DATAGRAMS, None),
-        (SOCKET, Some(Family::Socket)),
-        (SYSCALL, Some(Family::Syscall)),
-    ];
-    let probes =
-        families.into_iter().flat_map(|(probes, family)| probes.iter().map(move |probe| (probe, family)));
+    // What goes with hooks that this kernel does not have is not its lack.
+    let families = [Family::Socket, Family::Syscall].into_iter().filter(|family| family.is_of(&kernel));
+    let datagrams =
+        families.clone().flat_map(|family| family.datagrams().iter().chain(family.datagram_exits()));
+    let hooks = families.flat_map(|family| family.probes().iter().map(move |probe| (probe, Some(family))));
+    let probes = LIFE.iter().chain(datagrams).map(|probe| (probe, None)).chain(hooks);
     let present: Vec<(&Probe, Option<Family>)> =
         probes.filter(|(probe, _)| kernel.tracepoint(probe.tracepoint).is_some()).collect();
     // The costliest, the data hooks, stand last in the report and are loaded first.
     let order: Vec<&Probe> = present.iter().rev().map(|(probe, _)| *probe).collect();
     let mut loaded = load_together(&mut ebpf, &order, &btf);
     let trial = |(probe, family): (&Probe, Option<Family>)| {
-        let Probe { program, tracepoint, feature } = *probe;
+        let Probe { program, tracepoint, feature, place: _ } = *probe;
         let outcome = loaded.remove(program).unwrap_or_else(|| Err("was not tried".to_owned()));
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
@@ -541,7 +440,7 @@ fn load_together(
     for probe in probes.iter().rev() {
         match programs.remove(probe.program) {
             Some(program) => queue.push((*probe, program)),
-            None => drop(outcomes.insert(probe.program, Err("the object has no such program".to_owned()))),
+            None => drop(outcomes.insert(probe.program, Err(NO_SUCH_PROGRAM.to_owned()))),
         }
     }
     let n_threads = thread::available_parallelism().map_or(1, usize::from).min(queue.len());
@@ -570,7 +469,19 @@ fn load_together(
     outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Puts a loaded program where it belongs: on its tracepoint, or behind the program that hands over to it.
 fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
+    if let Place::Behind { array, slot } = probe.place {
+        let refused = |error: &dyn std::error::Error| shortened(&chain(error));
+        let program = match ebpf.program(probe.program) {
+            Some(Program::BtfTracePoint(program)) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
+            _ => return Err(NO_SUCH_PROGRAM.to_owned()),
+        };
+        let program = program.map_err(|error| refused(&error))?;
+        let map = ebpf.map_mut(array).ok_or_else(|| format!("the object has no map {array}"))?;
+        let mut array = ProgramArray::try_from(map).map_err(|error| refused(&error))?;
+        return array.set(slot, &program, 0).map_err(|error| refused(&error));
+    }
     match ebpf.program_mut(probe.program) {
         Some(Program::BtfTracePoint(program)) => {
             program.attach().map(|_| ()).map_err(|error| shortened(&chain(&error)))
@@ -578,9 +489,11 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
         Some(Program::RawTracePoint(program)) => {
             program.attach(probe.tracepoint).map(|_| ()).map_err(|error| shortened(&chain(&error)))
         }
-        _ => Err("the object has no such program".to_owned()),
+        _ => Err(NO_SUCH_PROGRAM.to_owned()),
     }
 }
+
+const NO_SUCH_PROGRAM: &str = "the object has no such program";
 
 /// The head and the last line of a refusal: between them stands the verifier's log.
 fn shortened(reason: &str) -> String {
@@ -594,8 +507,14 @@ fn shortened(reason: &str) -> String {
     }
 }
 
-/// Takes a probe off its tracepoint, if it sits there, and gives its program back to the kernel.
+/// Takes a probe from its place, if it is there, and gives its program back to the kernel.
 fn detach(ebpf: &mut Ebpf, probe: &Probe) {
+    if let Place::Behind { array, slot } = probe.place
+        && let Some(Ok(mut array)) = ebpf.map_mut(array).map(ProgramArray::try_from)
+    {
+        // An empty slot has nothing to clear.
+        let _ = array.clear_index(&slot);
+    }
     // One that was never loaded has nothing to give back.
     let _ = match ebpf.program_mut(probe.program) {
         Some(Program::BtfTracePoint(program)) => program.unload(),

@@ -9,6 +9,7 @@ pub mod load;
 pub mod meter;
 pub mod offsets;
 pub mod pid_namespace;
+mod probes;
 pub mod ring;
 pub mod ring_fill;
 pub mod sweep;
