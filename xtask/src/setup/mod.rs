@@ -123,6 +123,7 @@ const PYTHON_MODULES: &[(&str, &str)] = &[
     ("websockets.legacy.protocol", "python3-websockets"),
     ("grpc", "python3-grpcio"),
     ("zeroconf", "python3-zeroconf"),
+    ("hypercorn.asyncio", "python3-hypercorn"),
 ];
 
 fn python_modules() -> Result<()> {
