@@ -204,6 +204,7 @@ fn play(
         title: format!("replay  {}", capture::title(&args.paths)),
         filter: filter.as_ref().map(|filter| filter.text().to_owned()),
         replay: true,
+        some_protocols: !config.protocols.is_empty(),
         template: run::template(&config)?,
         ..tui::Heading::default()
     };
