@@ -171,6 +171,25 @@ mod tests {
     }
 
     #[test]
+    fn the_first_close_says_how_it_went_and_what_stands_behind_it_is_read() {
+        let bytes = b"\x82\x80mask\x88\x84mask\x66\x98oo\x8a\x80mask\x88\x82maskxx\x82\x80mask";
+        for size in 1..bytes.len() {
+            let mut messages = Messages::Frames(Frames::default());
+            let (mut n, mut codes) = (0, Vec::new());
+            for piece in bytes.chunks(size) {
+                let passed = messages.advance(Flow::Request, piece, piece.len() as u32);
+                assert!(!passed.is_bad);
+                n += passed.n;
+                codes.extend(passed.code);
+            }
+            assert_eq!((n, codes, messages.is_closed()), (2, vec![0x0bf9], true), "{size}");
+        }
+        let mut answer = Messages::Frames(Frames::default());
+        answer.close();
+        assert_eq!(answer.advance(Flow::Response, b"\x88\x02\x03\xf3", 4).code, None);
+    }
+
+    #[test]
     fn content_that_is_none_of_them_is_not_counted_and_passed_over() {
         let bad = Passed { len: 4, is_bad: true, ..Passed::default() };
         for (mut messages, bytes) in
