@@ -483,6 +483,32 @@ fn a_socket_on_a_stream_counts_its_messages_and_says_how_it_was_closed() {
     }
 }
 
+#[test]
+fn a_frame_that_its_side_may_not_send_leaves_no_number_and_disturbs_no_other_stream() {
+    let mut script = Script::open(Role::Server);
+    let (mut client, mut server) = (Peer::new(), Peer::new());
+    script.call(IN, PREFACE);
+    script.call(OUT, SETTINGS);
+    let [asked, told] = socket(&mut client, &mut server, 1);
+    script.call(IN, &asked);
+    script.call(OUT, &told);
+    script.call(IN, &[frame(0, 0, 1, b"\x81\x82abcdxx"), client.get(3)].concat());
+    // Only clients mask.
+    script.call(
+        OUT,
+        &[frame(0, 0, 1, b"\x81\x02ok"), frame(0, 0, 1, b"\x81\x82abcdxx"), server.ok(3)].concat(),
+    );
+    script.call(OUT, &[body(3), frame(0, 0, 1, b"\x81\x02ok"), frame(0, 1, 1, b"")].concat());
+    script.close();
+    let (all, _) = script.end();
+    let [(1, one), (3, _)] = &all[..] else { panic!("{all:#?}") };
+    assert_eq!(
+        (messages(one), one.end, one.confidence),
+        ([Some(1), None], End::Answered, Confidence::Complete)
+    );
+    check_answered(&all[1], Confidence::Complete);
+}
+
 /// What is lost of a stream: where the numbers are gone, and what is known all the same.
 #[test]
 fn behind_a_loss_there_is_no_number_of_messages_and_what_the_loss_did_not_touch_is_known() {
