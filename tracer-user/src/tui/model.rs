@@ -81,7 +81,7 @@ pub struct Model {
     pub narrowed: Option<Narrowed>,
     /// A recording.
     pub replay: bool,
-    /// Of that, some protocols only.
+    /// Of what was recorded, some protocols only.
     pub some_protocols: bool,
     /// The recording that is played.
     pub played: Option<Played>,
