@@ -11,6 +11,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
+    capture,
     maps::{CONNS, PORT_MODES, SOCKET_HINTS, VERDICTS},
     memory::{copy_words, forget},
     settings::setting,
@@ -60,7 +61,7 @@ static EMPTY: Conn = Conn {
     eof: 0,
     mid_join: 0,
     datagrams: 0,
-    reserved: 0,
+    carries: 0,
 };
 
 /// Creates the state of a socket, or finds what another CPU created at the same time. The id is written last: an entry
@@ -117,6 +118,21 @@ pub fn create(socket: u64, tuple: &Tuple, birth: &Birth) -> Option<&'static mut 
 pub fn find(socket: u64) -> Option<&'static mut Conn> {
     // SAFETY: map values stay readable for the program's run; concurrent writers see the module's header.
     CONNS.get_ptr_mut(socket).map(|conn| unsafe { &mut *conn }).filter(|conn| conn.id != 0)
+}
+
+/// Ends the state of a socket; with `reason` (`CLOSE_*`), told where it was in use. What it carries ends before it.
+#[inline(always)]
+pub fn end(key: u64, conn: &mut Conn, reason: u32) {
+    if conn.carries != 0
+        && let Some(clear) = find(conn.id)
+    {
+        capture::close(clear, reason);
+        let _ = CONNS.remove(conn.id);
+    }
+    if conn.opened != 0 {
+        capture::close(conn, reason);
+    }
+    let _ = CONNS.remove(key);
 }
 
 /// The state of a socket, for hooks that see every socket of the host.

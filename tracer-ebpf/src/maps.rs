@@ -6,10 +6,13 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PORT_SLOTS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS,
-    Target, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
+    Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
 };
 
-use crate::datagram::Vector;
+use crate::{
+    datagram::Vector,
+    tls::{Call, HINT_SLOTS, Handle, Key, Mover},
+};
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
 #[map]
@@ -83,6 +86,28 @@ pub static DATAGRAM_EXIT: Array<u32> = Array::with_max_entries(2, 0);
 /// of it is told by length alone.
 #[map]
 pub static VECTORS: LruHashMap<u32, Vector> = LruHashMap::with_max_entries(1024, 0);
+
+/// Calls of TLS libraries in progress, by thread or goroutine. Written and read here. Full: the call is not seen, and counted (`tls_calls_full`).
+#[map]
+pub static TLS_CALLS: HashMap<Key, Call> = HashMap::with_max_entries(8192, 0);
+
+/// Whose connection a TLS library's handle is. Written and read here. Full: the handle used longest ago is forgotten; its next call that moves bytes
+/// on a socket tells again.
+#[map]
+pub static TLS_HANDLES: LruHashMap<Key, Handle> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Threads of programs that move the records of TLS themselves. Written and read here. Full: the thread used longest ago is forgotten, and learned anew.
+#[map]
+pub static TLS_MOVERS: LruHashMap<Key, Mover> = LruHashMap::with_max_entries(8192, 0);
+
+/// Whether a process ever called a TLS library, by its number's low bits: most hits of the data hooks end here. Set here, never cleared.
+#[map]
+pub static TLS_HINTS: Array<u64> = Array::with_max_entries(HINT_SLOTS, 0);
+
+/// Processes with probes on TLS libraries. Written by user space when all of a process are attached. Full: its connections count as joined in
+/// the middle.
+#[map]
+pub static TLS_PROCESSES: HashMap<u32, TlsProcess> = HashMap::with_max_entries(16_384, 0);
 
 /// The program for datagrams behind `socket_send`. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
 /// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.

@@ -100,6 +100,12 @@ pub const fn conn_id(first_seen_ns: u64, cpu: u32) -> u64 {
     (first_seen_ns << 6) | (cpu as u64 & 63)
 }
 
+/// When a connection was first seen, boot time, ns.
+#[inline(always)]
+pub const fn conn_first_seen(conn_id: u64) -> u64 {
+    conn_id >> 6
+}
+
 /// Bytes of one direction that moved without a record of their own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -167,8 +173,8 @@ pub struct Conn {
     pub mid_join: u8,
     /// 1 = a UDP socket: `position` counts its datagrams, and it has neither turns nor sums.
     pub datagrams: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 = TLS, whose clear text is a connection of its own, with this one's `id` as its key.
+    pub carries: u8,
 }
 
 #[cfg(feature = "user")]

@@ -35,7 +35,14 @@ const PLAIN: &[Plain] = &[
     Plain {
         kind: OPENSSL,
         marks: &["SSL_read", "SSL_write"],
-        functions: &[("SSL_read", 3), ("SSL_read_ex", 4), ("SSL_write", 3), ("SSL_write_ex", 4)],
+        functions: &[
+            ("SSL_read", 3),
+            ("SSL_read_ex", 4),
+            ("SSL_write", 3),
+            ("SSL_write_ex", 4),
+            ("SSL_do_handshake", 1),
+            ("SSL_free", 1),
+        ],
     },
     Plain {
         kind: "GnuTLS",

@@ -1,0 +1,488 @@
+//! Probes on the TLS libraries of traced processes: a thread looks which files each has mapped, and attaches programs to the places found in
+//! them ([`crate::uprobe::tls`]).
+//!
+//! A process is looked at when it is named, starts, executes a program or opens its first connection, soon again (its loader maps one library after the other), and
+//! then once a second: libraries come later, too. What has not changed costs the reading of its maps. When it ends its probes go.
+//!
+//! **In one process or all.** With `--pid` a probe is one process's: nobody else's calls pay for it. Where processes become targets by what they
+//! execute, or all are, a probe is on the file: it is there before the first call of a process that has just begun.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{HashMap, MapData};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf as abi;
+
+use super::{
+    load::Loaded,
+    ring::boot_now,
+    uprobe_link::{self, Place},
+};
+use crate::{
+    config::Targets,
+    uprobe::{
+        code::Step,
+        maps::FileId,
+        placement::Site,
+        process::Process,
+        tls::{self, End, Function, Library},
+    },
+};
+
+/// Between two looks at a process that is not new.
+const PERIOD: Duration = Duration::from_secs(1);
+/// When a new process is looked at again: a dynamic loader takes some milliseconds, an interpreter imports its library later.
+const AGAIN: [Duration; 5] = [
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+];
+/// The thread spends at most this part of its time on looking: with many processes each is looked at less often.
+const PART: u32 = 20;
+/// How long a start waits for the probes of processes that run already.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// Processes that are looked at; beyond it new ones are not (`tls.processes_full`). As many as `TLS_PROCESSES` holds.
+const MAX_PROCESSES: usize = 16_384;
+/// Plans that are remembered: a host has some hundred sets of files.
+const MAX_PLANS: usize = 1024;
+/// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
+const MAX_COMMANDS: usize = 4096;
+
+/// Whose calls a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Of the one process.
+    Each,
+    /// Of whoever has the file mapped.
+    All,
+}
+
+/// What the thread is told.
+enum Command {
+    /// There is such a process, with news.
+    Look(u32),
+    /// It has ended.
+    Ended(u32),
+}
+
+/// What has come of it, for the Health view and `--json`.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Processes with probes.
+    pub n_processes: usize,
+    /// Places with a probe.
+    pub n_places: usize,
+    /// Libraries that are left opaque, each with the reason, once.
+    pub left_opaque: Vec<String>,
+    /// Looks that were not taken because too many waited.
+    pub n_lost: u64,
+}
+
+/// The running thread. Dropping it detaches all.
+pub struct TlsProbes {
+    commands: Option<SyncSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    status: Arc<Mutex<Status>>,
+}
+
+impl TlsProbes {
+    /// Attaches to the TLS libraries of the targets; `None`: nobody asked for it, or the kernel refused the programs, which was told.
+    pub fn take(loaded: &mut Loaded, targets: &Targets, pids: &[u32]) -> Result<Option<TlsProbes>, String> {
+        let programs = std::mem::take(&mut loaded.tls_programs);
+        if programs.is_empty() {
+            return Ok(None);
+        }
+        let map = loaded.ebpf.take_map("TLS_PROCESSES").ok_or("the object has no map TLS_PROCESSES")?;
+        let map = HashMap::try_from(map).map_err(|error| error.to_string())?;
+        // Others may become targets by what they execute.
+        let is_fixed = targets.comms.is_empty()
+            && targets.exes.is_empty()
+            && targets.cgroups.is_empty()
+            && !targets.pids.is_empty();
+        let scope = if is_fixed { Scope::Each } else { Scope::All };
+        TlsProbes::start(programs, map, scope, pids).map(Some).map_err(|error| error.to_string())
+    }
+
+    /// Attaches to `pids` and begins to follow others. What is not done within [`PATIENCE`] goes on behind.
+    pub fn start(
+        programs: FxHashMap<&'static str, OwnedFd>,
+        processes: HashMap<MapData, u32, abi::TlsProcess>,
+        scope: Scope,
+        pids: &[u32],
+    ) -> io::Result<TlsProbes> {
+        let status = Arc::new(Mutex::new(Status::default()));
+        let mut worker = Worker {
+            programs,
+            processes,
+            scope,
+            known: FxHashMap::default(),
+            plans: FxHashMap::default(),
+            shared: FxHashMap::default(),
+            status: status.clone(),
+        };
+        let until = Instant::now() + PATIENCE;
+        let mut later = Vec::new();
+        for &pid in pids {
+            if Instant::now() < until {
+                worker.look(pid);
+            } else {
+                later.push(pid);
+            }
+        }
+        let (commands, queue) = mpsc::sync_channel(MAX_COMMANDS);
+        let thread = std::thread::Builder::new().name("txray-tls".to_owned()).spawn(move || {
+            worker.run(&queue, later);
+        })?;
+        Ok(TlsProbes { commands: Some(commands), thread: Some(thread), status })
+    }
+
+    /// A process began, executed a program, or was met for the first time.
+    pub fn look(&self, pid: u32) {
+        self.send(Command::Look(pid));
+    }
+
+    /// A process has ended.
+    pub fn ended(&self, pid: u32) {
+        self.send(Command::Ended(pid));
+    }
+
+    fn send(&self, command: Command) {
+        let is_taken = self.commands.as_ref().is_some_and(|commands| commands.try_send(command).is_ok());
+        if !is_taken {
+            lock(&self.status).n_lost += 1;
+        }
+    }
+
+    /// What has come of it so far.
+    pub fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+}
+
+impl Drop for TlsProbes {
+    fn drop(&mut self) {
+        // The thread ends with its queue.
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(status: &Mutex<Status>) -> std::sync::MutexGuard<'_, Status> {
+    // Whoever panicked left numbers that are still numbers.
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A probe to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Probe {
+    file: FileId,
+    offset: u64,
+    program: &'static str,
+    at_return: bool,
+}
+
+/// What a set of files asks for.
+#[derive(Debug, Default)]
+struct Plan {
+    probes: Vec<Probe>,
+    /// A bit for each `TLS_*`.
+    libraries: u64,
+}
+
+/// A process that was looked at.
+#[derive(Default)]
+struct Known {
+    /// The files whose code it had mapped.
+    files: Vec<FileId>,
+    attached: FxHashMap<Probe, Option<OwnedFd>>,
+    libraries: u64,
+    /// How often it was looked at since its last news.
+    n_looks: usize,
+    due: Option<Instant>,
+}
+
+struct Worker {
+    programs: FxHashMap<&'static str, OwnedFd>,
+    processes: HashMap<MapData, u32, abi::TlsProcess>,
+    scope: Scope,
+    known: FxHashMap<u32, Known>,
+    plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
+    /// With [`Scope::All`]: the probes, and how many processes want each.
+    shared: FxHashMap<Probe, (OwnedFd, usize)>,
+    status: Arc<Mutex<Status>>,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Command>, later: Vec<u32>) {
+        for pid in later {
+            self.known.entry(pid).or_default().due = Some(Instant::now());
+        }
+        let mut rest_until = Instant::now();
+        loop {
+            let next = self.known.values().filter_map(|known| known.due).min();
+            let wait =
+                next.map_or(PERIOD, |due| due.max(rest_until).saturating_duration_since(Instant::now()));
+            match queue.recv_timeout(wait) {
+                Ok(Command::Look(pid)) => {
+                    if let Some(known) = self.known.get_mut(&pid) {
+                        known.n_looks = 0;
+                    }
+                    self.look(pid);
+                    continue;
+                }
+                Ok(Command::Ended(pid)) => {
+                    self.end(pid);
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let began = Instant::now();
+            let is_due = |known: &Known| known.due.is_some_and(|due| due <= began);
+            let due: Vec<u32> =
+                self.known.iter().filter(|(_, known)| is_due(known)).map(|(pid, _)| *pid).collect();
+            for pid in due {
+                self.look(pid);
+            }
+            // New processes are looked at in any case; this is for the many that do not change.
+            rest_until = Instant::now() + began.elapsed() * PART;
+        }
+    }
+
+    /// Looks at a process: attaches what is new in it.
+    fn look(&mut self, pid: u32) {
+        if !self.known.contains_key(&pid) && self.known.len() >= MAX_PROCESSES {
+            lock(&self.status).n_lost += 1;
+            return;
+        }
+        let Ok(process) = Process::read(Path::new("/proc"), pid) else {
+            // It has ended, or is none of ours.
+            self.end(pid);
+            return;
+        };
+        let files: Vec<FileId> = process.files.iter().map(|file| file.id).collect();
+        let now = Instant::now();
+        let known = self.known.entry(pid).or_default();
+        known.due = Some(now + AGAIN.get(known.n_looks).copied().unwrap_or(PERIOD));
+        known.n_looks += 1;
+        if known.files == files {
+            return;
+        }
+        known.files.clone_from(&files);
+        let plan = self.plan(pid, files);
+        let missing: Vec<Probe> = {
+            let known = self.known.entry(pid).or_default();
+            plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
+        };
+        let mut paths: FxHashMap<FileId, PathBuf> = FxHashMap::default();
+        let mut is_whole = true;
+        for probe in missing {
+            let link = match (self.scope, self.shared.get_mut(&probe)) {
+                (Scope::All, Some((_, n_processes))) => {
+                    *n_processes += 1;
+                    None
+                }
+                _ => {
+                    let path = paths.entry(probe.file).or_insert_with(|| {
+                        let mapped = process.files.iter().find(|file| file.id == probe.file);
+                        mapped
+                            .and_then(|file| process.open(file).ok())
+                            .map(|opened| opened.path)
+                            .unwrap_or_default()
+                    });
+                    match self.attach(path, probe, pid) {
+                        Ok(link) if self.scope == Scope::All => {
+                            self.shared.insert(probe, (link, 1));
+                            None
+                        }
+                        Ok(link) => Some(link),
+                        Err(error) => {
+                            is_whole = false;
+                            let text = format!("{}: {}: {error}", path.display(), probe.program);
+                            self.leave_opaque(text);
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.known.entry(pid).or_default().attached.insert(probe, link);
+        }
+        if plan.libraries != 0 && is_whole {
+            let known = self.known.entry(pid).or_default();
+            known.libraries |= plan.libraries;
+            // What it opens from now on is seen from its first byte.
+            let process = abi::TlsProcess { since_ns: boot_now().0, libraries: known.libraries };
+            let _ = self.processes.insert(pid, process, 0);
+        }
+        self.tell();
+    }
+
+    /// What these files ask for. Files are known by their numbers: one that is rewritten in place while it runs breaks its program anyway.
+    fn plan(&mut self, pid: u32, files: Vec<FileId>) -> Arc<Plan> {
+        if let Some(plan) = self.plans.get(&files) {
+            return plan.clone();
+        }
+        let mut plan = Plan::default();
+        if let Ok(found) = tls::of(Path::new("/proc"), pid) {
+            for library in &found.libraries {
+                match self.probes_of(library) {
+                    Ok(probes) => {
+                        plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
+                        plan.probes.extend(probes);
+                    }
+                    Err(reason) => {
+                        self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file))
+                    }
+                }
+            }
+        }
+        let mut seen = FxHashSet::default();
+        plan.probes.retain(|probe| seen.insert(*probe));
+        let plan = Arc::new(plan);
+        if self.plans.len() >= MAX_PLANS {
+            self.plans.clear();
+        }
+        self.plans.insert(files, plan.clone());
+        plan
+    }
+
+    /// The probes of a library, all or none: half of them would show answers without questions.
+    fn probes_of(&self, library: &Library) -> Result<Vec<Probe>, String> {
+        if let (true, Some(note)) = (library.functions.is_empty(), &library.note) {
+            return Err(note.clone());
+        }
+        let mut probes = Vec::new();
+        for function in &library.functions {
+            let (program, site) = match places(library.kind, function) {
+                Ok(place) => place,
+                Err(_) if is_optional(&function.name) => continue,
+                Err(reason) => return Err(reason),
+            };
+            if !self.programs.contains_key(program) {
+                return Err(format!("the program {program} is not loaded"));
+            }
+            let at = |program, at_return, site: &Site| Probe {
+                file: library.id,
+                offset: site.file_offset,
+                program,
+                at_return,
+            };
+            probes.push(at(program, false, site));
+            if program != RELEASES {
+                probes.push(at("tls_return", true, site));
+            }
+        }
+        Ok(probes)
+    }
+
+    fn attach(&self, path: &Path, probe: Probe, pid: u32) -> io::Result<OwnedFd> {
+        let program = self.programs.get(probe.program).ok_or(io::ErrorKind::NotFound)?;
+        let place = Place {
+            path,
+            offset: probe.offset,
+            at_return: probe.at_return,
+            pid: (self.scope == Scope::Each).then_some(pid),
+        };
+        uprobe_link::attach(program.as_fd(), place)
+    }
+
+    fn end(&mut self, pid: u32) {
+        let Some(known) = self.known.remove(&pid) else { return };
+        for probe in known.attached.keys() {
+            if let Some((_, n_processes)) = self.shared.get_mut(probe) {
+                *n_processes -= 1;
+                if *n_processes == 0 {
+                    self.shared.remove(probe);
+                }
+            }
+        }
+        let _ = self.processes.remove(&pid);
+        self.tell();
+    }
+
+    fn leave_opaque(&self, text: String) {
+        /// Reasons that are kept; a host has a handful.
+        const MAX_REASONS: usize = 64;
+        let mut status = lock(&self.status);
+        if status.left_opaque.len() < MAX_REASONS && !status.left_opaque.contains(&text) {
+            tracing::info!(%text, "left opaque");
+            status.left_opaque.push(text);
+        }
+    }
+
+    fn tell(&self) {
+        let mut status = lock(&self.status);
+        status.n_processes = self.known.values().filter(|known| known.libraries != 0).count();
+        status.n_places = self.shared.len()
+            + self.known.values().map(|known| known.attached.values().flatten().count()).sum::<usize>();
+    }
+}
+
+/// The number by which the kernel side and recordings call a library.
+fn number_of(kind: &str) -> Option<u16> {
+    Some(match kind {
+        "OpenSSL" | "LibreSSL" => abi::TLS_OPENSSL,
+        "BoringSSL" | "AWS-LC" => abi::TLS_BORINGSSL,
+        "GnuTLS" => abi::TLS_GNUTLS,
+        "NSS" => abi::TLS_NSS,
+        "Go crypto/tls" => abi::TLS_GO,
+        "rustls" => abi::TLS_RUSTLS,
+        _ => return None,
+    })
+}
+
+/// The program for functions that let go of a handle: their return says nothing.
+const RELEASES: &str = "tls_free";
+
+/// Whether clear text is seen without a function: it helps to tell whose a handle is.
+fn is_optional(function: &str) -> bool {
+    ["SSL_do_handshake", "SSL_free"].contains(&function)
+}
+
+/// Which program goes where for a function: entry and return at one place.
+fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
+    let name = function.name.as_str();
+    let by_name = match (kind, name) {
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_write") => "tls_openssl_write",
+        ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
+        ("OpenSSL" | "LibreSSL", "SSL_write_ex") => "tls_openssl_write_ex",
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
+        ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",
+        ("GnuTLS", "gnutls_record_send") => "tls_gnutls_write",
+        ("NSS", "PR_Read" | "PR_Recv") => "tls_nss_read",
+        ("NSS", "PR_Write" | "PR_Send") => "tls_nss_write",
+        _ => return Err(format!("there is no program for {name} yet")),
+    };
+    let (program, site) = match (&function.end, by_name, &function.entry) {
+        (_, RELEASES, Some(site)) => (RELEASES, site),
+        (End::ReturnProbe(site), program, _) => (program, site),
+        // What both forms call: `ssl_read_internal` and `ssl_write_internal` take where to leave the length (ssl/ssl_lib.c).
+        (End::Inner(site), "tls_openssl_read" | "tls_openssl_read_ex", _) if kind == "OpenSSL" => {
+            ("tls_openssl_read_ex", site)
+        }
+        (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _) if kind == "OpenSSL" => {
+            ("tls_openssl_write_ex", site)
+        }
+        _ => return Err(format!("{name} has no place at which its end can be seen")),
+    };
+    if site.step != Step::Emulated {
+        return Err(format!("{name} has only places that cost a call 12 to 17 µs ({})", site.instruction));
+    }
+    Ok((program, site))
+}
