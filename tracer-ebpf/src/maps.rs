@@ -11,7 +11,7 @@ use tracer_ebpf::{
 
 use crate::{
     datagram::Vector,
-    tls::{Call, HINT_SLOTS, Handle, Key, Mover},
+    tls::{Call, Handle, Key, Mover},
 };
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
@@ -100,9 +100,10 @@ pub static TLS_HANDLES: LruHashMap<Key, Handle> = LruHashMap::with_max_entries(6
 #[map]
 pub static TLS_MOVERS: LruHashMap<Key, Mover> = LruHashMap::with_max_entries(8192, 0);
 
-/// Whether a process ever called a TLS library, by its number's low bits: most hits of the data hooks end here. Set here, never cleared.
+/// Whether a process may call a TLS library, by [`tracer_ebpf::target_hint`]: most hits of the data hooks end here. Set by user space when probes are
+/// attached and here at a call, never cleared.
 #[map]
-pub static TLS_HINTS: Array<u64> = Array::with_max_entries(HINT_SLOTS, 0);
+pub static TLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
 
 /// Processes with probes on TLS libraries. Written by user space when all of a process are attached. Full: its connections count as joined in
 /// the middle.

@@ -11,6 +11,7 @@
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
     Conn, EGRESS, INGRESS, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER, TLS_NSS, conn_first_seen,
+    target_hint,
 };
 
 use crate::{
@@ -23,9 +24,6 @@ use crate::{
     settings::setting,
     stats::count,
 };
-
-/// Slots of [`TLS_HINTS`]: 128 KiB, of which a hit touches one word.
-pub const HINT_SLOTS: u32 = 16_384;
 
 /// A thread, a goroutine or a library's handle, within a process.
 #[repr(C)]
@@ -94,7 +92,7 @@ pub const NO_LENGTH: u64 = u64::MAX;
 /// Notes that a call begins.
 #[inline(always)]
 pub fn entered(key: Key, call: &Call) {
-    if let Some(hint) = TLS_HINTS.get_ptr_mut(key.pid & (HINT_SLOTS - 1)) {
+    if let Some(hint) = TLS_HINTS.get_ptr_mut(target_hint(key.pid)) {
         // SAFETY: an aligned word of the map; whoever writes it writes 1.
         unsafe { hint.write_volatile(1) };
     }
@@ -116,7 +114,7 @@ pub fn entered(key: Key, call: &Call) {
 /// A socket moved bytes: those of the call that runs, if one does.
 #[inline(always)]
 pub fn moved(hit: &Hit, conn: &Conn) {
-    if TLS_HINTS.get(hit.thread.pid & (HINT_SLOTS - 1)).is_some_and(|hint| *hint != 0) {
+    if TLS_HINTS.get(target_hint(hit.thread.pid)).is_some_and(|hint| *hint != 0) {
         note(hit, conn);
     }
 }

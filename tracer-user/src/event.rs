@@ -332,7 +332,7 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 8] = [
+pub const LOST_IN_KERNEL: [&str; 10] = [
     "refused_data",
     "refused_conn",
     "refused_process",
@@ -341,6 +341,8 @@ pub const LOST_IN_KERNEL: [&str; 8] = [
     "target_map_full",
     "datagram_unnamed",
     "datagram_vector",
+    "tls_unlinked",
+    "tls_calls_full",
 ];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];

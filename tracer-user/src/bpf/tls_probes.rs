@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_ebpf as abi;
 
@@ -106,19 +106,21 @@ impl TlsProbes {
         }
         let map = loaded.ebpf.take_map("TLS_PROCESSES").ok_or("the object has no map TLS_PROCESSES")?;
         let map = HashMap::try_from(map).map_err(|error| error.to_string())?;
+        let hints = loaded.ebpf.take_map("TLS_HINTS").ok_or("the object has no map TLS_HINTS")?;
+        let hints = Array::try_from(hints).map_err(|error| error.to_string())?;
         // Others may become targets by what they execute.
         let is_fixed = targets.comms.is_empty()
             && targets.exes.is_empty()
             && targets.cgroups.is_empty()
             && !targets.pids.is_empty();
         let scope = if is_fixed { Scope::Each } else { Scope::All };
-        TlsProbes::start(programs, map, scope, pids).map(Some).map_err(|error| error.to_string())
+        TlsProbes::start(programs, (map, hints), scope, pids).map(Some).map_err(|error| error.to_string())
     }
 
     /// Attaches to `pids` and begins to follow others. What is not done within [`PATIENCE`] goes on behind.
     pub fn start(
         programs: FxHashMap<&'static str, OwnedFd>,
-        processes: HashMap<MapData, u32, abi::TlsProcess>,
+        (processes, hints): (HashMap<MapData, u32, abi::TlsProcess>, Array<MapData, u64>),
         scope: Scope,
         pids: &[u32],
     ) -> io::Result<TlsProbes> {
@@ -126,25 +128,25 @@ impl TlsProbes {
         let mut worker = Worker {
             programs,
             processes,
+            hints,
             scope,
             known: FxHashMap::default(),
             plans: FxHashMap::default(),
             shared: FxHashMap::default(),
             status: status.clone(),
         };
-        let until = Instant::now() + PATIENCE;
-        let mut later = Vec::new();
-        for &pid in pids {
-            if Instant::now() < until {
-                worker.look(pid);
-            } else {
-                later.push(pid);
-            }
-        }
         let (commands, queue) = mpsc::sync_channel(MAX_COMMANDS);
+        let (done, is_done) = mpsc::sync_channel(1);
+        let pids = pids.to_vec();
         let thread = std::thread::Builder::new().name("txray-tls".to_owned()).spawn(move || {
-            worker.run(&queue, later);
+            for pid in pids {
+                worker.look(pid);
+            }
+            // Nobody may be waiting any more.
+            let _ = done.try_send(());
+            worker.run(&queue);
         })?;
+        let _ = is_done.recv_timeout(PATIENCE);
         Ok(TlsProbes { commands: Some(commands), thread: Some(thread), status })
     }
 
@@ -218,6 +220,7 @@ struct Known {
 struct Worker {
     programs: FxHashMap<&'static str, OwnedFd>,
     processes: HashMap<MapData, u32, abi::TlsProcess>,
+    hints: Array<MapData, u64>,
     scope: Scope,
     known: FxHashMap<u32, Known>,
     plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
@@ -227,10 +230,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, queue: &Receiver<Command>, later: Vec<u32>) {
-        for pid in later {
-            self.known.entry(pid).or_default().due = Some(Instant::now());
-        }
+    fn run(mut self, queue: &Receiver<Command>) {
         let mut rest_until = Instant::now();
         loop {
             let next = self.known.values().filter_map(|known| known.due).min();
@@ -326,6 +326,7 @@ impl Worker {
             known.libraries |= plan.libraries;
             // What it opens from now on is seen from its first byte.
             let process = abi::TlsProcess { since_ns: boot_now().0, libraries: known.libraries };
+            let _ = self.hints.set(abi::target_hint(pid), 1, 0);
             let _ = self.processes.insert(pid, process, 0);
         }
         self.tell();
