@@ -71,7 +71,8 @@ fn names(library: &Library) -> Vec<&str> {
 }
 
 const PYTHON: &str = "/usr/bin/python3";
-const OPENSSL_FUNCTIONS: [&str; 4] = ["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex"];
+const OPENSSL_FUNCTIONS: [&str; 6] =
+    ["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex", "SSL_do_handshake", "SSL_free"];
 
 fn python(code: &str) -> Running {
     Running::new(Command::new(PYTHON).args(["-c", code]))
