@@ -37,6 +37,7 @@ fn row(i: u64) -> ConnRow {
         tuple,
         unix_path: Bytes::new(),
         protocol: (!is_opaque).then_some("http1"),
+        tls: None,
         age_ns: (i * 37 % 50 + 1) * SECOND,
         from_start: i % 6 != 5,
         requests: i * 7_919 % 2_000,
