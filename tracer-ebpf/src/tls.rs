@@ -103,6 +103,10 @@ pub fn entered(key: Key, call: &Call) {
             // A library that uses itself, or another one, to move its bytes: those are the outer call's.
             return;
         }
+        if running.stack == call.stack && running.handle == call.handle && running.buffer == call.buffer {
+            // The same call, told by a second probe while one takes the other's place.
+            return;
+        }
         // It was left without a return.
         count(Stat::TlsCallLeft);
     }
@@ -330,8 +334,10 @@ fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&
     {
         return Some(clear);
     }
+    // Of a process that user space has not looked at yet: what is on its files was there before it.
     // SAFETY: only read; user space writes whole values.
-    let since = unsafe { TLS_PROCESSES.get(pid) }.map_or(u64::MAX, |process| process.since_ns);
+    let process = unsafe { TLS_PROCESSES.get(pid).or_else(|| TLS_PROCESSES.get(0)) };
+    let since = process.map_or(u64::MAX, |process| process.since_ns);
     let birth = Birth {
         pid,
         netns: carrier.netns,

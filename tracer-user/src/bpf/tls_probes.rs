@@ -5,7 +5,8 @@
 //! then once a second: libraries come later, too. What has not changed costs the reading of its maps. When it ends its probes go.
 //!
 //! **In one process or all.** With `--pid` a probe is one process's: nobody else's calls pay for it. Where processes become targets by what they
-//! execute, or all are, a probe is on the file: it is there before the first call of a process that has just begun.
+//! execute, or all are, a probe is on the file: it is there before the first call of a process that has just begun. So it is from the first child on of
+//! a process that forks to serve (PostgreSQL, a process for each connection): each is handled before anybody could look at it.
 
 use std::{
     io,
@@ -73,6 +74,8 @@ pub enum Scope {
 enum Command {
     /// There is such a process, with news.
     Look(u32),
+    /// It was forked from another.
+    Forked(u32, u32),
     /// It has ended.
     Ended(u32),
 }
@@ -133,6 +136,7 @@ impl TlsProbes {
             known: FxHashMap::default(),
             plans: FxHashMap::default(),
             shared: FxHashMap::default(),
+            shared_since_ns: 0,
             status: status.clone(),
         };
         let (commands, queue) = mpsc::sync_channel(MAX_COMMANDS);
@@ -153,6 +157,11 @@ impl TlsProbes {
     /// A process began, executed a program, or was met for the first time.
     pub fn look(&self, pid: u32) {
         self.send(Command::Look(pid));
+    }
+
+    /// A process was forked from `parent`.
+    pub fn forked(&self, pid: u32, parent: u32) {
+        self.send(Command::Forked(pid, parent));
     }
 
     /// A process has ended.
@@ -214,6 +223,8 @@ struct Known {
     libraries: u64,
     /// How often it was looked at since its last news.
     n_looks: usize,
+    /// The process that it was forked from, until it is clear whether it executes a program of its own.
+    parent: Option<u32>,
     due: Option<Instant>,
 }
 
@@ -224,8 +235,10 @@ struct Worker {
     scope: Scope,
     known: FxHashMap<u32, Known>,
     plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
-    /// With [`Scope::All`]: the probes, and how many processes want each.
+    /// The probes on files, and how many processes want each.
     shared: FxHashMap<Probe, (OwnedFd, usize)>,
+    /// When the last of them was attached, boot ns.
+    shared_since_ns: u64,
     status: Arc<Mutex<Status>>,
 }
 
@@ -242,6 +255,13 @@ impl Worker {
                         known.n_looks = 0;
                     }
                     self.look(pid);
+                    continue;
+                }
+                Ok(Command::Forked(pid, parent)) => {
+                    self.look(pid);
+                    if let Some(known) = self.known.get_mut(&pid) {
+                        known.parent = Some(parent);
+                    }
                     continue;
                 }
                 Ok(Command::Ended(pid)) => {
@@ -280,9 +300,18 @@ impl Worker {
         known.due = Some(now + AGAIN.get(known.n_looks).copied().unwrap_or(PERIOD));
         known.n_looks += 1;
         if known.files == files {
+            // What has not executed anything by now serves.
+            if known.n_looks > AGAIN.len() / 2
+                && let Some(parent) = known.parent.take()
+                && known.libraries != 0
+                && self.known.get(&parent).is_some_and(|parent| parent.files == files)
+            {
+                self.widen(pid, &process);
+            }
             return;
         }
         known.files.clone_from(&files);
+        known.parent = None;
         let plan = self.plan(pid, files);
         let missing: Vec<Probe> = {
             let known = self.known.entry(pid).or_default();
@@ -291,22 +320,16 @@ impl Worker {
         let mut paths: FxHashMap<FileId, PathBuf> = FxHashMap::default();
         let mut is_whole = true;
         for probe in missing {
-            let link = match (self.scope, self.shared.get_mut(&probe)) {
-                (Scope::All, Some((_, n_processes))) => {
+            let link = match self.shared.get_mut(&probe) {
+                Some((_, n_processes)) => {
                     *n_processes += 1;
                     None
                 }
-                _ => {
-                    let path = paths.entry(probe.file).or_insert_with(|| {
-                        let mapped = process.files.iter().find(|file| file.id == probe.file);
-                        mapped
-                            .and_then(|file| process.open(file).ok())
-                            .map(|opened| opened.path)
-                            .unwrap_or_default()
-                    });
-                    match self.attach(path, probe, pid) {
+                None => {
+                    let path = paths.entry(probe.file).or_insert_with(|| path_of(&process, probe.file));
+                    match self.attach(path, probe, (self.scope == Scope::Each).then_some(pid)) {
                         Ok(link) if self.scope == Scope::All => {
-                            self.shared.insert(probe, (link, 1));
+                            self.share(probe, link, 1);
                             None
                         }
                         Ok(link) => Some(link),
@@ -325,7 +348,9 @@ impl Worker {
             let known = self.known.entry(pid).or_default();
             known.libraries |= plan.libraries;
             // What it opens from now on is seen from its first byte.
-            let process = abi::TlsProcess { since_ns: boot_now().0, libraries: known.libraries };
+            let is_shared = known.attached.values().all(Option::is_none);
+            let since_ns = if is_shared { self.shared_since_ns } else { boot_now().0 };
+            let process = abi::TlsProcess { since_ns, libraries: known.libraries };
             let _ = self.hints.set(abi::target_hint(pid), 1, 0);
             let _ = self.processes.insert(pid, process, 0);
         }
@@ -390,14 +415,37 @@ impl Worker {
         Ok(probes)
     }
 
-    fn attach(&self, path: &Path, probe: Probe, pid: u32) -> io::Result<OwnedFd> {
+    /// A probe is on its file.
+    fn share(&mut self, probe: Probe, link: OwnedFd, n_processes: usize) {
+        self.shared.insert(probe, (link, n_processes));
+        self.shared_since_ns = boot_now().0;
+        // For processes that nobody has looked at yet.
+        let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries: 0 };
+        let _ = self.processes.insert(0, process, 0);
+    }
+
+    /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
+    fn widen(&mut self, pid: u32, process: &Process) {
+        let Some(known) = self.known.get(&pid) else { return };
+        let is_own = |probe: &&Probe| !self.shared.contains_key(*probe);
+        let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
+        for probe in probes {
+            match self.attach(&path_of(process, probe.file), probe, None) {
+                Ok(link) => {
+                    let holders = self.known.values_mut().filter_map(|known| known.attached.get_mut(&probe));
+                    let n_holders = holders.map(Option::take).count();
+                    self.share(probe, link, n_holders);
+                }
+                Err(error) => self.leave_opaque(format!("on the file: {}: {error}", probe.program)),
+            }
+        }
+        self.tell();
+    }
+
+    /// `pid`: in that process alone.
+    fn attach(&self, path: &Path, probe: Probe, pid: Option<u32>) -> io::Result<OwnedFd> {
         let program = self.programs.get(probe.program).ok_or(io::ErrorKind::NotFound)?;
-        let place = Place {
-            path,
-            offset: probe.offset,
-            at_return: probe.at_return,
-            pid: (self.scope == Scope::Each).then_some(pid),
-        };
+        let place = Place { path, offset: probe.offset, at_return: probe.at_return, pid };
         uprobe_link::attach(program.as_fd(), place)
     }
 
@@ -431,6 +479,12 @@ impl Worker {
         status.n_places = self.shared.len()
             + self.known.values().map(|known| known.attached.values().flatten().count()).sum::<usize>();
     }
+}
+
+/// A path by which the kernel finds a file of a process; empty if it is gone.
+fn path_of(process: &Process, file: FileId) -> PathBuf {
+    let mapped = process.files.iter().find(|mapped| mapped.id == file);
+    mapped.and_then(|mapped| process.open(mapped).ok()).map(|opened| opened.path).unwrap_or_default()
 }
 
 /// The number by which the kernel side and recordings call a library.

@@ -280,8 +280,10 @@ impl LiveSource {
                 return;
             }
             Event::Process(process) => {
-                if let Some(tls) = &self.tls {
-                    tls.look(process.pid);
+                match (&self.tls, process.change) {
+                    (Some(tls), ProcessChange::Start) => tls.forked(process.pid, process.parent_pid),
+                    (Some(tls), _) => tls.look(process.pid),
+                    (None, _) => {}
                 }
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
