@@ -33,9 +33,9 @@ pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
 #[map]
 pub static VERDICTS: Array<Verdict> = Array::with_max_entries(VERDICT_SLOTS, 0);
 
-/// What is captured on a connection before its own verdict, by the server's port: `VERDICT_EVERYTHING` where a protocol is spoken that wants
-/// that, else `VERDICT_HEADS`. A verdict comes some 20 ms late, and a result of a database is over by then. Written by user space at
-/// start (ports by which such protocols are known) and when a protocol was recognised.
+/// What is spoken at a server's port (`PORT_*`), which decides what is captured on a connection before its own verdict. That comes some 20 ms
+/// late, and a result of a database is over by then. Written by user space at start (ports by which such protocols are known) and when a
+/// protocol was recognised.
 #[map]
 pub static PORT_MODES: Array<u32> = Array::with_max_entries(PORT_SLOTS, 0);
 

@@ -10,8 +10,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    Conn, EGRESS, INGRESS, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER, TLS_NSS, conn_first_seen,
-    target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER, TLS_NSS,
+    conn_first_seen, target_hint,
 };
 
 use crate::{
@@ -329,7 +329,7 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
 /// The clear text's connection, created if need be.
 #[inline(never)]
 fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&'static mut Conn> {
-    if carrier.carries != 0
+    if carrier.carries == CARRIES
         && let Some(clear) = conn::find(carrier.id)
     {
         return Some(clear);
@@ -347,7 +347,8 @@ fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&
         established_ns: carrier.established_ns,
     };
     let clear = conn::create(carrier.id, &carrier.tuple, &birth)?;
-    carrier.carries = 1;
+    carrier.carries = CARRIES;
+    clear.carries = IS_CARRIED;
     clear.inode = carrier.inode;
     clear.opened = 1;
     clear.drained = 0;

@@ -75,6 +75,32 @@ entries! {
     tls_nss_write = EGRESS, TLS_NSS, false;
 }
 
+/// `ssize_t _gnutls_recv_int(gnutls_session_t, content_type_t, uint8_t *, size_t, …)`, through which `gnutls_record_recv` goes, and what GnuTLS says for
+/// itself.
+#[uprobe]
+pub fn tls_gnutls_recv_int(context: ProbeContext) -> u32 {
+    /// `GNUTLS_APPLICATION_DATA`.
+    const APPLICATION_DATA: u32 = 23;
+    let Some(thread) = current_target() else { return 0 };
+    let registers = registers(&context);
+    if registers.rsi as u32 != APPLICATION_DATA {
+        return 0;
+    }
+    let call = Call {
+        handle: registers.rdi,
+        buffer: registers.rdx,
+        length_at: 0,
+        stack: registers.rsp,
+        socket: 0,
+        wire: 0,
+        arrival_ns: 0,
+        direction: u32::from(INGRESS),
+        library: u32::from(TLS_GNUTLS),
+    };
+    tls::entered(Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) }, &call);
+    0
+}
+
 /// `int SSL_do_handshake(SSL *)`, through which `SSL_connect` and `SSL_accept` go: moves no clear text, and tells whose the handle is.
 #[uprobe]
 pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {

@@ -130,6 +130,7 @@ pub(super) const TLS: &[&str] = &[
     "tls_openssl_write",
     "tls_openssl_write_ex",
     "tls_gnutls_read",
+    "tls_gnutls_recv_int",
     "tls_gnutls_write",
     "tls_nss_read",
     "tls_nss_write",

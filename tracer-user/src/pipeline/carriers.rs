@@ -65,6 +65,11 @@ impl Carriers {
         }
     }
 
+    /// Whether a connection is the clear text of another.
+    pub(super) fn is_inside(&self, conn: ConnId) -> bool {
+        self.links.contains_key(&conn)
+    }
+
     /// The clear texts inside of a connection, the oldest first.
     pub(super) fn inside(&self, carrier: ConnId) -> &[ConnId] {
         self.inside.get(&carrier).map_or(&[], Vec::as_slice)

@@ -292,10 +292,13 @@ impl Rest {
             entry.port_told = true;
             let abi::Tuple { local_port, remote_port, .. } = entry.conn.tuple;
             let is_more = match entry.conn.role {
+                // What is spoken inside says more.
+                _ if capture == Capture::Turns => false,
                 Role::Server => self.verdicts.learn(local_port, is_whole),
                 Role::Client => self.verdicts.learn(remote_port, is_whole),
                 Role::Unknown => false,
             };
+            let is_more = is_more || (!is_whole && self.carriers.is_inside(entry.conn.id));
             if is_more {
                 let (conn_id, budget) = (entry.conn.id.0, abi::DEFAULT_BUDGET);
                 let heads = abi::Verdict { conn_id, resume: [0; 2], mode: abi::VERDICT_HEADS, budget };
