@@ -179,8 +179,18 @@ impl TlsProbes {
     }
 
     /// What has come of it so far.
-    pub fn status(&self) -> Status {
-        lock(&self.status).clone()
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle(self.status.clone())
+    }
+}
+
+/// Asks what has come of the probes, from any thread.
+pub struct StatusHandle(Arc<Mutex<Status>>);
+
+impl StatusHandle {
+    /// The state now.
+    pub fn get(&self) -> Status {
+        lock(&self.0).clone()
     }
 }
 
@@ -366,7 +376,8 @@ impl Worker {
         }
         let mut plan = Plan::default();
         if let Ok(found) = tls::of(Path::new("/proc"), pid) {
-            for library in &found.libraries {
+            // A program of Go without TLS is none of them.
+            for library in found.libraries.iter().filter(|library| library.kind != "Go") {
                 match self.probes_of(library) {
                     Ok(probes) => {
                         plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);

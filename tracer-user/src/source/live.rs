@@ -213,7 +213,10 @@ impl LiveSource {
         };
         let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?;
+        let left_opaque = tls.iter().flat_map(|tls| tls.status().get().left_opaque);
+        missing.extend(left_opaque.map(|reason| Missing { feature: "clear text of TLS", reason }));
+        let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?
+            .with_tls(tls.as_ref().map(TlsProbes::status));
         let reader = std::thread::Builder::new()
             .name("txray-ring".to_owned())
             .spawn(move || reader.run())
