@@ -1,6 +1,6 @@
 //! What is kept of both: recordings, checkpoints, the heads of what was said inside.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use proptest::prelude::*;
 use tracer_user::{
@@ -177,6 +177,20 @@ fn a_recording_gives_back_the_same_transactions_stored_and_replayed() {
     replayed.extend(pipeline.finish().transactions);
     assert_eq!(read, events);
     assert_eq!(replayed, told);
+    // Each is found by its id, and nothing is read for one that cannot be there.
+    let find = |id: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_txray"));
+        command.env("XDG_CONFIG_HOME", "/nonexistent").arg("find").arg(temp.path());
+        let output = command.args(["--id", id, "--json"]).output().unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
+    };
+    for one in told.iter().filter(|one| one.is_finished()) {
+        let [rows, _] = find(&one.id());
+        assert_eq!(rows.lines().count(), 1, "{}", one.id());
+        assert!(rows.contains(&format!("\"id\":\"{}\"", one.id())), "{rows}");
+    }
+    let [rows, read] = find("ffffffffffffffff-0");
+    assert!(rows.is_empty() && read.contains("0 of 1 row groups read"), "{read}");
 }
 
 #[test]

@@ -3,15 +3,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracer_ebpf as abi;
 use tracer_user::{
-    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Role, TlsOpen},
+    event::{
+        ConnClose, ConnId, ConnOpen, Counters, Data, DecodeError, Direction, Event, EventBatch, Role,
+        TlsOpen, decode, tls_library,
+    },
     metrics::{Counter, Metrics},
     pipeline::{LostRequests, Pipeline, PipelineConfig, Snapshot},
     protocol::{Flow, TlsFacts},
     time::{Anchor, BootTime, WallTime},
     transaction::{Confidence, End, Kind, Transaction},
 };
+use zerocopy::IntoBytes as _;
 
 use crate::{
     captures::{Line, captures, parse},
@@ -491,4 +496,32 @@ fn facts_that_come_later_are_those_of_the_clear_text_too() {
     assert_eq!((run.inside().len(), run.outside().len()), (2, 0));
     assert!(run.inside().iter().all(|one| one.tls.as_deref() == Some(&facts(Some("openssl")))));
     assert_eq!(run.last_verdict(WIRE), Some(abi::VERDICT_LENGTHS));
+}
+
+#[test]
+fn a_record_of_the_ring_is_what_it_says() {
+    let raw = abi::TlsOpen {
+        header: abi::Header { time_ns: 12, kind: abi::KIND_TLS_OPEN, flags: abi::FLAG_MID_JOIN, length: 40 },
+        conn_id: CLEAR.0,
+        carrier: WIRE.0,
+        pid: 9,
+        library: abi::TLS_RUSTLS,
+        link: abi::TLS_LINK_ORDER,
+    };
+    let bytes = Bytes::copy_from_slice(raw.as_bytes());
+    let want = TlsOpen {
+        time: BootTime(12),
+        conn: CLEAR,
+        carrier: WIRE,
+        pid: 9,
+        library: abi::TLS_RUSTLS,
+        link: abi::TLS_LINK_ORDER,
+        flags: abi::FLAG_MID_JOIN,
+    };
+    assert_eq!(decode(&bytes).unwrap(), Event::TlsOpen(want));
+    for n in 0..bytes.len() {
+        assert!(matches!(decode(&bytes.slice(..n)), Err(DecodeError::Short { .. })), "{n} bytes");
+    }
+    let names = [1, 2, 3, 4, 5, 6, 7].map(tls_library);
+    assert_eq!(names, ["openssl", "boringssl", "gnutls", "nss", "go", "rustls", "unknown"]);
 }
