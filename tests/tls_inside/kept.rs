@@ -197,6 +197,18 @@ fn a_recording_gives_back_the_same_transactions_stored_and_replayed() {
 fn the_heads_of_what_was_said_inside_are_found() {
     let temp = tempfile::tempdir().unwrap();
     let told = record_all(&many(), temp.path());
+    // They come from the events of both connections, and of no other.
+    let recording = Recording::open(temp.path()).unwrap();
+    let source = ReplaySource::open(&recording, WallRange::default(), Metrics::default()).unwrap();
+    let mut source = source.only(CLEAR, Some(WIRE));
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(batch) = source.next_batch().unwrap() {
+        seen.extend(batch.events.iter().filter_map(|event| match event {
+            Event::Data(data) => Some(data.conn),
+            _ => None,
+        }));
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [WIRE, CLEAR]);
     let answered =
         |one: &&Transaction| one.carrier.is_some() && one.end == End::Answered && one.server_port.is_some();
     let rows: Vec<&Transaction> = told.iter().filter(answered).collect();

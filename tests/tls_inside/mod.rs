@@ -14,7 +14,7 @@ use tracer_user::{
     pipeline::{LostRequests, Pipeline, PipelineConfig, Snapshot},
     protocol::{Flow, TlsFacts},
     time::{Anchor, BootTime, WallTime},
-    transaction::{Confidence, End, Kind, Transaction},
+    transaction::{Confidence, End, Kind, Transaction, Unpaired},
 };
 use zerocopy::IntoBytes as _;
 
@@ -30,6 +30,8 @@ mod protocols;
 
 const WIRE: ConnId = ConnId(0x4000);
 const CLEAR: ConnId = ConnId(0x4040);
+/// Between two happenings: a story takes many times as long as events wait for earlier ones.
+const STEP: u64 = 5 * MS;
 
 /// One of the two connections, as the kernel numbers it.
 #[derive(Clone)]
@@ -128,7 +130,7 @@ impl Story {
 
     /// Bytes on the wire.
     fn wire(mut self, flow: Flow, bytes: &[u8]) -> Story {
-        self.now += MS / 10;
+        self.now += STEP;
         let direction = self.direction(flow);
         let data = self.wire.data(self.now, direction, bytes);
         self.events.push(Event::Data(data));
@@ -151,7 +153,7 @@ impl Story {
 
     /// Those that the library gave out, of what it had received before.
     fn only_clear(mut self, flow: Flow, bytes: &[u8]) -> Story {
-        self.now += MS / 10;
+        self.now += STEP;
         let direction = self.direction(flow);
         let data = self.clear.data(self.now, direction, bytes);
         self.events.push(Event::Data(data));
@@ -169,7 +171,7 @@ impl Story {
     }
 
     fn tls_open_as(mut self, library: u16, link: u16, flags: u16) -> Story {
-        self.now += MS / 10;
+        self.now += STEP;
         let (conn, carrier) = (self.clear.conn, self.wire.conn);
         let time = BootTime(self.now);
         self.events.push(Event::TlsOpen(TlsOpen { time, conn, carrier, pid: 5, library, link, flags }));
@@ -421,6 +423,10 @@ fn joined_in_the_middle_it_is_read_from_the_next_request_on() {
         // The rest of an answer, of which the wire told before.
         let story = story.wire(Flow::Response, &record(23, &[7; 900]));
         let story = story.tls_open_as(abi::TLS_GO, abi::TLS_LINK_NESTED, abi::FLAG_MID_JOIN);
+        // And all of one inside, to what was asked before.
+        let answered = story.clone().only_clear(Flow::Response, OK.as_bytes()).exchange().run();
+        let unpaired: Vec<_> = answered.snapshot.unpaired.iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(unpaired, [&(Unpaired::MidJoin, 1)]);
         let run = story
             .only_clear(Flow::Response, &[b'x'; 800])
             .exchange()
