@@ -378,6 +378,31 @@ fn a_request_in_flight_ends_as_its_connection_does() {
 }
 
 #[test]
+fn a_call_that_fails_on_the_wire_ends_what_is_in_flight_inside() {
+    for (role, flow, end) in [
+        (Role::Client, Flow::Response, End::Reset),
+        // The answer may still come.
+        (Role::Client, Flow::Request, End::Closed),
+        (Role::Server, Flow::Response, End::Reset),
+        (Role::Server, Flow::Request, End::Reset),
+    ] {
+        let mut story = Story::https(role, 1).clear(Flow::Request, GET.as_bytes());
+        let (turn, speaking) = (story.wire.turn, story.wire.speaking);
+        story = story.wire(flow, b"");
+        (story.wire.turn, story.wire.speaking) = (turn, speaking);
+        let failed = story.now;
+        if let Some(Event::Data(data)) = story.events.last_mut() {
+            data.turn = turn;
+            data.flags = abi::FLAG_ERROR | (data.flags & abi::FLAG_EGRESS);
+        }
+        let run = story.wait(100).close(abi::CLOSE_NORMAL).run();
+        let last = run.inside()[1];
+        assert_eq!((last.end, last.end_time.0 == failed), (end, end == End::Reset), "{role:?} {flow:?}");
+        run.lost_nothing();
+    }
+}
+
+#[test]
 fn without_its_own_end_a_clear_text_ends_with_its_carrier_and_how_is_not_known() {
     for reason in [abi::CLOSE_NORMAL, abi::CLOSE_RESET, abi::CLOSE_EXIT] {
         let story = Story::https(Role::Client, 1).clear(Flow::Request, GET.as_bytes()).close_wire(reason);
