@@ -1,6 +1,6 @@
 //! What is kept of both: recordings, checkpoints, the heads of what was said inside.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use proptest::prelude::*;
 use tracer_user::{
@@ -177,12 +177,38 @@ fn a_recording_gives_back_the_same_transactions_stored_and_replayed() {
     replayed.extend(pipeline.finish().transactions);
     assert_eq!(read, events);
     assert_eq!(replayed, told);
+    // Each is found by its id, and nothing is read for one that cannot be there.
+    let find = |id: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_txray"));
+        command.env("XDG_CONFIG_HOME", "/nonexistent").arg("find").arg(temp.path());
+        let output = command.args(["--id", id, "--json"]).output().unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
+    };
+    for one in told.iter().filter(|one| one.is_finished()) {
+        let [rows, _] = find(&one.id());
+        assert_eq!(rows.lines().count(), 1, "{}", one.id());
+        assert!(rows.contains(&format!("\"id\":\"{}\"", one.id())), "{rows}");
+    }
+    let [rows, read] = find("ffffffffffffffff-0");
+    assert!(rows.is_empty() && read.contains("0 of 1 row groups read"), "{read}");
 }
 
 #[test]
 fn the_heads_of_what_was_said_inside_are_found() {
     let temp = tempfile::tempdir().unwrap();
     let told = record_all(&many(), temp.path());
+    // They come from the events of both connections, and of no other.
+    let recording = Recording::open(temp.path()).unwrap();
+    let source = ReplaySource::open(&recording, WallRange::default(), Metrics::default()).unwrap();
+    let mut source = source.only(CLEAR, Some(WIRE));
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(batch) = source.next_batch().unwrap() {
+        seen.extend(batch.events.iter().filter_map(|event| match event {
+            Event::Data(data) => Some(data.conn),
+            _ => None,
+        }));
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [WIRE, CLEAR]);
     let answered =
         |one: &&Transaction| one.carrier.is_some() && one.end == End::Answered && one.server_port.is_some();
     let rows: Vec<&Transaction> = told.iter().filter(answered).collect();

@@ -3,15 +3,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracer_ebpf as abi;
 use tracer_user::{
-    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Role, TlsOpen},
+    event::{
+        ConnClose, ConnId, ConnOpen, Counters, Data, DecodeError, Direction, Event, EventBatch, Role,
+        TlsOpen, decode, tls_library,
+    },
     metrics::{Counter, Metrics},
     pipeline::{LostRequests, Pipeline, PipelineConfig, Snapshot},
     protocol::{Flow, TlsFacts},
     time::{Anchor, BootTime, WallTime},
-    transaction::{Confidence, End, Kind, Transaction},
+    transaction::{Confidence, End, Kind, Transaction, Unpaired},
 };
+use zerocopy::IntoBytes as _;
 
 use crate::{
     captures::{Line, captures, parse},
@@ -25,6 +30,8 @@ mod protocols;
 
 const WIRE: ConnId = ConnId(0x4000);
 const CLEAR: ConnId = ConnId(0x4040);
+/// Between two happenings: a story takes many times as long as events wait for earlier ones.
+const STEP: u64 = 5 * MS;
 
 /// One of the two connections, as the kernel numbers it.
 #[derive(Clone)]
@@ -123,7 +130,7 @@ impl Story {
 
     /// Bytes on the wire.
     fn wire(mut self, flow: Flow, bytes: &[u8]) -> Story {
-        self.now += MS / 10;
+        self.now += STEP;
         let direction = self.direction(flow);
         let data = self.wire.data(self.now, direction, bytes);
         self.events.push(Event::Data(data));
@@ -146,7 +153,7 @@ impl Story {
 
     /// Those that the library gave out, of what it had received before.
     fn only_clear(mut self, flow: Flow, bytes: &[u8]) -> Story {
-        self.now += MS / 10;
+        self.now += STEP;
         let direction = self.direction(flow);
         let data = self.clear.data(self.now, direction, bytes);
         self.events.push(Event::Data(data));
@@ -164,7 +171,7 @@ impl Story {
     }
 
     fn tls_open_as(mut self, library: u16, link: u16, flags: u16) -> Story {
-        self.now += MS / 10;
+        self.now += STEP;
         let (conn, carrier) = (self.clear.conn, self.wire.conn);
         let time = BootTime(self.now);
         self.events.push(Event::TlsOpen(TlsOpen { time, conn, carrier, pid: 5, library, link, flags }));
@@ -371,6 +378,31 @@ fn a_request_in_flight_ends_as_its_connection_does() {
 }
 
 #[test]
+fn a_call_that_fails_on_the_wire_ends_what_is_in_flight_inside() {
+    for (role, flow, end) in [
+        (Role::Client, Flow::Response, End::Reset),
+        // The answer may still come.
+        (Role::Client, Flow::Request, End::Closed),
+        (Role::Server, Flow::Response, End::Reset),
+        (Role::Server, Flow::Request, End::Reset),
+    ] {
+        let mut story = Story::https(role, 1).clear(Flow::Request, GET.as_bytes());
+        let (turn, speaking) = (story.wire.turn, story.wire.speaking);
+        story = story.wire(flow, b"");
+        (story.wire.turn, story.wire.speaking) = (turn, speaking);
+        let failed = story.now;
+        if let Some(Event::Data(data)) = story.events.last_mut() {
+            data.turn = turn;
+            data.flags = abi::FLAG_ERROR | (data.flags & abi::FLAG_EGRESS);
+        }
+        let run = story.wait(100).close(abi::CLOSE_NORMAL).run();
+        let last = run.inside()[1];
+        assert_eq!((last.end, last.end_time.0 == failed), (end, end == End::Reset), "{role:?} {flow:?}");
+        run.lost_nothing();
+    }
+}
+
+#[test]
 fn without_its_own_end_a_clear_text_ends_with_its_carrier_and_how_is_not_known() {
     for reason in [abi::CLOSE_NORMAL, abi::CLOSE_RESET, abi::CLOSE_EXIT] {
         let story = Story::https(Role::Client, 1).clear(Flow::Request, GET.as_bytes()).close_wire(reason);
@@ -416,6 +448,10 @@ fn joined_in_the_middle_it_is_read_from_the_next_request_on() {
         // The rest of an answer, of which the wire told before.
         let story = story.wire(Flow::Response, &record(23, &[7; 900]));
         let story = story.tls_open_as(abi::TLS_GO, abi::TLS_LINK_NESTED, abi::FLAG_MID_JOIN);
+        // And all of one inside, to what was asked before.
+        let answered = story.clone().only_clear(Flow::Response, OK.as_bytes()).exchange().run();
+        let unpaired: Vec<_> = answered.snapshot.unpaired.iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(unpaired, [&(Unpaired::MidJoin, 1)]);
         let run = story
             .only_clear(Flow::Response, &[b'x'; 800])
             .exchange()
@@ -491,4 +527,32 @@ fn facts_that_come_later_are_those_of_the_clear_text_too() {
     assert_eq!((run.inside().len(), run.outside().len()), (2, 0));
     assert!(run.inside().iter().all(|one| one.tls.as_deref() == Some(&facts(Some("openssl")))));
     assert_eq!(run.last_verdict(WIRE), Some(abi::VERDICT_LENGTHS));
+}
+
+#[test]
+fn a_record_of_the_ring_is_what_it_says() {
+    let raw = abi::TlsOpen {
+        header: abi::Header { time_ns: 12, kind: abi::KIND_TLS_OPEN, flags: abi::FLAG_MID_JOIN, length: 40 },
+        conn_id: CLEAR.0,
+        carrier: WIRE.0,
+        pid: 9,
+        library: abi::TLS_RUSTLS,
+        link: abi::TLS_LINK_ORDER,
+    };
+    let bytes = Bytes::copy_from_slice(raw.as_bytes());
+    let want = TlsOpen {
+        time: BootTime(12),
+        conn: CLEAR,
+        carrier: WIRE,
+        pid: 9,
+        library: abi::TLS_RUSTLS,
+        link: abi::TLS_LINK_ORDER,
+        flags: abi::FLAG_MID_JOIN,
+    };
+    assert_eq!(decode(&bytes).unwrap(), Event::TlsOpen(want));
+    for n in 0..bytes.len() {
+        assert!(matches!(decode(&bytes.slice(..n)), Err(DecodeError::Short { .. })), "{n} bytes");
+    }
+    let names = [1, 2, 3, 4, 5, 6, 7].map(tls_library);
+    assert_eq!(names, ["openssl", "boringssl", "gnutls", "nss", "go", "rustls", "unknown"]);
 }

@@ -11,10 +11,11 @@ use tracer_ebpf as abi;
 
 use super::{Entry, Pipeline};
 use crate::{
-    event::{ConnClose, ConnId, Role, TlsOpen, tls_library},
+    event::{ConnClose, ConnId, Direction, Role, TlsOpen, tls_library},
     metrics::Counter,
     protocol::TlsFacts,
     time::BootTime,
+    transaction::End,
 };
 
 /// Links remembered: as many as the kernel tracks connections. Beyond it the oldest is forgotten (`lost.tracker_full`): its clear text is read on,
@@ -202,6 +203,27 @@ impl Pipeline {
             });
             self.remove(clear, Some(close));
             self.tracker.end(clear, close.time);
+        }
+    }
+
+    /// A call on a connection failed: what is in flight inside of it will not be answered any more.
+    pub(super) fn fail_inside(&mut self, carrier: ConnId, direction: Direction, now: BootTime) {
+        if self.rest.carriers.inside(carrier).is_empty() {
+            return;
+        }
+        let Some(outer) = self.tracker.get(carrier) else { return };
+        let asks = outer.exchange.requests() == Some(Direction::Egress);
+        if !outer.exchange.is_mute() || (asks && direction == Direction::Egress) {
+            // The answer to what was sent before may still come.
+            return;
+        }
+        for at in 0.. {
+            let Some(&clear) = self.rest.carriers.inside(carrier).get(at) else { break };
+            let Some(entry) = self.tracker.get_mut(clear) else { continue };
+            self.rest.flush_held(entry);
+            self.rest.with(entry, |exchange, _, turnover| {
+                exchange.pairs_mut().end_all(End::Reset, now, turnover.fx);
+            });
         }
     }
 

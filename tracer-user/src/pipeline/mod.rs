@@ -11,6 +11,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
 
 pub use self::age::AgeSteps;
 pub use crate::conn::turns::LostRequests;
@@ -391,7 +392,13 @@ impl Pipeline {
         let is_late = time < self.rest.state.now;
         self.pass(time);
         match event {
-            Event::Data(data) => self.data(data, is_late),
+            Event::Data(data) => {
+                let failed = data.has(abi::FLAG_ERROR).then(|| (data.conn, data.direction()));
+                self.data(data, is_late);
+                if let Some((conn, direction)) = failed {
+                    self.fail_inside(conn, direction, time);
+                }
+            }
             Event::Datagram(datagram) => self.datagram(&datagram, is_late),
             Event::ConnOpen(open) => self.open(&open),
             Event::TlsOpen(open) => self.tls_open(&open),

@@ -49,6 +49,8 @@ pub enum Values {
     IntegerSet(Vec<i64>),
     /// None outside of this range; `false` comes first.
     Booleans(RangeInclusive<bool>),
+    /// None outside of this range, in the order of their bytes.
+    TextRange(RangeInclusive<String>),
     /// None but these.
     Texts(Vec<String>),
 }
@@ -158,6 +160,14 @@ fn range_of(chunk: &ColumnChunkMetaData) -> Values {
             (Some(&min), Some(&max)) if min <= max => Values::Booleans(min..=max),
             _ => Values::Unknown,
         },
+        Some(Statistics::ByteArray(statistics)) => {
+            let whole = statistics.min_is_exact() && statistics.max_is_exact();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok().filter(|_| whole);
+            match (statistics.min_bytes_opt().and_then(text), statistics.max_bytes_opt().and_then(text)) {
+                (Some(min), Some(max)) if min <= max => Values::TextRange(min..=max),
+                _ => Values::Unknown,
+            }
+        }
         _ => Values::Unknown,
     }
 }

@@ -93,11 +93,9 @@ impl Expression {
                 }
             }
             Expression::Text { field: Field::Id, op: Order::Equal, value } => {
-                ids(column, |conn| is_of(value, conn))
+                ids(column, std::slice::from_ref(value))
             }
-            Expression::TextIn { field: Field::Id, values } => {
-                ids(column, |conn| values.iter().any(|value| is_of(value, conn)))
-            }
+            Expression::TextIn { field: Field::Id, values } => ids(column, values),
             Expression::Text { field, op, value } => {
                 texts(&field.facts(column), |have| op.holds(have.cmp(value.as_str())))
             }
@@ -147,9 +145,15 @@ fn texts(facts: &ColumnFacts, holds: impl Fn(&str) -> bool) -> Outcomes {
 
 /// An id is its connection's and a number. It is written without a dictionary, `conn_id` with one; but of what was seen inside TLS that has
 /// another connection, the one on the wire.
-fn ids(column: &Columns<'_>, is_one: impl Fn(&str) -> bool) -> Outcomes {
-    let has_inside = column("tls_library").values != Values::None;
-    Outcomes { hit: has_inside || texts(&Field::ConnId.facts(column), is_one).hit, miss: true }
+fn ids(column: &Columns<'_>, values: &[String]) -> Outcomes {
+    let may_be_inside = column("tls_library").values != Values::None;
+    let is_one = |conn: &str| values.iter().any(|value| is_of(value, conn));
+    let is_within = match &column("id").values {
+        Values::TextRange(range) => values.iter().any(|value| range.contains(value)),
+        facts => *facts != Values::None,
+    };
+    let hit = is_within && (may_be_inside || texts(&Field::ConnId.facts(column), is_one).hit);
+    Outcomes { hit, miss: true }
 }
 
 /// Without values of the field's type: none at all, or nobody knows.
