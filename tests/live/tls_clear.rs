@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::{
     Hooks,
     check::check_order_and_sums,
+    dns::counted,
     machine,
     process::{Process, wait_for},
     tls::{NAME, PAGE, certificate, curl_of_nginx, free_address, wait_for_library},
@@ -226,6 +227,52 @@ fn servers_and_clients_of_https(
         let conns: BTreeSet<&str> = found.iter().map(|one| one.conn_id.as_str()).collect();
         assert!(name == "gnutls" || conns.len() == 2, "{why}");
     }
+    let last = |name| counted(&capture, name).last().copied();
+    assert_eq!(last("tls.left_opaque"), Some(0), "{}", capture.stderr);
+    assert!(last("tls.ns_per_call") > Some(0), "a trial was made");
+    assert_eq!(last("kernel.tls_call_left"), Some(0));
     assert_eq!(capture.summary.unpaired.values().sum::<u64>(), 0, "{}", capture.stderr);
     assert_eq!(capture.summary.lost_requests.high, 0, "{}", capture.stderr);
+}
+
+/// A server that forks for each connection: it is traced by its number alone, and all but the first of its children are seen from
+/// their first byte on.
+#[test]
+fn children_that_serve_are_seen_from_the_second_on() {
+    const N_CHILDREN: usize = 6;
+    let _machine = machine();
+    let folder = TempDir::new().unwrap();
+    // A library that nobody else uses: probes on its file are the test's own.
+    fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", folder.path().join("libssl.so.3")).unwrap();
+    let code = THREADS
+        .replace("import http.server, ssl, sys", "import http.server, socketserver, ssl, sys")
+        .replace(
+            "server = http.server.ThreadingHTTPServer(",
+            "class Server(socketserver.ForkingMixIn, http.server.HTTPServer): pass\nserver = Server(",
+        )
+        // A handshake in the child, as servers do that fork.
+        .replace("server_side=True", "server_side=True, do_handshake_on_connect=False");
+    let (key, certificate) = certificate(folder.path());
+    let port = free_address().port();
+    let mut command = python(folder.path(), &code);
+    command.env("LD_LIBRARY_PATH", folder.path()).arg(&certificate).arg(&key).arg(port.to_string());
+    let server = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+    wait_for("the server to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let tracer = Tracer::start(Hooks::Socket, &[server.pid()]);
+    for child in 0..N_CHILDREN {
+        let mut curl = curl(&certificate, port);
+        fetch(&mut curl, port, child * N);
+        assert_eq!(curl.wait("curl"), Some(0));
+    }
+    let capture = tracer.stop();
+    check_order_and_sums(&capture);
+    let found = inside(&capture, "server");
+    let why = format!("{found:#?}\n{}", capture.stderr);
+    let targets: BTreeSet<&str> = found.iter().filter_map(|one| one.target.as_deref()).collect();
+    for n in N..N_CHILDREN * N {
+        assert!(targets.contains(format!("/page/{n}").as_str()), "{n}: {why}");
+    }
+    let complete = found.iter().filter(|one| one.confidence == "complete").count();
+    assert!(complete >= (N_CHILDREN - 1) * N, "{complete}: {why}");
+    assert_eq!(targets.len(), found.len(), "each once: {why}");
 }

@@ -18,6 +18,7 @@ pub mod tls_libraries;
 pub mod tls_probes;
 pub mod trial;
 pub mod uprobe_link;
+pub mod uprobe_trial;
 pub mod verdicts;
 
 #[cfg(test)]

@@ -471,6 +471,7 @@ impl Reader {
                 ("tls.places".into(), status.n_places as u64),
                 ("tls.left_opaque".into(), status.left_opaque.len() as u64),
                 ("tls.looks_lost".into(), status.n_lost),
+                ("tls.ns_per_call".into(), status.ns_per_call),
             ]);
         }
         if let Some(fill) = &mut self.fill {

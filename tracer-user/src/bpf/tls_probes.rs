@@ -28,6 +28,7 @@ use super::{
     load::Loaded,
     ring::boot_now,
     uprobe_link::{self, Place},
+    uprobe_trial,
 };
 use crate::{
     config::Targets,
@@ -91,6 +92,8 @@ pub struct Status {
     pub n_places: usize,
     /// Libraries that are left opaque, each with the reason, once.
     pub left_opaque: Vec<String>,
+    /// What the two probes of a function cost a call of a process that is no target, ns, by the trial at the start.
+    pub ns_per_call: u64,
     /// Looks that were not taken because too many waited.
     pub n_lost: u64,
 }
@@ -119,7 +122,7 @@ impl TlsProbes {
             && targets.cgroups.is_empty()
             && !targets.pids.is_empty();
         let scope = if is_fixed { Scope::Each } else { Scope::All };
-        TlsProbes::start(programs, (map, hints), scope, pids).map(Some).map_err(|error| error.to_string())
+        TlsProbes::start(programs, (map, hints), scope, pids).map(Some)
     }
 
     /// Attaches to `pids` and begins to follow others. What is not done within [`PATIENCE`] goes on behind.
@@ -128,9 +131,15 @@ impl TlsProbes {
         (processes, hints): (HashMap<MapData, u32, abi::TlsProcess>, Array<MapData, u64>),
         scope: Scope,
         pids: &[u32],
-    ) -> io::Result<TlsProbes> {
+    ) -> Result<TlsProbes, String> {
         let status = Arc::new(Mutex::new(Status::default()));
+        let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(format!("{name} is not loaded"));
+        let trial = uprobe_trial::run(program("tls_openssl_write")?, program(RETURN)?)?;
+        lock(&status).ns_per_call = trial.ns_per_call;
+        // What might end programs of others is on no file.
+        let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
         let mut worker = Worker {
+            harms_confined: trial.harms_confined,
             programs,
             processes,
             hints,
@@ -151,7 +160,8 @@ impl TlsProbes {
             // Nobody may be waiting any more.
             let _ = done.try_send(());
             worker.run(&queue);
-        })?;
+        });
+        let thread = thread.map_err(|error| format!("start its thread: {error}"))?;
         let _ = is_done.recv_timeout(if scope == Scope::Each { PATIENCE_WITH_NAMED } else { PATIENCE });
         Ok(TlsProbes { commands: Some(commands), thread: Some(thread), status })
     }
@@ -241,6 +251,8 @@ struct Known {
 }
 
 struct Worker {
+    /// Why programs that confine themselves are left alone.
+    harms_confined: Option<String>,
     programs: FxHashMap<&'static str, OwnedFd>,
     processes: HashMap<MapData, u32, abi::TlsProcess>,
     hints: Array<MapData, u64>,
@@ -313,7 +325,8 @@ impl Worker {
         known.n_looks += 1;
         if known.files == files {
             // What has not executed anything by now serves.
-            if known.n_looks > AGAIN.len() / 2
+            if self.harms_confined.is_none()
+                && known.n_looks > AGAIN.len() / 2
                 && let Some(parent) = known.parent.take()
                 && known.libraries != 0
                 && self.known.get(&parent).is_some_and(|parent| parent.files == files)
@@ -324,6 +337,13 @@ impl Worker {
         }
         known.files.clone_from(&files);
         known.parent = None;
+        if let Some(reason) = &self.harms_confined
+            && is_confined(pid)
+        {
+            let text = format!("pid {pid}: {reason}");
+            self.leave_opaque(text);
+            return;
+        }
         let plan = self.plan(pid, files);
         let missing: Vec<Probe> = {
             let known = self.known.entry(pid).or_default();
@@ -422,7 +442,7 @@ impl Worker {
             };
             probes.push(at(program, false, site));
             if program != RELEASES {
-                probes.push(at("tls_return", true, site));
+                probes.push(at(RETURN, true, site));
             }
         }
         Ok(probes)
@@ -494,6 +514,12 @@ impl Worker {
     }
 }
 
+/// Whether a process has given up system calls (seccomp). One that cannot be asked counts as such.
+fn is_confined(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_none_or(|mode| mode.trim() != "0")
+}
+
 /// A path by which the kernel finds a file of a process; empty if it is gone.
 fn path_of(process: &Process, file: FileId) -> PathBuf {
     let mapped = process.files.iter().find(|mapped| mapped.id == file);
@@ -513,6 +539,8 @@ fn number_of(kind: &str) -> Option<u16> {
     })
 }
 
+/// The program at the return of all others.
+const RETURN: &str = "tls_return";
 /// The program for functions that let go of a handle: their return says nothing.
 const RELEASES: &str = "tls_free";
 
