@@ -124,6 +124,75 @@ proptest! {
     }
 }
 
+/// Anything that could be read from a ring or a file: links to connections that are not there, to oneself, in circles.
+fn anything() -> impl Strategy<Value = Vec<Event>> {
+    let step = (0..9_u8, 0..5_u64, 0..5_u64, any::<bool>(), 0..6_usize, 0..9_u64);
+    proptest::collection::vec(step, 1..150).prop_map(|steps| {
+        let mut sides: Vec<Side> = (0..5).map(|n| Side::new(ConnId(0x4000 + 0x40 * n), 0)).collect();
+        let mut now = 1_000 * MS;
+        let mut events = Vec::new();
+        for (what, one, other, egress, say, wait) in steps {
+            now += wait * wait * wait * MS / 8;
+            let (conn, carrier) = (ConnId(0x4000 + 0x40 * one), ConnId(0x4000 + 0x40 * other));
+            let side = &mut sides[one as usize];
+            let time = BootTime(now);
+            let said: [&[u8]; 6] = [
+                GET.as_bytes(),
+                OK.as_bytes(),
+                &record(23, &[7; 40]),
+                b"\xd1",
+                &record(22, &[1; 50]),
+                b"+OK\r\n",
+            ];
+            let direction = if egress { OUT } else { IN };
+            events.push(match what {
+                0 => {
+                    let (link, flags) = (say as u16, if egress { abi::FLAG_MID_JOIN } else { 0 });
+                    Event::TlsOpen(TlsOpen { time, conn, carrier, pid: 5, library: 1, link, flags })
+                }
+                1 => {
+                    let role = if egress { Role::Client } else { Role::Server };
+                    Event::ConnOpen(ConnOpen { time, conn, role, ..ConnOpen::default() })
+                }
+                2 if say == 0 => side.close(now, abi::CLOSE_NORMAL),
+                3 if say == 0 => {
+                    let mut data = side.clone().data(now, direction, b"");
+                    data.flags |= abi::FLAG_ERROR;
+                    Event::Data(data)
+                }
+                4 => {
+                    // It never comes.
+                    side.data(now, direction, said[say]);
+                    Event::Tick(time)
+                }
+                5 => {
+                    let mut data = side.data(now, direction, said[say]);
+                    data.payload = Bytes::new();
+                    Event::Data(data)
+                }
+                _ => Event::Data(side.data(now, direction, said[say])),
+            });
+        }
+        events
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_linked_to_whatever_the_account_is_right_and_a_checkpoint_changes_nothing(
+        events in anything(),
+        cuts in proptest::collection::vec(0..150_usize, 3),
+        max_conns in 1..6_usize,
+    ) {
+        // Says at every instant that the account is right.
+        let small = PipelineConfig { max_conns, idle_after_ns: 500 * MS, ..config() };
+        let run = Run::of(&events, small);
+        prop_assert!(run.snapshot.n_conns <= max_conns);
+        let whole = through(&events, &[]);
+        prop_assert!(through(&events, &cuts) == whole);
+    }
+}
+
 /// Records events, with checkpoints among them; gives the transactions.
 fn record_all(events: &[Event], dir: &Path) -> Vec<Transaction> {
     let recording = RecordingConfig {

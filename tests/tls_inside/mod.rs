@@ -470,6 +470,22 @@ fn joined_in_the_middle_it_is_read_from_the_next_request_on() {
 }
 
 #[test]
+fn who_asks_on_the_wire_where_that_is_a_guess_says_nothing_of_who_asks_inside() {
+    for role in [Role::Client, Role::Server] {
+        let mut story = Story::new(role).open(abi::FLAG_MID_JOIN);
+        if let Some(Event::ConnOpen(open)) = story.events.last_mut() {
+            open.role = Role::Unknown;
+        }
+        let story =
+            story.wire(Flow::Request, &record(23, &[7; 90])).wire(Flow::Response, &record(23, &[7; 90]));
+        let story = story.tls_open_as(abi::TLS_OPENSSL, abi::TLS_LINK_NESTED, abi::FLAG_MID_JOIN);
+        let run = story.exchange().close(abi::CLOSE_NORMAL).run();
+        let inside = run.inside();
+        assert_eq!((inside.len(), inside[0].role, inside[0].confidence), (1, role, Confidence::Guessed));
+    }
+}
+
+#[test]
 fn a_link_by_order_is_a_guess() {
     for (link, confidence) in [
         (abi::TLS_LINK_NESTED, Confidence::Complete),

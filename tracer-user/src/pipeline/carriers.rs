@@ -96,7 +96,8 @@ impl Facts {
             tuple: conn.tuple,
             unix_path: conn.unix_path.clone(),
             netns: conn.netns,
-            role: conn.role,
+            // A guess is no fact: the clear text says itself who asks.
+            role: if carrier.exchange.is_guessed() { Role::Unknown } else { conn.role },
             role_by_kernel: conn.role_by_kernel,
             tls: carrier.exchange.tls().cloned().unwrap_or_default(),
         }
