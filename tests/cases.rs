@@ -544,6 +544,27 @@ fn what_is_asked_before_a_loss_in_a_pipeline_is_in_doubt_when_the_connection_end
 }
 
 #[test]
+fn what_is_asked_behind_a_loss_is_in_doubt_until_a_turn_proves_its_place() {
+    let lossy = || Script::client().call(OUT, GET).call(IN, OK).lose(OUT, GET).call(IN, OK);
+    // A send is numbered when it returns, and by then another thread may have read the answer: it stands in the turn before, unpaired.
+    let script = lossy().call(IN, OK).call(OUT, GET).close(abi::CLOSE_NORMAL);
+    let (transactions, script) = script.end();
+    assert_eq!(script.unpaired(), [(Unpaired::Gap, 2)]);
+    let [_, one] = &transactions[..] else { panic!("{transactions:#?}") };
+    assert_eq!(
+        (one.end, one.confidence, one.error),
+        (End::TracerStopped, Confidence::Gap, false),
+        "{one:#?}"
+    );
+    // The answer in the turn behind it is its own, and what is asked then is open without a doubt.
+    let script = lossy().call(OUT, GET).call(IN, OK).call(OUT, GET).close(abi::CLOSE_NORMAL);
+    let (transactions, _) = script.end();
+    let told: Vec<_> = transactions.iter().map(|one| (one.end, one.confidence)).collect();
+    let answered = (End::Answered, Confidence::Complete);
+    assert_eq!(told, [answered, answered, (End::Closed, Confidence::Complete)], "{transactions:#?}");
+}
+
+#[test]
 fn a_head_that_was_not_captured_is_a_lost_request() {
     let script = Script::server().call(IN, GET).call(OUT, OK).cut(IN, GET, 0).call(OUT, OK).call(IN, GET);
     let (transactions, script) = script.call(OUT, OK).close(abi::CLOSE_NORMAL).end();

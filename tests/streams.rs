@@ -381,6 +381,190 @@ fn calls_are_counted_and_end_with_their_trailers() {
     assert_eq!(one.request_bytes, ask.len() as u64);
 }
 
+/// A request for an event stream, and its answer's head.
+fn events(client: &mut Peer, server: &mut Peer, stream: u32, coding: &str) -> [Vec<u8>; 2] {
+    let path = format!("/page?n={stream}");
+    let asked = [(":method", "GET"), (":scheme", "http"), (":path", &path), (":authority", "a")];
+    let told = [
+        (":status", "200"),
+        ("content-type", "text/event-stream; charset=utf-8"),
+        ("content-encoding", coding),
+    ];
+    [client.fields(stream, true, &asked), server.fields(stream, false, &told)]
+}
+
+/// A request for a WebSocket, and its answer's head.
+fn socket(client: &mut Peer, server: &mut Peer, stream: u32) -> [Vec<u8>; 2] {
+    let path = format!("/page?n={stream}");
+    let asked = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", &path),
+        (":authority", "a"),
+    ];
+    [client.fields(stream, false, &asked), server.fields(stream, false, &[(":status", "200")])]
+}
+
+fn messages(one: &Transaction) -> [Option<u64>; 2] {
+    [one.request_messages, one.response_messages]
+}
+
+#[test]
+fn events_are_counted_while_other_streams_go_on() {
+    let mut script = Script::open(Role::Server);
+    let (mut client, mut server) = (Peer::new(), Peer::new());
+    script.call(IN, PREFACE);
+    script.call(OUT, SETTINGS);
+    let mut heads = Vec::new();
+    for (stream, coding) in [(1, "identity"), (3, "gzip"), (5, "identity")] {
+        let [asked, told] = events(&mut client, &mut server, stream, coding);
+        script.call(IN, &asked);
+        heads.extend(told);
+    }
+    script.call(OUT, &heads);
+    script.call(IN, &client.get(7));
+    let text = b"data: a\n\n: alive\n\ndata: b\r\n\r\ndata: c";
+    let (one, two) = text.split_at(12);
+    let padded = [&[3][..], one, b"\n\n\n"].concat();
+    script.call(OUT, &[frame(0, 8, 1, &padded), frame(0, 0, 3, text), server.ok(7)].concat());
+    let rest = frame(0, 1, 1, two);
+    for piece in [&rest[..5], &rest[5..10], &rest[10..]] {
+        script.call(OUT, piece);
+    }
+    script.call(OUT, &[body(7), frame(0, 1, 3, b""), frame(0, 1, 5, b"")].concat());
+    script.close();
+    let (all, unpaired) = script.end();
+    assert_eq!((all.len(), unpaired), (4, 0));
+    check_answered(&all[3], Confidence::Complete);
+    for ((stream, one), n) in all.iter().zip([Some(2), None, Some(0)]) {
+        assert_eq!(
+            (one.kind, one.end, one.confidence),
+            (Kind::LongLived, End::Answered, Confidence::Complete)
+        );
+        assert_eq!(messages(one), [None, n], "{stream}");
+    }
+}
+
+#[test]
+fn a_socket_on_a_stream_counts_its_messages_and_says_how_it_was_closed() {
+    for (close, code) in
+        [(&b"\x88\x02\x03\xe8"[..], None), (b"\x88\x02\x03\xf3", Some("1011")), (b"\x88\x00", None)]
+    {
+        let mut script = Script::open(Role::Server);
+        let (mut client, mut server) = (Peer::new(), Peer::new());
+        script.call(IN, PREFACE);
+        script.call(OUT, SETTINGS);
+        let [asked, told] = socket(&mut client, &mut server, 1);
+        script.call(IN, &asked);
+        script.call(OUT, &told);
+        let said = b"\x81\x82abcdxx\x01\x81abcdx\x89\x80abcd\x80\x81abcdx";
+        let in_frames: Vec<u8> = said.chunks(7).flat_map(|piece| frame(0, 0, 1, piece)).collect();
+        script.call(IN, &in_frames);
+        script.call(OUT, &frame(0, 0, 1, b"\x81\x02ok"));
+        script.call(OUT, &frame(0, 0, 1, close));
+        script.call(IN, &frame(0, 1, 1, b"\x88\x82abcd\x62\x91"));
+        script.call(OUT, &frame(0, 1, 1, b""));
+        script.close();
+        let one = script.end().0.remove(0).1;
+        assert_eq!(
+            (one.protocol, &*one.operation, one.kind),
+            ("websocket", "CONNECT /page", Kind::LongLived)
+        );
+        assert_eq!(
+            (one.end, one.confidence, one.status_code),
+            (End::Answered, Confidence::Complete, Some(200))
+        );
+        assert_eq!((messages(&one), one.error), ([Some(2), Some(1)], code.is_some()));
+        assert_eq!(one.error_type.as_deref(), code);
+        let n_frames = said.len().div_ceil(7) + 1;
+        assert_eq!(one.request_bytes, (asked.len() + said.len() + 8 + 9 * n_frames) as u64);
+        assert_eq!(one.response_bytes, (told.len() + 4 + close.len() + 3 * 9) as u64);
+    }
+}
+
+#[test]
+fn a_frame_that_its_side_may_not_send_leaves_no_number_and_disturbs_no_other_stream() {
+    let mut script = Script::open(Role::Server);
+    let (mut client, mut server) = (Peer::new(), Peer::new());
+    script.call(IN, PREFACE);
+    script.call(OUT, SETTINGS);
+    let [asked, told] = socket(&mut client, &mut server, 1);
+    script.call(IN, &asked);
+    script.call(OUT, &told);
+    script.call(IN, &[frame(0, 0, 1, b"\x81\x82abcdxx"), client.get(3)].concat());
+    // Only clients mask.
+    script.call(
+        OUT,
+        &[frame(0, 0, 1, b"\x81\x02ok"), frame(0, 0, 1, b"\x81\x82abcdxx"), server.ok(3)].concat(),
+    );
+    script.call(OUT, &[body(3), frame(0, 0, 1, b"\x81\x02ok"), frame(0, 1, 1, b"")].concat());
+    script.close();
+    let (all, _) = script.end();
+    let [(1, one), (3, _)] = &all[..] else { panic!("{all:#?}") };
+    assert_eq!(
+        (messages(one), one.end, one.confidence),
+        ([Some(1), None], End::Answered, Confidence::Complete)
+    );
+    check_answered(&all[1], Confidence::Complete);
+}
+
+/// What is lost of a stream: where the numbers are gone, and what is known all the same.
+#[test]
+fn behind_a_loss_there_is_no_number_of_messages_and_what_the_loss_did_not_touch_is_known() {
+    let said = b"\x81\x82abcdxx";
+    let told = b"\x81\x02ok";
+    // Lost is a part of a frame's content, all of it, a frame's head, a whole frame; of the client, of the server.
+    for direction in [IN, OUT] {
+        let frame_lost = frame(0, 0, 1, if direction == IN { said } else { told });
+        for lost in [10..12, 9..frame_lost.len(), 3..10, 0..frame_lost.len()] {
+            let mut script = Script::open(Role::Server);
+            let (mut client, mut server) = (Peer::new(), Peer::new());
+            script.call(IN, PREFACE);
+            script.call(OUT, SETTINGS);
+            let [asked, agreed] = socket(&mut client, &mut server, 1);
+            script.call(IN, &asked);
+            script.call(OUT, &agreed);
+            let [ask_events, tell_events] = events(&mut client, &mut server, 3, "identity");
+            script.call(IN, &ask_events);
+            script.call(OUT, &[tell_events, frame(0, 0, 3, b"data: a\n\n")].concat());
+            for _ in 0..2 {
+                script.call(IN, &frame(0, 0, 1, said));
+                script.call(OUT, &frame(0, 0, 1, told));
+            }
+            let seen = |script: &mut Script, bytes: &[u8]| {
+                if !bytes.is_empty() {
+                    script.call(direction, bytes);
+                }
+            };
+            seen(&mut script, &frame_lost[..lost.start]);
+            script.lose(direction, &frame_lost[lost.clone()]);
+            seen(&mut script, &frame_lost[lost.end..]);
+            for _ in 0..2 {
+                script.call(if direction == IN { OUT } else { IN }, &frame(6, 0, 0, b"12345678"));
+                script.call(IN, &frame(0, 0, 1, said));
+                script.call(OUT, &[frame(0, 0, 1, told), frame(0, 0, 3, b"data: b\n\n")].concat());
+            }
+            script.call(IN, &[client.get(5), frame(0, 1, 1, b"")].concat());
+            script.call(OUT, &[server.ok(5), body(5), frame(0, 1, 1, b""), frame(0, 1, 3, b"")].concat());
+            script.close();
+            let (all, _) = script.end();
+            let at = format!("{lost:?} of {direction:?}: {all:#?}");
+            let find = |stream| all.iter().find(|(on, _)| *on == stream).map(|(_, one)| one);
+            let (Some(socket), Some(events)) = (find(1), find(3)) else { panic!("{at}") };
+            let expected = if direction == IN { [None, Some(4)] } else { [Some(4), None] };
+            let n_events = if direction == IN { Some(3) } else { None };
+            assert_eq!((messages(socket), messages(events)), (expected, [None, n_events]), "{at}");
+            assert_eq!(socket.confidence, Confidence::Gap, "{at}");
+            // The dynamic tables are whole where only content was lost.
+            if lost.start >= 9 {
+                assert_eq!((socket.end, events.end), (End::Answered, End::Answered), "{at}");
+                check_answered(&(5, find(5).cloned().unwrap()), Confidence::Complete);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_checkpoint_anywhere_gives_the_same_transactions() {
     let mut script = Script::open(Role::Client);

@@ -2,7 +2,11 @@
 //! the contract of `Parser` alone, checks the parser's half of it, and writes down what came out. Shared by the golden
 //! tests, the properties and the fuzz target.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use tracer_user::protocol::{
     Body, Flow, Mark, Message, Operation, Pairing, Parser, Protocol, REGISTRY, Resync, Step, TlsFacts,
@@ -80,6 +84,8 @@ pub struct Wire {
     pub tls: Option<Arc<TlsFacts>>,
     /// How many messages began within them, by index.
     inner: BTreeMap<usize, u64>,
+    /// Of which of them nobody knows.
+    uncounted: BTreeSet<usize>,
     /// Several messages of a flow may be in progress at once.
     by_stream: bool,
     /// Name of the protocol that comes behind the step in progress.
@@ -110,6 +116,7 @@ impl Wire {
             is_upgraded: false,
             tls: None,
             inner: BTreeMap::new(),
+            uncounted: BTreeSet::new(),
             by_stream: protocol.pairing() == Pairing::ByStreamId,
             next_protocol: None,
             turn: (None, 0),
@@ -265,6 +272,10 @@ impl Wire {
     /// Messages in the order of flow and position.
     pub fn finish(mut self) -> Vec<Seen> {
         // However the bytes came in pieces.
+        for at in &self.uncounted {
+            self.inner.remove(at);
+            self.seen[*at].text += " +? messages";
+        }
         for (at, n) in &self.inner {
             self.seen[*at].text += &format!(" +{n} messages");
         }
@@ -399,6 +410,9 @@ impl Wire {
                     if let Some(open) = self.pipes[flow.index()].find(stream) {
                         *self.inner.entry(open).or_default() += n;
                     }
+                }
+                Mark::Uncounted { stream } => {
+                    self.uncounted.extend(self.pipes[flow.index()].find(stream));
                 }
                 Mark::Unread { stream } => assert!(pipe.find(stream).is_some(), "nothing is read"),
                 Mark::LongLived { stream } => self.note(flow, stream, " turns out long-lived"),

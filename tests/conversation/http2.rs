@@ -4,7 +4,7 @@ use httlib_hpack::Encoder;
 use proptest::{collection::vec, prelude::*, sample::select};
 use tracer_user::protocol::Flow;
 
-use super::{Conversation, Script};
+use super::{Conversation, Script, websocket};
 use crate::wire::{End, Seen};
 
 const END_STREAM: u8 = 0x1;
@@ -334,7 +334,7 @@ fn exchange() -> impl Strategy<Value = Vec<Act>> {
                     acts.push(Act::Fields { flow: Flow::Response, fields, end: false, role });
                 }
                 let code = status.to_string();
-                let is_stream = stream && status == 200;
+                let is_stream = stream && status == 200 && !reset;
                 let kind = if is_stream { "text/event-stream" } else { "text/html" };
                 let fields = owned(&[(":status", &code), ("content-type", kind), ("server", "x")]);
                 let long_lived =
@@ -344,15 +344,24 @@ fn exchange() -> impl Strategy<Value = Vec<Act>> {
                     400.. => " error for the client",
                     _ => "",
                 };
+                let (mut told, mut n_events) = (told, String::new());
+                if is_stream {
+                    n_events = format!(" +{} messages", events(&mut told));
+                }
                 let mut answer = Vec::new();
                 message(
                     &mut answer,
                     Flow::Response,
                     fields,
-                    format!("{code}{long_lived}{error}"),
+                    format!("{code}{long_lived}{error}{n_events}"),
                     told,
                     end_trailers,
                 );
+                for act in &mut answer {
+                    if let Act::Data { seen, .. } = act {
+                        *seen = is_stream;
+                    }
+                }
                 if reset {
                     answer.pop();
                     answer.push(Act::Reset { flow: Flow::Response });
@@ -361,6 +370,81 @@ fn exchange() -> impl Strategy<Value = Vec<Act>> {
                 acts
             },
         )
+}
+
+/// Makes bodies pieces of an event stream; how many events it has.
+fn events(told: &mut [(Vec<u8>, Option<u8>, bool)]) -> usize {
+    const PIECES: [&str; 6] =
+        ["data: a\n\nda", "ta: b\n\n", ": alive\n\n", "id: 4\ndata\n", "\n", "data: c\n\ndata: d\n\n"];
+    let mut all = String::new();
+    for (body, _, split) in told {
+        let piece = PIECES[body.len() % PIECES.len()];
+        (*body, *split) = (piece.into(), false);
+        all += piece;
+    }
+    let blocks: Vec<&str> = all.split("\n\n").collect();
+    let has_data = |block: &&&str| block.lines().any(|line| line == "data" || line.starts_with("data:"));
+    blocks[..blocks.len() - 1].iter().filter(has_data).count()
+}
+
+/// A WebSocket on a stream: messages of both sides, whole or in parts, and how one of them closes.
+fn socket() -> impl Strategy<Value = Vec<Act>> {
+    let said = || vec((vec(body(), 1..3), any::<bool>()), 0..4);
+    let close = select(vec![None, Some(1000u16), Some(1011), Some(4401)]);
+    (said(), said(), close, any::<bool>(), 1..4usize, padding()).prop_map(
+        |(asked, told, close, by_client, n_frames, padding)| {
+            let fields = owned(&[
+                (":method", "CONNECT"),
+                (":protocol", "websocket"),
+                (":scheme", "http"),
+                (":path", "/chat"),
+                (":authority", "shop.example"),
+            ]);
+            let outcome = match close {
+                Some(1011) => ", then 200 long-lived error 1011",
+                Some(4401) => ", then 200 long-lived error 4xxx (closed with code 4401)",
+                _ => "",
+            };
+            let note = |is_closing: bool, said: &[(Vec<Vec<u8>>, bool)]| {
+                let n = if said.is_empty() { String::new() } else { format!(" +{} messages", said.len()) };
+                format!("{}{n}", if is_closing { outcome } else { "" })
+            };
+            let text = "CONNECT /chat (target /chat, to shop.example, by websocket)";
+            let role = Role::Begin(format!("{text}{}", note(by_client, &asked)));
+            let mut acts = vec![Act::Fields { flow: Flow::Request, fields, end: false, role }];
+            let role = Role::Begin(format!("200 long-lived{}", note(!by_client, &told)));
+            let fields = owned(&[(":status", "200"), ("server", "x")]);
+            acts.push(Act::Fields { flow: Flow::Response, fields, end: false, role });
+            let closing = if by_client { Flow::Request } else { Flow::Response };
+            // Who closes is heard first.
+            let sides = [(Flow::Request, asked), (Flow::Response, told)];
+            let (first, second) = sides.into_iter().partition::<Vec<_>, _>(|(flow, _)| *flow == closing);
+            for (flow, said) in first.into_iter().chain(second) {
+                let mut bytes = Vec::new();
+                for (parts, control) in said {
+                    for (at, part) in parts.iter().enumerate() {
+                        let fin = if at + 1 == parts.len() { 0x80 } else { 0 };
+                        bytes.extend(websocket::frame(flow, fin | if at == 0 { 2 } else { 0 }, part).0);
+                        if control {
+                            bytes.extend(websocket::frame(flow, 0x89, b"ping").0);
+                        }
+                    }
+                }
+                if flow == closing {
+                    let code = close.map_or(Vec::new(), |code| code.to_be_bytes().to_vec());
+                    bytes.extend(websocket::frame(flow, 0x88, &code).0);
+                }
+                let size = bytes.len().div_ceil(n_frames).max(1);
+                for bytes in bytes.chunks(size) {
+                    let bytes = bytes.to_vec();
+                    acts.push(Act::Data { flow, bytes, end: false, padding, split: false, seen: true });
+                }
+                let bytes = Vec::new();
+                acts.push(Act::Data { flow, bytes, end: true, padding, split: false, seen: true });
+            }
+            acts
+        },
+    )
 }
 
 /// A whole message: ends with its fields, its data or its trailers.
@@ -393,7 +477,7 @@ fn message(
 /// Up to 4 rounds of up to 8 streams at once.
 pub fn conversation() -> impl Strategy<Value = Conversation> {
     (
-        vec(vec(exchange(), 1..8), 1..5),
+        vec(vec(prop_oneof![6 => exchange(), 1 => socket()], 1..8), 1..5),
         vec(dress(), 1..6),
         vec(any::<prop::sample::Index>(), 20..60),
         prop::bool::weighted(0.2),
@@ -461,10 +545,10 @@ pub(super) fn is_part(seen: &str, sent: &str) -> bool {
     let (authority, by) = rest
         .trim_end_matches(')')
         .split_once(", by ")
-        .map_or((rest.trim_end_matches(')'), ""), |(a, _)| (a, ", by grpc"));
+        .map_or((rest.trim_end_matches(')'), ""), |(a, _)| (a, &rest[a.len()..rest.len() - 1]));
     let method = operation.split(' ').next().unwrap_or_default();
     let path = target.split('?').next().unwrap_or_default();
-    let (method, is_call) = if by.is_empty() { (method, false) } else { ("POST", true) };
+    let (method, is_call) = if by == ", by grpc" { ("POST", true) } else { (method, false) };
     let mut ways = Vec::new();
     for to in [authority, "-"] {
         for by in ["", by] {

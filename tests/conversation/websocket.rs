@@ -6,7 +6,7 @@ use tracer_user::protocol::Flow;
 use super::{Conversation, Script};
 
 /// A frame, and the length of its head.
-fn frame(flow: Flow, first: u8, payload: &[u8]) -> (Vec<u8>, usize) {
+pub(super) fn frame(flow: Flow, first: u8, payload: &[u8]) -> (Vec<u8>, usize) {
     const MASK: [u8; 4] = *b"\x81\x82ok";
     let mask_bit = if flow == Flow::Request { 0x80 } else { 0 };
     let mut frame = vec![first];

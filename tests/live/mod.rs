@@ -2,8 +2,8 @@
 //!
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
-//! `dns` needs BIND, dig and dnsmasq,
-//! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets`, Node and curl,
+//! `dns` needs BIND, dig and dnsmasq, `llmnr` systemd-resolved (the program alone) and dig,
+//! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets` and `hypercorn`, nghttpx, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
 //! `http2` nghttp2 and nginx, `grpc` Python's grpcio,
 //! `pcap` tcpdump and bind9 with its tools, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
@@ -22,6 +22,7 @@ mod h2c;
 mod http1;
 mod http2;
 mod http2_ends;
+mod llmnr;
 mod mysql;
 mod odd_calls;
 mod opaque;

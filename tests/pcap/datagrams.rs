@@ -1,6 +1,6 @@
 //! UDP in captures: DNS that BIND and dnsmasq answered, what is seen twice, what is asked twice, headers that lie, and that each packet is counted.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
@@ -371,5 +371,19 @@ fn ports_are_named_and_protocols_chosen_as_when_tracing() {
         assert_eq!(recorded.status.code(), Some(0), "{}", text(&recorded.stderr));
         let again = txray(&["replay", out, "--json"], None);
         assert_eq!(text(&again.stdout), text(&direct.stdout), "{flags:?}");
+        // A state is that of all protocols.
+        if !flags.contains(&"--protocol") {
+            let at = (START_NS + 3 * MS).to_string();
+            let state = txray(&[&["snapshot", file, "--at", &at, "--json"], flags].concat(), None);
+            assert_eq!(state.status.code(), Some(0), "{}", text(&state.stderr));
+            let state: serde_json::Value = serde_json::from_slice(&state.stdout).unwrap();
+            let named: BTreeSet<&str> = state["operations"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|row| row["service"].as_str())
+                .collect();
+            assert_eq!(named, services.iter().copied().collect(), "{flags:?}: {state}");
+        }
     }
 }

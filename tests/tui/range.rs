@@ -297,6 +297,16 @@ fn figures(screen: &Screen, lines: &[String], what: &str) {
     }
 }
 
+/// A recording that is played through a filter.
+fn filtered() -> State {
+    let columns = all_of(&Watch::busy().rollups());
+    let mut state = State::recorded(move || {
+        Ok(RecordedRollups { columns: columns.clone(), ..RecordedRollups::default() })
+    });
+    state.heading.filter = Some("service = '주문'".to_owned());
+    state
+}
+
 fn states() -> Vec<(&'static str, State)> {
     let normal = || State::of(&Watch::busy());
     let nobody = Watch { rows: Vec::new(), watched: Vec::new(), lost: 0 };
@@ -310,14 +320,6 @@ fn states() -> Vec<(&'static str, State)> {
     let whole = all_of(&Watch::busy().rollups());
     let ended = normal();
     ended.feed.status.finished();
-    let filtered = || {
-        let mut state = State::recorded({
-            let columns = whole.clone();
-            move || Ok(RecordedRollups { columns: columns.clone(), ..RecordedRollups::default() })
-        });
-        state.heading.filter = Some("service = '주문'".to_owned());
-        state
-    };
     let hostile = Watch {
         rows: busy().into_iter().map(|row| Transaction { service: HOSTILE.into(), ..row }).collect(),
         watched: vec![(0, 300)],
@@ -399,6 +401,20 @@ fn counter_graphs_in_every_state() {
     let screen = states[1].1.screen((60, 15));
     check(&screen, MANY, "60x15");
     insta::assert_snapshot!("range_60x15", screen.text());
+}
+
+#[test]
+fn the_title_says_what_does_not_narrow_recorded_sums() {
+    for (filter, some_protocols, says) in [
+        (None, false, "  column 1 s  served all services"),
+        (None, true, "  column 1 s  --protocol not applied  served all services"),
+        (Some("err"), false, "  column 1 s  filter not applied  served all services"),
+        (Some("err"), true, "  column 1 s  filter and --protocol not applied  served all services"),
+    ] {
+        let heading = Heading { filter: filter.map(str::to_owned), some_protocols, ..filtered().heading };
+        let title = State { heading, ..filtered() }.screen((400, 100)).lines()[3].clone();
+        assert!(title.contains(says), "{says}: {title}");
+    }
 }
 
 /// What each state must say.

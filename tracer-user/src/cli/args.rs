@@ -94,6 +94,21 @@ impl WordsArgs {
     }
 }
 
+/// Whose datagrams are looked at: live, and in packet captures.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DatagramArgs {
+    /// Datagrams of this UDP port at either end are DNS (repeatable), beside those of 53, 5353 and 5355; of what is in a recording already
+    /// nothing is left to choose
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "TXRAY_UDP_PORT",
+        value_delimiter = ',',
+        help_heading = "Capture"
+    )]
+    pub udp_port: Vec<u16>,
+}
+
 /// What every run takes.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
@@ -107,16 +122,8 @@ pub struct RunArgs {
     /// On this port of a server (repeatable), show what no parser knows turn by turn; elsewhere it is only counted
     #[arg(long, value_name = "PORT", env = "TXRAY_OPAQUE_PORT", value_delimiter = ',', help_heading = "Run")]
     pub opaque_port: Vec<u16>,
-    /// Datagrams of this UDP port at either end are DNS (repeatable), beside those of 53, 5353 and 5355; of what is in a recording already
-    /// nothing is left to choose
-    #[arg(
-        long,
-        value_name = "PORT",
-        env = "TXRAY_UDP_PORT",
-        value_delimiter = ',',
-        help_heading = "Capture"
-    )]
-    pub udp_port: Vec<u16>,
+    #[command(flatten)]
+    pub(super) datagrams: DatagramArgs,
     /// Stop after this time: 500ms, 20s, 5m
     #[arg(long, value_name = "TIME", env = "TXRAY_DURATION", help_heading = "Run")]
     pub duration: Option<Span>,
@@ -198,7 +205,7 @@ impl RunArgs {
             config: _,
             protocol,
             opaque_port,
-            udp_port,
+            datagrams: DatagramArgs { udp_port },
             duration,
             filter,
             json,

@@ -39,6 +39,9 @@ use crate::{
 /// Run a recording through the pipeline again: the same transactions, histograms and dots as the live run had. Needs no
 /// root and runs on any machine.
 ///
+/// Counter graphs over a range are sums that were recorded, of everything: --protocol and --filter do not narrow those of a recording, as their
+/// title says.
+///
 /// A packet capture (pcap or pcapng, also gzip or zstd) is run through the same pipeline: each TCP connection as its server sees it, named by
 /// its address, and likewise the datagrams of DNS, mDNS and LLMNR (ports 53, 5353, 5355 and --udp-port; other UDP is counted). Several are read as one, in the order of their times, whichever order they are named in: what tcpdump -C or -G has
 /// left behind, or captures of several interfaces; a packet that is in two of them counts once. For the screen it is recorded into a folder in $TMPDIR first, which takes about as much room as the capture and
@@ -204,6 +207,8 @@ fn play(
         title: format!("replay  {}", capture::title(&args.paths)),
         filter: filter.as_ref().map(|filter| filter.text().to_owned()),
         replay: true,
+        // What was made of packet captures a moment ago was made of those protocols.
+        some_protocols: !config.protocols.is_empty() && args.paths.iter().any(|path| path == dir),
         template: run::template(&config)?,
         ..tui::Heading::default()
     };

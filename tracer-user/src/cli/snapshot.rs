@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{ExitCode, Expected, capture, run::open_recording};
+use super::{ExitCode, Expected, args::DatagramArgs, capture, run::open_recording};
 use crate::{
     event::Event,
     metrics::Metrics,
@@ -39,6 +39,8 @@ pub struct SnapshotArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    datagrams: DatagramArgs,
 }
 
 /// Runs it.
@@ -47,7 +49,8 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
         let dir = args.paths.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
         return print(args, dir);
     }
-    let made = capture::into_folder(&args.paths, udp_ports().collect(), &PipelineConfig::default())?;
+    let udp_ports = udp_ports().chain(args.datagrams.udp_port.iter().copied()).collect();
+    let made = capture::into_folder(&args.paths, udp_ports, &PipelineConfig::default())?;
     let code = match &made.stopped {
         Some(code) => *code,
         None => print(args, made.folder.path())?,

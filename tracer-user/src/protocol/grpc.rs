@@ -10,19 +10,16 @@
 //! Not handled: gRPC-Web (it is plain HTTP), the fields within messages, `grpc-timeout`. A single message on a call that was meant as
 //! a stream makes it no stream: what the method's definition says is not on the wire.
 //!
-//! **Bounds.** A counter and eight bytes of state for each direction of a stream; `grpc-message` up to [`MAX_WORDS`].
+//! **Bounds.** `grpc-message` up to [`MAX_WORDS`]; what counts the messages is [`super::codec::messages`].
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::{Coverage, ErrorFor, Family, Inference, Operation, Pairing, Parser, Protocol, Response, http2};
 
 /// Bytes kept of `grpc-message`.
 pub const MAX_WORDS: usize = 256;
-/// Bytes before each message: compressed or not, and the length.
-const PREFIX: u8 = 5;
 
 /// gRPC, on the streams of HTTP/2.
 pub struct Grpc;
@@ -179,83 +176,9 @@ fn decode_words(words: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
-/// Finds where messages begin in one direction of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Messages {
-    /// No call, or bytes of it were not seen: messages are not counted.
-    Off,
-    /// The bytes before a message, of which so many are there.
-    Prefix { have: u8, len: u32 },
-    /// Bytes of a message still to come.
-    Body { left: u32 },
-}
-
-impl Messages {
-    /// At the start of a call.
-    pub(super) const START: Messages = Messages::Prefix { have: 0, len: 0 };
-
-    /// A state that counting can lead to.
-    pub(super) fn is_sound(&self) -> bool {
-        !matches!(self, Messages::Prefix { have: PREFIX.., .. })
-    }
-
-    /// Passes over `left` bytes of DATA, of which `buf` shows the first. Returns how many were passed, and how many messages
-    /// began; stops before `left` only where it needs to see more.
-    pub(super) fn advance(&mut self, buf: &[u8], left: u32) -> (u32, u64) {
-        let (mut passed, mut n) = (0, 0);
-        while passed < left {
-            match self {
-                Messages::Off => passed = left,
-                Messages::Body { left: body } => {
-                    let step = (*body).min(left - passed);
-                    *body -= step;
-                    passed += step;
-                    if *body == 0 {
-                        *self = Messages::START;
-                    }
-                }
-                Messages::Prefix { have, len } => {
-                    let Some(&byte) = buf.get(passed as usize) else { break };
-                    if *have == 0 && byte > 1 {
-                        // Neither compressed nor not: these are no messages.
-                        *self = Messages::Off;
-                        continue;
-                    }
-                    *len = if *have == 0 { 0 } else { *len << 8 | u32::from(byte) };
-                    *have += 1;
-                    passed += 1;
-                    if *have == PREFIX {
-                        n += 1;
-                        *self = if *len == 0 { Messages::START } else { Messages::Body { left: *len } };
-                    }
-                }
-            }
-        }
-        (passed, n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_are_counted_however_they_are_cut() {
-        let bytes = [&b"\0\0\0\0\x03abc"[..], b"\x01\0\0\0\0", b"\0\0\0\x01\0", &[7; 256]].concat();
-        for size in 1..bytes.len() {
-            let (mut messages, mut n) = (Messages::START, 0);
-            for piece in bytes.chunks(size) {
-                let (passed, more) = messages.advance(piece, piece.len() as u32);
-                assert_eq!(passed as usize, piece.len());
-                n += more;
-            }
-            assert_eq!((n, messages), (3, Messages::START), "pieces of {size}");
-        }
-        let mut messages = Messages::START;
-        assert_eq!(messages.advance(&bytes[..5], 8), (8, 1), "a message is not looked at");
-        assert_eq!(messages.advance(b"GET ", 4), (4, 0));
-        assert_eq!(messages, Messages::Off);
-    }
 
     #[test]
     fn words_are_decoded_and_bounded() {

@@ -28,7 +28,7 @@ impl Protocol for Llmnr {
             title: "LLMNR",
             covers: "questions on port 5355",
             lacks: "contents of records",
-            tested_with: "–",
+            tested_with: "systemd-resolved",
         }
     }
 

@@ -375,6 +375,11 @@ pub enum Mark {
         /// Number.
         n: u64,
     },
+    /// How many messages there are within the message in progress is not known: what was said of that is void, and no more is said.
+    Uncounted {
+        /// As in [`Message::stream`].
+        stream: u64,
+    },
     /// What the response in progress turned out to be: takes the place of what its [`Mark::Begin`] said. Comes before its `End`. In the
     /// request flow: how the request in progress went, where the client itself says so and nobody answers.
     Outcome {
@@ -436,6 +441,7 @@ impl Mark {
             Mark::Begin(message) => Some(message.stream),
             Mark::Part { stream }
             | Mark::Messages { stream, .. }
+            | Mark::Uncounted { stream }
             | Mark::Outcome { stream, .. }
             | Mark::LongLived { stream }
             | Mark::Unread { stream }

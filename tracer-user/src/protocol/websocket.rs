@@ -1,4 +1,5 @@
-//! WebSocket (RFC 6455) behind HTTP/1's upgrade: the request that asked for it is one long-lived transaction, in which messages are counted.
+//! WebSocket (RFC 6455) behind HTTP/1's upgrade or on a stream of HTTP/2 (RFC 8441): the request that asked for it is one long-lived transaction,
+//! in which messages are counted. On a stream that is [`super::http2`]'s work, by [`Frames`] from here.
 //!
 //! **Framing.** A frame is one step, however long: its payload is never looked at, but for the first two bytes of a close. Data frames with
 //! `FIN` unset begin a message that goes on in continuations: it is counted with its first frame. Ping, pong and close are no messages.
@@ -6,19 +7,18 @@
 //!
 //! **Outcome.** The first close frame says how it went: 1000, 1001 and none at all are no error; for others `error_type` is the code, `3xxx` and
 //! `4xxx` for those of libraries and applications, whose number is in `error_message`. The reason in words is the application's and is
-//! not shown. The transaction ends `upgraded`, with the connection.
+//! not shown. The transaction ends `upgraded`, with the connection; on HTTP/2 as its stream does.
 //!
 //! **Losses.** Lengths lead from frame to frame, so that only what is lost at a frame's head matters. Behind that, a turn's start is taken for a
 //! boundary if a chain of valid heads begins there, of the sort that this side sends (only clients mask). Messages in between are not
 //! counted, and the transaction has confidence `gap`. A side that sends on and on without being answered is counted again only when the other
 //! side has spoken. That everything is to be captured is known some 10 ms behind the upgrade: of turns longer than what is captured before, heads
-//! can be missed in that time.
+//! can be missed in that time. On HTTP/2 nothing begins anew behind a loss: how many messages there are is then not known.
 //!
-//! **Bounds.** Nothing is kept but a few bits for each side. Cost: each frame's head is looked at once, or once more for each piece in which
-//! it comes (at most 16 bytes).
+//! **Bounds.** Nothing is kept but a few bits for each side, on HTTP/2 the 16 bytes of a head as well. Cost: each frame's head is looked at
+//! once, or once more for each piece in which it comes (at most 16 bytes).
 //!
-//! Not handled: extensions that use the other reserved bits; messages of a WebSocket on HTTP/2 (RFC 8441), which is shown and not read; a connection joined behind its upgrade, which shows
-//! nothing of what it is.
+//! Not handled: extensions that use the other reserved bits; a connection joined behind its upgrade, which shows nothing of what it is.
 
 use std::borrow::Cow;
 
@@ -27,7 +27,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Capture, Coverage, ErrorFor, Family, Flow, Inference, Mark, Parser, Protocol, Response, Resync, Step,
+    codec::messages::Passed,
 };
+
+/// Registry name.
+pub const NAME: &str = "websocket";
+/// The longest head: two bytes, a length of eight, a mask of four. Behind it, what is looked at of a close.
+const MAX_HEAD: usize = 14 + 2;
 
 /// Opcodes.
 const CONTINUATION: u8 = 0;
@@ -43,7 +49,7 @@ pub struct WebSocket;
 
 impl Protocol for WebSocket {
     fn name(&self) -> &'static str {
-        "websocket"
+        NAME
     }
 
     fn family(&self) -> Family {
@@ -53,9 +59,9 @@ impl Protocol for WebSocket {
     fn coverage(&self) -> Coverage {
         Coverage {
             title: "WebSocket",
-            covers: "behind HTTP/1's upgrade: one long-lived transaction, messages and bytes of both sides, how it was closed",
-            lacks: "contents; on HTTP/2 the messages; joined behind the upgrade",
-            tested_with: "Python (websockets), Node",
+            covers: "behind HTTP/1's upgrade and on HTTP/2's streams: one long-lived transaction, messages and bytes of both sides, how it was closed",
+            lacks: "contents; joined behind the upgrade",
+            tested_with: "Python (websockets, hypercorn), nghttpx",
         }
     }
 
@@ -180,33 +186,135 @@ fn head(flow: Flow, buf: &[u8]) -> Head {
     Head::Whole(Frame { fin, opcode, mask, n_head, length })
 }
 
-impl Parser for WebSocketParser {
-    fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
-        let frame = match head(flow, buf) {
-            Head::Whole(frame) => frame,
-            Head::Partial => return Step::NeedMore,
-            Head::Bad(why) => return self.give_up(flow, why),
-        };
-        let side = &mut self.flows[flow.index()];
-        match (frame.opcode, side.message) {
-            (CONTINUATION, Message::None) => return self.give_up(flow, "nothing to go on with"),
-            (TEXT | BINARY, Message::Within) => return self.give_up(flow, "a message within a message"),
-            (CLOSE, _) if !self.closed => {
-                let n_code = frame.length.min(2) as usize;
-                let Some(code) = buf.get(frame.n_head..frame.n_head + n_code) else { return Step::NeedMore };
-                self.closed = true;
-                if let ([high, low], [a, b, ..]) = (code, frame.mask.unwrap_or_default()) {
-                    marks.extend(outcome(u16::from_be_bytes([high ^ a, low ^ b])));
-                }
-            }
-            (CLOSE.., _) => {}
-            (opcode, _) => {
-                if opcode != CONTINUATION {
-                    marks.push(Mark::Messages { stream: 0, n: 1 });
-                }
-                side.message = if frame.fin { Message::None } else { Message::Within };
+/// A frame, as far as it has to be seen.
+struct Read {
+    n_head: usize,
+    /// Bytes looked at: the head, and the code of a close.
+    n_seen: usize,
+    length: u64,
+    /// A message begins with it.
+    is_message: bool,
+    /// Of the close that says how it went.
+    code: Option<u16>,
+}
+
+/// Reads the frame at the beginning of `buf`. `None`: there has to be more of it. `closed`: a close was seen, in either flow.
+fn read(
+    flow: Flow,
+    buf: &[u8],
+    message: &mut Message,
+    closed: &mut bool,
+) -> Result<Option<Read>, &'static str> {
+    let frame = match head(flow, buf) {
+        Head::Whole(frame) => frame,
+        Head::Partial => return Ok(None),
+        Head::Bad(why) => return Err(why),
+    };
+    let Frame { n_head, length, .. } = frame;
+    let mut read = Read { n_head, n_seen: n_head, length, is_message: false, code: None };
+    match (frame.opcode, *message) {
+        (CONTINUATION, Message::None) => return Err("nothing to go on with"),
+        (TEXT | BINARY, Message::Within) => return Err("a message within a message"),
+        (CLOSE, _) if !*closed => {
+            read.n_seen += length.min(2) as usize;
+            let Some(code) = buf.get(n_head..read.n_seen) else { return Ok(None) };
+            *closed = true;
+            if let ([high, low], [a, b, ..]) = (code, frame.mask.unwrap_or_default()) {
+                read.code = Some(u16::from_be_bytes([high ^ a, low ^ b]));
             }
         }
+        (CLOSE.., _) => {}
+        (opcode, _) => {
+            read.is_message = opcode != CONTINUATION;
+            *message = if frame.fin { Message::None } else { Message::Within };
+        }
+    }
+    Ok(Some(read))
+}
+
+/// The frames of one flow where they come in pieces with something else between them: in the content of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    message: Message,
+    closed: bool,
+    /// Bytes of the head in progress.
+    have: u8,
+    head: [u8; MAX_HEAD],
+    /// Bytes of the payload in progress that are still to come.
+    left: u64,
+}
+
+impl Frames {
+    /// A close was seen, in either flow.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The other flow's close was seen.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// A state that reading can lead to.
+    pub(super) fn is_sound(&self) -> bool {
+        usize::from(self.have) < MAX_HEAD && (self.have == 0 || self.left == 0)
+    }
+
+    /// Passes over `left` bytes, of which `shown` are the first.
+    pub(super) fn advance(&mut self, flow: Flow, shown: &[u8], left: u32) -> Passed {
+        let mut passed = Passed::default();
+        while passed.len < left {
+            if self.left > 0 {
+                let step = self.left.min(u64::from(left - passed.len));
+                self.left -= step;
+                passed.len += step as u32;
+                continue;
+            }
+            let rest = shown.get(passed.len as usize..).unwrap_or_default();
+            let have = usize::from(self.have);
+            let n = rest.len().min(MAX_HEAD - have);
+            if n == 0 {
+                break;
+            }
+            self.head[have..have + n].copy_from_slice(&rest[..n]);
+            match read(flow, &self.head[..have + n], &mut self.message, &mut self.closed) {
+                // A whole head was there, with what is looked at behind it.
+                Ok(None) if have + n == MAX_HEAD => passed.is_bad = true,
+                Err(_) => passed.is_bad = true,
+                Ok(None) => {
+                    self.have += n as u8;
+                    passed.len += n as u32;
+                }
+                Ok(Some(read)) => {
+                    passed.len += read.n_seen.saturating_sub(have) as u32;
+                    (self.have, self.head) = (0, [0; MAX_HEAD]);
+                    self.left = read.n_head as u64 + read.length - read.n_seen as u64;
+                    passed.n += u64::from(read.is_message);
+                    passed.code = passed.code.or(read.code);
+                }
+            }
+            if passed.is_bad {
+                break;
+            }
+        }
+        passed
+    }
+}
+
+impl Parser for WebSocketParser {
+    fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
+        let side = &mut self.flows[flow.index()];
+        let frame = match read(flow, buf, &mut side.message, &mut self.closed) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Step::NeedMore,
+            Err(why) => return self.give_up(flow, why),
+        };
+        if frame.is_message {
+            marks.push(Mark::Messages { stream: 0, n: 1 });
+        }
+        // As the response that agreed to the upgrade said.
+        let response = frame.code.and_then(|code| outcome(code, Some(101)));
+        marks.extend(response.map(|response| Mark::Outcome { stream: 0, response }));
         side.refused = false;
         Step::Consume { len: frame.n_head as u64 + frame.length }
     }
@@ -270,8 +378,8 @@ fn chain(flow: Flow, mut buf: &[u8]) -> Option<bool> {
     }
 }
 
-/// How it went, by the code of the close frame (RFC 6455 §7.4): `None` if well.
-fn outcome(code: u16) -> Option<Mark> {
+/// How it went, by the code of the close frame (RFC 6455 §7.4): `None` if well. `status`: of the response that agreed to it.
+pub(super) fn outcome(code: u16, status: Option<i32>) -> Option<Response> {
     let (error, words): (Cow<'static, str>, _) = match code {
         1000 | 1001 => return None,
         1002..=1015 => (code.to_string().into(), None),
@@ -279,14 +387,12 @@ fn outcome(code: u16) -> Option<Mark> {
         4000..=4999 => ("4xxx".into(), Some(code)),
         _ => ("_OTHER".into(), None),
     };
-    let response = Response {
-        // As the response that agreed to the upgrade said.
-        status_code: Some(101),
+    Some(Response {
+        status_code: status,
         error: ErrorFor::Both,
         error_type: Some(error),
         error_message: words.map(|code| Bytes::from(format!("closed with code {code}"))),
         long_lived: true,
         ..Response::default()
-    };
-    Some(Mark::Outcome { stream: 0, response })
+    })
 }

@@ -324,6 +324,20 @@ impl Pairs {
         }
     }
 
+    /// Bytes of a flow could not be read (`stream`: of one), and parsers do not count on behind them: how many messages there are in what is in
+    /// progress is not known.
+    pub fn uncounted(&mut self, flow: Flow, stream: Option<u64>) {
+        let is_meant = |on: u64| stream.is_none_or(|stream| stream == on);
+        for open in self.open.iter_mut().filter(|open| is_meant(open.stream)) {
+            if flow == Flow::Response || open.request_end.is_none() {
+                open.more.messages[flow.index()] = None;
+            }
+        }
+        for early in self.early.iter_mut().filter(|early| flow == Flow::Response && is_meant(early.stream)) {
+            early.messages = None;
+        }
+    }
+
     /// The server sends something unasked, `n_bytes` long: a request in the client's place, or a message that nothing answers.
     #[expect(clippy::too_many_arguments, reason = "one call, from the exchange")]
     pub fn push(

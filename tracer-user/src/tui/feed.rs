@@ -75,6 +75,8 @@ pub struct Heading {
     pub filter: Option<String>,
     /// A recording is shown, not the present.
     pub replay: bool,
+    /// Of what was recorded, some protocols only.
+    pub some_protocols: bool,
     /// Time across the XLog at first, ns; `None` = the screen's own choice.
     pub window_ns: Option<u64>,
     /// How to make a link of a transaction.

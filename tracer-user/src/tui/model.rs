@@ -81,6 +81,8 @@ pub struct Model {
     pub narrowed: Option<Narrowed>,
     /// A recording.
     pub replay: bool,
+    /// Of what was recorded, some protocols only.
+    pub some_protocols: bool,
     /// The recording that is played.
     pub played: Option<Played>,
     /// There is a recording to go back in.
@@ -401,6 +403,7 @@ impl Model {
                 older: matching.older,
             }),
             replay: heading.replay,
+            some_protocols: heading.some_protocols,
             played: None,
             has_past: false,
             kept_from,

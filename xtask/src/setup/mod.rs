@@ -6,12 +6,12 @@ mod mounts;
 mod packages;
 mod toolchain;
 
-use std::env;
+use std::{env, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::shell::{command, output, which};
+use crate::shell::{command, output, target_dir, which};
 
 /// Programs of the tests and the package each comes in.
 const TEST_PROGRAMS: &[(&str, &str)] = &[
@@ -104,6 +104,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
         packages::install(&["libssl-dev"])?;
         python_venv()?;
         python_modules()?;
+        resolved()?;
         vm_programs()?;
     }
     println!("setup: done");
@@ -123,6 +124,7 @@ const PYTHON_MODULES: &[(&str, &str)] = &[
     ("websockets.legacy.protocol", "python3-websockets"),
     ("grpc", "python3-grpcio"),
     ("zeroconf", "python3-zeroconf"),
+    ("hypercorn.asyncio", "python3-hypercorn"),
 ];
 
 fn python_modules() -> Result<()> {
@@ -132,6 +134,17 @@ fn python_modules() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// systemd-resolved speaks LLMNR. Installed, it would make itself the resolver of this host: only the program is taken out of its package.
+fn resolved() -> Result<()> {
+    const PROGRAM: &str = "lib/systemd/systemd-resolved";
+    let folder = target_dir().join("tools/systemd-resolved");
+    if Path::new("/").join(PROGRAM).is_file() || folder.join(PROGRAM).is_file() {
+        return Ok(());
+    }
+    packages::install(&["libsystemd-shared"])?;
+    packages::extract("systemd-resolved", &folder)
 }
 
 /// What the VM tests use.

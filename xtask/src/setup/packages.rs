@@ -68,6 +68,29 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     installed.with_context(|| format!("could not install {}", missing.join(" ")))
 }
 
+/// Puts what a package holds into a folder, and installs nothing.
+pub(crate) fn extract(package: &str, into: &Path) -> Result<()> {
+    println!("setup: taking {package} apart into {}", into.display());
+    if !have_apt() {
+        bail!("this host has no apt to get {package} with");
+    }
+    // Renamed into place, so that an interrupted run leaves nothing that looks whole.
+    let work = into.with_extension("partial");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(work.join("tree"))?;
+    let download = || output(command("apt-get", ["download", "-qq", package]).current_dir(&work));
+    // Lists may be missing, or older than the mirror.
+    download().or_else(|_| update().and_then(|()| download()))?;
+    let archive = fs::read_dir(&work)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .with_context(|| format!("apt-get download {package} left no package"))?;
+    output(command("dpkg-deb", ["-x"]).arg(archive).arg(work.join("tree")))?;
+    fs::rename(work.join("tree"), into)?;
+    fs::remove_dir_all(&work)?;
+    Ok(())
+}
+
 /// A command as root, through sudo where this is not root.
 fn as_root(program: &str, args: &[&str]) -> Command {
     if is_root() {

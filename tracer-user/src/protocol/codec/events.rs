@@ -35,8 +35,9 @@ impl Default for Line {
 }
 
 impl Events {
-    /// The next bytes of the body.
-    pub fn seen(&mut self, mut bytes: &[u8]) {
+    /// The next bytes of the body. Returns how many events are over in them.
+    pub fn seen(&mut self, mut bytes: &[u8]) -> u64 {
+        let before = self.n;
         while let Some((&byte, rest)) = bytes.split_first() {
             bytes = rest;
             let after_cr = std::mem::take(&mut self.after_cr);
@@ -67,6 +68,7 @@ impl Events {
                 }
             }
         }
+        self.n - before
     }
 
     /// Bytes of the body that are not there.
@@ -98,8 +100,8 @@ mod tests {
     fn events_are_counted_as_a_browser_does_in_any_pieces(#[case] body: &str, #[case] n: u64) {
         for size in 1..=body.len().max(1) {
             let mut events = Events::default();
-            body.as_bytes().chunks(size).for_each(|piece| events.seen(piece));
-            assert_eq!(events.count(), Some(n), "{size}");
+            let told: u64 = body.as_bytes().chunks(size).map(|piece| events.seen(piece)).sum();
+            assert_eq!((events.count(), told), (Some(n), n), "{size}");
             events.unseen();
             assert_eq!(events.count(), None);
         }

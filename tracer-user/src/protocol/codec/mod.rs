@@ -8,6 +8,7 @@ pub mod head;
 pub mod hpack;
 mod huffman;
 pub mod interim;
+pub mod messages;
 pub mod mysql;
 pub mod pseudo;
 pub mod redis_commands;

@@ -9,7 +9,7 @@ use crate::protocol::{
     ErrorFor, Operation, Request, Response,
     grpc::{self, Status},
     http1::known_method,
-    upgraded_to,
+    upgraded_to, websocket,
 };
 
 /// What a list of fields says, as far as it is known.
@@ -29,6 +29,8 @@ pub struct Head {
     pub grpc: bool,
     /// The content type is that of an event stream.
     pub event_stream: bool,
+    /// The content is coded (`content-encoding`).
+    encoded: bool,
     status_of_call: Option<Bytes>,
     /// `grpc-message`, as sent.
     pub grpc_message: Option<Bytes>,
@@ -40,7 +42,8 @@ pub struct Head {
 fn is_of_interest(name: &[u8]) -> bool {
     let is_pseudo =
         matches!(name, b":method" | b":scheme" | b":path" | b":authority" | b":status" | b":protocol");
-    is_pseudo || matches!(name, b"host" | b"content-type" | b"grpc-status" | b"grpc-message")
+    is_pseudo
+        || matches!(name, b"host" | b"content-type" | b"content-encoding" | b"grpc-status" | b"grpc-message")
 }
 
 impl Head {
@@ -68,6 +71,7 @@ impl Head {
                 self.grpc = grpc::is_content_type(value);
                 self.event_stream = is_event_stream(value);
             }
+            b"content-encoding" => self.encoded |= !value.eq_ignore_ascii_case(b"identity"),
             b"grpc-status" => self.status_of_call = Some(keep()),
             b"grpc-message" => self.grpc_message = Some(keep()),
             _ => {}
@@ -82,6 +86,22 @@ impl Head {
     /// It asks for a tunnel.
     pub fn is_connect(&self) -> bool {
         self.method == Some("CONNECT")
+    }
+
+    /// It asks for a WebSocket (RFC 8441).
+    pub fn is_socket(&self) -> bool {
+        self.named() == Some(websocket::NAME)
+    }
+
+    /// What follows is an event stream that can be read as it is: none of the fields that are not known says that it is coded.
+    pub fn has_plain_events(&self) -> bool {
+        self.event_stream && !self.encoded && !self.unknown
+    }
+
+    /// Registry name of what CONNECT goes to.
+    fn named(&self) -> Option<&'static str> {
+        let (_, protocol) = self.connects_to.as_deref().and_then(upgraded_to)?;
+        protocol.upgraded_stream().is_none().then(|| protocol.name())
     }
 
     /// The status of a call that ends with it.
@@ -113,15 +133,12 @@ impl Head {
             (Some(method), None) if !is_call => Operation::Fixed(Cow::Borrowed(method)),
             (_, None) => Operation::Fixed(Cow::Borrowed("_OTHER")),
         };
-        let named = self.connects_to.as_deref().and_then(upgraded_to).map(|(_, protocol)| protocol);
-        let named =
-            named.filter(|protocol| protocol.upgraded_stream().is_none()).map(|protocol| protocol.name());
         let is_tunnel = self.is_connect() && self.connects_to.is_none();
         Request {
             operation,
             target: if is_tunnel { authority.clone() } else { self.path.clone() },
             authority: authority.filter(|name| !name.is_empty()),
-            protocol: if is_call { Some("grpc") } else { named },
+            protocol: if is_call { Some("grpc") } else { self.named() },
             ..Request::default()
         }
     }

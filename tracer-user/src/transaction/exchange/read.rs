@@ -158,6 +158,7 @@ impl Exchange {
         let in_message = self.in_progress(kind) || by_stream;
         if by_stream {
             self.pairs.streams_missing(kind);
+            self.pairs.uncounted(kind, None);
         }
         let shortest = self.shortest();
         let flow = &mut self.flows[at];
@@ -411,6 +412,7 @@ impl Exchange {
                         conn.turns.requests_not_seen(0, false);
                     }
                     self.pairs.streams_missing(flow);
+                    self.pairs.uncounted(flow, None);
                 }
                 Flow::Request => {
                     conn.turns.requests_not_seen(0, false);
@@ -515,6 +517,7 @@ impl Exchange {
                 }
                 Mark::Part { .. } => {}
                 Mark::Messages { stream, n } => self.pairs.messages(flow, stream, n),
+                Mark::Uncounted { stream } => self.pairs.uncounted(flow, Some(stream)),
                 Mark::Outcome { stream, response } => self.pairs.outcome(flow, stream, response),
                 Mark::Unread { stream } => self.pairs.not_read(flow, stream),
                 Mark::LongLived { stream } => self.pairs.turns_out_long_lived(flow, stream),

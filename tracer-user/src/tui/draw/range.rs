@@ -92,10 +92,13 @@ fn title(buffer: &mut Buffer, area: Rect, model: &Model, graphs: &Graphs, theme:
         Roles::Clients => "made",
         Roles::Both => "served and made",
     };
-    let filter = if model.narrowed.is_some() || model.filter.is_some() && model.replay {
-        "  filter not applied"
-    } else {
-        ""
+    // What was recorded is sums over everything.
+    let is_filtered = model.narrowed.is_some() || model.filter.is_some() && model.replay;
+    let not_applied = match (is_filtered, model.some_protocols && model.replay) {
+        (true, true) => "  filter and --protocol not applied",
+        (true, false) => "  filter not applied",
+        (false, true) => "  --protocol not applied",
+        (false, false) => "",
     };
     let (reading, failed) = match &graphs.recorded {
         Recorded::Reading => ("  reading the recording", String::new()),
@@ -105,7 +108,7 @@ fn title(buffer: &mut Buffer, area: Rect, model: &Model, graphs: &Graphs, theme:
     let whom = graphs.service.as_deref().unwrap_or("all services");
     // Names may be long: they come behind what must be read.
     let text = format!(
-        "{} to {}  column {}{filter}{reading}  {what} {whom}{failed}",
+        "{} to {}  column {}{not_applied}{reading}  {what} {whom}{failed}",
         time(graphs, graphs.frame.from),
         time(graphs, graphs.frame.to),
         column_text(graphs),

@@ -5,20 +5,23 @@
 //! names a method or a status.
 //!
 //! **Framing.** A frame's length is known from its header: DATA is one step, however long, and never looked at, but for the
-//! five bytes before each message of a gRPC call. A list of fields (HEADERS, PUSH_PROMISE and their CONTINUATIONs) is one step. Frames
+//! heads of messages within it ([`super::codec::messages`]) and the events of an event stream that is not coded. A list of fields (HEADERS, PUSH_PROMISE and their CONTINUATIONs) is one step. Frames
 //! of the connection and of unknown sorts are passed over.
 //!
 //! **Messages.** A request begins with its HEADERS and ends with END_STREAM, on whichever frame; so does a response, behind interim
 //! ones. A pushed request is a [`Body::Push`]. RST_STREAM ends a transaction as reset, under the error's name, unless its response
 //! was complete; GOAWAY does so with all streams that it says were not processed (`REFUSED_STREAM`). CONNECT is long-lived
-//! once it was agreed to, as are event streams; one that asks for a WebSocket is that protocol's.
+//! once it was agreed to, as are event streams; one that asks for a WebSocket is that protocol's, and says how it was closed as
+//! [`super::websocket`] does. Messages of calls and WebSockets and the events of event streams are counted, as long as every byte that tells
+//! of them is seen: behind anything else there is no number for those that go on.
 //!
 //! **Loss.** Behind a loss the fields of the dynamic table are not known until they are sent anew ([`hpack`]): of a request what
 //! is known is told (a method without a path), a response may have no status; both are marked. A message whose first frame was lost is no message; a
 //! response whose end is seen without its beginning is cut. An interim response whose status is not known counts as the beginning
 //! of the final one. The beginning of a list that may be a response or the trailers of one
 //! that was lost is taken for neither. Frames are found again at the start of a turn only: by a list of fields there, by
-//! three flawless frames, by frames that end with the turn, or by one of an open stream that ends with what is there.
+//! three flawless frames, by frames that end with the turn, or by one of an open stream that ends with what is there; and behind bytes that
+//! were all content of one DATA frame, whose length is known.
 //! What remains possible: a frame's payload goes on in a new turn and holds whole frames exactly where that turn starts.
 //!
 //! Nothing of it is framed by turns: everything has to be captured. What the first turns of a connection hold beyond what is copied
@@ -27,7 +30,7 @@
 //!
 //! **Bounds.** [`MAX_STREAMS`] streams, beyond which the one with the lowest number is forgotten; lists of fields as
 //! [`frame::MAX_BLOCK`] and [`hpack`] say, longer ones are invalid; 192 KiB of bytes held while frames are searched for.
-//! Each byte of a list is looked at twice (once to find its end), of DATA none but for gRPC's prefixes.
+//! Each byte of a list is looked at twice (once to find its end), of DATA none but heads of messages, and each of events once.
 //!
 //! Not handled: TLS; what runs inside a CONNECT tunnel. Priorities, flow control and pings say nothing about transactions.
 
@@ -35,25 +38,27 @@ use std::{borrow::Cow, collections::VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use self::stream::{Asked, Data, Phase, Stream};
 use super::{
     Body, Coverage, Family, Flow, Inference, Mark, Message, Pairing, Parser, Protocol, Response, Resync,
     Step,
     codec::{
         frame::{self, Block, Frame, HEADER, Kind, PREFACE},
         hpack,
+        messages::Messages,
         pseudo::{self, Head},
     },
-    grpc::{self, Messages, Status},
+    grpc,
+    websocket::Frames,
 };
+
+mod search;
+mod stream;
 
 /// Streams in progress that are remembered: as many as the pipeline keeps requests in flight on a connection.
 pub const MAX_STREAMS: usize = 1024;
 /// Streams remembered that were reset: frames that were under way then are nothing new.
 const MAX_RESET: usize = 64;
-/// Longest payload while frames are searched for, so that a length that is none cannot hold much.
-const MAX_SEARCHED: u32 = 64 << 10;
-/// Flawless frames in a row that are no accident.
-const CHAIN: usize = 3;
 /// A list of settings that is read; 6 bytes each, some ten are registered.
 const MAX_SETTINGS: usize = 4096;
 
@@ -76,9 +81,9 @@ impl Protocol for Http2 {
     fn coverage(&self) -> Coverage {
         Coverage {
             title: "HTTP/2",
-            covers: "both roles; prior knowledge and h2c, HPACK, concurrent streams, resets, GOAWAY, pushes, extended CONNECT",
+            covers: "both roles; prior knowledge and h2c, HPACK, concurrent streams, resets, GOAWAY, pushes, extended CONNECT, event streams with the number of their events",
             lacks: "what is inside of TLS; content of bodies; behind a loss, names that its dynamic table held",
-            tested_with: "nghttpd, nginx, nghttpx, nghttp, h2load, curl",
+            tested_with: "nghttpd, nginx, nghttpx, hypercorn, Node, nghttp, h2load, curl",
         }
     }
 
@@ -192,73 +197,6 @@ struct Side {
     data: Option<Data>,
 }
 
-/// What is left of a DATA frame.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Data {
-    stream: u32,
-    /// Bytes of content.
-    left: u32,
-    /// Bytes of padding behind them.
-    padding: u8,
-    /// The message ends with it.
-    end: bool,
-}
-
-/// How far a message has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Phase {
-    /// Not begun, or its beginning was not seen.
-    #[default]
-    Absent,
-    /// In progress.
-    Open,
-    /// Over.
-    Ended,
-}
-
-/// A stream in progress.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Stream {
-    id: u32,
-    /// Request and response.
-    phase: [Phase; 2],
-    /// Some of the response flow was not seen since it began: its response may have begun there.
-    stale: bool,
-    /// It asks for a tunnel.
-    connect: bool,
-    /// It is a gRPC call.
-    grpc: bool,
-    /// The response's status.
-    status: Option<u16>,
-    /// By flow: where in the messages.
-    messages: [Messages; 2],
-    /// By flow: one message was seen.
-    has_message: [bool; 2],
-    /// More than one was.
-    is_streaming: bool,
-}
-
-impl Stream {
-    fn new(id: u32) -> Stream {
-        Stream {
-            id,
-            phase: [Phase::Absent; 2],
-            stale: false,
-            connect: false,
-            grpc: false,
-            status: None,
-            messages: [Messages::Off; 2],
-            has_message: [false; 2],
-            is_streaming: false,
-        }
-    }
-
-    /// Nothing more comes of it.
-    fn is_over(&self) -> bool {
-        self.phase == [Phase::Ended; 2]
-    }
-}
-
 impl Parser for Http2Parser {
     fn step(&mut self, flow: Flow, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
         let side = &mut self.flows[flow.index()];
@@ -303,32 +241,7 @@ impl Parser for Http2Parser {
     }
 
     fn resync(&mut self, flow: Flow, missing: u64, buf: &[u8], turn_starts: &[usize]) -> Resync {
-        let side = &mut self.flows[flow.index()];
-        let at_refused = std::mem::take(&mut side.refused) && missing == 0;
-        (side.started, side.intact, side.data) = (true, false, None);
-        side.hpack.lose();
-        for stream in &mut self.streams {
-            stream.messages[flow.index()] = Messages::Off;
-            stream.stale |= flow == Flow::Response;
-        }
-        for (idx, &start) in turn_starts.iter().enumerate() {
-            if start == 0 && at_refused {
-                continue;
-            }
-            let Some(behind) = buf.get(start..) else { continue };
-            let turn = turn_starts.get(idx + 1).and_then(|next| next.checked_sub(start));
-            match self.search(flow, behind, turn) {
-                Search::Found => return Resync::At(start),
-                Search::Preface => {
-                    self.flows[flow.index()] =
-                        Side { max_frame: self.flows[flow.index()].max_frame, ..Side::default() };
-                    return Resync::At(start);
-                }
-                Search::NeedMore => return Resync::NotYet { dropped: start },
-                Search::Nothing => {}
-            }
-        }
-        Resync::NotYet { dropped: buf.len() }
+        self.find_frames(flow, missing, buf, turn_starts)
     }
 
     fn close(&mut self, _: Flow, _: &mut Vec<Mark>) {
@@ -379,14 +292,6 @@ impl Side {
     }
 }
 
-/// What bytes behind a loss are.
-enum Search {
-    Found,
-    Preface,
-    NeedMore,
-    Nothing,
-}
-
 impl Http2Parser {
     fn give_up(&mut self, flow: Flow, why: &'static str) -> Step {
         self.flows[flow.index()].refused = true;
@@ -417,61 +322,6 @@ impl Http2Parser {
         at
     }
 
-    /// Looks for frames at the start of `buf`; `turn`: how many bytes there are up to the next turn's start.
-    fn search(&self, flow: Flow, buf: &[u8], turn: Option<usize>) -> Search {
-        let n = buf.len().min(PREFACE.len());
-        if flow == Flow::Request && buf[..n] == PREFACE[..n] {
-            return if n == PREFACE.len() { Search::Preface } else { Search::NeedMore };
-        }
-        let max = self.max_frame(flow).clamp(frame::DEFAULT_MAX, MAX_SEARCHED);
-        let is_open =
-            |id| self.find(id).is_some_and(|at| self.streams[at].phase[flow.index()] == Phase::Open);
-        let (mut at, mut n_frames, mut last) = (0, 0, 0);
-        loop {
-            let rest = &buf[at..];
-            if rest.is_empty() && n_frames > 0 && is_open(last) {
-                return Search::Found;
-            }
-            let Some(frame) = Frame::read(rest) else {
-                return if Frame::may_begin(rest) { Search::NeedMore } else { Search::Nothing };
-            };
-            let is_misplaced = match frame.kind {
-                Kind::Continuation => true,
-                Kind::PushPromise => flow == Flow::Request,
-                _ => false,
-            };
-            if !frame.is_plain(rest, max) || is_misplaced {
-                return Search::Nothing;
-            }
-            if rest.len() < frame.whole() {
-                return Search::NeedMore;
-            }
-            at += match frame.kind {
-                Kind::Headers => match frame::block(rest, &frame, skip(&frame), max) {
-                    Block::Partial => return Search::NeedMore,
-                    Block::Bad(_) => return Search::Nothing,
-                    Block::Whole { block, len } => {
-                        let Some(head) = Head::read(&mut hpack::Decoder::lost(), &block) else {
-                            return Search::Nothing;
-                        };
-                        match (flow, head.is_request(), head.status) {
-                            (Flow::Request, true, None) | (Flow::Response, false, Some(_)) => {
-                                return Search::Found;
-                            }
-                            (_, false, None) => len,
-                            _ => return Search::Nothing,
-                        }
-                    }
-                },
-                _ => frame.whole(),
-            };
-            (n_frames, last) = (n_frames + 1, frame.stream);
-            if n_frames >= CHAIN || Some(at) == turn {
-                return Search::Found;
-            }
-        }
-    }
-
     fn settings(&mut self, flow: Flow, payload: &[u8]) {
         // They are about what the other side may send.
         let other = &mut self.flows[1 - flow.index()];
@@ -481,96 +331,6 @@ impl Http2Parser {
                 5 => other.max_frame = Some(value.clamp(frame::DEFAULT_MAX, frame::LARGEST)),
                 _ => {}
             }
-        }
-    }
-
-    /// A DATA frame at the start of `buf`.
-    fn data_frame(&mut self, flow: Flow, frame: &Frame, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
-        let whole = Step::Consume { len: frame.whole() as u64 };
-        let end = frame.has(frame::END_STREAM);
-        let Some(at) = self.find(frame.stream) else { return whole };
-        let stream = &self.streams[at];
-        let id = u64::from(frame.stream);
-        match stream.phase[flow.index()] {
-            Phase::Open => {}
-            Phase::Absent if flow == Flow::Response && end => {
-                // Its beginning was lost; its end is here.
-                marks.push(Mark::Cut { stream: id });
-                self.ended(flow, at);
-                return whole;
-            }
-            Phase::Absent | Phase::Ended => return whole,
-        }
-        if stream.messages[flow.index()] != Messages::Off {
-            let is_padded = frame.has(frame::PADDED);
-            let (n_head, padding) = match (is_padded, buf.get(HEADER)) {
-                (false, _) => (HEADER, 0),
-                (true, Some(&padding)) => (HEADER + 1, padding),
-                (true, None) => return Step::NeedMore,
-            };
-            let content = frame.len.checked_sub(u32::from(padding) + u32::from(is_padded));
-            let Some(left) = content else { return self.give_up(flow, "padding") };
-            return self.data(flow, Data { stream: frame.stream, left, padding, end }, n_head, buf, marks);
-        }
-        marks.push(Mark::Part { stream: id });
-        if end {
-            self.end(flow, at, marks);
-        }
-        whole
-    }
-
-    /// The content of a DATA frame with messages, behind `n_head` bytes.
-    fn data(&mut self, flow: Flow, mut data: Data, n_head: usize, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
-        let id = u64::from(data.stream);
-        let at = self.find(data.stream);
-        let (mut passed, mut n) = (data.left, 0);
-        if let Some(at) = at {
-            let stream = &mut self.streams[at];
-            if stream.phase[flow.index()] == Phase::Open {
-                let seen = buf.get(n_head..).unwrap_or_default();
-                (passed, n) = stream.messages[flow.index()].advance(seen, data.left);
-                marks.push(Mark::Part { stream: id });
-            }
-            if n > 0 {
-                marks.push(Mark::Messages { stream: id, n });
-                if (n > 1 || stream.has_message[flow.index()]) && !stream.is_streaming {
-                    stream.is_streaming = true;
-                    marks.push(Mark::LongLived { stream: id });
-                }
-                stream.has_message[flow.index()] = true;
-            }
-        }
-        data.left -= passed;
-        let mut len = n_head as u64 + u64::from(passed);
-        self.flows[flow.index()].data = (data.left > 0).then_some(data);
-        if data.left == 0 {
-            len += u64::from(data.padding);
-            if let Some(at) = at.filter(|_| data.end) {
-                self.end(flow, at, marks);
-            }
-        }
-        Step::Consume { len }
-    }
-
-    /// A message ends with this step.
-    fn end(&mut self, flow: Flow, at: usize, marks: &mut Vec<Mark>) {
-        let stream = &self.streams[at];
-        let id = u64::from(stream.id);
-        if stream.phase[flow.index()] == Phase::Open {
-            if flow == Flow::Response && stream.grpc {
-                // Without trailers.
-                let response = grpc::response(Status::Missing, stream.status, None);
-                marks.push(Mark::Outcome { stream: id, response });
-            }
-            marks.push(Mark::End { stream: id });
-        }
-        self.ended(flow, at);
-    }
-
-    fn ended(&mut self, flow: Flow, at: usize) {
-        self.streams[at].phase[flow.index()] = Phase::Ended;
-        if self.streams[at].is_over() {
-            self.streams.remove(at);
         }
     }
 
@@ -633,11 +393,17 @@ impl Http2Parser {
         let at = known.unwrap_or_else(|| self.add(Stream::new(id)));
         let side = &mut self.streams[at];
         side.phase[asks] = Phase::Open;
-        side.connect = head.is_connect();
+        side.asked = match (head.is_socket(), head.is_connect()) {
+            (true, _) => Asked::Socket,
+            (false, true) => Asked::Tunnel,
+            (false, false) => Asked::Other,
+        };
         side.grpc |= head.grpc;
-        if side.grpc {
-            side.messages[asks] = Messages::START;
-        }
+        side.messages[asks] = match side.asked {
+            _ if side.grpc => Messages::CALL,
+            Asked::Socket => Messages::Frames(Frames::default()),
+            Asked::Tunnel | Asked::Other => Messages::Off,
+        };
         let request = head.request(side.grpc);
         marks.push(Mark::Begin(Message { stream, body: Body::Request(request) }));
         marks.extend(head.unknown.then_some(Mark::Unread { stream }));
@@ -687,18 +453,16 @@ impl Http2Parser {
             // Its request comes later, or was not seen.
             side.grpc = true;
         }
-        if side.grpc {
-            side.messages[answers] = Messages::START;
-        }
+        side.tells(&head);
+        let counts_events = side.counts_events();
         let response = match (side.grpc, end) {
-            (false, _) => {
-                let is_open = side.connect && matches!(head.status, Some(200..=299));
-                pseudo::response(head.status, head.event_stream || is_open)
-            }
+            (false, _) => pseudo::response(head.status, head.event_stream || side.is_tunnel()),
             (true, false) => Response::default(),
             (true, true) => grpc::response(head.grpc_status(), head.status, head.grpc_message.as_deref()),
         };
         marks.push(Mark::Begin(Message { stream, body: Body::Response(response) }));
+        // There may be none.
+        marks.extend(counts_events.then_some(Mark::Messages { stream, n: 0 }));
         marks.extend(head.unknown.then_some(Mark::Unread { stream }));
         if end {
             marks.push(Mark::End { stream });
@@ -713,7 +477,10 @@ impl Http2Parser {
         if side.status.is_none() && head.status.is_some() && !side.grpc {
             // What came before was an interim response that could not be read.
             side.status = head.status;
-            marks.push(Mark::Outcome { stream, response: pseudo::response(head.status, head.event_stream) });
+            side.tells(head);
+            let response = pseudo::response(head.status, head.event_stream || side.is_tunnel());
+            marks.push(Mark::Outcome { stream, response });
+            marks.extend(side.counts_events().then_some(Mark::Messages { stream, n: 0 }));
         } else {
             marks.push(Mark::Part { stream });
         }
@@ -792,7 +559,7 @@ impl Http2Parser {
             && ids.into_iter().all(|(one, next)| one.id < next.id)
             && self.streams.iter().all(|stream| stream.messages.iter().all(Messages::is_sound))
             && self.flows.iter().all(|side| {
-                let fits = |data: Data| (1..=frame::LARGEST).contains(&data.left);
+                let fits = |data: Data| data.left <= frame::LARGEST;
                 side.hpack.is_sound() && side.data.is_none_or(fits)
             })
     }
