@@ -235,10 +235,10 @@ fn servers_and_clients_of_https(
     assert_eq!(capture.summary.lost_requests.high, 0, "{}", capture.stderr);
 }
 
-/// A server that forks for each connection: it is traced by its number alone, and all but the first of its children are seen from
-/// their first byte on.
+/// A server that forks for each connection: it is traced by its number alone. Once its first child was met, all later ones are seen from their
+/// first byte on; what the second one begins with may come before that.
 #[test]
-fn children_that_serve_are_seen_from_the_second_on() {
+fn children_that_serve_are_seen_from_the_third_on() {
     const N_CHILDREN: usize = 6;
     let _machine = machine();
     let folder = TempDir::new().unwrap();
@@ -269,10 +269,10 @@ fn children_that_serve_are_seen_from_the_second_on() {
     let found = inside(&capture, "server");
     let why = format!("{found:#?}\n{}", capture.stderr);
     let targets: BTreeSet<&str> = found.iter().filter_map(|one| one.target.as_deref()).collect();
-    for n in N..N_CHILDREN * N {
+    for n in 2 * N..N_CHILDREN * N {
         assert!(targets.contains(format!("/page/{n}").as_str()), "{n}: {why}");
     }
     let complete = found.iter().filter(|one| one.confidence == "complete").count();
-    assert!(complete >= (N_CHILDREN - 1) * N, "{complete}: {why}");
+    assert!(complete >= (N_CHILDREN - 2) * N, "{complete}: {why}");
     assert_eq!(targets.len(), found.len(), "each once: {why}");
 }

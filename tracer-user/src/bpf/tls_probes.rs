@@ -484,6 +484,15 @@ impl Worker {
 
     fn end(&mut self, pid: u32) {
         let Some(known) = self.known.remove(&pid) else { return };
+        // One that served and is gone again before anybody could tell.
+        if let Some(parent) = known.parent
+            && known.libraries != 0
+            && self.harms_confined.is_none()
+            && self.known.get(&parent).is_some_and(|parent| parent.files == known.files)
+            && let Ok(process) = Process::read(Path::new("/proc"), parent)
+        {
+            self.widen(parent, &process);
+        }
         for probe in known.attached.keys() {
             if let Some((_, n_processes)) = self.shared.get_mut(probe) {
                 *n_processes -= 1;

@@ -76,6 +76,12 @@ fn round(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>, is_confined: bool) ->
     // SAFETY: the child makes system calls and calls a function without side effects, and nothing else: no allocation, no lock.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
+        // It must not keep its own input open.
+        // SAFETY: descriptors of this process, closed once.
+        unsafe {
+            libc::close(raw(&from_parent));
+            libc::close(raw(&to_parent));
+        }
         child(raw(&to_child), raw(&from_child), is_confined);
     }
     if pid < 0 {
