@@ -47,6 +47,8 @@ mod replay;
 /// Many streams on one connection, through the pipeline.
 mod streams;
 mod tidy;
+/// The clear text of TLS connections, through the pipeline.
+mod tls_inside;
 /// The live screen, drawn into memory.
 mod tui;
 /// What is followed turn by turn.

@@ -82,6 +82,7 @@ fn times(event: &mut Event) -> Vec<&mut BootTime> {
         Event::ConnOpen(open) => vec![&mut open.time, &mut open.established],
         Event::ConnShut(shut) => vec![&mut shut.time],
         Event::Datagram(datagram) => vec![&mut datagram.time],
+        Event::TlsOpen(open) => vec![&mut open.time],
         Event::ConnClose(close) => vec![&mut close.time],
         Event::Process(process) => vec![&mut process.time],
         Event::ProcessFacts(facts) => vec![&mut facts.time],

@@ -16,7 +16,7 @@ mod mysql;
 mod opaque;
 mod postgres;
 mod redis;
-mod tls;
+pub mod tls;
 mod websocket;
 
 /// The bytes of one direction between two changes of direction.

@@ -5,10 +5,10 @@ use tracer_user::protocol::{Flow, TlsFacts};
 
 use super::{Conversation, Script};
 
-const NAME: &str = "shop.example";
+pub const NAME: &str = "shop.example";
 
 /// A record with `content` behind its header.
-fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+pub fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     let mut record = vec![kind, 3, 3];
     record.extend((content.len() as u16).to_be_bytes());
     record.extend_from_slice(content);
@@ -16,7 +16,7 @@ fn record(kind: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// A ClientHello in records of `n_record` bytes each, and how much of it tells the name.
-fn client_hello(
+pub fn client_hello(
     name: Option<&str>,
     before: &[u8],
     behind: &[u8],
@@ -50,7 +50,7 @@ fn client_hello(
 }
 
 /// A ServerHello in records of `n_record` bytes each: the old field says TLS 1.2 whatever `version` says in its extension.
-fn server_hello(
+pub fn server_hello(
     version: Option<u16>,
     alpn: Option<&str>,
     filler: &[u8],

@@ -109,6 +109,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
                 event,
                 Event::Data(_)
                     | Event::Datagram(_)
+                    | Event::TlsOpen(_)
                     | Event::ConnOpen(_)
                     | Event::ConnShut(_)
                     | Event::ConnClose(_)

@@ -609,7 +609,7 @@ fn multicast_dns_has_questions_and_announcements(#[values(Hooks::Socket, Hooks::
 }
 
 /// The values of a counter in the recording, in order of time.
-fn counted(capture: &Capture, name: &str) -> Vec<u64> {
+pub(super) fn counted(capture: &Capture, name: &str) -> Vec<u64> {
     let recording = Recording::open(&capture.recording()).unwrap();
     let mut source = ReplaySource::open(&recording, Default::default(), Metrics::default()).unwrap();
     let mut values = Vec::new();

@@ -37,6 +37,7 @@ mod replay;
 mod screen;
 mod targets;
 mod tls;
+mod tls_clear;
 mod tracer;
 mod websocket;
 

@@ -5,7 +5,10 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -37,6 +40,12 @@ struct Postgres {
 impl Postgres {
     #[track_caller]
     fn start() -> Postgres {
+        Postgres::start_with(|_| Vec::new(), None)
+    }
+
+    /// With settings, for which the folder of its data is given, and libraries of its own.
+    #[track_caller]
+    fn start_with(settings: impl Fn(&Path) -> Vec<String>, libraries: Option<&Path>) -> Postgres {
         let programs = PathBuf::from(PROGRAMS);
         assert!(programs.join("postgres").is_file(), "apt-get install postgresql");
         let passwd = fs::read_to_string("/etc/passwd").unwrap();
@@ -61,6 +70,10 @@ impl Postgres {
         // Free a moment ago: the server cannot be asked to choose one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = run("postgres");
+        command.envs(libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries)));
+        for setting in settings(&data) {
+            command.args(["-c", &setting]);
+        }
         command.args(["-p", &port.to_string(), "-k", folder.path().to_str().unwrap()]);
         command.stderr(File::create(folder.path().join("log")).unwrap());
         let usual = [
@@ -710,4 +723,75 @@ fn replication_is_long_lived(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hoo
     expected.sort();
     seen.sort();
     assert_eq!(seen, expected);
+}
+
+/// A process for each connection, forked when it comes: from the second one on everything is seen.
+#[rstest]
+fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    const N: usize = 12;
+    let _machine = machine();
+    // A library that nobody else uses: probes on its file are the test's own.
+    let libraries = TempDir::new().unwrap();
+    fs::set_permissions(libraries.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", libraries.path().join("libssl.so.3")).unwrap();
+    let settings = |data: &Path| {
+        let owner = fs::metadata(data).unwrap();
+        let (key, certificate) = super::tls::certificate(data);
+        for file in [&key, &certificate] {
+            std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let file = |name, path: &Path| format!("{name}={}", path.display());
+        vec!["ssl=on".to_owned(), file("ssl_key_file", &key), file("ssl_cert_file", &certificate)]
+    };
+    let server = Postgres::start_with(settings, Some(libraries.path()));
+    // Holds the clients' library, so that its probes are there before the first of them begins.
+    let code = format!(
+        "import ctypes, sys; ctypes.CDLL('{}/libssl.so.3'); print(flush=True); sys.stdin.read()",
+        libraries.path().display()
+    );
+    let mut holder = Command::new(tool("python3", "python3"));
+    let mut holder = Process::spawn(holder.args(["-c", &code]).stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(holder.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let pids = [server.process.pid(), holder.pid()];
+    let tracer = Tracer::start_with(hooks, &pids, &["--comm", "psql"]);
+    for n in 0..N {
+        let mut psql = server.client("psql", false);
+        psql.env("PGSSLMODE", "require").env("LD_LIBRARY_PATH", libraries.path());
+        let select = format!("SELECT {n}, 'behind' FROM items LIMIT 1");
+        let output =
+            psql.args(["-X", "-q", "-A", "-t", "-c", &select, "-c", "SELECT no_such"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{n}|behind\n"));
+    }
+    let capture = tracer.stop();
+    super::check::check_order_and_sums(&capture);
+    for role in ["server", "client"] {
+        let found: Vec<_> = capture
+            .role(role)
+            .into_iter()
+            .filter(|one| one.tls.as_ref().is_some_and(|tls| tls.library.is_some()))
+            .collect();
+        let why = format!("{role}: {:#?}\n{}", capture.role(role), capture.stderr);
+        let targets = |operation: &str| -> Vec<&str> {
+            found
+                .iter()
+                .filter(|one| one.operation == operation)
+                .filter_map(|one| one.target.as_deref())
+                .collect()
+        };
+        assert!(found.iter().all(|one| one.protocol == "postgres" && one.end == "answered"), "{why}");
+        assert_eq!(targets("SELECT items").len(), N, "{why}");
+        let failed: Vec<_> = found.iter().filter(|one| one.error).collect();
+        assert_eq!(failed.len(), N, "{why}");
+        assert!(failed.iter().all(|one| one.error_type.as_deref() == Some("42703")), "{why}");
+        assert!(
+            found
+                .iter()
+                .all(|one| one.confidence == "complete" && one.namespace.as_deref() == Some("postgres")),
+            "{why}"
+        );
+    }
+    assert_eq!(capture.summary.unpaired.values().sum::<u64>(), 0, "{}", capture.stderr);
+    assert_eq!(capture.summary.lost_requests.high, 0, "{}", capture.stderr);
 }

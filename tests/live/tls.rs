@@ -20,11 +20,11 @@ use super::{
     tracer::{Capture, Tls, Tracer, Transaction},
 };
 
-const NAME: &str = "shop.example";
+pub(super) const NAME: &str = "shop.example";
 /// Bytes of the page: more than any turn of a handshake has.
-const PAGE: u64 = 30_000;
+pub(super) const PAGE: u64 = 30_000;
 
-fn free_address() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     // Free a moment ago: none of these servers can be asked to choose one.
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -62,6 +62,11 @@ fn client(command: &Command) -> Process {
     Process::spawn(shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
+/// Waits until a process has mapped a library.
+pub(super) fn wait_for_library(pid: u32, name: &str) {
+    wait_for(name, || fs::read_to_string(format!("/proc/{pid}/maps")).ok()?.contains(name).then_some(()));
+}
+
 #[track_caller]
 fn check_turns(capture: &Capture, role: &str) {
     for one in capture.role(role) {
@@ -97,7 +102,7 @@ fn each_request_that_nginx_logs_is_a_turn(
     let _machine = machine();
     let folder = TempDir::new().unwrap();
     let root = folder.path();
-    let (capture, rows) = curl_of_nginx(hooks, root, version, "--http1.1", N);
+    let (capture, rows) = curl_of_nginx(hooks, root, version, "--http1.1", N, "opaque");
     check_order_and_sums(&capture);
     assert_eq!(capture.summary.lost_requests.high, 0, "{}", capture.stderr);
     let plain: Vec<(u64, u64)> = rows
@@ -149,7 +154,7 @@ fn with_http2_the_facts_are_those_that_nginx_logs(
 ) {
     let _machine = machine();
     let folder = TempDir::new().unwrap();
-    let (capture, rows) = curl_of_nginx(hooks, folder.path(), version, "--http2", 3);
+    let (capture, rows) = curl_of_nginx(hooks, folder.path(), version, "--http2", 3, "opaque");
     check_order_and_sums(&capture);
     for row in rows.lines() {
         assert!(row.ends_with(&format!(",{NAME},{version},h2")), "the load itself failed: {row}");
@@ -158,8 +163,16 @@ fn with_http2_the_facts_are_those_that_nginx_logs(
         check_facts(&capture, role, Some(version), Some(NAME), (version != "TLSv1.3").then_some("h2"));
     }
 }
+
 /// So many pages that curl asks nginx for, one behind the other, and nginx's log of them.
-fn curl_of_nginx(hooks: Hooks, root: &Path, version: &str, http: &str, n_pages: usize) -> (Capture, String) {
+pub(super) fn curl_of_nginx(
+    hooks: Hooks,
+    root: &Path,
+    version: &str,
+    http: &str,
+    n_pages: usize,
+    tls: &str,
+) -> (Capture, String) {
     let (key, certificate) = certificate(root);
     let address = free_address();
     fs::create_dir(root.join("www")).unwrap();
@@ -201,15 +214,17 @@ http {{
     });
 
     let urls = format!("url = \"https://{NAME}:{}/page.html\"\noutput = \"/dev/null\"\n", address.port());
-    fs::write(root.join("urls"), urls.repeat(n_pages)).unwrap();
     let mut command = Command::new(tool("curl", "curl"));
     command.args(["--silent", "--show-error", "--noproxy", "*", http, "--cacert"]).arg(&certificate);
     command
-        .args(["--resolve", &format!("{NAME}:{}:127.0.0.1", address.port()), "--config"])
-        .arg(root.join("urls"));
-    let mut curl = client(&command);
-    let tracer = Tracer::start(hooks, &[master, worker, curl.pid()]);
-    curl.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        .args(["--resolve", &format!("{NAME}:{}:127.0.0.1", address.port()), "--config", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
+    // It has loaded its libraries, and waits for the addresses.
+    let mut curl = Process::spawn(&mut command);
+    wait_for_library(curl.pid(), "libssl");
+    let tracer = Tracer::start_with(hooks, &[master, worker, curl.pid()], &["--tls", tls]);
+    curl.child.stdin.take().unwrap().write_all(urls.repeat(n_pages).as_bytes()).unwrap();
     let mut said = String::new();
     curl.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(curl.wait("curl"), Some(0), "{said}");
@@ -248,7 +263,7 @@ fn openssl(hooks: Hooks, server: &[&str], client_flags: &[&str], said: &str) -> 
         .args(["s_client", "-connect", &address.to_string(), "-quiet", "-no_ign_eof", "-servername", NAME])
         .args(client_flags);
     let mut client = client(&command);
-    let tracer = Tracer::start(hooks, &[server.pid(), client.pid()]);
+    let tracer = Tracer::start_with(hooks, &[server.pid(), client.pid()], &["--tls", "opaque"]);
     let mut stdin = client.child.stdin.take().unwrap();
     stdin.write_all(b"go\n").unwrap();
     let mut stdout = client.child.stdout.take().unwrap();

@@ -1,7 +1,7 @@
 //! Row groups that are left out: never one that holds a match, whatever the rows and the filter; and those that hold none
 //! are left out indeed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use proptest::{
     prelude::*,
@@ -10,6 +10,7 @@ use proptest::{
 };
 use tracer_user::{
     event::Role,
+    protocol::TlsFacts,
     report::filter::{Filter, Thresholds},
     schema::file::TRANSACTION_GROUP_ROWS,
     transaction::{Confidence, End, Kind, Transaction},
@@ -33,6 +34,8 @@ fn picked(i: usize, bytes: [u8; 20]) -> Transaction {
         values[pick % values.len()]
     }
     let end = START_NS + 500_000_000 + i as u64 * 1_000_000;
+    let is_inside = of(&[false, true, false], pick(1));
+    let facts = TlsFacts { library: Some("openssl".into()), ..TlsFacts::default() };
     Transaction {
         start_time: WallTime(end - 1_000),
         request_end: of(&[None, Some(WallTime(end - 900)), Some(WallTime(7))], pick(0)),
@@ -58,6 +61,8 @@ fn picked(i: usize, bytes: [u8; 20]) -> Transaction {
         end: of(End::ALL, pick(18)),
         confidence: of(Confidence::ALL, pick(19)),
         conn: ConnId(i as u64 / 10),
+        carrier: is_inside.then_some(ConnId(0xffff)),
+        tls: is_inside.then(|| Arc::new(facts)),
         ordinal: i as u64 % 10,
         seq: i as u64,
         ..versions::transaction(0)
@@ -90,7 +95,8 @@ const TEXTS: &[(&str, &[&str])] = &[
     ("server_addr", &["''", "10.0.0.7"]),
     ("end", &["answered", "reset", "tracer_stopped"]),
     ("confidence", &["complete", "gap"]),
-    ("conn_id", &["0000000000000000", "0000000000000004"]),
+    ("conn_id", &["0000000000000000", "0000000000000004", "000000000000ffff"]),
+    ("tls_library", &["openssl", "gnutls"]),
     ("id", &["0000000000000000-3", "0000000000000004-9", "odd"]),
 ];
 const ORDERS: &[&str] = &["=", "!=", "<", "<=", ">", ">="];

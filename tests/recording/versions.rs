@@ -59,6 +59,7 @@ pub fn transaction(i: u64) -> Transaction {
         request_messages: (i % 9 == 4).then_some(1),
         response_messages: (i % 9 == 4).then_some(i),
         tls: tls(i % 20),
+        carrier: None,
     }
 }
 

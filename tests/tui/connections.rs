@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_ebpf as abi;
 use tracer_user::{
     pipeline::{ConnRow, ConnState, Connections},
-    protocol::Family,
+    protocol::{Family, TlsFacts},
     tui::{Roles, StatementSort, statements},
 };
 
@@ -37,6 +37,7 @@ fn row(i: u64) -> ConnRow {
         tuple,
         unix_path: Bytes::new(),
         protocol: (!is_opaque).then_some("http1"),
+        tls: None,
         age_ns: (i * 37 % 50 + 1) * SECOND,
         from_start: i % 6 != 5,
         requests: i * 7_919 % 2_000,
@@ -222,6 +223,33 @@ fn every_table_says_how_many_columns_there_is_no_room_for() {
         // There is a width at which all have room, and one at which not all do.
         let line = heading(&feed, view, 240, first);
         assert!(marked != 0 && !line.contains('>'), "{line}");
+    }
+}
+
+#[test]
+fn what_is_known_of_tls_has_a_column_where_there_is_any() {
+    let rows: Vec<_> = asked("cart", "DELETE FROM item").into_iter().take(40).collect();
+    let mut with_tls = with_conns(4, 4);
+    let mut connections = (*with_tls.connections).clone();
+    let facts =
+        |version: Option<&'static str>| TlsFacts { version: version.map(Into::into), ..TlsFacts::default() };
+    connections.open[1].tls = Some(Arc::new(facts(Some("TLSv1.3"))));
+    connections.open[2].tls = Some(Arc::new(facts(None)));
+    with_tls.connections = Arc::new(connections);
+    for (snapshot, has_tls) in [(with_tls, true), (with_conns(4, 4), false)] {
+        let feed = feed(rows.clone(), &[snapshot]);
+        for width in [100, 140, 240] {
+            let line = heading(&feed, "7", width, "s");
+            assert_eq!(line.contains(" tls "), has_tls && width >= 130, "{width}: {line}");
+        }
+        let screen = press(&feed, (240, 20), &mut App::default(), &typed("7"));
+        let column: Vec<&str> = screen
+            .text()
+            .lines()
+            .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("TLS") || *word == "tls"))
+            .map(|word| if word == "tls" { "tls" } else { "version" })
+            .collect();
+        assert_eq!(column, if has_tls { vec!["tls", "version", "tls"] } else { vec![] }, "{}", screen.text());
     }
 }
 

@@ -166,6 +166,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         pid: 100,
         tid: 101 + i as u32,
         conn: ConnId(i),
+        carrier: None,
         ordinal: i,
         method: "GET".into(),
         path: Bytes::from(format!("/item/{i}")),

@@ -9,8 +9,8 @@ use tracer_ebpf::{
     CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX, FLAG_CUT,
     FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_JUMP, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD,
     FLAG_SUMMED, FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN,
-    KIND_CONN_SHUT, KIND_DATA, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER, Stat,
-    VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
+    KIND_CONN_SHUT, KIND_DATA, KIND_TLS_OPEN, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER,
+    Stat, TlsOpen, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
 };
 
 use crate::{
@@ -532,6 +532,33 @@ pub fn open(conn: &mut Conn, unix_address: u64) -> u32 {
         (*record).open.path_length = n;
         (*record).open.header.length = size_of::<ConnOpen>() as u32 + u32::from(n);
     }
+    entry.submit(BPF_RB_NO_WAKEUP);
+    1
+}
+
+/// Sends that the clear text inside a TLS connection came into sight.
+#[inline(never)]
+pub fn tls_open(conn: &mut Conn, carrier: u64, library: u32, link: u32) -> u32 {
+    count(Stat::EventsAttempted);
+    let Some(mut entry) = EVENTS.reserve::<TlsOpen>(0) else {
+        count(Stat::RefusedConn);
+        return 0;
+    };
+    count(Stat::EventsReserved);
+    let open = TlsOpen {
+        header: Header {
+            time_ns: conn::now(),
+            kind: KIND_TLS_OPEN,
+            flags: if conn.mid_join != 0 { FLAG_MID_JOIN } else { 0 },
+            length: size_of::<TlsOpen>() as u32,
+        },
+        conn_id: conn.id,
+        carrier,
+        pid: conn.pid,
+        library: library as u16,
+        link: link as u16,
+    };
+    put(entry.as_mut_ptr(), &open);
     entry.submit(BPF_RB_NO_WAKEUP);
     1
 }

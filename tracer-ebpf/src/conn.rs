@@ -6,11 +6,12 @@
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
 use tracer_ebpf::{
-    Conn, ROLE_CLIENT, ROLE_SERVER, Stat, Sum, Tuple, VERDICT_EVERYTHING, Verdict, conn_id, socket_hint,
-    verdict_slot,
+    CARRIES, Conn, IS_CARRIED, PORT_HEADS, PORT_WHOLE, ROLE_CLIENT, ROLE_SERVER, Stat, Sum, Tuple,
+    VERDICT_EVERYTHING, Verdict, conn_id, socket_hint, verdict_slot,
 };
 
 use crate::{
+    capture,
     maps::{CONNS, PORT_MODES, SOCKET_HINTS, VERDICTS},
     memory::{copy_words, forget},
     settings::setting,
@@ -60,7 +61,7 @@ static EMPTY: Conn = Conn {
     eof: 0,
     mid_join: 0,
     datagrams: 0,
-    reserved: 0,
+    carries: 0,
 };
 
 /// Creates the state of a socket, or finds what another CPU created at the same time. The id is written last: an entry
@@ -119,6 +120,21 @@ pub fn find(socket: u64) -> Option<&'static mut Conn> {
     CONNS.get_ptr_mut(socket).map(|conn| unsafe { &mut *conn }).filter(|conn| conn.id != 0)
 }
 
+/// Ends the state of a socket; with `reason` (`CLOSE_*`), told where it was in use. What it carries ends before it.
+#[inline(always)]
+pub fn end(key: u64, conn: &mut Conn, reason: u32) {
+    if conn.carries == CARRIES
+        && let Some(clear) = find(conn.id)
+    {
+        capture::close(clear, reason);
+        let _ = CONNS.remove(conn.id);
+    }
+    if conn.opened != 0 {
+        capture::close(conn, reason);
+    }
+    let _ = CONNS.remove(key);
+}
+
 /// The state of a socket, for hooks that see every socket of the host.
 #[inline(always)]
 pub fn find_hinted(socket: u64) -> Option<&'static mut Conn> {
@@ -146,7 +162,8 @@ pub fn verdict(conn: &Conn) -> Option<&'static Verdict> {
         })
 }
 
-/// Whether a protocol that has to be captured whole is spoken at the server's port.
+/// Whether everything is captured until there is a verdict, by what is spoken at the server's port. Inside of TLS that is HTTP/2 as often as not, and
+/// copying costs little beside ciphers: there, wherever not only others were met.
 #[inline(always)]
 fn port_wants_everything(conn: &Conn) -> bool {
     let port = match conn.role {
@@ -154,5 +171,7 @@ fn port_wants_everything(conn: &Conn) -> bool {
         ROLE_CLIENT => conn.tuple.remote_port,
         _ => 0,
     };
-    PORT_MODES.get(u32::from(port)).is_some_and(|mode| *mode == VERDICT_EVERYTHING)
+    PORT_MODES
+        .get(u32::from(port))
+        .is_some_and(|mode| *mode == PORT_WHOLE || (conn.carries == IS_CARRIED && *mode != PORT_HEADS))
 }

@@ -21,7 +21,7 @@ use crate::{
     conn::{self, Birth},
     filter::{wants_datagrams, wants_ports},
     gather::Iovec,
-    maps::{CONNS, DATAGRAM_EXIT, OWNERS, TARGETS, VECTORS},
+    maps::{DATAGRAM_EXIT, OWNERS, TARGETS, VECTORS},
     memory::{Memory, copy_words, forget, hide, opaque, read_user},
     probes::{
         call::{
@@ -604,10 +604,7 @@ fn lookup<M: Memory>(hit: &Hit, tuple: &Tuple) -> Option<&'static mut Conn> {
         if conn.datagrams != 0 && (conn.inode == inode || inode == 0) {
             return Some(conn);
         }
-        if conn.opened != 0 {
-            capture::close(conn, CLOSE_REPLACED);
-        }
-        let _ = CONNS.remove(key);
+        conn::end(key, conn, CLOSE_REPLACED);
     }
     let birth =
         Birth { pid: hit.thread.pid, netns: 0, role: ROLE_UNKNOWN, from_start: false, established_ns: 0 };

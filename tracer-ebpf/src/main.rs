@@ -21,6 +21,7 @@ mod probes;
 mod settings;
 mod socket;
 mod stats;
+mod tls;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -6,10 +6,13 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PORT_SLOTS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS,
-    Target, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
+    Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
 };
 
-use crate::datagram::Vector;
+use crate::{
+    datagram::Vector,
+    tls::{Call, Handle, Key, Mover},
+};
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
 #[map]
@@ -30,9 +33,9 @@ pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
 #[map]
 pub static VERDICTS: Array<Verdict> = Array::with_max_entries(VERDICT_SLOTS, 0);
 
-/// What is captured on a connection before its own verdict, by the server's port: `VERDICT_EVERYTHING` where a protocol is spoken that wants
-/// that, else `VERDICT_HEADS`. A verdict comes some 20 ms late, and a result of a database is over by then. Written by user space at
-/// start (ports by which such protocols are known) and when a protocol was recognised.
+/// What is spoken at a server's port (`PORT_*`), which decides what is captured on a connection before its own verdict. That comes some 20 ms
+/// late, and a result of a database is over by then. Written by user space at start (ports by which such protocols are known) and when a
+/// protocol was recognised.
 #[map]
 pub static PORT_MODES: Array<u32> = Array::with_max_entries(PORT_SLOTS, 0);
 
@@ -83,6 +86,29 @@ pub static DATAGRAM_EXIT: Array<u32> = Array::with_max_entries(2, 0);
 /// of it is told by length alone.
 #[map]
 pub static VECTORS: LruHashMap<u32, Vector> = LruHashMap::with_max_entries(1024, 0);
+
+/// Calls of TLS libraries in progress, by thread or goroutine. Written and read here. Full: the call is not seen, and counted (`tls_calls_full`).
+#[map]
+pub static TLS_CALLS: HashMap<Key, Call> = HashMap::with_max_entries(8192, 0);
+
+/// Whose connection a TLS library's handle is. Written and read here. Full: the handle used longest ago is forgotten; its next call that moves bytes
+/// on a socket tells again.
+#[map]
+pub static TLS_HANDLES: LruHashMap<Key, Handle> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Threads of programs that move the records of TLS themselves. Written and read here. Full: the thread used longest ago is forgotten, and learned anew.
+#[map]
+pub static TLS_MOVERS: LruHashMap<Key, Mover> = LruHashMap::with_max_entries(8192, 0);
+
+/// Whether a process may call a TLS library, by [`tracer_ebpf::target_hint`]: most hits of the data hooks end here. Set by user space when probes are
+/// attached and here at a call, never cleared.
+#[map]
+pub static TLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// Processes with probes on TLS libraries. Written by user space when all of a process are attached. Full: its connections count as joined in
+/// the middle.
+#[map]
+pub static TLS_PROCESSES: HashMap<u32, TlsProcess> = HashMap::with_max_entries(16_384, 0);
 
 /// The program for datagrams behind `socket_send`. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
 /// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.

@@ -18,6 +18,7 @@ pub static SETTINGS: Settings = Settings {
     wake_bytes: 0,
     capture: 0,
     datagrams: 0,
+    tls: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,
         sock_common_state: NO_OFFSET,
@@ -60,7 +61,7 @@ pub static SETTINGS: Settings = Settings {
         fdtable_max_fds: NO_OFFSET,
         net_ns_inum: NO_OFFSET,
         linux_binprm_file: NO_OFFSET,
-        reserved: 0,
+        task_thread_fsbase: NO_OFFSET,
     },
 };
 

@@ -131,6 +131,7 @@ fn stretched(mut event: Event, begin: u64) -> Event {
             [&mut open.time, &mut open.established].into_iter().for_each(|time| stretch(time, begin));
         }
         Event::Datagram(datagram) => stretch(&mut datagram.time, begin),
+        Event::TlsOpen(open) => stretch(&mut open.time, begin),
         Event::ConnShut(shut) => stretch(&mut shut.time, begin),
         Event::ConnClose(close) => stretch(&mut close.time, begin),
         Event::Process(process) => stretch(&mut process.time, begin),

@@ -47,6 +47,17 @@ pub enum Hooks {
     Syscall,
 }
 
+/// What is shown of a connection of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// What is said in it, by probes on the functions of TLS libraries.
+    #[default]
+    Clear,
+    /// Turns, from outside: nothing is attached to a program.
+    Opaque,
+}
+
 /// What of the captured bytes a recording keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -227,6 +238,8 @@ pub struct Settings {
     pub udp_port: Vec<u16>,
     /// Family of hooks.
     pub hooks: Option<Hooks>,
+    /// What is shown of connections of TLS.
+    pub tls: Option<Tls>,
     /// Protocols looked for, by registry name; empty = all.
     pub protocol: Vec<String>,
     /// Ports on which what no parser knows is followed turn by turn.
@@ -301,6 +314,7 @@ impl Settings {
             port: list(self.port, upper.port),
             udp_port: list(self.udp_port, upper.udp_port),
             hooks: upper.hooks.or(self.hooks),
+            tls: upper.tls.or(self.tls),
             protocol: list(self.protocol, upper.protocol),
             opaque_port: list(self.opaque_port, upper.opaque_port),
             filter: upper.filter.or(self.filter),
@@ -354,6 +368,8 @@ pub struct Config {
     pub targets: Targets,
     /// How.
     pub hooks: Hooks,
+    /// What is shown of connections of TLS.
+    pub tls: Tls,
     /// Protocols looked for, by registry name; empty = all.
     pub protocols: Vec<String>,
     /// UDP ports whose datagrams are DNS, beside the usual ones.
@@ -432,6 +448,7 @@ impl Default for Config {
         Config {
             targets: Targets::default(),
             hooks: Hooks::Auto,
+            tls: Tls::Clear,
             protocols: Vec::new(),
             udp_ports: Vec::new(),
             opaque_ports: Vec::new(),
@@ -475,6 +492,7 @@ impl Config {
                 ports: settings.port,
             },
             hooks: settings.hooks.unwrap_or(default.hooks),
+            tls: settings.tls.unwrap_or(default.tls),
             protocols: settings.protocol,
             udp_ports: settings.udp_port,
             opaque_ports: settings.opaque_port,

@@ -97,6 +97,8 @@ pub enum Event {
     Loss(Loss),
     /// A datagram.
     Datagram(Datagram),
+    /// The clear text inside a TLS connection came into sight.
+    TlsOpen(TlsOpen),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -213,6 +215,39 @@ pub struct ConnOpen {
     pub flags: u16,
     /// Path of a Unix socket; starts with a NUL for an abstract name; empty otherwise.
     pub unix_path: Bytes,
+}
+
+/// The clear text inside a TLS connection came into sight: a connection of its own. See [`tracer_ebpf::TlsOpen`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsOpen {
+    /// When the record was made.
+    pub time: BootTime,
+    /// The clear text's connection.
+    pub conn: ConnId,
+    /// The connection on the wire.
+    pub carrier: ConnId,
+    /// Process.
+    pub pid: u32,
+    /// `abi::TLS_*`.
+    pub library: u16,
+    /// `abi::TLS_LINK_*`.
+    pub link: u16,
+    /// `abi::FLAG_*` (mid-join).
+    pub flags: u16,
+}
+
+/// What a TLS library (`abi::TLS_*`) is called.
+pub fn tls_library(number: u16) -> &'static str {
+    match number {
+        abi::TLS_OPENSSL => "openssl",
+        abi::TLS_BORINGSSL => "boringssl",
+        abi::TLS_GNUTLS => "gnutls",
+        abi::TLS_NSS => "nss",
+        abi::TLS_GO => "go",
+        abi::TLS_RUSTLS => "rustls",
+        // Of a later txray.
+        _ => "unknown",
+    }
 }
 
 /// A [`abi::Tuple`] in serde's terms: its 40 bytes, as they cross the boundary.
@@ -332,7 +367,7 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 8] = [
+pub const LOST_IN_KERNEL: [&str; 10] = [
     "refused_data",
     "refused_conn",
     "refused_process",
@@ -341,6 +376,8 @@ pub const LOST_IN_KERNEL: [&str; 8] = [
     "target_map_full",
     "datagram_unnamed",
     "datagram_vector",
+    "tls_unlinked",
+    "tls_calls_full",
 ];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
@@ -535,6 +572,18 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 time: BootTime(raw.header.time_ns),
                 netns: raw.netns,
                 port: raw.port as u16,
+            }))
+        }
+        abi::KIND_TLS_OPEN => {
+            let raw: abi::TlsOpen = read(record)?;
+            Ok(Event::TlsOpen(TlsOpen {
+                time: BootTime(raw.header.time_ns),
+                conn: ConnId(raw.conn_id),
+                carrier: ConnId(raw.carrier),
+                pid: raw.pid,
+                library: raw.library,
+                link: raw.link,
+                flags: raw.header.flags,
             }))
         }
         kind => Err(DecodeError::UnknownKind(kind)),

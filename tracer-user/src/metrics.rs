@@ -69,11 +69,11 @@ user_counters! {
     ParserInvalid = "lost.parser_invalid",
     /// Gaps that made a parser look for the next boundary.
     ParserGap = "lost.parser_gap",
-    /// Requests seen by the parsers. `requests seen = transactions + open`.
+    /// Requests seen by the parsers. `requests seen = transactions + unended + open + carried`.
     RequestsSeen = "requests.seen",
     /// Transactions that left behind the watermark, with an end.
     Transactions = "transactions.out",
-    /// Requests whose end was not seen: they left as `tracer_stopped`. `requests seen = transactions + unended + open`.
+    /// Requests whose end was not seen: they left as `tracer_stopped`.
     Unended = "transactions.unended",
     /// Transactions whose end became known when the watermark had passed it: they left out of order.
     OutOfOrder = "transactions.out_of_order",
@@ -96,6 +96,8 @@ user_counters! {
     OperationOverflow = "transactions.operation_overflow",
     /// Dots that fell out of the XLog ring.
     XlogEvicted = "xlog.evicted",
+    /// Turns of TLS that were taken for requests until their clear text was seen, which tells what they are. Not lost.
+    Carried = "requests.carried",
 }
 
 /// All counters of a run. Cheap to clone; relaxed atomics: a reading is not one instant, but each count is exact.

@@ -21,6 +21,20 @@ pub const fn target_hint(pid: u32) -> u32 {
     pid & (TARGET_HINT_SLOTS - 1)
 }
 
+/// A process in which calls of TLS libraries are seen; value of the `TLS_PROCESSES` map (key: pid).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TlsProcess {
+    /// From when on, boot ns: of connections that are younger, nothing was missed.
+    pub since_ns: u64,
+    /// Which: a bit for each `TLS_*`.
+    pub libraries: u64,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, two integers.
+unsafe impl aya::Pod for TlsProcess {}
+
 /// Why a process is a target; value of the `TARGETS` map (key: pid).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -81,8 +95,7 @@ pub struct KernelOffsets {
     pub fdtable_max_fds: u32,
     pub net_ns_inum: u32,
     pub linux_binprm_file: u32,
-    /// Zero.
-    pub reserved: u32,
+    pub task_thread_fsbase: u32,
 }
 
 /// A member that this kernel does not have.
@@ -121,6 +134,8 @@ pub struct Settings {
     pub capture: u32,
     /// 1 = datagrams of the ports in `UDP_PORTS` are told.
     pub datagrams: u32,
+    /// 1 = calls of TLS libraries are told.
+    pub tls: u32,
     /// Where things are.
     pub offsets: KernelOffsets,
 }

@@ -80,6 +80,20 @@ pub const fn verdict_slot(conn_id: u64) -> u32 {
     ((conn_id.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 48) as u32 & (VERDICT_SLOTS - 1)
 }
 
+/// [`Conn::carries`]: TLS, whose clear text is a connection of its own, with this one's `id` as its key.
+pub const CARRIES: u8 = 1;
+/// [`Conn::carries`]: such a clear text.
+pub const IS_CARRIED: u8 = 2;
+
+/// In `PORT_MODES`: nothing was recognised at the port.
+pub const PORT_UNKNOWN: u32 = 0;
+/// Only protocols that have to be captured whole.
+pub const PORT_WHOLE: u32 = 1;
+/// Only others.
+pub const PORT_HEADS: u32 = 2;
+/// Both: where some want more than heads, they say so one by one.
+pub const PORT_MIXED: u32 = 3;
+
 /// Slots of `PORT_MODES`: one for each port of TCP, 512 KiB.
 pub const PORT_SLOTS: u32 = 65_536;
 
@@ -98,6 +112,12 @@ pub const fn socket_hint(socket: u64) -> u32 {
 #[inline(always)]
 pub const fn conn_id(first_seen_ns: u64, cpu: u32) -> u64 {
     (first_seen_ns << 6) | (cpu as u64 & 63)
+}
+
+/// When a connection was first seen, boot time, ns.
+#[inline(always)]
+pub const fn conn_first_seen(conn_id: u64) -> u64 {
+    conn_id >> 6
 }
 
 /// Bytes of one direction that moved without a record of their own.
@@ -167,8 +187,8 @@ pub struct Conn {
     pub mid_join: u8,
     /// 1 = a UDP socket: `position` counts its datagrams, and it has neither turns nor sums.
     pub datagrams: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// [`CARRIES`], [`IS_CARRIED`], or 0.
+    pub carries: u8,
 }
 
 #[cfg(feature = "user")]

@@ -230,6 +230,49 @@ pub struct Listening {
     pub port: u32,
 }
 
+/// [`TlsOpen`].
+pub const KIND_TLS_OPEN: u16 = 10;
+
+/// The clear text inside a TLS connection of a target came into sight: a connection of its own from here on, with turns, positions (of the
+/// clear text, counted from 0 by the kernel side) and a [`ConnClose`] of its own. Comes before its first [`Data`]; it has no [`ConnOpen`]: its ends are
+/// those of the connection that carries it. [`FLAG_MID_JOIN`]: what was said before is not known.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TlsOpen {
+    /// Time of the hook at which the record was made.
+    pub header: Header,
+    /// The clear text's connection.
+    pub conn_id: u64,
+    /// The connection on the wire.
+    pub carrier: u64,
+    /// Process.
+    pub pid: u32,
+    /// `TLS_*`.
+    pub library: u16,
+    /// `TLS_LINK_*`.
+    pub link: u16,
+}
+
+/// OpenSSL, and those that keep its names and layouts (LibreSSL).
+pub const TLS_OPENSSL: u16 = 1;
+/// BoringSSL or AWS-LC.
+pub const TLS_BORINGSSL: u16 = 2;
+/// GnuTLS.
+pub const TLS_GNUTLS: u16 = 3;
+/// NSS.
+pub const TLS_NSS: u16 = 4;
+/// Go's crypto/tls.
+pub const TLS_GO: u16 = 5;
+/// rustls.
+pub const TLS_RUSTLS: u16 = 6;
+
+/// The library moved bytes of the connection on the wire within its own call: certain.
+pub const TLS_LINK_NESTED: u16 = 1;
+/// The library keeps its records in memory and the program moves them: linked by what the thread moved before and behind the library's
+/// calls, the same each time it was looked at.
+pub const TLS_LINK_ORDER: u16 = 2;
+
+const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);
 const _: () = assert!(size_of::<Datagram>() == 112);
 const _: () = assert!(size_of::<Header>() == 16);

@@ -83,6 +83,13 @@ counters! {
     /// A datagram was received of which the call tells the peer only at its end, and the hook at the end was not attached yet: it shows as a
     /// gap in the socket's numbers. Lost.
     DatagramUnnamed = "datagram_unnamed",
+    /// Bytes that a TLS library took or gave in a call during which nothing moved on a socket, by a handle that was not met before: whose they are
+    /// is not known. Lost.
+    TlsUnlinked = "tls_unlinked",
+    /// A call of a TLS library without a return: an exception or longjmp went over it, or its thread ended. Its bytes, if any, are lost.
+    TlsCallLeft = "tls_call_left",
+    /// The map of calls in progress was full: a call of a TLS library is not seen. Lost.
+    TlsCallsFull = "tls_calls_full",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",
     /// A kernel structure could not be read.

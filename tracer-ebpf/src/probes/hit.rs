@@ -7,11 +7,12 @@ use crate::{
     capture::{self, Moved, no_buffer},
     conn::{self, Birth},
     filter::{Thread, wants_ports},
-    maps::{CONNS, OWNERS, TARGETS},
+    maps::{OWNERS, TARGETS},
     memory::{forget, hide},
     settings::setting,
     socket::{self, Kind, TcpMemory},
     stats::count,
+    tls,
 };
 
 /// errno values (include/uapi/asm-generic/errno-base.h, errno.h; include/linux/errno.h).
@@ -77,6 +78,9 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
     }
     if conn.opened == 0 {
         open::<M>(conn, hit, kind);
+    }
+    if setting!(tls) != 0 {
+        tls::moved(hit, conn);
     }
 
     let mut end = 0;
@@ -149,10 +153,7 @@ fn lookup<M: TcpMemory>(hit: &Hit, kind: Kind) -> Option<&'static mut Conn> {
         if conn.tuple.family == FAMILY_UNIX && (conn.inode == inode || inode == 0) {
             return Some(conn);
         }
-        if conn.opened != 0 {
-            capture::close(conn, CLOSE_REPLACED);
-        }
-        let _ = CONNS.remove(key);
+        conn::end(key, conn, CLOSE_REPLACED);
     }
     if kind == Kind::Unix {
         let mut tuple = socket::no_tuple();

@@ -13,7 +13,7 @@ use crate::{
     capture,
     conn::{self, Birth},
     filter::{current_target, is_armed, wants_ports},
-    maps::{CONNS, EVENTS, LISTENING},
+    maps::{EVENTS, LISTENING},
     memory::{Memory, Typed},
     settings::setting,
     socket::{self, Kind},
@@ -151,14 +151,11 @@ fn listening(sock: *const u8) {
 pub fn tcp_destroy(context: RawTracePointContext) -> i32 {
     let key: u64 = context.arg(0);
     let Some(conn) = conn::find_hinted(key) else { return 0 };
-    if conn.opened != 0 {
-        if !is_armed() {
-            // The run has ended: what was summed until then is yet to be read.
-            return 0;
-        }
-        capture::close(conn, CLOSE_NORMAL);
+    if conn.opened != 0 && !is_armed() {
+        // The run has ended: what was summed until then is yet to be read.
+        return 0;
     }
-    let _ = CONNS.remove(key);
+    conn::end(key, conn, CLOSE_NORMAL);
     0
 }
 

@@ -2,7 +2,7 @@
 //! hooks and the connection's life are indispensable.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
@@ -22,7 +22,7 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
-        probes::{ARRIVALS, LIFE, Place, Probe},
+        probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE},
     },
     config::{Hooks, Targets},
 };
@@ -53,6 +53,8 @@ pub struct LoadConfig {
     pub capture: Capture,
     /// Ports whose datagrams are told; empty = no datagrams.
     pub udp_ports: Vec<u16>,
+    /// Calls of TLS libraries are told.
+    pub tls: bool,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -138,6 +140,9 @@ pub struct Loaded {
     pub family: Family,
     /// What this run does without.
     pub missing: Vec<Missing>,
+    /// The programs for functions of TLS libraries, by name: loaded, and attached to nothing. Empty where the kernel did not take them, or nobody
+    /// asked for them.
+    pub tls_programs: FxHashMap<&'static str, OwnedFd>,
     /// The probe at the exit of calls is loaded, and not attached.
     pub has_datagram_exit: bool,
     /// It is wanted from the start.
@@ -261,10 +266,32 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     for other in families.iter().filter(|other| **other != family) {
         other.probes().iter().chain(datagrams(*other)).for_each(|probe| detach(&mut ebpf, probe));
     }
+    let mut tls_programs = FxHashMap::default();
+    if config.tls {
+        match tls_programs_of(&mut ebpf) {
+            Ok(programs) => tls_programs = programs,
+            Err(reason) => missing.push(Missing { feature: TLS_FEATURE, reason }),
+        }
+    }
     arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
     let datagram_exit_at_once = config.has_open_datagram_sockets;
-    Ok(Loaded { ebpf, family, missing, has_datagram_exit, datagram_exit_at_once })
+    Ok(Loaded { ebpf, family, missing, tls_programs, has_datagram_exit, datagram_exit_at_once })
+}
+
+/// Loads the programs for functions of TLS libraries.
+fn tls_programs_of(ebpf: &mut Ebpf) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
+    let load = |name: &&'static str| {
+        let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
+            return Err(NO_SUCH_PROGRAM.to_owned());
+        };
+        let loaded = program.load().and_then(|()| Ok(program.fd()?.as_fd().try_clone_to_owned()?));
+        match loaded {
+            Ok(fd) => Ok((*name, fd)),
+            Err(error) => Err(format!("load probe {name}: {}", shortened(&chain(&error)))),
+        }
+    };
+    TLS.iter().map(load).collect()
 }
 
 /// Lets the probes tell what they see, all from the same instant on, or no longer.
@@ -340,6 +367,7 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settin
             Capture::Everything => abi::VERDICT_EVERYTHING,
         },
         datagrams: u32::from(!config.udp_ports.is_empty()),
+        tls: u32::from(config.tls),
         offsets: abi::KernelOffsets::from(offsets),
     }
 }
@@ -351,6 +379,10 @@ fn object(settings: &abi::Settings, max_conns: u32, btf: &Btf) -> Result<Ebpf, L
         .override_global("SETTINGS", settings, true)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("CONNS", max_conns)
+        // What nobody fills takes no memory: 8,192 calls and 65,536 handles are 8 MiB.
+        .map_max_entries("TLS_CALLS", if settings.tls == 0 { 1 } else { 8192 })
+        .map_max_entries("TLS_MOVERS", if settings.tls == 0 { 1 } else { 8192 })
+        .map_max_entries("TLS_HANDLES", if settings.tls == 0 { 1 } else { max_conns })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
 }
@@ -422,6 +454,7 @@ impl LoadConfig {
             // More code for the verifier than the other.
             capture: Capture::Everything,
             udp_ports: vec![53],
+            tls: true,
             has_open_datagram_sockets: false,
         }
     }

@@ -15,7 +15,10 @@ pub mod ring_fill;
 pub mod sweep;
 pub mod targets;
 pub mod tls_libraries;
+pub mod tls_probes;
 pub mod trial;
+pub mod uprobe_link;
+pub mod uprobe_trial;
 pub mod verdicts;
 
 #[cfg(test)]

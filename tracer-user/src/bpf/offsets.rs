@@ -162,6 +162,8 @@ offsets! {
         unix_path = "unix_sock" "path" 16,
         /// `TS_COMPAT` (2): the thread is inside a 32-bit system call.
         thread_status = "task_struct" "thread_info.status" 4,
+        /// Base of thread-local storage, behind which Go keeps its goroutine (x86).
+        task_fsbase = "task_struct" "thread.fsbase" 8,
         /// `struct nsproxy *`.
         task_nsproxy = "task_struct" "nsproxy" 8,
         /// Threads of the process, the dying ones included.
@@ -215,7 +217,7 @@ impl From<&Offsets> for abi::KernelOffsets {
             fdtable_max_fds: offsets.fdtable_max_fds,
             net_ns_inum: offsets.net_ns_inum,
             linux_binprm_file: offsets.binprm_file,
-            reserved: 0,
+            task_thread_fsbase: or_absent(offsets.task_fsbase),
         }
     }
 }
@@ -387,7 +389,7 @@ mod tests {
         values.sort_unstable();
         values.dedup();
         assert_eq!(values.len(), n_values, "one offset went to two fields: {text}");
-        assert_eq!(n_values * 4, size_of::<abi::KernelOffsets>() - 4, "all but `reserved`");
+        assert_eq!(n_values * 4, size_of::<abi::KernelOffsets>());
     }
 
     #[test]

@@ -120,6 +120,25 @@ const fn behind(
     Probe { program, tracepoint, place: Place::Behind { array, slot }, feature: Some(feature) }
 }
 
+/// Programs for functions of TLS libraries: loaded at the start, attached process by process (`tls_probes`).
+pub(super) const TLS: &[&str] = &[
+    "tls_return",
+    "tls_free",
+    "tls_openssl_handshake",
+    "tls_openssl_read",
+    "tls_openssl_read_ex",
+    "tls_openssl_write",
+    "tls_openssl_write_ex",
+    "tls_gnutls_read",
+    "tls_gnutls_recv_int",
+    "tls_gnutls_write",
+    "tls_nss_read",
+    "tls_nss_write",
+];
+
+/// What a run without them does without.
+pub(super) const TLS_FEATURE: &str = "clear text of TLS";
+
 /// What a run without the probes of datagrams does without.
 const DATAGRAMS: &str = "datagrams (DNS over UDP)";
 

@@ -25,6 +25,7 @@ use crate::{
         meter::{Meter, Sample},
         ring_fill::RingFill,
         sweep::Sweep,
+        tls_probes::StatusHandle,
     },
     event::{ConnClose, ConnId, Counters, Data, Event},
     metrics::{Counter, Metrics},
@@ -113,6 +114,8 @@ pub struct Reader {
     /// Sums handed on and not grown since: (connection, direction) → end. At most two per connection in the kernel's map.
     told: FxHashMap<(u64, usize), u64>,
     sweep: Sweep,
+    /// What came of the probes on TLS libraries.
+    tls: Option<StatusHandle>,
     /// Until when a full queue is waited for; set when the probes are detached.
     last_wait: Option<Instant>,
 }
@@ -170,8 +173,15 @@ impl Reader {
             waiting: Vec::new(),
             told: FxHashMap::default(),
             sweep: Sweep::default(),
+            tls: None,
             last_wait: None,
         })
+    }
+
+    /// Tells what comes of the probes on TLS libraries too.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<StatusHandle>) -> Reader {
+        Reader { tls, ..self }
     }
 
     /// Runs until `stop`.
@@ -453,6 +463,16 @@ impl Reader {
         values.push(("gauge.ring_bytes".into(), self.ring_bytes));
         if let Some(exit) = &self.datagram_exit {
             values.push(("datagram_exit.attached".into(), exit.n_attached()));
+        }
+        if let Some(tls) = &self.tls {
+            let status = tls.get();
+            values.extend([
+                ("tls.processes".into(), status.n_processes as u64),
+                ("tls.places".into(), status.n_places as u64),
+                ("tls.left_opaque".into(), status.left_opaque.len() as u64),
+                ("tls.looks_lost".into(), status.n_lost),
+                ("tls.ns_per_call".into(), status.ns_per_call),
+            ]);
         }
         if let Some(fill) = &mut self.fill {
             values.push(("gauge.ring_used_bytes".into(), fill.used()));

@@ -13,16 +13,29 @@ enum Port {
     Unknown,
     /// Only protocols that have to be captured whole.
     Whole,
-    /// Another protocol: whatever else is spoken there, those that want more say so one by one.
+    /// Only others.
     Heads,
+    /// Both: those that want more say so one by one.
+    Mixed,
 }
 
 impl Port {
     /// What is known when another protocol was recognised.
     fn with(self, is_whole: bool) -> Port {
+        match (self, is_whole) {
+            (Port::Unknown | Port::Whole, true) => Port::Whole,
+            (Port::Unknown | Port::Heads, false) => Port::Heads,
+            _ => Port::Mixed,
+        }
+    }
+
+    /// As the kernel side knows it.
+    fn mode(self) -> u32 {
         match self {
-            Port::Unknown | Port::Whole if is_whole => Port::Whole,
-            _ => Port::Heads,
+            Port::Unknown => abi::PORT_UNKNOWN,
+            Port::Whole => abi::PORT_WHOLE,
+            Port::Heads => abi::PORT_HEADS,
+            Port::Mixed => abi::PORT_MIXED,
         }
     }
 }
@@ -54,9 +67,8 @@ impl LiveVerdicts {
 
     fn know(&mut self, port: u16, what: Port) {
         self.ports[usize::from(port)] = what;
-        let mode = if what == Port::Whole { abi::VERDICT_EVERYTHING } else { abi::VERDICT_HEADS };
         // As in `set`.
-        let _ = self.port_modes.set(u32::from(port), mode, 0);
+        let _ = self.port_modes.set(u32::from(port), what.mode(), 0);
     }
 }
 
@@ -91,8 +103,9 @@ mod tests {
             |spoken: &[bool]| spoken.iter().fold(Port::default(), |port, is_whole| port.with(*is_whole));
         assert_eq!(after(&[]), Port::Unknown);
         assert_eq!(after(&[true, true]), Port::Whole);
-        for spoken in [&[false][..], &[true, false], &[false, true], &[true, false, true]] {
-            assert_eq!(after(spoken), Port::Heads, "{spoken:?}");
+        assert_eq!(after(&[false, false]), Port::Heads);
+        for spoken in [&[true, false][..], &[false, true], &[true, false, true]] {
+            assert_eq!(after(spoken), Port::Mixed, "{spoken:?}");
         }
     }
 }

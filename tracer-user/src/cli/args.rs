@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Config, Hooks, Settings, Size, Span, SummaryForm, Terminal},
+    config::{Config, Hooks, Settings, Size, Span, SummaryForm, Terminal, Tls},
     protocol::REGISTRY,
     report::filter::Thresholds,
     sink::recording::Owner,
@@ -35,6 +35,9 @@ pub struct CaptureArgs {
     /// Family of data hooks [default: auto]
     #[arg(long, value_enum, env = "TXRAY_HOOKS", help_heading = "Capture")]
     pub hooks: Option<Hooks>,
+    /// Connections of TLS: what programs say in them, seen in their own libraries, or only turns from outside [default: clear]
+    #[arg(long, value_enum, value_name = "HOW", env = "TXRAY_TLS")]
+    pub tls: Option<Tls>,
     /// Bytes of the kernel's ring, a power of two [default: 16M]
     #[arg(long, value_name = "SIZE", env = "TXRAY_RING_SIZE", help_heading = "Capture")]
     pub ring_size: Option<Size>,
@@ -190,8 +193,8 @@ fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
 impl CaptureArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches } = self.clone();
-        Settings { pid, comm, exe, cgroup, port, hooks, ring_size, queue_batches, ..settings }
+        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, tls, ring_size, queue_batches } = self.clone();
+        Settings { pid, comm, exe, cgroup, port, hooks, tls, ring_size, queue_batches, ..settings }
     }
 }
 

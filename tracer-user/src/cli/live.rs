@@ -17,7 +17,7 @@ use crate::{
         features::{Capabilities, Capability, Features},
         load::Capture,
     },
-    config::{Config, Payload, Settings, Targets},
+    config::{Config, Payload, Settings, Targets, Tls},
     metrics::Metrics,
     pipeline::PipelineConfig,
     source::{
@@ -76,6 +76,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         batch_queue: config.capture.batch_queue,
         capture: if everything { Capture::Everything } else { Capture::Heads },
         udp_ports: run::udp_ports(&config),
+        tls: config.tls == Tls::Clear,
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;

@@ -71,6 +71,7 @@ pub fn time(event: &Event) -> BootTime {
     match event {
         Event::Data(data) => data.time,
         Event::Datagram(datagram) => datagram.time,
+        Event::TlsOpen(open) => open.time,
         Event::ConnOpen(open) => open.time,
         Event::ConnShut(shut) => shut.time,
         Event::ConnClose(close) => close.time,
@@ -93,6 +94,8 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
         Event::Listening(_) => (time, 0, 2, 0, 0),
         Event::ProcessFacts(facts) => (time, 0, 3, 0, facts.pid),
         Event::ConnOpen(open) => (time, open.conn.0, 4, 0, 0),
+        // Behind its carrier's open, whose id is smaller: it was seen before.
+        Event::TlsOpen(open) => (time, open.conn.0, 4, 1, 0),
         Event::Data(data) => {
             // Of two with the same stamp: the end of a direction behind its bytes, the earlier turn first.
             let last = u8::from(data.bytes == 0);
@@ -100,7 +103,8 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
         }
         Event::Datagram(datagram) => (time, datagram.conn.0, 5, datagram.number, datagram.direction() as u32),
         Event::ConnShut(shut) => (time, shut.conn.0, 7, shut.direction.index() as u64, 0),
-        Event::ConnClose(close) => (time, close.conn.0, 8, 0, 0),
+        // Of several the youngest first: what is inside of a connection ends before it does.
+        Event::ConnClose(close) => (time, u64::MAX, 8, !close.conn.0, 0),
         Event::Process(process) => (time, u64::MAX, 9, 0, process.pid),
         Event::Tick(_) => (time, u64::MAX, 10, 0, 0),
         Event::Counters(_) => (time, u64::MAX, 11, 0, 0),
@@ -110,7 +114,7 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{ConnId, Data};
+    use crate::event::{ConnClose, ConnId, ConnOpen, Data, TlsOpen};
 
     fn data(time: u64, turn: u32) -> Event {
         Event::Data(Data { time: BootTime(time), conn: ConnId(1), turn, bytes: 1, ..Data::default() })
@@ -146,6 +150,22 @@ mod tests {
     fn an_event_behind_the_window_leaves_at_once() {
         check(&[(10, 1), (100, 2), (20, 3), (130, 4)], 10, &[(10, 1), (20, 3), (100, 2), (130, 4)]);
         check(&[(100, 1), (120, 2), (20, 3)], 10, &[(100, 1), (20, 3), (120, 2)]);
+    }
+
+    #[test]
+    fn what_is_inside_of_a_connection_begins_behind_it_and_ends_before_it() {
+        let (time, carrier, inside) = (BootTime(10), ConnId(4), ConnId(5));
+        let close = |conn| Event::ConnClose(ConnClose { time, conn, ..ConnClose::default() });
+        let events = [
+            Event::ConnOpen(ConnOpen { time, conn: carrier, ..ConnOpen::default() }),
+            Event::TlsOpen(TlsOpen { time, conn: inside, carrier, ..TlsOpen::default() }),
+            Event::Data(Data { time, conn: inside, bytes: 1, ..Data::default() }),
+            close(inside),
+            close(carrier),
+        ];
+        let mut order = Order::default();
+        events.iter().rev().for_each(|event| order.push(event.clone()));
+        assert!(order.waiting().eq(&events));
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl<C> Tracker<C> {
         self.slots[at as usize].conn.as_deref_mut()
     }
 
+    /// A connection.
+    pub fn get(&self, id: ConnId) -> Option<&C> {
+        self.slots.get(*self.by_id.get(&id)? as usize)?.conn.as_deref()
+    }
+
     /// A connection; its place in the order stays.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut C> {
         let at = *self.by_id.get(&id)?;

@@ -1,18 +1,19 @@
 //! The pipeline's whole state as bytes, and back.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CHECKPOINT_VERSION, CheckpointError, ClosedConns, Datagrams, Entry, Pipeline, PipelineConfig, State,
-    Tally, VerdictSink,
+    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Link, Pipeline,
+    PipelineConfig, State, Tally, VerdictSink, connections::TallyMore,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
     enrich::table::ProcessTable,
     event::{ConnId, Event},
     metrics::Metrics,
+    protocol::TlsFacts,
     time::BootTime,
     transaction::{
         exchange::{Exchange, ExchangeMore},
@@ -23,6 +24,11 @@ use crate::{
 
 /// A connection in a checkpoint, with its parser's name and state.
 type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
+
+/// What a checkpoint holds last: of each connection, and of what lies between them.
+type More = (Vec<EntryMore>, WatermarkMore, Datagrams, (Carriers, Vec<Option<Arc<TlsFacts>>>));
+/// The same of one connection.
+type EntryMore = (ExchangeMore, TallyMore, Option<Link>);
 
 /// Version without what is counted by connection; all else is the same.
 const VERSION_WITHOUT_TALLIES: u32 = 2;
@@ -78,9 +84,19 @@ impl Pipeline {
         // In the order of the connections.
         let tallies: Vec<&Tally> = self.tracker.iter().map(|entry| &entry.tally).collect();
         bytes.extend(postcard::to_allocvec(&(tallies, &rest.closed)).unwrap_or_default());
-        let more: Vec<ExchangeMore> = self.tracker.iter().map(|entry| entry.exchange.more()).collect();
+        let more: Vec<_> = self
+            .tracker
+            .iter()
+            .map(|entry| (entry.exchange.more(), entry.tally.more(), entry.link))
+            .collect();
         bytes.extend(
-            postcard::to_allocvec(&(more, rest.watermark.more(), &rest.datagrams)).unwrap_or_default(),
+            postcard::to_allocvec(&(
+                more,
+                rest.watermark.more(),
+                &rest.datagrams,
+                (&rest.carriers, rest.closed.tls()),
+            ))
+            .unwrap_or_default(),
         );
         bytes
     }
@@ -104,7 +120,7 @@ impl Pipeline {
             VERSION_WITHOUT_TALLIES => Default::default(),
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
-        let (more, of_watermark, datagrams): (Vec<ExchangeMore>, WatermarkMore, Datagrams) = match found {
+        let (more, of_watermark, datagrams, (carriers, of_closed)): More = match found {
             ..VERSION_WITH_MORE => Default::default(),
             _ => postcard::from_bytes(bytes).map_err(fault)?,
         };
@@ -117,19 +133,22 @@ impl Pipeline {
             {
                 return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
             }
-            exchange.restore_more(more.next().unwrap_or_default());
+            let (of_exchange, of_tally, link) = more.next().unwrap_or_default();
+            exchange.restore_more(of_exchange);
             exchange.restore_rules(&mut conn);
             let opaque = exchange.is_opaque();
-            let tally = tallies.next().unwrap_or_default();
+            let mut tally = tallies.next().unwrap_or_default();
+            tally.restore_more(of_tally);
+            let port_told = link.is_some();
             let entry = Entry {
-                conn,
                 exchange,
-                ends: None,
                 hold_armed,
                 quiet_armed,
-                port_told: false,
+                port_told,
                 opaque,
                 tally,
+                link,
+                ..Entry::new(conn)
             };
             pipeline.tracker.insert(entry.conn.id, entry);
         }
@@ -143,7 +162,9 @@ impl Pipeline {
         rest.watermark.restore_more(of_watermark);
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;
+        rest.closed.restore_tls(of_closed);
         rest.datagrams = datagrams;
+        rest.carriers = carriers;
         Ok(pipeline)
     }
 }

@@ -9,7 +9,7 @@ use tracer_ebpf as abi;
 use super::{Entry, Pipeline, Rest, Step};
 use crate::{
     event::{ConnClose, ConnId, ConnOpen, Data, Role, tuple_bytes},
-    protocol::REGISTRY,
+    protocol::{REGISTRY, TlsFacts},
     text::data_text,
     time::BootTime,
     transaction::{
@@ -92,8 +92,10 @@ pub struct ConnRow {
     pub tuple: abi::Tuple,
     /// Path of a Unix socket.
     pub unix_path: Bytes,
-    /// Registry name of its protocol, once it is known.
+    /// Registry name of its protocol, once it is known: of the clear text, where that is seen.
     pub protocol: Option<&'static str>,
+    /// What is known of its TLS.
+    pub tls: Option<Arc<TlsFacts>>,
     /// Since when it is known, ns of event time.
     pub age_ns: u64,
     /// Its beginning was seen: it is no older.
@@ -106,7 +108,7 @@ pub struct ConnRow {
     pub in_flight: u64,
     /// How far the oldest of them is.
     pub step: Option<Step>,
-    /// Bytes towards and from the process, since its first bytes were seen; lost ones in between included.
+    /// Bytes towards and from the process, on the wire, since its first bytes were seen; lost ones in between included.
     pub bytes: [u64; 2],
     /// Since when nothing moved, or since its end, ns of event time; `None` where the kernel no longer tells.
     pub idle_ns: Option<u64>,
@@ -137,6 +139,15 @@ pub(super) struct Tally {
     errors: u64,
     /// Position of the first byte seen, by direction.
     from: [u64; 2],
+    /// Registry name of the protocol of a clear text inside of it that has ended. What checkpoints hold apart.
+    #[serde(skip)]
+    inside: Option<&'static str>,
+}
+
+/// What checkpoints hold of a connection's counts apart, since version 4.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TallyMore {
+    inside: Option<String>,
 }
 
 impl Tally {
@@ -145,6 +156,26 @@ impl Tally {
         if self.comm == [0; 16] {
             self.pid = open.pid;
         }
+    }
+
+    /// A clear text comes into sight.
+    pub(super) fn open_inside(&mut self, time: BootTime, pid: u32) {
+        if self.since.known().is_none() {
+            self.since = time;
+        }
+        if self.comm == [0; 16] {
+            self.pid = pid;
+        }
+    }
+
+    /// What checkpoints hold apart.
+    pub(super) fn more(&self) -> TallyMore {
+        TallyMore { inside: self.inside.map(str::to_owned) }
+    }
+
+    /// Takes over what checkpoints hold apart.
+    pub(super) fn restore_more(&mut self, more: TallyMore) {
+        self.inside = registered(more.inside.as_deref());
     }
 
     /// Bytes are about to be applied; `first`: of their direction.
@@ -190,6 +221,9 @@ struct Closed {
     bytes: [u64; 2],
     state: ConnState,
     capture: u32,
+    /// What checkpoints hold apart.
+    #[serde(skip)]
+    tls: Option<Arc<TlsFacts>>,
 }
 
 /// Connections that ended. Bounded by [`MAX_CLOSED_LISTED`].
@@ -199,9 +233,29 @@ pub(super) struct ClosedConns {
     n: u64,
 }
 
+impl ClosedConns {
+    /// What is known of their TLS, in their order (checkpoint).
+    pub(super) fn tls(&self) -> Vec<Option<Arc<TlsFacts>>> {
+        self.rows.iter().map(|row| row.tls.clone()).collect()
+    }
+
+    /// Takes it over.
+    pub(super) fn restore_tls(&mut self, tls: Vec<Option<Arc<TlsFacts>>>) {
+        self.rows.iter_mut().zip(tls).for_each(|(row, tls)| row.tls = tls);
+    }
+}
+
 impl Rest {
-    /// A connection is about to be let go: at its close, or (without one) because there are too many.
-    pub(super) fn note_end(&mut self, entry: &Entry, close: Option<&ConnClose>) {
+    /// A connection is about to be let go: at its close, or (without one) because there are too many. `outer`: what carries it, which
+    /// then tells of it.
+    pub(super) fn note_end(&mut self, entry: &Entry, outer: Option<&mut Entry>, close: Option<&ConnClose>) {
+        if let Some(outer) = outer {
+            outer.tally.requests += entry.tally.requests;
+            outer.tally.errors += entry.tally.errors;
+            outer.tally.inside = entry.exchange.protocol().or(outer.tally.inside);
+            outer.exchange.pairs_mut().restore_tls(entry.exchange.pairs().tls().cloned());
+            return;
+        }
         if !self.config.list_connections {
             return;
         }
@@ -217,17 +271,18 @@ impl Rest {
         };
         let closed = Closed {
             at: close.map_or(self.state.now, |close| close.time),
-            conn: entry.conn.id,
+            conn: entry.carrier().unwrap_or(entry.conn.id),
             tally: entry.tally.clone(),
             service: self.service_of(entry, entry.tally.pid, &entry.tally.comm),
             role: entry.role(),
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
-            protocol: entry.exchange.protocol().map(str::to_owned),
+            protocol: entry.protocol().map(str::to_owned),
             from_start: entry.is_whole(),
             bytes: entry.bytes(),
             state,
             capture: self.capture(entry),
+            tls: entry.exchange.pairs().tls().cloned(),
         };
         self.closed.rows.push_back(closed);
     }
@@ -277,6 +332,10 @@ impl Entry {
         }
     }
 
+    fn protocol(&self) -> Option<&'static str> {
+        self.tally.inside.or(self.exchange.protocol())
+    }
+
     fn is_whole(&self) -> bool {
         self.conn.opened && !self.conn.mid_join
     }
@@ -318,58 +377,81 @@ impl Pipeline {
         if !self.rest.config.list_connections {
             return Arc::default();
         }
-        let open = self.tracker.newest_first().take(MAX_CONNS_LISTED).map(|entry| self.conn_row(entry, now));
+        // What is inside of another is told of by that.
+        let is_inside =
+            |entry: &Entry| entry.carrier().is_some_and(|carrier| self.tracker.get(carrier).is_some());
+        let open = self.tracker.newest_first().filter(|entry| !is_inside(entry)).take(MAX_CONNS_LISTED);
+        let open = open.map(|entry| self.conn_row(entry, now));
         let closed = self.rest.closed.rows.iter().rev().map(|closed| closed.row(now));
         Arc::new(Connections { open: open.collect(), closed: closed.collect(), n_closed: self.rest.closed.n })
     }
 
-    fn conn_row(&self, entry: &Entry, now: BootTime) -> ConnRow {
-        let Entry { conn, exchange, tally, .. } = entry;
-        let (is_excluded, capture) = (self.rest.is_excluded(entry), self.rest.capture(entry));
-        let oldest = exchange.open().next();
-        let started = conn.streams.iter().any(|stream| stream.started);
-        let state = if exchange.pairs().is_tunnel() {
+    fn state(&self, entry: &Entry) -> ConnState {
+        let Entry { conn, exchange, .. } = entry;
+        if exchange.pairs().is_tunnel() {
             ConnState::Tunnel
-        } else if is_excluded || exchange.is_opaque() {
+        } else if self.rest.is_excluded(entry) || exchange.is_opaque() {
             ConnState::Opaque
         } else if conn.streams.iter().any(|stream| stream.closed) {
             ConnState::Closing
-        } else if oldest.is_some_and(|open| open.kind == Kind::LongLived) {
+        } else if exchange.open().next().is_some_and(|open| open.kind == Kind::LongLived) {
             ConnState::LongLived
         } else if exchange.protocol().is_some() {
             ConnState::Open
-        } else if started {
+        } else if conn.streams.iter().any(|stream| stream.started) {
             ConnState::Unrecognised
         } else {
             ConnState::Opening
+        }
+    }
+
+    /// A connection, with all that is inside of it: the wire has the bytes, the clear text says what they are.
+    fn conn_row(&self, entry: &Entry, now: BootTime) -> ConnRow {
+        let conn = &entry.conn;
+        let inside = || self.inside(conn.id);
+        let all = || std::iter::once(entry).chain(inside());
+        let told = inside().next_back().unwrap_or(entry);
+        let named = if told.tally.comm == [0; 16] { entry } else { told };
+        let state = match self.state(entry) {
+            state @ (ConnState::Tunnel | ConnState::Closing) => state,
+            state => inside().next_back().map_or(state, |told| self.state(told)),
         };
+        let is_told = all().any(|entry| self.rest.capture(entry) != abi::VERDICT_NOTHING);
+        let last = all().map(|entry| entry.conn.last).max().unwrap_or(conn.last);
         ConnRow {
-            conn: conn.id,
-            service: self.rest.service_of(entry, tally.pid, &tally.comm),
-            pid: tally.pid,
-            comm: tally.comm,
-            role: entry.role(),
+            conn: entry.carrier().unwrap_or(conn.id),
+            service: self.rest.service_of(entry, named.tally.pid, &named.tally.comm),
+            pid: named.tally.pid,
+            comm: named.tally.comm,
+            role: if told.role() == Role::Unknown { entry.role() } else { told.role() },
             tuple: conn.tuple,
             unix_path: conn.unix_path.clone(),
-            protocol: exchange.protocol(),
-            age_ns: tally.age(now),
+            protocol: inside().rev().find_map(Entry::protocol).or(entry.protocol()),
+            tls: told.exchange.pairs().tls().cloned(),
+            age_ns: entry.tally.age(now),
             from_start: entry.is_whole(),
-            requests: tally.requests,
-            errors: tally.errors,
-            in_flight: exchange.pairs().n_open() as u64,
-            step: oldest.map(Open::step),
+            requests: all().map(|entry| entry.tally.requests).sum(),
+            errors: all().map(|entry| entry.tally.errors).sum(),
+            in_flight: all().map(|entry| entry.exchange.pairs().n_open() as u64).sum(),
+            step: all()
+                .filter_map(|entry| entry.exchange.open().next())
+                .min_by_key(|open| open.start)
+                .map(Open::step),
             bytes: entry.bytes(),
-            idle_ns: (capture != abi::VERDICT_NOTHING).then(|| now.0.saturating_sub(conn.last.0)),
+            idle_ns: is_told.then(|| now.0.saturating_sub(last.0)),
             state,
-            capture: capture_name(capture),
+            capture: capture_name(self.rest.capture(told)),
         }
     }
 }
 
+/// The registry's own text of a protocol's name.
+fn registered(name: Option<&str>) -> Option<&'static str> {
+    REGISTRY.iter().map(|protocol| protocol.name()).find(|known| Some(*known) == name)
+}
+
 impl Closed {
     fn row(&self, now: BootTime) -> ConnRow {
-        let name = self.protocol.as_deref();
-        let protocol = REGISTRY.iter().map(|protocol| protocol.name()).find(|known| Some(*known) == name);
         ConnRow {
             conn: self.conn,
             service: self.service.clone(),
@@ -378,7 +460,8 @@ impl Closed {
             role: self.role,
             tuple: self.tuple,
             unix_path: self.unix_path.clone(),
-            protocol,
+            protocol: registered(self.protocol.as_deref()),
+            tls: self.tls.clone(),
             // It ages no more.
             age_ns: self.tally.age(self.at),
             from_start: self.from_start,

@@ -11,6 +11,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
 
 pub use self::age::AgeSteps;
 pub use crate::conn::turns::LostRequests;
@@ -199,6 +200,7 @@ pub enum CheckpointError {
 pub const CHECKPOINT_VERSION: u32 = 4;
 
 mod age;
+mod carriers;
 mod checkpoint;
 mod connections;
 mod datagrams;
@@ -208,6 +210,7 @@ mod positions;
 mod snapshot;
 mod step;
 
+use carriers::{Carriers, Link};
 use connections::{ClosedConns, Tally};
 pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
 use datagrams::Datagrams;
@@ -245,6 +248,24 @@ struct Entry {
     /// Counted as one whose bytes are not looked at.
     opaque: bool,
     tally: Tally,
+    /// It is the clear text inside of another.
+    link: Option<Link>,
+}
+
+impl Entry {
+    fn new(conn: Connection) -> Entry {
+        Entry {
+            conn,
+            exchange: Exchange::default(),
+            ends: None,
+            hold_armed: false,
+            quiet_armed: false,
+            port_told: false,
+            opaque: false,
+            tally: Tally::default(),
+            link: None,
+        }
+    }
 }
 
 /// Everything but the connections.
@@ -261,6 +282,9 @@ struct Rest {
     timers: BinaryHeap<Reverse<(BootTime, ConnId)>>,
     closed: ClosedConns,
     datagrams: Datagrams,
+    carriers: Carriers,
+    /// Carriers of which more was told in the step in progress.
+    told: Vec<ConnId>,
     noted: Option<Noted>,
     marks: Vec<Mark>,
     fx: Effects,
@@ -320,6 +344,8 @@ impl Pipeline {
                 timers: BinaryHeap::new(),
                 closed: ClosedConns::default(),
                 datagrams: Datagrams::default(),
+                carriers: Carriers::default(),
+                told: Vec::new(),
                 noted: None,
                 marks: Vec::new(),
                 fx: Effects::default(),
@@ -366,9 +392,16 @@ impl Pipeline {
         let is_late = time < self.rest.state.now;
         self.pass(time);
         match event {
-            Event::Data(data) => self.data(data, is_late),
+            Event::Data(data) => {
+                let failed = data.has(abi::FLAG_ERROR).then(|| (data.conn, data.direction()));
+                self.data(data, is_late);
+                if let Some((conn, direction)) = failed {
+                    self.fail_inside(conn, direction, time);
+                }
+            }
             Event::Datagram(datagram) => self.datagram(&datagram, is_late),
             Event::ConnOpen(open) => self.open(&open),
+            Event::TlsOpen(open) => self.tls_open(&open),
             // The peer's FIN has arrived, and says nothing of what is still to be read before it: this direction ends with
             // the call that returns nothing, or with the connection.
             Event::ConnShut(shut) if shut.direction == Direction::Ingress => {}
@@ -387,6 +420,7 @@ impl Pipeline {
             Event::Counters(counters) => self.counters(counters),
             Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }
+        self.tell();
     }
 
     /// Event time passes: what is due happens, in the order in which it is.
@@ -398,6 +432,7 @@ impl Pipeline {
             self.rest.state.now = self.rest.state.now.max(due);
             if let Some(entry) = self.tracker.get_mut(id) {
                 self.rest.timer(entry, due);
+                self.tell();
             }
         }
         let now = self.rest.state.now.max(time);
@@ -428,19 +463,8 @@ impl Pipeline {
             }
             let mut conn = Connection::new(id);
             conn.forgotten = self.rest.state.forgotten;
-            self.tracker.insert(
-                id,
-                Entry {
-                    conn,
-                    exchange: Exchange::default(),
-                    ends: None,
-                    hold_armed: false,
-                    quiet_armed: false,
-                    port_told: false,
-                    opaque: false,
-                    tally: Tally::default(),
-                },
-            );
+            self.tracker.insert(id, Entry::new(conn));
+            self.relink(id);
         }
         self.tracker.touch(id).map(|entry| (entry, &mut self.rest))
     }
@@ -454,6 +478,9 @@ impl Pipeline {
             entry.conn.role = rest.listening.role(open.netns, &open.tuple);
         }
         entry.ends = None;
+        if entry.exchange.is_carrier() {
+            rest.told.push(open.conn);
+        }
     }
 
     /// `is_late`: it came behind later events, by more than the window.
@@ -500,6 +527,7 @@ impl Pipeline {
         if self.close_socket(close) {
             return;
         }
+        self.end_inside(close);
         let Some((entry, rest)) = self.entry(close.conn) else { return };
         rest.flush_held(entry);
         rest.with_last(entry, |exchange, conn, turnover| exchange.close(conn, close, turnover));
@@ -508,11 +536,20 @@ impl Pipeline {
             entry.conn.turns.close(close.turn, [false; 2], false);
         }
         self.remove(close.conn, Some(close));
+        self.rest.carriers.remove(close.conn);
         self.tracker.end(close.conn, close.time);
     }
 
-    /// The tracker lets go of a connection that has not ended.
+    /// The tracker lets go of a connection that has not ended, and first of what is inside of it.
     fn forget(&mut self, id: ConnId) {
+        for at in 0.. {
+            let Some(&clear) = self.rest.carriers.inside(id).get(at) else { break };
+            self.forget_one(clear);
+        }
+        self.forget_one(id);
+    }
+
+    fn forget_one(&mut self, id: ConnId) {
         let now = self.rest.state.now;
         if let Some(entry) = self.tracker.get_mut(id) {
             self.rest.flush_held(entry);
@@ -524,7 +561,8 @@ impl Pipeline {
 
     fn remove(&mut self, id: ConnId, close: Option<&ConnClose>) {
         if let Some(entry) = self.tracker.remove(id) {
-            self.rest.note_end(&entry, close);
+            let outer = entry.carrier().and_then(|carrier| self.tracker.get_mut(carrier));
+            self.rest.note_end(&entry, outer, close);
             let lost = self.rest.lost_on(&entry, close.is_some());
             let state = &mut self.rest.state;
             state.lost.add(lost);
@@ -541,7 +579,8 @@ impl Pipeline {
             return;
         }
         let id = idlest.conn.id;
-        if idlest.exchange.pairs().n_open() == 0 {
+        let is_open = idlest.exchange.pairs().n_open() != 0;
+        if !is_open && !self.is_used_inside(id, BootTime(now.0.saturating_sub(after))) {
             self.forget(id);
         } else {
             self.tracker.touch(id);

@@ -42,6 +42,8 @@ pub struct OpenRequest {
     pub comm: [u8; 16],
     /// Connection.
     pub conn: ConnId,
+    /// The connection on the wire, where that is the clear text inside of it.
+    pub carrier: Option<ConnId>,
     /// Number on it.
     pub ordinal: u64,
     /// Method; empty where the name has none.
@@ -152,6 +154,7 @@ impl OpenRequest {
             end: End::TracerStopped,
             confidence: self.confidence,
             conn: self.conn,
+            carrier: self.carrier,
             ordinal: self.ordinal,
             seq: 0,
         }
@@ -183,6 +186,7 @@ impl Pipeline {
             tid: open.tid,
             comm: open.comm,
             conn: entry.conn.id,
+            carrier: entry.carrier(),
             ordinal: open.ordinal,
             method,
             path,
@@ -202,7 +206,7 @@ impl Pipeline {
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
             tls: open.more.tls.clone(),
-            confidence: open.confidence(entry.exchange.is_guessed()),
+            confidence: open.confidence(entry.is_guessed()),
             time_basis: time_basis(open),
         }
     }

@@ -49,7 +49,7 @@ impl Pipeline {
             time: frontier,
             wall: anchor.wall(frontier),
             watermark: self.rest.watermark.reached(),
-            n_conns: self.tracker.len(),
+            n_conns: self.tracker.len() - self.n_inside(),
             connections: self.connections(frontier),
             n_open,
             n_long_lived,

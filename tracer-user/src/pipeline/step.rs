@@ -13,7 +13,7 @@ use crate::{
     time::{Anchor, BootTime},
     transaction::{
         End, Transaction,
-        exchange::{Exchange, Limits, Turnover},
+        exchange::{ByTurn, Exchange, Limits, Turnover},
         finish::{Ends, finish, is_captured},
         open::{Effects, Open},
         pairing::Pairs,
@@ -23,8 +23,8 @@ use crate::{
 impl Entry {
     /// Requests lost on this connection; `closed`: its close was seen.
     pub(super) fn lost(&self, state: &State, closed: bool) -> LostRequests {
-        if self.has_datagrams() {
-            // The socket's account.
+        if self.has_datagrams() || self.exchange.is_mute() {
+            // The socket's account, or that of the clear text.
             return LostRequests::default();
         }
         let lossy = state.n_lost > 0;
@@ -68,8 +68,10 @@ impl Rest {
         self.is_of_no_interest(entry) && entry.exchange.pairs().n_open() == 0
     }
 
+    /// What is inside of a carrier says whether that is.
     fn is_of_no_interest(&self, entry: &Entry) -> bool {
-        entry.exchange.protocol().is_some_and(|name| !self.looked_for.reads(name))
+        let is_read = |name: &str| self.looked_for.reads(name) || entry.exchange.is_carrier();
+        entry.exchange.protocol().is_some_and(|name| !is_read(name))
     }
 
     /// Whether a request in flight is one of those looked for, as far as it has come.
@@ -90,12 +92,18 @@ impl Rest {
         lost
     }
 
-    /// The server's port is one on which what no parser knows is followed turn by turn.
-    fn is_followed_by_turn(&self, entry: &Entry) -> bool {
-        let ports = &self.config.opaque_ports;
-        if ports.is_empty() {
-            return false;
+    /// Whether what no parser knows is followed turn by turn: on ports of the server that were asked for.
+    fn by_turn(&self, entry: &Entry) -> ByTurn {
+        let is_asked_for = !self.config.opaque_ports.is_empty() && self.has_opaque_port(entry);
+        match entry.carrier() {
+            _ if is_asked_for => ByTurn::FromStart,
+            Some(_) => ByTurn::Unrecognised,
+            None => ByTurn::Never,
         }
+    }
+
+    fn has_opaque_port(&self, entry: &Entry) -> bool {
+        let ports = &self.config.opaque_ports;
         let abi::Tuple { local_port, remote_port, .. } = entry.conn.tuple;
         match entry.conn.role {
             Role::Server => ports.contains(&local_port),
@@ -153,15 +161,17 @@ impl Rest {
             max_held_bytes: self.config.max_held_bytes,
             reorder_window_ns: self.config.reorder_window_ns,
             keep_target: self.config.keep_target,
-            by_turn: self.is_followed_by_turn(entry),
+            by_turn: self.by_turn(entry),
         };
         let (was_known, was_excluded) = (entry.exchange.protocol().is_some(), self.is_excluded(entry));
         let mut turnover = Turnover { limits, marks: &mut self.marks, fx: &mut self.fx };
         act(&mut entry.exchange, &mut entry.conn, &mut turnover);
         let is_nobodys = was_excluded || (!was_known && self.is_of_no_interest(entry));
         if is_nobodys {
-            // So is what was read of it until it was recognised.
+            // So is what was read of it until it was recognised, but for its TLS: there may be something inside.
+            let tls = entry.exchange.pairs().tls().cloned();
             *entry.exchange.pairs_mut() = Pairs::default();
+            entry.exchange.pairs_mut().restore_tls(tls);
             self.fx = Effects::default();
         } else {
             self.collect(entry);
@@ -175,6 +185,9 @@ impl Rest {
     }
 
     pub(super) fn collect(&mut self, entry: &mut Entry) {
+        if std::mem::take(&mut self.fx.tls) && entry.exchange.is_carrier() {
+            self.told.push(entry.conn.id);
+        }
         if self.fx.counted {
             self.fx.counted = false;
             for (sum, n) in self.state.unpaired.iter_mut().zip(&mut self.fx.unpaired) {
@@ -200,9 +213,9 @@ impl Rest {
         }
         let mut ended = std::mem::take(&mut self.fx.ended);
         let role = entry.exchange.role();
+        let (guessed, carrier) = (entry.is_guessed(), entry.carrier());
         let ends = entry.ends.get_or_insert_with(|| Ends::of(&entry.conn, role));
         let protocol = entry.exchange.protocol().unwrap_or_default();
-        let guessed = entry.exchange.is_guessed();
         let requests = entry.exchange.requests();
         for ended in ended.drain(..) {
             if let (Some(noted), Some(requests)) = (&mut self.noted, requests) {
@@ -215,8 +228,9 @@ impl Rest {
                 self.processes.service(ended.open.pid, &ended.open.comm)
             };
             let comm = self.processes.name(&ended.open.comm);
-            let (transaction, operation) =
+            let (mut transaction, operation) =
                 finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
+            transaction.carrier = carrier;
             entry.tally.ended(&transaction);
             self.count(&transaction);
             self.watermark.push(epoch, transaction, operation);
@@ -278,26 +292,34 @@ impl Rest {
             entry.port_told = true;
             let abi::Tuple { local_port, remote_port, .. } = entry.conn.tuple;
             let is_more = match entry.conn.role {
+                // What is spoken inside says more.
+                _ if capture == Capture::Turns => false,
                 Role::Server => self.verdicts.learn(local_port, is_whole),
                 Role::Client => self.verdicts.learn(remote_port, is_whole),
                 Role::Unknown => false,
             };
+            let is_more = is_more || (!is_whole && self.carriers.is_inside(entry.conn.id));
             if is_more {
                 let (conn_id, budget) = (entry.conn.id.0, abi::DEFAULT_BUDGET);
                 let heads = abi::Verdict { conn_id, resume: [0; 2], mode: abi::VERDICT_HEADS, budget };
                 self.verdicts.set(entry.conn.id, heads);
             }
         }
-        if !self.is_excluded(entry)
-            && let Some(verdict) = entry.exchange.verdict(&entry.conn)
-        {
-            self.verdicts.set(entry.conn.id, verdict);
-        }
+        self.give_verdict(entry);
         if !entry.quiet_armed
             && let Some(since) = entry.exchange.quiet_since()
         {
             entry.quiet_armed = true;
             self.timers.push(Reverse((BootTime(since.0.saturating_add(QUIET_NS)), entry.conn.id)));
+        }
+    }
+
+    /// Tells the kernel what to capture from here on, if that is news.
+    pub(super) fn give_verdict(&mut self, entry: &mut Entry) {
+        if !self.is_excluded(entry)
+            && let Some(verdict) = entry.exchange.verdict(&entry.conn)
+        {
+            self.verdicts.set(entry.conn.id, verdict);
         }
     }
 

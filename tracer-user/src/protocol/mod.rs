@@ -62,6 +62,9 @@ pub fn of_ports(first: u16, second: u16) -> Option<usize> {
 /// Registry name of the protocol whose `Upgrade` leads to others.
 pub const HTTP1: &str = "http1";
 
+/// Registry name of what others turn to, and carry clear text in.
+pub const TLS: &str = "tls";
+
 /// Registry name of what no parser knows, on ports where that is followed turn by turn.
 pub const OPAQUE: &str = "opaque";
 
@@ -302,6 +305,12 @@ pub trait Parser: Send {
         false
     }
 
+    /// The connection turns to TLS behind this step ([`Mark::Switch`]), and may be seen inside of it: the state ([`Parser::save`]) with which
+    /// a parser of this protocol reads on there, from the first byte of the clear text. `None`: that begins anew, and says itself what it is.
+    fn inside_tls(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The flow ended (FIN). A message that runs until the close ends here.
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>);
 
@@ -408,7 +417,7 @@ pub enum Mark {
         error: Option<Cow<'static, str>>,
     },
     /// From the next byte on the connection speaks the protocol with this registry name, in both directions (TLS behind a
-    /// request for it). What is in progress goes on as it is.
+    /// request for it, see [`Parser::inside_tls`]). What is in progress goes on as it is.
     Switch {
         /// [`Protocol::name`].
         to: &'static str,

@@ -21,7 +21,8 @@
 //! more beside a number of columns says that definitions may be left out; an OK packet's status says whether changes of the session
 //! follow. Where it cannot be told (the end of the definitions behind `PREPARE`), the response ends with its turn.
 //!
-//! **TLS** behind a request for it is another protocol's, if there is one for it, and otherwise not read. **Compressed** connections are
+//! **TLS** behind a request for it is another protocol's, if there is one for it, and otherwise not read; where the clear text is seen, this one
+//! goes on inside of it, with what the server has offered before. **Compressed** connections are
 //! not read: their `CONNECT` is called `CONNECT zlib` or `CONNECT zstd` and becomes a long-lived transaction that lasts as long as the connection.
 //!
 //! **Joined in the middle**: recognised by a query or preparation that begins like SQL, or by an execution, and by nothing that a server says.
@@ -52,7 +53,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Body, Capture, Coverage, ErrorFor, Family, Flow, Inference, Mark, Message, Parser, Protocol, REGISTRY,
-    Request, Response, Resync, Step,
+    Request, Response, Resync, Step, TLS,
     codec::mysql::{
         self, Capabilities, FULL, HEADER, Header, Seen,
         answer::{Answer, Reading},
@@ -93,7 +94,7 @@ impl Protocol for MySql {
         let said = [
             (handshake::greeting(head).is(), Inference::Response),
             (handshake::refusal(head), Inference::Response),
-            (handshake::login(head, false).is(), Inference::Request),
+            (handshake::login(head, 1, false).is(), Inference::Request),
             (command::certain_command(head, true), Inference::Request),
         ];
         match said.iter().find(|(seen, _)| *seen == Seen::Yes(())) {
@@ -135,6 +136,8 @@ struct MySqlParser {
     deprecates_eof: Option<bool>,
     /// A command or a handshake response was read: no other handshake can come.
     started: bool,
+    /// The client has asked for TLS: inside of it, it goes on with the sequence id behind that.
+    in_tls: bool,
     tunnel: Tunnel,
     /// Requests that wait for their responses, oldest first.
     asked: VecDeque<Asked>,
@@ -250,6 +253,10 @@ impl Parser for MySqlParser {
         self.unknown_asked = self.asked.front().is_none_or(|asked| asked.number != first);
     }
 
+    fn inside_tls(&self) -> Option<Vec<u8>> {
+        self.in_tls.then(|| self.save())
+    }
+
     fn close(&mut self, flow: Flow, marks: &mut Vec<Mark>) {
         match flow {
             Flow::Request if take(&mut self.request_goes_on) => marks.push(Mark::Cut { stream: 0 }),
@@ -280,9 +287,14 @@ impl Parser for MySqlParser {
 }
 
 impl MySqlParser {
+    /// Sequence id of the client's handshake response.
+    fn login_seq(&self) -> u8 {
+        1 + u8::from(self.in_tls)
+    }
+
     /// A turn of the client's begins a request.
     fn begins_request(&self, turn: &[u8]) -> Seen<()> {
-        match handshake::login(turn, true) {
+        match handshake::login(turn, self.login_seq(), true) {
             Seen::Yes(_) | Seen::Partial if self.started => command::certain_command(turn, false),
             Seen::No => command::certain_command(turn, false),
             login => login.is(),
@@ -349,14 +361,15 @@ impl MySqlParser {
 
     /// The client's first packet.
     fn login(&mut self, buf: &[u8], marks: &mut Vec<Mark>) -> Step {
-        let login = match handshake::login(buf, true) {
+        let login = match handshake::login(buf, self.login_seq(), true) {
             Seen::Yes(login) => login,
             Seen::Partial => return Step::NeedMore,
             Seen::No => return Step::Invalid("no handshake response"),
         };
         let Some(header) = Header::of(buf) else { return Step::NeedMore };
-        if login.tls {
-            if let Some(tls) = REGISTRY.iter().find(|protocol| protocol.name() == "tls") {
+        if login.tls && !self.in_tls {
+            self.in_tls = true;
+            if let Some(tls) = REGISTRY.iter().find(|protocol| protocol.name() == TLS) {
                 marks.push(Mark::Switch { to: tls.name() });
                 return Step::Consume { len: header.packet() };
             }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Span,
     pipeline::{ConnRow, Connections, OpenRequest, Snapshot},
-    sink::histogram::Histograms,
+    sink::{histogram::Histograms, jsonl::push_tls},
     text::{data_text, push_json, screen_bytes, screen_text},
     time::WallTime,
 };
@@ -178,6 +178,7 @@ impl Instant {
             }
             let [bytes_in, bytes_out] = row.bytes;
             write_or_null(out, "protocol", row.protocol.map(|name| format!("\"{name}\"")))?;
+            push_tls(out, row.tls.as_deref());
             write!(out, ",\"state\":\"{}\",\"capture\":\"{}\"", row.state.as_str(), row.capture)?;
             write!(out, ",\"age_ns\":{age_ns},\"from_start\":{from_start}")?;
             write_or_null(out, "idle_ns", row.idle_ns)?;
@@ -335,6 +336,7 @@ mod tests {
             tuple,
             unix_path: Default::default(),
             protocol: Some("http1"),
+            tls: None,
             age_ns: 90_000_000_000,
             from_start: i != 1,
             requests: 1_000 + i,

@@ -105,6 +105,7 @@ mod tests {
             kind: "OpenSSL",
             version: Some("3.0.19".to_owned()),
             file: "/usr/lib/libssl.so.3".to_owned(),
+            id: crate::uprobe::maps::FileId { device: (8, 1), inode: 7 },
             deleted: true,
             path: "/proc/7/map_files/1-2".to_owned(),
             build_id: None,

@@ -7,7 +7,10 @@ use tracer_ebpf as abi;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Fault;
-use crate::event::{ProcessChange, Role};
+use crate::{
+    event::{ConnId, Data, Datagram, ProcessChange, Role},
+    time::BootTime,
+};
 
 /// A blob that does not hold what its kind says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,33 @@ impl DatagramBlob {
         bytes.advance(size_of::<abi::Tuple>());
         let netns = bytes.try_get_u32_le().map_err(|_| BadBlob)?;
         Ok((DatagramBlob { tuple, netns }, bytes))
+    }
+}
+
+/// The part of an open of clear text that has no column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TlsBlob {
+    pub carrier: ConnId,
+    pub library: u16,
+    pub link: u16,
+}
+
+impl TlsBlob {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.carrier.0);
+        out.put_u16_le(self.library);
+        out.put_u16_le(self.link);
+    }
+
+    pub(super) fn read(mut bytes: &[u8]) -> Result<TlsBlob, BadBlob> {
+        if bytes.len() != 12 {
+            return Err(BadBlob);
+        }
+        Ok(TlsBlob {
+            carrier: ConnId(bytes.get_u64_le()),
+            library: bytes.get_u16_le(),
+            link: bytes.get_u16_le(),
+        })
     }
 }
 
@@ -206,4 +236,34 @@ pub(super) struct Cells {
     pub(super) n_calls: u32,
     pub(super) error: u32,
     pub(super) comm: [u8; 16],
+}
+
+impl Cells {
+    pub(super) fn of_data(data: &Data) -> Cells {
+        Cells {
+            conn: data.conn.0,
+            entry: before(data.time, data.first),
+            waited: before(data.time, data.arrival),
+            position: data.position,
+            bytes: data.bytes,
+            turn: data.turn,
+            flags: data.flags,
+            pid: data.pid,
+            tid: data.tid,
+            n_calls: data.n_calls,
+            error: data.error,
+            comm: data.comm,
+        }
+    }
+
+    pub(super) fn of_datagram(datagram: &Datagram) -> Cells {
+        let &Datagram { conn, number, bytes, flags, pid, tid, comm, .. } = datagram;
+        let (conn, bytes) = (conn.0, u64::from(bytes));
+        Cells { conn, position: number, bytes, flags, pid, tid, n_calls: 1, comm, ..Cells::default() }
+    }
+}
+
+/// How long before `time` an instant was; `None` when it is not known.
+pub(super) fn before(time: BootTime, instant: BootTime) -> Option<i64> {
+    instant.known().map(|instant| time.signed_since(instant))
 }

@@ -28,13 +28,14 @@ use tracer_ebpf as abi;
 use super::{
     Fault, PayloadMode,
     event_blob::{
-        BytesColumn, Cells, CloseBlob, DatagramBlob, OpenBlob, ProcessBlob, Shared, column, push_json,
-        wrong_type,
+        BytesColumn, Cells, CloseBlob, DatagramBlob, OpenBlob, ProcessBlob, Shared, TlsBlob, before, column,
+        push_json, wrong_type,
     },
 };
 use crate::{
     event::{
         ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, Listening, Loss, Process,
+        TlsOpen,
     },
     time::{Anchor, BootTime, WallTime},
 };
@@ -67,6 +68,8 @@ pub enum Kind {
     Loss = 11,
     /// [`Event::Datagram`].
     Datagram = 12,
+    /// [`Event::TlsOpen`].
+    TlsOpen = 13,
     /// State of the pipeline before the event of this ordinal. No event itself.
     Checkpoint = 32,
     /// Events that the recorder could not keep. No event itself.
@@ -76,7 +79,7 @@ pub enum Kind {
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 14] = [
+        const ALL: [Kind; 15] = [
             Data,
             ConnOpen,
             ConnShut,
@@ -89,6 +92,7 @@ impl Kind {
             Tick,
             Loss,
             Datagram,
+            TlsOpen,
             Checkpoint,
             Hole,
         ];
@@ -211,14 +215,14 @@ impl EventRows {
                 if self.payload_mode != PayloadMode::None {
                     out.extend_from_slice(&data.payload);
                 }
-                (Kind::Data, data.time, data_cells(data))
+                (Kind::Data, data.time, Cells::of_data(data))
             }
             Event::Datagram(datagram) => {
                 DatagramBlob { tuple: datagram.tuple, netns: datagram.netns }.write(out);
                 if self.payload_mode != PayloadMode::None {
                     out.extend_from_slice(&datagram.payload);
                 }
-                (Kind::Datagram, datagram.time, datagram_cells(datagram))
+                (Kind::Datagram, datagram.time, Cells::of_datagram(datagram))
             }
             Event::ConnOpen(open) => {
                 OpenBlob {
@@ -237,6 +241,11 @@ impl EventRows {
                     ..Cells::default()
                 };
                 (Kind::ConnOpen, open.time, cells)
+            }
+            Event::TlsOpen(open) => {
+                let TlsOpen { time, conn, carrier, pid, library, link, flags } = *open;
+                TlsBlob { carrier, library, link }.write(out);
+                (Kind::TlsOpen, time, Cells { conn: conn.0, flags, pid, ..Cells::default() })
             }
             Event::ConnShut(shut) => {
                 let flags = match shut.direction {
@@ -363,34 +372,6 @@ impl EventRows {
         // INVARIANT: as many columns as fields, each of its field's type, all of `rows` rows: `push_row` appends to all.
         RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
     }
-}
-
-fn data_cells(data: &Data) -> Cells {
-    Cells {
-        conn: data.conn.0,
-        entry: before(data.time, data.first),
-        waited: before(data.time, data.arrival),
-        position: data.position,
-        bytes: data.bytes,
-        turn: data.turn,
-        flags: data.flags,
-        pid: data.pid,
-        tid: data.tid,
-        n_calls: data.n_calls,
-        error: data.error,
-        comm: data.comm,
-    }
-}
-
-fn datagram_cells(datagram: &Datagram) -> Cells {
-    let &Datagram { conn, number, bytes, flags, pid, tid, comm, .. } = datagram;
-    let (conn, bytes) = (conn.0, u64::from(bytes));
-    Cells { conn, position: number, bytes, flags, pid, tid, n_calls: 1, comm, ..Cells::default() }
-}
-
-/// How long before `time` an instant was; `None` when it is not known.
-fn before(time: BootTime, instant: BootTime) -> Option<i64> {
-    instant.known().map(|instant| time.signed_since(instant))
 }
 
 /// The columns of a batch that was read.
@@ -551,6 +532,11 @@ impl<'a> EventColumns<'a> {
                     unix_path,
                 })
             }
+            Kind::TlsOpen => {
+                let TlsBlob { carrier, library, link } = TlsBlob::read(&payload()).map_err(|_| bad())?;
+                let (pid, flags) = (self.pid[i] as u32, self.flags[i]);
+                Event::TlsOpen(TlsOpen { time, conn, carrier, pid, library, link, flags })
+            }
             Kind::ConnShut => Event::ConnShut(ConnShut {
                 time,
                 conn,
@@ -704,6 +690,12 @@ mod tests {
                 |(time, conn, position, [turn, reason, n_refused, error])| {
                     let conn = ConnId(conn);
                     Event::ConnClose(ConnClose { time, conn, position, turn, reason, n_refused, error })
+                }
+            ),
+            (time(), any::<[u64; 2]>(), any::<u32>(), any::<[u16; 3]>()).prop_map(
+                |(time, [conn, carrier], pid, [library, link, flags])| {
+                    let (conn, carrier) = (ConnId(conn), ConnId(carrier));
+                    Event::TlsOpen(TlsOpen { time, conn, carrier, pid, library, link, flags })
                 }
             ),
             (time(), change, any::<[u32; 3]>(), any::<[u8; 16]>()).prop_map(

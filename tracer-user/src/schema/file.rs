@@ -127,14 +127,14 @@ fn properties(dataset: Dataset) -> WriterProperties {
                 .set_column_dictionary_enabled(ColumnPath::from(*name), false);
         }
     }
-    // Ranges by which readers skip row groups. Of transactions every number has one; texts have their dictionaries.
+    // Ranges by which readers skip row groups. Of transactions every number has one; texts have their dictionaries, but for ids.
     let ranges: Vec<&str> = match dataset {
         Dataset::Events => vec!["ordinal", "time_ns"],
         Dataset::Rollups => vec!["interval_start_ns", "interval_ns"],
         Dataset::Transactions => {
             let fields = transaction_rows::SCHEMA.fields().iter();
             fields
-                .filter(|field| *field.data_type() != DataType::Utf8)
+                .filter(|field| *field.data_type() != DataType::Utf8 || field.name() == "id")
                 .map(|field| field.name().as_str())
                 .collect()
         }

@@ -22,7 +22,7 @@ use parquet::{
     },
 };
 
-use super::file::guarded;
+use super::{file::guarded, transaction_rows::SINCE_VERSION_2};
 
 /// Whether a row group is to be read. Asked twice of the same group: by the footer alone, then with its dictionaries.
 pub type GroupTest = dyn Fn(&Group<'_>) -> bool + Send;
@@ -49,6 +49,8 @@ pub enum Values {
     IntegerSet(Vec<i64>),
     /// None outside of this range; `false` comes first.
     Booleans(RangeInclusive<bool>),
+    /// None outside of this range, in the order of their bytes.
+    TextRange(RangeInclusive<String>),
     /// None but these.
     Texts(Vec<String>),
 }
@@ -56,6 +58,8 @@ pub enum Values {
 impl ColumnFacts {
     /// Nothing is known.
     pub const UNKNOWN: ColumnFacts = ColumnFacts { values: Values::Unknown, nulls: true };
+    /// All are missing.
+    const NONE: ColumnFacts = ColumnFacts { values: Values::None, nulls: true };
 }
 
 /// A row group.
@@ -127,12 +131,15 @@ impl<'a> Group<'a> {
     }
 
     fn look(&self, name: &str) -> ColumnFacts {
-        let Some(chunk) = self.chunk(name) else { return ColumnFacts::UNKNOWN };
+        let Some(chunk) = self.chunk(name) else {
+            let is_later = SINCE_VERSION_2.contains(&name);
+            return if is_later { ColumnFacts::NONE } else { ColumnFacts::UNKNOWN };
+        };
         let may_be_null = chunk.column_descr().max_def_level() > 0;
         let n_nulls = chunk.statistics().and_then(Statistics::null_count_opt);
         let n_rows = u64::try_from(self.metadata.num_rows()).unwrap_or(u64::MAX);
         if may_be_null && n_nulls == Some(n_rows) {
-            return ColumnFacts { values: Values::None, nulls: true };
+            return ColumnFacts::NONE;
         }
         let dictionary = self.file.and_then(|file| dictionary(chunk, file, self.metadata.num_rows()));
         ColumnFacts {
@@ -153,6 +160,14 @@ fn range_of(chunk: &ColumnChunkMetaData) -> Values {
             (Some(&min), Some(&max)) if min <= max => Values::Booleans(min..=max),
             _ => Values::Unknown,
         },
+        Some(Statistics::ByteArray(statistics)) => {
+            let whole = statistics.min_is_exact() && statistics.max_is_exact();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok().filter(|_| whole);
+            match (statistics.min_bytes_opt().and_then(text), statistics.max_bytes_opt().and_then(text)) {
+                (Some(min), Some(max)) if min <= max => Values::TextRange(min..=max),
+                _ => Values::Unknown,
+            }
+        }
         _ => Values::Unknown,
     }
 }

@@ -171,7 +171,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         maybe(&|t| t.response_messages.map(signed)),
         text(&|t| t.end.as_str()),
         text(&|t| t.confidence.as_str()),
-        ids(&|t, out| push_hex(out, t.conn.0)),
+        ids(&|t, out| push_hex(out, t.on_wire().0)),
         ids(&|t, out| {
             use std::fmt::Write as _;
             push_hex(out, t.conn.0);
@@ -242,7 +242,8 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         later_text("tls_sni")?,
         later_text("tls_alpn")?,
     ];
-    let (end, confidence, id, seq) = (text("end")?, text("confidence")?, text("id")?, int("seq")?);
+    let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
+    let (id, seq) = (text("id")?, int("seq")?);
 
     let mut out = Vec::with_capacity(batch.num_rows());
     for i in 0..batch.num_rows() {
@@ -257,6 +258,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             value.map(|value| u64::try_from(value).map_err(|_| bad(name))).transpose()
         };
         let (conn, ordinal) = parse_id(id.value(i)).ok_or_else(|| bad("id"))?;
+        let on_wire = u64::from_str_radix(conn_id.value(i), 16).map_err(|_| bad("conn_id"))?;
         let port = |array: &Int64Array, name: &str| {
             maybe(array).map(|port| u16::try_from(port).map_err(|_| bad(name))).transpose()
         };
@@ -306,6 +308,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             end: End::parse(end.value(i)).ok_or_else(|| bad("end"))?,
             confidence: Confidence::parse(confidence.value(i)).ok_or_else(|| bad("confidence"))?,
             conn: ConnId(conn),
+            carrier: Some(ConnId(on_wire)).filter(|carrier| *carrier != ConnId(conn)),
             ordinal,
             seq: count(seq, "seq")?,
         });

@@ -93,6 +93,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         end,
         confidence,
         conn,
+        carrier: _,
         ordinal,
         seq,
     } = transaction;
@@ -131,10 +132,16 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.number("response_messages", *response_messages);
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
-    row.number("conn_id", Some(format_args!("\"{:016x}\"", conn.0)));
+    row.number("conn_id", Some(format_args!("\"{:016x}\"", transaction.on_wire().0)));
     row.number("id", Some(format_args!("\"{:016x}-{ordinal}\"", conn.0)));
     row.number("seq", Some(seq));
     row.out.extend_from_slice(b"}\n");
+}
+
+/// Appends the key `tls` and what is known of a connection's TLS.
+pub fn push_tls(out: &mut Vec<u8>, facts: Option<&TlsFacts>) {
+    let mut row = Row { out, first: false };
+    row.tls("tls", facts);
 }
 
 struct Row<'a> {

@@ -92,6 +92,12 @@ impl Executables {
             Event::ConnOpen(open) => self.conn(open.conn, open.pid),
             Event::Data(data) => self.conn(data.conn, data.pid),
             Event::Datagram(datagram) => self.conn(datagram.conn, datagram.pid),
+            // What is inside of a connection is of whom it is.
+            Event::TlsOpen(open) if self.refused_conns.contains(&open.carrier) => {
+                insert(&mut self.refused_conns, open.conn);
+                Answer::Drop
+            }
+            Event::TlsOpen(open) => self.conn(open.conn, open.pid),
             Event::ConnShut(shut) => self.conn(shut.conn, 0),
             Event::ConnClose(close) => {
                 if self.refused_conns.remove(&close.conn) {

@@ -74,7 +74,8 @@ pub fn heads(dir: &Path, shown: &Transaction, config: &PipelineConfig) -> Result
     let recording = Recording::open(dir)?;
     let until = WallTime(shown.end_time.0.saturating_add(BEHIND_NS));
     let range = WallRange { from: shown.start_time, to: until };
-    let mut source = ReplaySource::open(&recording, range, Metrics::default())?.only(shown.conn);
+    let mut source = ReplaySource::open(&recording, range, Metrics::default())?;
+    source = source.only(shown.conn, shown.carrier);
     let config = PipelineConfig { list_connections: false, ..config.clone() };
     let new = || Pipeline::new(config.clone(), Metrics::default(), Box::new(NullVerdicts));
     let mut pipeline = new();

@@ -24,6 +24,7 @@ use crate::{
         load::{self, Capture, Family, LoadConfig, LoadError, Missing},
         ring::{MapError, RawBatch, Reader, boot_now, records},
         targets::LiveTargets,
+        tls_probes::TlsProbes,
         verdicts::LiveVerdicts,
     },
     config::{Hooks, Targets},
@@ -56,6 +57,8 @@ pub struct LiveConfig {
     pub capture: Capture,
     /// Ports whose datagrams are told: by default those of all protocols.
     pub udp_ports: Vec<u16>,
+    /// Probes on TLS libraries show what connections carry in clear text.
+    pub tls: bool,
 }
 
 impl Default for LiveConfig {
@@ -71,6 +74,7 @@ impl Default for LiveConfig {
             budget: abi::DEFAULT_BUDGET,
             capture: Capture::Heads,
             udp_ports: udp_ports().collect(),
+            tls: true,
         }
     }
 }
@@ -151,6 +155,8 @@ pub struct LiveSource {
     facts: FactsReader,
     /// `--exe` by path: the files that are meant, and the kernel's list of targets.
     executables: Option<(Executables, LiveTargets)>,
+    /// The probes on TLS libraries; `None`: not wanted, or not to be had.
+    tls: Option<TlsProbes>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
     known: FxHashSet<u32>,
 }
@@ -166,6 +172,7 @@ impl LiveSource {
             .iter()
             .map(|listening| abi::PortKey { netns: listening.netns, port: u32::from(listening.port) });
         let executables = Executables::new(&config.targets, &resolved.pids);
+        let pids = resolved.pids.clone();
         let mut loaded = load::load(&LoadConfig {
             targets: Targets { cgroups: resolved.cgroups, ..config.targets.clone() },
             pids: resolved.pids,
@@ -176,12 +183,13 @@ impl LiveSource {
             budget: config.budget,
             capture: config.capture,
             udp_ports: config.udp_ports.clone(),
+            tls: config.tls,
             has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
         load::add_targets(&mut loaded, &targets::pids(&config.targets).unwrap_or_default())?;
         let family = loaded.family;
-        let missing = loaded.missing.clone();
+        let mut missing = loaded.missing.clone();
         let verdicts = loaded
             .ebpf
             .take_map("VERDICTS")
@@ -196,9 +204,19 @@ impl LiveSource {
             }
             None => None,
         };
+        let tls = match TlsProbes::take(&mut loaded, &config.targets, &pids) {
+            Ok(tls) => tls,
+            Err(reason) => {
+                missing.push(Missing { feature: "clear text of TLS", reason });
+                None
+            }
+        };
         let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?;
+        let left_opaque = tls.iter().flat_map(|tls| tls.status().get().left_opaque);
+        missing.extend(left_opaque.map(|reason| Missing { feature: "clear text of TLS", reason }));
+        let reader = Reader::new(loaded, ring_bytes, sender, metrics.clone(), stop.clone())?
+            .with_tls(tls.as_ref().map(TlsProbes::status));
         let reader = std::thread::Builder::new()
             .name("txray-ring".to_owned())
             .spawn(move || reader.run())
@@ -216,6 +234,7 @@ impl LiveSource {
             first: resolved.listening.into_iter().map(Event::Listening).collect(),
             facts: FactsReader::new(MAX_FACTS),
             executables,
+            tls,
             known: FxHashSet::default(),
         })
     }
@@ -257,8 +276,18 @@ impl LiveSource {
             Event::Datagram(datagram) => (datagram.pid, datagram.time),
             Event::ConnOpen(open) => (open.pid, open.time),
             // What was known stays true of the late events of a process that has ended.
-            Event::Process(process) if process.change == ProcessChange::Exit => return,
+            Event::Process(process) if process.change == ProcessChange::Exit => {
+                if let Some(tls) = &self.tls {
+                    tls.ended(process.pid);
+                }
+                return;
+            }
             Event::Process(process) => {
+                match (&self.tls, process.change) {
+                    (Some(tls), ProcessChange::Start) => tls.forked(process.pid, process.parent_pid),
+                    (Some(tls), _) => tls.look(process.pid),
+                    (None, _) => {}
+                }
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
                 self.known.remove(&process.pid);
@@ -276,6 +305,9 @@ impl LiveSource {
             self.known.clear();
         }
         self.known.insert(pid);
+        if let Some(tls) = &self.tls {
+            tls.look(pid);
+        }
         // Of a process that is gone nothing is known: the names in its events have to do.
         let n_denied = self.facts.n_denied();
         if let Some(facts) = self.facts.news(pid, time).filter(|facts| facts.start_ticks != 0) {

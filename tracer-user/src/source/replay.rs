@@ -51,8 +51,8 @@ pub struct ReplaySource {
     /// Ordinal that comes next in this run, if all is well.
     expected: u64,
     last_time: BootTime,
-    /// Only events of this connection, and those of none; the others are passed over.
-    only: Option<ConnId>,
+    /// Only events of these connections, and those of none; the others are passed over.
+    only: Option<[ConnId; 3]>,
     /// State to be taken over before the next batch is pushed.
     restart: Option<Restart>,
     /// What was read so far does not lead to what comes: the next checkpoint does.
@@ -148,9 +148,10 @@ impl ReplaySource {
         })
     }
 
-    /// Leaves out the events of other connections. What they would have changed is theirs: transactions of this one are the same.
-    pub fn only(self, conn: ConnId) -> ReplaySource {
-        ReplaySource { only: Some(conn), ..self }
+    /// Leaves out the events of other connections than these: one, and the one that carries it. What they would have changed is theirs: its
+    /// transactions are the same.
+    pub fn only(self, conn: ConnId, carrier: Option<ConnId>) -> ReplaySource {
+        ReplaySource { only: Some([conn, carrier.unwrap_or(conn), ConnId(0)]), ..self }
     }
 
     /// Files that could not be read so far (the first hundred), and the number of all.
@@ -249,8 +250,7 @@ impl ReplaySource {
             while open.next < end && events.len() < BATCH_EVENTS {
                 let i = open.next;
                 let ordinal = columns.ordinal(i);
-                let is_other =
-                    self.only.is_some_and(|conn| columns.conn(i) != conn && columns.conn(i) != ConnId(0));
+                let is_other = self.only.is_some_and(|only| !only.contains(&columns.conn(i)));
                 if is_other && ordinal == self.expected {
                     self.expected += 1;
                     open.next += 1;

@@ -162,6 +162,7 @@ pub fn finish(
         end,
         confidence,
         conn,
+        carrier: None,
         ordinal: open.ordinal,
         seq: 0,
     };

@@ -162,8 +162,10 @@ pub struct Effects {
     pub gaps: u64,
     /// Bytes that were not the protocol's.
     pub invalid: u64,
-    /// Anything but `ended` is set.
+    /// Anything but `ended` and `tls` is set.
     pub counted: bool,
+    /// Facts of the connection's TLS were told.
+    pub tls: bool,
 }
 
 /// What the connection knows when a request comes.

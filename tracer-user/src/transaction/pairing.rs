@@ -700,6 +700,13 @@ impl Pairs {
         }
     }
 
+    /// What is in flight are no requests at all: they are gone, and nobody misses them. Their number.
+    pub fn take_back(&mut self) -> u64 {
+        (self.request, self.request_by_turn) = (None, false);
+        (self.response, self.response_by_turn) = (Answering::Nothing, false);
+        self.open.drain(..).count() as u64
+    }
+
     /// What is left was answered or not: nobody saw it.
     pub fn lose_all(&mut self, now: BootTime, fx: &mut Effects) {
         self.drop_early(fx);

@@ -94,6 +94,9 @@ pub struct Transaction {
     pub confidence: Confidence,
     /// The connection.
     pub conn: ConnId,
+    /// The connection on the wire, where `conn` is the clear text inside of it.
+    #[serde(skip)]
+    pub carrier: Option<ConnId>,
     /// Number of the request on its connection, from 0: `id` is `{conn:016x}-{ordinal}`.
     pub ordinal: u64,
     /// Position in the run's order, given behind the watermark. Contiguous from 0 for everything that leaves it.
@@ -108,6 +111,7 @@ pub(super) struct TransactionMore {
     rows: Option<u64>,
     messages: [Option<u64>; 2],
     tls: Option<Arc<TlsFacts>>,
+    carrier: Option<ConnId>,
 }
 
 /// The registry's own text of a protocol's name.
@@ -133,18 +137,24 @@ impl Transaction {
             rows: self.rows,
             messages: [self.request_messages, self.response_messages],
             tls: self.tls.clone(),
+            carrier: self.carrier,
         }
     }
 
     pub(super) fn restore_more(&mut self, more: TransactionMore) {
-        let TransactionMore { namespace, error_message, rows, messages, tls } = more;
+        let TransactionMore { namespace, error_message, rows, messages, tls, carrier } = more;
         (self.namespace, self.error_message, self.rows, self.tls) = (namespace, error_message, rows, tls);
-        [self.request_messages, self.response_messages] = messages;
+        ([self.request_messages, self.response_messages], self.carrier) = (messages, carrier);
     }
 
     /// The id: derived from recorded facts, the same in every replay.
     pub fn id(&self) -> String {
         format!("{:016x}-{}", self.conn.0, self.ordinal)
+    }
+
+    /// The connection on the wire: what is printed as `conn_id`.
+    pub fn on_wire(&self) -> ConnId {
+        self.carrier.unwrap_or(self.conn)
     }
 
     /// Whether it draws a dot and is counted: all but those that only the tracer's own stop ended.

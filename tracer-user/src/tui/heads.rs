@@ -216,6 +216,7 @@ mod tests {
             tid: 1,
             comm: [0; 16],
             conn: ConnId(7),
+            carrier: None,
             ordinal: 7,
             method: "GET".into(),
             path: "/".into(),

@@ -95,7 +95,7 @@ impl Template {
                 Piece::Hole(Hole::ToMs) => url.push_str(&of.end_time.0.div_ceil(1_000_000).to_string()),
                 Piece::Hole(Hole::Service) => push_encoded(&mut url, &of.service),
                 Piece::Hole(Hole::Operation) => push_encoded(&mut url, &of.operation),
-                Piece::Hole(Hole::ConnId) => url.push_str(&format!("{:016x}", of.conn.0)),
+                Piece::Hole(Hole::ConnId) => url.push_str(&format!("{:016x}", of.on_wire().0)),
                 Piece::Hole(Hole::TraceId) => {
                     let trace = trace.ok_or("the link wants a trace id, and none is known")?;
                     push_encoded(&mut url, &trace.id);

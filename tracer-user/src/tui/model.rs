@@ -671,11 +671,13 @@ fn sort_list(rows: &mut [Arc<Transaction>], by: ListSort) {
 
 /// What is kept of a transaction's connection around it, and whether there is more.
 fn neighbours(shown: &Transaction, recent: &Recent) -> (Vec<Arc<Transaction>>, bool) {
+    // What was on the wire came before what is inside of it, whose number is the later one.
+    let place = |row: &Transaction| (row.conn, row.ordinal);
     let (mut before, mut after) = (VecDeque::new(), Vec::new());
     let mut n = 0;
-    for row in recent.rows(WallTime(0), WallTime(u64::MAX)).filter(|row| row.conn == shown.conn) {
+    for row in recent.rows(WallTime(0), WallTime(u64::MAX)).filter(|row| row.on_wire() == shown.on_wire()) {
         n += 1;
-        if row.ordinal <= shown.ordinal {
+        if place(row) <= place(shown) {
             before.push_back(row.clone());
             if before.len() > NEIGHBOURS + 1 {
                 before.pop_front();
@@ -685,7 +687,7 @@ fn neighbours(shown: &Transaction, recent: &Recent) -> (Vec<Arc<Transaction>>, b
         }
     }
     let mut rows: Vec<Arc<Transaction>> = before.into_iter().chain(after).collect();
-    rows.sort_by_key(|row| row.ordinal);
+    rows.sort_by_key(|row| place(row));
     let cut = rows.len() < n;
     (rows, cut)
 }

@@ -30,13 +30,13 @@ pub fn chrome_trace(rows: &[Arc<Transaction>]) -> Vec<u8> {
             named(&mut out, &row.service);
             0
         });
-        let of_connection = tracks.entry((row.pid, row.conn.0)).or_default();
+        let of_connection = tracks.entry((row.pid, row.on_wire().0)).or_default();
         let at = of_connection.iter().position(|(free, _)| *free <= span.from).unwrap_or_else(|| {
             *of_process += 1;
             event(&mut out, &mut is_first, "M", row.pid, *of_process, "thread_name");
             let ends = [(&row.client_addr, row.client_port), (&row.server_addr, row.server_port)];
             let [client, server] = ends.map(|(text, port)| address(text, port));
-            named(&mut out, &format!("{} > {}  {:016x}", client, server, row.conn.0));
+            named(&mut out, &format!("{} > {}  {:016x}", client, server, row.on_wire().0));
             of_connection.push((0, *of_process));
             of_connection.len() - 1
         });

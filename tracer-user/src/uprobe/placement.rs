@@ -166,6 +166,22 @@ impl Function {
         None
     }
 
+    /// The functions that it calls or goes on to, by address.
+    pub fn leads_to(&self) -> Vec<u64> {
+        let mut targets: Vec<u64> = self
+            .instructions
+            .iter()
+            .filter_map(|one| match one.next {
+                Next::Call(Some(target)) | Next::Jump(target) => Some(target),
+                _ => None,
+            })
+            .filter(|target| target.wrapping_sub(self.address) >= self.length())
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
     /// All places where it returns: for functions that cannot bear a return probe.
     pub fn returns(&self, elf: &Elf<'_>) -> Vec<Site> {
         let returns = self.instructions.iter().filter(|one| one.next == Next::Return);

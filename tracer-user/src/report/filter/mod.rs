@@ -351,7 +351,7 @@ fields! {
     ResponseMessages "response_messages" Integer = |t| Value::integer(t.response_messages);
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
-    ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.conn.0).into());
+    ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());
     Id "id" Text = |t| Value::Text(t.id().into());
     Seq "seq" Integer = |t| Value::Integer(t.seq.into());
 }

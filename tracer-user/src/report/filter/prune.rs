@@ -92,15 +92,10 @@ impl Expression {
                     _ => other(&facts),
                 }
             }
-            // An id is its connection's and a number. It is written without a dictionary, `conn_id` with one.
             Expression::Text { field: Field::Id, op: Order::Equal, value } => {
-                let known = texts(&Field::ConnId.facts(column), |conn| is_of(value, conn));
-                Outcomes { hit: known.hit, miss: true }
+                ids(column, std::slice::from_ref(value))
             }
-            Expression::TextIn { field: Field::Id, values } => {
-                let holds = |conn: &str| values.iter().any(|value| is_of(value, conn));
-                Outcomes { hit: texts(&Field::ConnId.facts(column), holds).hit, miss: true }
-            }
+            Expression::TextIn { field: Field::Id, values } => ids(column, values),
             Expression::Text { field, op, value } => {
                 texts(&field.facts(column), |have| op.holds(have.cmp(value.as_str())))
             }
@@ -146,6 +141,19 @@ fn texts(facts: &ColumnFacts, holds: impl Fn(&str) -> bool) -> Outcomes {
         Values::Texts(texts) => Outcomes::of_values(texts.iter(), facts.nulls, |have: &String| holds(have)),
         _ => other(facts),
     }
+}
+
+/// An id is its connection's and a number. It is written without a dictionary, `conn_id` with one; but of what was seen inside TLS that has
+/// another connection, the one on the wire.
+fn ids(column: &Columns<'_>, values: &[String]) -> Outcomes {
+    let may_be_inside = column("tls_library").values != Values::None;
+    let is_one = |conn: &str| values.iter().any(|value| is_of(value, conn));
+    let is_within = match &column("id").values {
+        Values::TextRange(range) => values.iter().any(|value| range.contains(value)),
+        facts => *facts != Values::None,
+    };
+    let hit = is_within && (may_be_inside || texts(&Field::ConnId.facts(column), is_one).hit);
+    Outcomes { hit, miss: true }
 }
 
 /// Without values of the field's type: none at all, or nobody knows.

@@ -294,6 +294,7 @@ fn event_time(event: &Event) -> BootTime {
         Event::ConnOpen(open) => open.time,
         Event::ConnShut(shut) => shut.time,
         Event::Datagram(datagram) => datagram.time,
+        Event::TlsOpen(open) => open.time,
         Event::ConnClose(close) => close.time,
         Event::Process(process) => process.time,
         Event::Anchor(anchor) => anchor.boot,

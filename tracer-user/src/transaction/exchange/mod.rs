@@ -18,19 +18,13 @@ use crate::{
         turns::{Missing, SHORTEST_REQUEST},
     },
     event::{ConnClose, ConnId, Data, Direction, Role},
-    protocol::{Capture, Flow, Inference, Mark, OPAQUE, Pairing, Parser, Protocol, REGISTRY},
+    protocol::{Capture, Flow, Mark, Pairing, Parser, Protocol, REGISTRY},
     time::BootTime,
     transaction::{End, Kind},
 };
 
 /// Steps without progress in a row before a flow is given up (the contract of [`Parser::step`]).
 const MAX_IDLE_STEPS: u32 = 64;
-/// Bytes of a turn that inference may ask for.
-const INFER_BYTES: usize = 4096;
-/// Turns that may pass without a protocol being recognised.
-const INFER_TURNS: u32 = 3;
-/// The same on a connection that was joined in the middle: its first turns may be the rest of long bodies.
-const INFER_TURNS_MID_JOIN: u32 = 16;
 /// A held buffer keeps at most this capacity once it is empty: 65,536 connections × 2 directions × 2 KiB = 256 MiB at the
 /// very worst, nothing for connections whose heads come whole.
 const KEEP_CAPACITY: usize = 2048;
@@ -43,10 +37,14 @@ const TURN_BUDGET: u32 = 16;
 /// close, which is what told the peer. 250 ms: below the watermark's lag, so that the transaction keeps its place in the order.
 const UNTIL_CLOSE_NS: u64 = 250_000_000;
 
+mod carrier;
 mod datagram;
+mod infer;
 mod read;
 mod saved;
 
+use carrier::Inside;
+pub use infer::ByTurn;
 pub use saved::ExchangeMore;
 
 /// Bounds of one exchange.
@@ -60,8 +58,8 @@ pub struct Limits {
     pub reorder_window_ns: u64,
     /// Keep the raw target.
     pub keep_target: bool,
-    /// What no parser knows becomes opaque transactions, turn by turn.
-    pub by_turn: bool,
+    /// Whether what no parser knows becomes opaque transactions, turn by turn.
+    pub by_turn: ByTurn,
 }
 
 /// What an exchange needs for one event and what it leaves behind.
@@ -171,6 +169,12 @@ pub struct Exchange {
     /// The UDP socket whose datagrams these are.
     #[serde(skip)]
     socket: Option<ConnId>,
+    /// Its clear text is seen, as a connection of its own.
+    #[serde(skip)]
+    carries: bool,
+    /// What its clear text goes on with, where that is known: the protocol that asked for TLS, and the state of its parser.
+    #[serde(skip)]
+    inside: Option<Inside>,
 }
 
 impl Default for Exchange {
@@ -189,6 +193,8 @@ impl Default for Exchange {
             answered_by_turn: false,
             next_protocol: None,
             socket: None,
+            carries: false,
+            inside: None,
         }
     }
 }
@@ -236,9 +242,9 @@ impl Exchange {
         self.guessed
     }
 
-    /// No parser knows the protocol.
+    /// No parser knows the protocol, nor does anybody know what is inside.
     pub fn is_opaque(&self) -> bool {
-        self.known == Known::Opaque
+        self.known == Known::Opaque && !self.carries
     }
 
     /// Requests in flight.
@@ -286,7 +292,7 @@ impl Exchange {
     /// that is stamped after its answer has the later number. Where something was lost, an answer waits for nothing: its
     /// question may be what was lost, and the next question is not its own.
     pub fn question(&self, conn: &Connection, data: &Data) -> Option<Direction> {
-        if !conn.turns.is_intact() || (conn.mid_join && !self.pairs.has_begun()) {
+        if !conn.turns.is_intact() || (conn.mid_join && !self.pairs.has_begun()) || self.is_mute() {
             return None;
         }
         let (requests, waits) = match (self.known, conn.role) {
@@ -434,187 +440,6 @@ impl Exchange {
         self.pairs.reached(direction == self.requests, data.end());
     }
 
-    /// Bytes of a direction whose protocol is not known yet.
-    #[expect(clippy::too_many_arguments, reason = "one call; the arguments are one event's parts")]
-    fn infer(
-        &mut self,
-        conn: &mut Connection,
-        direction: Direction,
-        payload: &[u8],
-        hole: (u64, Blind),
-        stamp: &Stamp,
-        mut turns: u32,
-        turnover: &mut Turnover<'_>,
-    ) {
-        if self.infer_answered(conn, direction, payload, turnover)
-            || self.infer_by_turn(conn, direction.flip(), turnover)
-        {
-            return self.parse(conn, direction, payload, hole, stamp, turnover);
-        }
-        let flow = &mut self.flows[direction.index()];
-        if stamp.turn_start {
-            if !flow.held.is_empty() {
-                // A whole turn that was too short to tell.
-                turns += 1;
-                self.known = Known::No { turns };
-            }
-            flow.held.clear();
-            flow.spans.clear();
-            flow.skip_turn = false;
-        }
-        if !stamp.turn_start && flow.held.is_empty() {
-            // The middle of something.
-            flow.skip_turn = true;
-        }
-        if flow.skip_turn {
-            return;
-        }
-        if payload.is_empty() {
-            if hole.0 > 0 {
-                // Nor can the rest of the turn be joined with what came before.
-                flow.held.clear();
-                flow.spans.clear();
-                flow.skip_turn = true;
-                not_inferred(conn, direction, stamp.turn);
-            }
-            return;
-        }
-        let joined;
-        let head = if flow.held.is_empty() {
-            payload
-        } else {
-            joined = [&flow.held, payload].concat();
-            &joined
-        };
-        let mut need_more = false;
-        for (at, protocol) in REGISTRY.iter().enumerate() {
-            let requests = match protocol.infer(head) {
-                Inference::Request => direction,
-                Inference::Response => direction.flip(),
-                Inference::Either => asking(conn, direction, stamp),
-                Inference::NeedMore => {
-                    need_more = true;
-                    continue;
-                }
-                Inference::No => continue,
-            };
-            let role = if requests == Direction::Ingress { Role::Server } else { Role::Client };
-            if conn.role_by_kernel && conn.role != role {
-                continue;
-            }
-            self.recognised(conn, at, requests);
-            if conn.turns.has_unseen(requests) {
-                // Some of what is answered from here on was asked before anybody understood it.
-                let turn = self.flows[requests.index()].last.turn;
-                self.pairs.requests_missing(turn, direction == requests, true);
-            }
-            // What the other direction said before told nothing: the rest of something older.
-            self.drop_unrecognised(conn, direction.flip());
-            self.parse(conn, direction, payload, hole, stamp, turnover);
-            return;
-        }
-        need_more |= is_first(conn, stamp)
-            && REGISTRY.iter().any(|protocol| protocol.infer_answered(head, &[]) == Inference::NeedMore);
-        let most = if conn.mid_join { INFER_TURNS_MID_JOIN } else { INFER_TURNS };
-        if need_more && hole.0 == 0 && head.len() < INFER_BYTES && turns < most {
-            let flow = &mut self.flows[direction.index()];
-            flow.spans.push((stamp.position, *stamp));
-            flow.held.extend_from_slice(payload);
-            return;
-        }
-        self.known = if turns + 1 >= most { Known::Opaque } else { Known::No { turns: turns + 1 } };
-        // On ports that are followed by turn the first turn decides, where it was seen from its start.
-        if turnover.limits.by_turn
-            && (self.known == Known::Opaque || !conn.mid_join)
-            && let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == OPAQUE)
-        {
-            let first = flow.spans.first().map_or(*stamp, |(_, first)| *first);
-            self.recognised(conn, at, asking(conn, direction, stamp));
-            if first.begins_turn() {
-                return self.parse(conn, direction, payload, hole, stamp, turnover);
-            }
-            need_more = false;
-        }
-        let flow = &mut self.flows[direction.index()];
-        if need_more {
-            not_inferred(conn, direction, flow.spans.first().map_or(stamp.turn, |(_, first)| first.turn));
-        }
-        flow.held.clear();
-        flow.spans.clear();
-        flow.skip_turn = true;
-    }
-
-    /// The connection's first turn is over, and `answer` begins the turn that answers it, in direction `answers`: together they may
-    /// tell what neither does. Says whether they did.
-    fn infer_answered(
-        &mut self,
-        conn: &mut Connection,
-        answers: Direction,
-        answer: &[u8],
-        turnover: &mut Turnover<'_>,
-    ) -> bool {
-        let asks = answers.flip();
-        let role = if asks == Direction::Ingress { Role::Server } else { Role::Client };
-        let flow = &mut self.flows[asks.index()];
-        let is_asked = flow.spans.first().is_some_and(|(_, stamp)| is_first(conn, stamp));
-        if !is_asked || answer.is_empty() || (conn.role_by_kernel && conn.role != role) {
-            return false;
-        }
-        let is_this =
-            |protocol: &&dyn Protocol| protocol.infer_answered(&flow.held, answer) == Inference::Request;
-        let Some(at) = REGISTRY.iter().position(is_this) else { return false };
-        let (held, spans) = (std::mem::take(&mut flow.held), std::mem::take(&mut flow.spans));
-        self.recognised(conn, at, asks);
-        let base = spans.first().map_or(0, |span| span.0);
-        for (idx, (from, stamp)) in spans.iter().enumerate() {
-            let end = spans.get(idx + 1).map_or(held.len(), |next| next.0.wrapping_sub(base) as usize);
-            let bytes = held.get(from.wrapping_sub(base) as usize..end).unwrap_or_default();
-            self.parse(conn, asks, bytes, (0, Blind::NotCaptured), stamp, turnover);
-        }
-        true
-    }
-
-    /// The first turn of the connection, `first`'s, is over and was too short to tell what it is: on a port that is followed by turn it is
-    /// what no parser knows. Says whether that was so.
-    fn infer_by_turn(
-        &mut self,
-        conn: &mut Connection,
-        first: Direction,
-        turnover: &mut Turnover<'_>,
-    ) -> bool {
-        let flow = &mut self.flows[first.index()];
-        let Some(&(_, stamp)) = flow.spans.first() else { return false };
-        if !turnover.limits.by_turn || conn.mid_join || !stamp.begins_turn() {
-            return false;
-        }
-        let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == OPAQUE) else { return false };
-        let held = std::mem::take(&mut flow.held);
-        flow.spans.clear();
-        self.recognised(conn, at, asking(conn, first, &stamp));
-        self.parse(conn, first, &held, (0, Blind::NotCaptured), &stamp, turnover);
-        self.turn_over(conn, first, true, turnover);
-        true
-    }
-
-    /// The protocol is known, and which direction asks.
-    fn recognised(&mut self, conn: &mut Connection, at: usize, requests: Direction) {
-        let role = if requests == Direction::Ingress { Role::Server } else { Role::Client };
-        self.guessed = conn.role != role;
-        conn.role = role;
-        self.parser = self.speak(conn, at);
-        self.requests = requests;
-    }
-
-    /// The beginning of something whose rest was not seen.
-    fn drop_unrecognised(&mut self, conn: &mut Connection, direction: Direction) {
-        let flow = &mut self.flows[direction.index()];
-        if let Some((_, stamp)) = flow.spans.first() {
-            conn.turns.head_not_seen(direction, stamp.turn, conn.mid_join || conn.forgotten);
-        }
-        flow.held.clear();
-        flow.spans.clear();
-    }
-
     /// One direction ended at `now`.
     pub fn shut(
         &mut self,
@@ -743,6 +568,8 @@ impl Exchange {
         let (_, mut resume) = self.verdict;
         let by_turn = self.captures() == Capture::Turns;
         let mode = match self.known {
+            _ if self.is_mute() && self.awaits_hello(conn) => abi::VERDICT_HEADS,
+            _ if self.is_mute() => abi::VERDICT_LENGTHS,
             Known::Opaque => abi::VERDICT_NOTHING,
             Known::No { .. } => return None,
             Known::Yes if self.is_tunnel() => abi::VERDICT_LENGTHS,
@@ -760,40 +587,12 @@ impl Exchange {
             Known::Yes => abi::VERDICT_HEADS,
         };
         let is_looking = self.flows.iter().any(|flow| flow.more.look.is_some());
-        let turn_budget = by_turn && self.answered_by_turn && !is_looking;
+        let turn_budget = by_turn && self.answered_by_turn && !is_looking && !self.is_mute();
         if self.verdict == (mode, resume) && self.turn_budget == turn_budget {
             return None;
         }
         (self.verdict, self.turn_budget) = ((mode, resume), turn_budget);
         let budget = if turn_budget { TURN_BUDGET } else { abi::DEFAULT_BUDGET };
         Some(abi::Verdict { conn_id: conn.id.0, resume, mode, budget })
-    }
-}
-
-/// Bytes of a connection's first turn, which was seen from its start.
-fn is_first(conn: &Connection, stamp: &Stamp) -> bool {
-    stamp.turn == 1 && !conn.mid_join && !conn.forgotten
-}
-
-/// The direction that asks, where the bytes of `direction` do not tell.
-fn asking(conn: &Connection, direction: Direction, stamp: &Stamp) -> Direction {
-    match conn.role {
-        Role::Client => Direction::Egress,
-        Role::Server => Direction::Ingress,
-        // Servers among the old connections are known by their ports: what is left asks. A guess, and marked as one.
-        Role::Unknown if conn.mid_join && conn.tuple.family != abi::FAMILY_UNIX => Direction::Egress,
-        // Who speaks first asks.
-        Role::Unknown if stamp.turn % 2 == 1 => direction,
-        Role::Unknown => direction.flip(),
-    }
-}
-
-/// The head of a turn could not be looked at, and which direction asks is not known yet.
-fn not_inferred(conn: &mut Connection, direction: Direction, turn: u32) {
-    if turn <= 2 {
-        conn.turns.head_not_seen(direction, turn, conn.mid_join || conn.forgotten);
-    } else {
-        // It may be the rest of a message that began before.
-        conn.turns.turn_not_understood(direction, turn);
     }
 }

@@ -117,6 +117,9 @@ impl Exchange {
         turnover: &mut Turnover<'_>,
     ) {
         let at = direction.index();
+        if self.is_mute() {
+            return self.not_looked_at(direction);
+        }
         let kind = self.flow(direction);
         // What is not known to be of a later turn belongs to this one.
         let in_turn = self.flows[at].more.until_turn;
@@ -307,9 +310,12 @@ impl Exchange {
                     off += len.min(have) as usize;
                     self.flows[at].skip = len.saturating_sub(have);
                     idle = if len == 0 { idle + 1 } else { 0 };
-                    if let Some(next) = self.next_protocol.take().and_then(|next| self.speak(conn, next)) {
+                    if let Some(next) = self.next_protocol.take() {
+                        self.set_inside(parser.inside_tls());
                         // Whatever the old one held of the other flow is not the new one's.
-                        parser = next;
+                        if let Some(next) = self.speak(conn, next) {
+                            parser = next;
+                        }
                     }
                 }
                 Step::UntilClose => {
@@ -441,6 +447,7 @@ impl Exchange {
         for mark in turnover.marks.drain(..) {
             if let Mark::Tls(facts) = mark {
                 self.pairs.set_tls(facts);
+                turnover.fx.tls = true;
             }
         }
     }
@@ -470,6 +477,9 @@ impl Exchange {
             at(begin.wrapping_add(len.min(have).max(1) - 1))
         };
         let mut marks = std::mem::take(turnover.marks);
+        if self.is_mute() {
+            marks.retain(|mark| matches!(mark, Mark::Tls(_)));
+        }
         let by_stream = self.pairs.is_by_stream();
         // What stands before a datagram for the parser was not on the wire.
         let n_bytes = len.min(have).saturating_sub(if self.socket.is_some() { FRAME } else { 0 });
@@ -524,7 +534,10 @@ impl Exchange {
                 Mark::Reset { stream, error } => {
                     self.pairs.stream_reset(stream, error, last.last, turnover.fx);
                 }
-                Mark::Tls(facts) => self.pairs.set_tls(facts),
+                Mark::Tls(facts) => {
+                    self.pairs.set_tls(facts);
+                    turnover.fx.tls = true;
+                }
                 Mark::Switch { to } => {
                     self.next_protocol = REGISTRY.iter().position(|protocol| protocol.name() == to);
                 }

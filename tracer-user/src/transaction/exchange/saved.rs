@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exchange, Known, SideMore};
+use super::{Exchange, Known, SideMore, carrier::Inside};
 use crate::{
     conn::connection::Connection,
     event::ConnId,
@@ -21,6 +21,8 @@ pub struct ExchangeMore {
     early: Vec<Early>,
     socket: Option<ConnId>,
     unpaired_turn: u32,
+    carries: bool,
+    inside: Option<Inside>,
 }
 
 impl Exchange {
@@ -56,6 +58,8 @@ impl Exchange {
             early: self.pairs.early().cloned().collect(),
             socket: self.socket,
             unpaired_turn: self.pairs.unpaired_turn,
+            carries: self.carries,
+            inside: self.inside.clone(),
         }
     }
 
@@ -75,6 +79,7 @@ impl Exchange {
         self.pairs.restore_early(more.early);
         self.socket = more.socket;
         self.pairs.unpaired_turn = more.unpaired_turn;
+        (self.carries, self.inside) = (more.carries, more.inside);
     }
 
     /// A restored connection's account of turns knows the rules of its protocol again.

@@ -20,9 +20,10 @@ use crate::{
 /// What is listed of how many, and the heading.
 const ABOVE: u16 = 2;
 /// Figures of a line: heading, width, alignment, and the narrowest screen that shows it.
-const FIGURES: [(&str, usize, Align, u16); 12] = [
+const FIGURES: [(&str, usize, Align, u16); 13] = [
     ("state", 12, Align::Left, 0),
     ("protocol", 8, Align::Left, 130),
+    (TLS, 7, Align::Left, 130),
     ("age", 7, Align::Right, 66),
     ("idle", 6, Align::Right, 0),
     ("done", 7, Align::Right, 0),
@@ -34,6 +35,8 @@ const FIGURES: [(&str, usize, Align, u16); 12] = [
     ("copied", 10, Align::Left, 150),
     ("conn_id", 16, Align::Left, 170),
 ];
+/// The column that is there where one of the connections has it.
+const TLS: &str = "tls";
 /// An address and a port of IPv4: what tells connections apart, and so the last that is cut.
 const PEER: usize = 21;
 /// The shortest name of a service.
@@ -65,8 +68,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         if name == app.conn_sort.column() { format!("{mark}{name}") } else { name.to_owned() }
     };
     let names = ["service", "pid comm", "", "own end", "peer"].map(str::to_owned);
-    let text = line(names, FIGURES.map(|(name, ..)| heading(name)), area.width);
-    super::heading(buffer, area, area.y + 1, &text, hidden(area.width), theme);
+    let shown = Shown { width: area.width, with_tls: model.conns.iter().any(|row| row.tls.is_some()) };
+    let text = shown.line(names, FIGURES.map(|(name, ..)| heading(name)));
+    super::heading(buffer, area, area.y + 1, &text, shown.hidden(), theme);
     let room = usize::from(n_rows(area));
     let selected = app.conns.selected.min(model.conns.len() - 1);
     let first = (selected + 1).saturating_sub(room);
@@ -75,7 +79,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         if i == selected {
             style = theme.reversed();
         }
-        let text = line(names_of(row), figures_of(row), area.width);
+        let text = shown.line(names_of(row), figures_of(row));
         put(buffer, area.x, area.y + ABOVE + (i - first) as u16, area.width, &text, style);
     }
 }
@@ -109,7 +113,7 @@ fn names_of(row: &ConnRow) -> [String; 5] {
     ]
 }
 
-fn figures_of(row: &ConnRow) -> [String; 12] {
+fn figures_of(row: &ConnRow) -> [String; 13] {
     let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
     // Older than what was seen of it, and no longer told by the kernel.
     let age = if row.from_start { "" } else { "≥" };
@@ -118,6 +122,7 @@ fn figures_of(row: &ConnRow) -> [String; 12] {
     [
         row.state.as_str().to_owned(),
         or_none(row.protocol),
+        or_none(row.tls.as_deref().map(|facts| facts.version.as_deref().unwrap_or(TLS))),
         format!("{age}{}", duration(row.age_ns)),
         row.idle_ns.map_or("-".to_owned(), duration),
         count(row.requests),
@@ -131,46 +136,60 @@ fn figures_of(row: &ConnRow) -> [String; 12] {
     ]
 }
 
-/// Columns that a screen of this width has no room for.
-fn hidden(width: u16) -> usize {
-    let figures = FIGURES.iter().map(|(.., narrowest)| *narrowest);
-    figures.chain([WITH_THREAD, WITH_OWN_END]).filter(|narrowest| width < *narrowest).count()
+/// Which columns are shown.
+#[derive(Clone, Copy)]
+struct Shown {
+    width: u16,
+    with_tls: bool,
 }
 
-fn line([service, thread, role, own, peer]: [String; 5], figures: [String; 12], width: u16) -> String {
-    let shown = || FIGURES.iter().filter(|(.., narrowest)| width >= *narrowest);
-    let used: usize = shown().map(|(_, cells, ..)| cells + 1).sum();
-    let room = usize::from(columns::beside_mark(width, hidden(width))).saturating_sub(used);
-    let mut text = String::new();
-    let mut cell = |content: &str, cells: usize, align: Align| {
-        text.push_str(&fit(content, cells, align));
-        text.push(' ');
-    };
-    let (with_thread, with_own) = (width >= WITH_THREAD, width >= WITH_OWN_END);
-    // The role, and blanks between the names; what ends the line is cut.
-    let blanks = 4 + usize::from(with_thread) + usize::from(with_own);
-    let room = room.saturating_sub(blanks);
-    let first = if with_thread {
-        (room / 4).min(24)
-    } else {
-        (room / 3).min(room.saturating_sub(PEER)).max(SERVICE).min(room)
-    };
-    let second = if with_thread { (room / 4).min(24) } else { 0 };
-    let own_end = if with_own { (room - first - second) / 2 } else { 0 };
-    cell(&service, first, Align::Left);
-    if with_thread {
-        cell(&thread, second, Align::Left);
+impl Shown {
+    fn has(self, (name, .., narrowest): &(&str, usize, Align, u16)) -> bool {
+        self.width >= *narrowest && (self.with_tls || *name != TLS)
     }
-    cell(&role, 1, Align::Left);
-    if with_own {
-        cell(&own, own_end, Align::Left);
+
+    /// Columns that a screen of this width has no room for.
+    fn hidden(self) -> usize {
+        let figures = FIGURES.iter().filter(|(name, ..)| self.with_tls || *name != TLS);
+        let narrowest = figures.map(|(.., narrowest)| *narrowest).chain([WITH_THREAD, WITH_OWN_END]);
+        narrowest.filter(|narrowest| self.width < *narrowest).count()
     }
-    cell(&peer, room - first - second - own_end, Align::Left);
-    for ((_, cells, align, narrowest), figure) in FIGURES.iter().zip(figures) {
-        if width >= *narrowest {
+
+    fn line(self, [service, thread, role, own, peer]: [String; 5], figures: [String; 13]) -> String {
+        let width = self.width;
+        let used: usize =
+            FIGURES.iter().filter(|figure| self.has(figure)).map(|(_, cells, ..)| cells + 1).sum();
+        let room = usize::from(columns::beside_mark(width, self.hidden())).saturating_sub(used);
+        let mut text = String::new();
+        let mut cell = |content: &str, cells: usize, align: Align| {
+            text.push_str(&fit(content, cells, align));
+            text.push(' ');
+        };
+        let (with_thread, with_own) = (width >= WITH_THREAD, width >= WITH_OWN_END);
+        // The role, and blanks between the names; what ends the line is cut.
+        let blanks = 4 + usize::from(with_thread) + usize::from(with_own);
+        let room = room.saturating_sub(blanks);
+        let first = if with_thread {
+            (room / 4).min(24)
+        } else {
+            (room / 3).min(room.saturating_sub(PEER)).max(SERVICE).min(room)
+        };
+        let second = if with_thread { (room / 4).min(24) } else { 0 };
+        let own_end = if with_own { (room - first - second) / 2 } else { 0 };
+        cell(&service, first, Align::Left);
+        if with_thread {
+            cell(&thread, second, Align::Left);
+        }
+        cell(&role, 1, Align::Left);
+        if with_own {
+            cell(&own, own_end, Align::Left);
+        }
+        cell(&peer, room - first - second - own_end, Align::Left);
+        for (shown, figure) in FIGURES.iter().zip(figures).filter(|(shown, _)| self.has(shown)) {
+            let (_, cells, align, _) = shown;
             cell(&figure, *cells, *align);
         }
+        text.truncate(text.trim_end().len());
+        text
     }
-    text.truncate(text.trim_end().len());
-    text
 }

@@ -35,12 +35,19 @@ const PLAIN: &[Plain] = &[
     Plain {
         kind: OPENSSL,
         marks: &["SSL_read", "SSL_write"],
-        functions: &[("SSL_read", 3), ("SSL_read_ex", 4), ("SSL_write", 3), ("SSL_write_ex", 4)],
+        functions: &[
+            ("SSL_read", 3),
+            ("SSL_read_ex", 4),
+            ("SSL_write", 3),
+            ("SSL_write_ex", 4),
+            ("SSL_do_handshake", 1),
+            ("SSL_free", 1),
+        ],
     },
     Plain {
-        kind: "GnuTLS",
+        kind: GNUTLS,
         marks: &["gnutls_record_send", "gnutls_record_recv"],
-        functions: &[("gnutls_record_recv", 3), ("gnutls_record_send", 3)],
+        functions: &[(GNUTLS_RECEIVE, 3), ("gnutls_record_send", 3), ("gnutls_record_send2", 3)],
     },
     Plain {
         kind: NSPR,
@@ -111,7 +118,7 @@ fn of_plain(
                 }
             }
         }
-        "GnuTLS" => family.version = version::whole(constants, "3.*"),
+        GNUTLS => family.version = version::whole(constants, "3.*"),
         NSPR => {
             family.note = Some(
                 "PR_Read and PR_Write serve plain files too: only those of connections with NSS' layer are TLS".to_owned(),
@@ -122,7 +129,40 @@ fn of_plain(
     let functions = plain.functions.iter().filter_map(|&(name, n_arguments)| {
         symbols.named(name).map(|symbol| c_function(elf, symbols, &symbol, n_arguments))
     });
-    Some((family, functions.collect()))
+    let mut functions: Vec<Function> = functions.collect();
+    if plain.kind == GNUTLS {
+        // The one goes through the other.
+        let has_inner = functions.iter().any(|function| function.name == "gnutls_record_send2");
+        functions.retain(|function| !has_inner || function.name != "gnutls_record_send");
+        for function in functions.iter_mut().filter(|function| function.name == GNUTLS_RECEIVE) {
+            let is_cheap = |end: &End| matches!(end, End::ReturnProbe(site) if site.step == Step::Emulated);
+            if !is_cheap(&function.end)
+                && let Some(site) = gnutls_inner(elf, symbols)
+            {
+                function.end = End::Inner(site);
+            }
+        }
+    }
+    Some((family, functions))
+}
+
+const GNUTLS: &str = "GnuTLS";
+const GNUTLS_RECEIVE: &str = "gnutls_record_recv";
+
+/// `_gnutls_recv_int(session, type, data, size, …)`, which has no symbol: `gnutls_record_recv_seq` does nothing but go on to it, and
+/// `gnutls_record_recv` goes there too (lib/record.c).
+fn gnutls_inner(elf: &Elf<'_>, symbols: &Symbols) -> Option<Site> {
+    let targets = |name| {
+        let symbol: Symbol = symbols.named(name)?;
+        Some(Code::read(elf, symbol.address, symbol.size).leads_to())
+    };
+    let [only] = targets("gnutls_record_recv_seq")?[..] else { return None };
+    if !targets(GNUTLS_RECEIVE)?.contains(&only) {
+        return None;
+    }
+    let size = symbols.next_after(only).map_or(0, |next| next - only);
+    let code = Code::read(elf, only, size);
+    code.return_probe(elf).filter(|site| site.step == Step::Emulated && site.once)
 }
 
 /// BoringSSL and AWS-LC keep OpenSSL's names and add their own.

@@ -14,7 +14,7 @@ use self::families::Family;
 use super::{
     debug_files,
     elf::{Elf, ElfError},
-    maps::MappedFile,
+    maps::{FileId, MappedFile},
     placement::Site,
     process::{Closed, Process},
     symbols::Symbols,
@@ -47,6 +47,9 @@ pub struct Library {
     pub version: Option<String>,
     /// Its file, as the process sees it.
     pub file: String,
+    /// The same by numbers.
+    #[serde(skip)]
+    pub id: FileId,
     /// Whether that name is gone or another file's by now.
     pub deleted: bool,
     /// A path by which the file can be opened from outside.
@@ -174,6 +177,7 @@ fn look(
         kind: family.kind,
         version: family.version,
         file: mapped.path.to_string_lossy().into_owned(),
+        id: mapped.id,
         deleted: mapped.deleted,
         path: String::new(),
         build_id: elf.build_id(),

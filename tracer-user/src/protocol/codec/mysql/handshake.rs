@@ -91,12 +91,12 @@ pub struct Login {
     pub database: Option<Bytes>,
 }
 
-/// The client's first packet. `whole`: up to the database; otherwise its fixed part is enough.
-pub fn login(buf: &[u8], whole: bool) -> Seen<Login> {
+/// The client's first packet, which has this sequence id. `whole`: up to the database; otherwise its fixed part is enough.
+pub fn login(buf: &[u8], seq: u8, whole: bool) -> Seen<Login> {
     let Some(header) = Header::of(buf) else {
-        return if buf.get(3).is_some_and(|&seq| seq != 1) { Seen::No } else { Seen::Partial };
+        return if buf.get(3).is_some_and(|&found| found != seq) { Seen::No } else { Seen::Partial };
     };
-    if header.seq != 1 || !(LOGIN_HEAD..=MAX_LOGIN).contains(&header.len) {
+    if header.seq != seq || !(LOGIN_HEAD..=MAX_LOGIN).contains(&header.len) {
         return Seen::No;
     }
     let payload = &buf[HEADER..buf.len().min(HEADER + header.len)];

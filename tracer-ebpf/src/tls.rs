@@ -1,0 +1,363 @@
+//! What TLS libraries are given and give: calls in progress, which connection a library's handle is of, and the clear text as a connection
+//! of its own.
+//!
+//! A call is known by its thread (C) or its goroutine (Go). What moves on a socket while it runs is the connection that carries it: no
+//! structure of a library is read. Where nothing moves (it serves from what it has decrypted, or buffers), the handle says whose it is.
+//!
+//! Programs with an event loop move the records themselves: what they receive they give to the library and then ask it, and what it makes of their
+//! bytes they send behind its call. There a handle is linked by what the thread moved before and behind, when it was the same connection
+//! [`AGREED`] times; such a link is a guess, and is told as one.
+
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
+use tracer_ebpf::{
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER, TLS_NSS,
+    conn_first_seen, target_hint,
+};
+
+use crate::{
+    capture::{self, BUFFER_SINGLE, Buffer, Moved},
+    conn::{self, Birth},
+    filter::Thread,
+    maps::{TLS_CALLS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES},
+    memory::{Memory as _, Probed, forget, read_user},
+    probes::hit::Hit,
+    settings::setting,
+    stats::count,
+};
+
+/// A thread, a goroutine or a library's handle, within a process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Key {
+    pub pid: u32,
+    pub zero: u32,
+    pub id: u64,
+}
+
+/// A library's call in progress.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// The library's object: `SSL *` and its like.
+    pub handle: u64,
+    /// User address of the bytes.
+    pub buffer: u64,
+    /// User address at which the call leaves how many there were; 0: it returns that.
+    pub length_at: u64,
+    /// Stack pointer at the entry: a call of which no return was seen (longjmp, an exception) is known by it.
+    pub stack: u64,
+    /// The socket that moved bytes during the call; 0 = none.
+    pub socket: u64,
+    /// Bytes that it moved.
+    pub wire: u64,
+    /// When the first byte that the call read from it arrived; 0 = not known.
+    pub arrival_ns: u64,
+    /// `EGRESS` or `INGRESS`.
+    pub direction: u32,
+    /// `TLS_*`.
+    pub library: u32,
+}
+
+/// Whose connection a handle is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Handle {
+    /// Address of the socket.
+    pub socket: u64,
+    /// Its connection then: the memory may be another socket's by now.
+    pub conn_id: u64,
+    /// `TLS_LINK_*`.
+    pub link: u32,
+    /// By order: how often it was the same.
+    pub n_agreed: u32,
+}
+
+/// How often in a row order has to say the same: the two sides of a handshake make that many before the first byte of clear text.
+const AGREED: u32 = 2;
+
+/// What a thread did outside of library calls.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Mover {
+    /// The socket that it received from last, and its connection.
+    pub socket: u64,
+    pub conn_id: u64,
+    /// The handle whose bytes it will send next; 0 = none.
+    pub handle: u64,
+}
+
+/// [`Call::length_at`]: the call moves no clear text.
+pub const NO_LENGTH: u64 = u64::MAX;
+
+/// Notes that a call begins.
+#[inline(always)]
+pub fn entered(key: Key, call: &Call) {
+    if let Some(hint) = TLS_HINTS.get_ptr_mut(target_hint(key.pid)) {
+        // SAFETY: an aligned word of the map; whoever writes it writes 1.
+        unsafe { hint.write_volatile(1) };
+    }
+    if let Some(running) = TLS_CALLS.get_ptr_mut(key) {
+        // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
+        let running = unsafe { &*running };
+        if running.stack > call.stack && running.handle != call.handle {
+            // A library that uses itself, or another one, to move its bytes: those are the outer call's.
+            return;
+        }
+        if running.stack == call.stack && running.handle == call.handle && running.buffer == call.buffer {
+            // The same call, told by a second probe while one takes the other's place.
+            return;
+        }
+        // It was left without a return.
+        count(Stat::TlsCallLeft);
+    }
+    if TLS_CALLS.insert(key, call, 0).is_err() {
+        count(Stat::TlsCallsFull);
+    }
+}
+
+/// A socket moved bytes: those of the call that runs, if one does.
+#[inline(always)]
+pub fn moved(hit: &Hit, conn: &Conn) {
+    if TLS_HINTS.get(target_hint(hit.thread.pid)).is_some_and(|hint| *hint != 0) {
+        note(hit, conn);
+    }
+}
+
+#[inline(never)]
+fn note(hit: &Hit, conn: &Conn) -> u32 {
+    let pid = hit.thread.pid;
+    let mut key = Key { pid, zero: 0, id: u64::from(hit.thread.tid) };
+    let mut call = TLS_CALLS.get_ptr_mut(key);
+    if call.is_none() && is_go(pid) {
+        key.id = goroutine(hit.task);
+        call = TLS_CALLS.get_ptr_mut(key);
+    }
+    let Some(call) = call else {
+        key.id = u64::from(hit.thread.tid);
+        outside(key, hit, conn);
+        return 0;
+    };
+    // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
+    let call = unsafe { &mut *call };
+    call.socket = hit.sock as u64;
+    call.wire += hit.result as u64;
+    if hit.direction == u64::from(INGRESS) && call.arrival_ns == 0 {
+        call.arrival_ns = conn.arrival_ns;
+    }
+    1
+}
+
+/// A socket moved bytes outside of library calls.
+#[inline(always)]
+fn outside(key: Key, hit: &Hit, conn: &Conn) {
+    let Some(mover) = TLS_MOVERS.get_ptr_mut(key) else {
+        if hit.direction == u64::from(INGRESS) {
+            let mover = Mover { socket: hit.sock as u64, conn_id: conn.id, handle: 0 };
+            let _ = TLS_MOVERS.insert(key, mover, 0);
+        }
+        return;
+    };
+    // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
+    let mover = unsafe { &mut *mover };
+    if hit.direction == u64::from(INGRESS) {
+        mover.socket = hit.sock as u64;
+        mover.conn_id = conn.id;
+    } else if mover.handle != 0 {
+        let handle = Key { pid: key.pid, zero: 0, id: mover.handle };
+        mover.handle = 0;
+        agree(handle, hit.sock as u64, conn.id);
+    }
+}
+
+/// Order says whose a handle is.
+#[inline(always)]
+fn agree(handle: Key, socket: u64, conn_id: u64) {
+    if let Some(linked) = TLS_HANDLES.get_ptr_mut(handle) {
+        // SAFETY: map values stay readable for the program's run; two threads that use one handle at once count one less.
+        let linked = unsafe { &mut *linked };
+        if linked.link == u32::from(TLS_LINK_NESTED) {
+            return;
+        }
+        if linked.conn_id == conn_id {
+            linked.n_agreed = linked.n_agreed.saturating_add(1);
+            return;
+        }
+    }
+    let link = u32::from(TLS_LINK_ORDER);
+    let _ = TLS_HANDLES.insert(handle, Handle { socket, conn_id, link, n_agreed: 1 }, 0);
+}
+
+/// A call moved nothing on a socket: what its thread moves before or behind it says whose its handle is.
+#[inline(always)]
+fn observe(thread: &Thread, handle: Key, direction: u32) {
+    let key = Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) };
+    let Some(mover) = TLS_MOVERS.get_ptr_mut(key) else {
+        if direction == u32::from(EGRESS) {
+            let _ = TLS_MOVERS.insert(key, Mover { socket: 0, conn_id: 0, handle: handle.id }, 0);
+        }
+        return;
+    };
+    // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
+    let mover = unsafe { &mut *mover };
+    if direction == u32::from(EGRESS) {
+        mover.handle = handle.id;
+    } else if mover.socket != 0 {
+        agree(handle, mover.socket, mover.conn_id);
+        // It answers for one call: what the thread asks the library for next may be another's.
+        mover.socket = 0;
+    }
+}
+
+#[inline(always)]
+fn is_go(pid: u32) -> bool {
+    // SAFETY: only read; user space writes whole values.
+    unsafe { TLS_PROCESSES.get(pid) }.is_some_and(|process| process.libraries >> TLS_GO & 1 != 0)
+}
+
+/// The goroutine that runs: Go keeps its address in thread-local storage (`runtime/tls_amd64`: `-8(FS)`).
+#[inline(always)]
+fn goroutine(task: *const u8) -> u64 {
+    let base: u64 = Probed::read(task, setting!(offsets.task_thread_fsbase));
+    read_user(base.wrapping_sub(8)).unwrap_or(0)
+}
+
+/// A call ends with `value`; `stack` is the stack pointer behind its return.
+#[inline(always)]
+pub fn returned(thread: &Thread, key: Key, value: u64, stack: u64) {
+    let Some(running) = TLS_CALLS.get_ptr_mut(key) else { return };
+    // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
+    let mut call = unsafe { *running };
+    if stack <= call.stack {
+        // The return of a call within this one.
+        return;
+    }
+    let _ = TLS_CALLS.remove(key);
+    // SAFETY: plain integers.
+    unsafe { forget(&mut call) };
+    let bytes = match call.length_at {
+        0 => u64::from((value as i32).max(0) as u32),
+        NO_LENGTH => 0,
+        _ if value as u32 != 1 => 0,
+        at => read_user(at).unwrap_or(0),
+    };
+    ended(thread, key.pid, &call, bytes);
+}
+
+/// Tells what a call moved.
+#[inline(never)]
+fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
+    let handle = Key { pid, zero: 0, id: call.handle };
+    let mut socket = call.socket;
+    let mut link = u32::from(TLS_LINK_NESTED);
+    let mut known = 0;
+    if socket == 0 {
+        // SAFETY: only read.
+        let is_certain = unsafe { TLS_HANDLES.get(handle) }
+            .is_some_and(|linked| linked.link == u32::from(TLS_LINK_NESTED));
+        if !is_certain {
+            observe(thread, handle, call.direction);
+        }
+    }
+    // SAFETY: only read.
+    if let Some(linked) = unsafe { TLS_HANDLES.get(handle) } {
+        let is_settled = linked.link == u32::from(TLS_LINK_NESTED) || linked.n_agreed >= AGREED;
+        if socket == 0 && is_settled {
+            socket = linked.socket;
+            link = linked.link;
+        }
+        if socket == linked.socket && linked.link == link {
+            known = linked.conn_id;
+        }
+    }
+    if socket == 0 {
+        if bytes != 0 {
+            count(Stat::TlsUnlinked);
+        }
+        return 0;
+    }
+    if call.library == u32::from(TLS_NSS) && known == 0 && call.wire == bytes {
+        // Its functions serve connections without TLS as well: what goes out as it came in is none.
+        return 0;
+    }
+    let Some(carrier) = conn::find(socket) else {
+        // Not wanted, or not tracked, which is counted; or closed.
+        return 0;
+    };
+    if known != carrier.id {
+        if call.socket == 0 {
+            // The socket is another one by now.
+            let _ = TLS_HANDLES.remove(handle);
+            if bytes != 0 {
+                count(Stat::TlsUnlinked);
+            }
+            return 0;
+        }
+        let _ = TLS_HANDLES.insert(handle, Handle { socket, conn_id: carrier.id, link, n_agreed: 0 }, 0);
+    }
+    if bytes == 0 {
+        return 0;
+    }
+    let Some(clear) = clear_text(carrier, pid, call.library, link) else { return 0 };
+    if call.direction == u32::from(INGRESS) && clear.arrival_ns == 0 {
+        clear.arrival_ns = call.arrival_ns;
+    }
+    let mut moved = Moved {
+        thread: *thread,
+        comm: [0; 2],
+        time_ns: conn::now(),
+        enter_ns: 0,
+        bytes,
+        end: 0,
+        consumed: 0,
+        direction: call.direction as u8,
+        has_sequence: 0,
+        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.buffer },
+    };
+    // SAFETY: the name has 16 bytes.
+    unsafe { bpf_get_current_comm((&raw mut moved.comm).cast(), 16) };
+    // SAFETY: plain integers.
+    unsafe { forget(&mut moved) };
+    // What the verifier knows of it spares it the paths of calls with several buffers.
+    moved.buffer.kind = BUFFER_SINGLE;
+    capture::moved(clear, &moved);
+    if call.direction == u32::from(INGRESS) {
+        clear.arrival_ns = 0;
+    }
+    1
+}
+
+/// The clear text's connection, created if need be.
+#[inline(never)]
+fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&'static mut Conn> {
+    if carrier.carries == CARRIES
+        && let Some(clear) = conn::find(carrier.id)
+    {
+        return Some(clear);
+    }
+    // Of a process that user space has not looked at yet: what is on its files was there before it.
+    // SAFETY: only read; user space writes whole values.
+    let process = unsafe { TLS_PROCESSES.get(pid).or_else(|| TLS_PROCESSES.get(0)) };
+    let since = process.map_or(u64::MAX, |process| process.since_ns);
+    let birth = Birth {
+        pid,
+        netns: carrier.netns,
+        role: carrier.role,
+        // Nothing was said before the probes were there.
+        from_start: carrier.mid_join == 0 && conn_first_seen(carrier.id) > since,
+        established_ns: carrier.established_ns,
+    };
+    let clear = conn::create(carrier.id, &carrier.tuple, &birth)?;
+    carrier.carries = CARRIES;
+    clear.carries = IS_CARRIED;
+    clear.inode = carrier.inode;
+    clear.opened = 1;
+    clear.drained = 0;
+    capture::tls_open(clear, carrier.id, library, link);
+    Some(clear)
+}
+
+/// A library lets go of a handle.
+#[inline(always)]
+pub fn freed(key: Key) {
+    let _ = TLS_HANDLES.remove(key);
+}

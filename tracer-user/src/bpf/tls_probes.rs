@@ -1,0 +1,594 @@
+//! Probes on the TLS libraries of traced processes: a thread looks which files each has mapped, and attaches programs to the places found in
+//! them ([`crate::uprobe::tls`]).
+//!
+//! A process is looked at when it is named, starts, executes a program or opens its first connection, soon again (its loader maps one library after the other), and
+//! then once a second: libraries come later, too. What has not changed costs the reading of its maps. When it ends its probes go.
+//!
+//! **In one process or all.** With `--pid` a probe is one process's: nobody else's calls pay for it. Where processes become targets by what they
+//! execute, or all are, a probe is on the file: it is there before the first call of a process that has just begun. So it is from the first child on of
+//! a process that forks to serve (PostgreSQL, a process for each connection): each is handled before anybody could look at it.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, HashMap, MapData};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf as abi;
+
+use super::{
+    load::Loaded,
+    ring::boot_now,
+    uprobe_link::{self, Place},
+    uprobe_trial,
+};
+use crate::{
+    config::Targets,
+    uprobe::{
+        code::Step,
+        maps::FileId,
+        placement::Site,
+        process::Process,
+        tls::{self, End, Function, Library},
+    },
+};
+
+/// Between two looks at a process that is not new.
+const PERIOD: Duration = Duration::from_secs(1);
+/// When a new process is looked at again: a dynamic loader takes some milliseconds, an interpreter imports its library later.
+const AGAIN: [Duration; 5] = [
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+];
+/// The thread spends at most this part of its time on looking: with many processes each is looked at less often.
+const PART: u32 = 20;
+/// How long a start waits for the probes of processes that run already: of a whole host's so long, of those that were named until they are there (a
+/// statically linked program of 95 MB takes 0.3 s, 3 s in a build without optimisation).
+const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE_WITH_NAMED: Duration = Duration::from_secs(10);
+/// Processes that are looked at; beyond it new ones are not (`tls.processes_full`). As many as `TLS_PROCESSES` holds.
+const MAX_PROCESSES: usize = 16_384;
+/// Plans that are remembered: a host has some hundred sets of files.
+const MAX_PLANS: usize = 1024;
+/// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
+const MAX_COMMANDS: usize = 4096;
+
+/// Whose calls a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Of the one process.
+    Each,
+    /// Of whoever has the file mapped.
+    All,
+}
+
+/// What the thread is told.
+enum Command {
+    /// There is such a process, with news.
+    Look(u32),
+    /// It was forked from another.
+    Forked(u32, u32),
+    /// It has ended.
+    Ended(u32),
+}
+
+/// What has come of it, for the Health view and `--json`.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Processes with probes.
+    pub n_processes: usize,
+    /// Places with a probe.
+    pub n_places: usize,
+    /// Libraries that are left opaque, each with the reason, once.
+    pub left_opaque: Vec<String>,
+    /// What the two probes of a function cost a call of a process that is no target, ns, by the trial at the start.
+    pub ns_per_call: u64,
+    /// Looks that were not taken because too many waited.
+    pub n_lost: u64,
+}
+
+/// The running thread. Dropping it detaches all.
+pub struct TlsProbes {
+    commands: Option<SyncSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    status: Arc<Mutex<Status>>,
+}
+
+impl TlsProbes {
+    /// Attaches to the TLS libraries of the targets; `None`: nobody asked for it, or the kernel refused the programs, which was told.
+    pub fn take(loaded: &mut Loaded, targets: &Targets, pids: &[u32]) -> Result<Option<TlsProbes>, String> {
+        let programs = std::mem::take(&mut loaded.tls_programs);
+        if programs.is_empty() {
+            return Ok(None);
+        }
+        let map = loaded.ebpf.take_map("TLS_PROCESSES").ok_or("the object has no map TLS_PROCESSES")?;
+        let map = HashMap::try_from(map).map_err(|error| error.to_string())?;
+        let hints = loaded.ebpf.take_map("TLS_HINTS").ok_or("the object has no map TLS_HINTS")?;
+        let hints = Array::try_from(hints).map_err(|error| error.to_string())?;
+        // Others may become targets by what they execute.
+        let is_fixed = targets.comms.is_empty()
+            && targets.exes.is_empty()
+            && targets.cgroups.is_empty()
+            && !targets.pids.is_empty();
+        let scope = if is_fixed { Scope::Each } else { Scope::All };
+        TlsProbes::start(programs, (map, hints), scope, pids).map(Some)
+    }
+
+    /// Attaches to `pids` and begins to follow others. What is not done within [`PATIENCE`] goes on behind.
+    pub fn start(
+        programs: FxHashMap<&'static str, OwnedFd>,
+        (processes, hints): (HashMap<MapData, u32, abi::TlsProcess>, Array<MapData, u64>),
+        scope: Scope,
+        pids: &[u32],
+    ) -> Result<TlsProbes, String> {
+        let status = Arc::new(Mutex::new(Status::default()));
+        let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(format!("{name} is not loaded"));
+        let trial = uprobe_trial::run(program("tls_openssl_write")?, program(RETURN)?)?;
+        lock(&status).ns_per_call = trial.ns_per_call;
+        // What might end programs of others is on no file.
+        let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
+        let mut worker = Worker {
+            harms_confined: trial.harms_confined,
+            programs,
+            processes,
+            hints,
+            scope,
+            known: FxHashMap::default(),
+            plans: FxHashMap::default(),
+            shared: FxHashMap::default(),
+            shared_since_ns: 0,
+            status: status.clone(),
+        };
+        let (commands, queue) = mpsc::sync_channel(MAX_COMMANDS);
+        let (done, is_done) = mpsc::sync_channel(1);
+        let pids = pids.to_vec();
+        let thread = std::thread::Builder::new().name("txray-tls".to_owned()).spawn(move || {
+            for pid in pids {
+                worker.look(pid);
+            }
+            // Nobody may be waiting any more.
+            let _ = done.try_send(());
+            worker.run(&queue);
+        });
+        let thread = thread.map_err(|error| format!("start its thread: {error}"))?;
+        let _ = is_done.recv_timeout(if scope == Scope::Each { PATIENCE_WITH_NAMED } else { PATIENCE });
+        Ok(TlsProbes { commands: Some(commands), thread: Some(thread), status })
+    }
+
+    /// A process began, executed a program, or was met for the first time.
+    pub fn look(&self, pid: u32) {
+        self.send(Command::Look(pid));
+    }
+
+    /// A process was forked from `parent`.
+    pub fn forked(&self, pid: u32, parent: u32) {
+        self.send(Command::Forked(pid, parent));
+    }
+
+    /// A process has ended.
+    pub fn ended(&self, pid: u32) {
+        self.send(Command::Ended(pid));
+    }
+
+    fn send(&self, command: Command) {
+        let is_taken = self.commands.as_ref().is_some_and(|commands| commands.try_send(command).is_ok());
+        if !is_taken {
+            lock(&self.status).n_lost += 1;
+        }
+    }
+
+    /// What has come of it so far.
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle(self.status.clone())
+    }
+}
+
+/// Asks what has come of the probes, from any thread.
+pub struct StatusHandle(Arc<Mutex<Status>>);
+
+impl StatusHandle {
+    /// The state now.
+    pub fn get(&self) -> Status {
+        lock(&self.0).clone()
+    }
+}
+
+impl Drop for TlsProbes {
+    fn drop(&mut self) {
+        // The thread ends with its queue.
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(status: &Mutex<Status>) -> std::sync::MutexGuard<'_, Status> {
+    // Whoever panicked left numbers that are still numbers.
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A probe to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Probe {
+    file: FileId,
+    offset: u64,
+    program: &'static str,
+    at_return: bool,
+}
+
+/// What a set of files asks for.
+#[derive(Debug, Default)]
+struct Plan {
+    probes: Vec<Probe>,
+    /// A bit for each `TLS_*`.
+    libraries: u64,
+}
+
+/// A process that was looked at.
+#[derive(Default)]
+struct Known {
+    /// The files whose code it had mapped.
+    files: Vec<FileId>,
+    attached: FxHashMap<Probe, Option<OwnedFd>>,
+    libraries: u64,
+    /// How often it was looked at since its last news.
+    n_looks: usize,
+    /// The process that it was forked from, until it is clear whether it executes a program of its own.
+    parent: Option<u32>,
+    due: Option<Instant>,
+}
+
+struct Worker {
+    /// Why programs that confine themselves are left alone.
+    harms_confined: Option<String>,
+    programs: FxHashMap<&'static str, OwnedFd>,
+    processes: HashMap<MapData, u32, abi::TlsProcess>,
+    hints: Array<MapData, u64>,
+    scope: Scope,
+    known: FxHashMap<u32, Known>,
+    plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
+    /// The probes on files, and how many processes want each.
+    shared: FxHashMap<Probe, (OwnedFd, usize)>,
+    /// When the last of them was attached, boot ns.
+    shared_since_ns: u64,
+    status: Arc<Mutex<Status>>,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Command>) {
+        let mut rest_until = Instant::now();
+        loop {
+            let next = self.known.values().filter_map(|known| known.due).min();
+            let wait =
+                next.map_or(PERIOD, |due| due.max(rest_until).saturating_duration_since(Instant::now()));
+            match queue.recv_timeout(wait) {
+                Ok(Command::Look(pid)) => {
+                    if let Some(known) = self.known.get_mut(&pid) {
+                        known.n_looks = 0;
+                    }
+                    self.look(pid);
+                    continue;
+                }
+                Ok(Command::Forked(pid, parent)) => {
+                    self.look(pid);
+                    if let Some(known) = self.known.get_mut(&pid) {
+                        known.parent = Some(parent);
+                    }
+                    continue;
+                }
+                Ok(Command::Ended(pid)) => {
+                    self.end(pid);
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let began = Instant::now();
+            let is_due = |known: &Known| known.due.is_some_and(|due| due <= began);
+            let due: Vec<u32> =
+                self.known.iter().filter(|(_, known)| is_due(known)).map(|(pid, _)| *pid).collect();
+            for pid in due {
+                self.look(pid);
+            }
+            // New processes are looked at in any case; this is for the many that do not change.
+            rest_until = Instant::now() + began.elapsed() * PART;
+        }
+    }
+
+    /// Looks at a process: attaches what is new in it.
+    fn look(&mut self, pid: u32) {
+        if !self.known.contains_key(&pid) && self.known.len() >= MAX_PROCESSES {
+            lock(&self.status).n_lost += 1;
+            return;
+        }
+        let Ok(process) = Process::read(Path::new("/proc"), pid) else {
+            // It has ended, or is none of ours.
+            self.end(pid);
+            return;
+        };
+        let files: Vec<FileId> = process.files.iter().map(|file| file.id).collect();
+        let now = Instant::now();
+        let known = self.known.entry(pid).or_default();
+        known.due = Some(now + AGAIN.get(known.n_looks).copied().unwrap_or(PERIOD));
+        known.n_looks += 1;
+        if known.files == files {
+            // What has not executed anything by now serves.
+            if self.harms_confined.is_none()
+                && known.n_looks > AGAIN.len() / 2
+                && let Some(parent) = known.parent.take()
+                && known.libraries != 0
+                && self.known.get(&parent).is_some_and(|parent| parent.files == files)
+            {
+                self.widen(pid, &process);
+            }
+            return;
+        }
+        known.files.clone_from(&files);
+        known.parent = None;
+        if let Some(reason) = &self.harms_confined
+            && is_confined(pid)
+        {
+            let text = format!("pid {pid}: {reason}");
+            self.leave_opaque(text);
+            return;
+        }
+        let plan = self.plan(pid, files);
+        let missing: Vec<Probe> = {
+            let known = self.known.entry(pid).or_default();
+            plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
+        };
+        let mut paths: FxHashMap<FileId, PathBuf> = FxHashMap::default();
+        let mut is_whole = true;
+        for probe in missing {
+            let link = match self.shared.get_mut(&probe) {
+                Some((_, n_processes)) => {
+                    *n_processes += 1;
+                    None
+                }
+                None => {
+                    let path = paths.entry(probe.file).or_insert_with(|| path_of(&process, probe.file));
+                    match self.attach(path, probe, (self.scope == Scope::Each).then_some(pid)) {
+                        Ok(link) if self.scope == Scope::All => {
+                            self.share(probe, link, 1);
+                            None
+                        }
+                        Ok(link) => Some(link),
+                        Err(error) => {
+                            is_whole = false;
+                            let text = format!("{}: {}: {error}", path.display(), probe.program);
+                            self.leave_opaque(text);
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.known.entry(pid).or_default().attached.insert(probe, link);
+        }
+        if plan.libraries != 0 && is_whole {
+            let known = self.known.entry(pid).or_default();
+            known.libraries |= plan.libraries;
+            // What it opens from now on is seen from its first byte.
+            let is_shared = known.attached.values().all(Option::is_none);
+            let since_ns = if is_shared { self.shared_since_ns } else { boot_now().0 };
+            let process = abi::TlsProcess { since_ns, libraries: known.libraries };
+            let _ = self.hints.set(abi::target_hint(pid), 1, 0);
+            let _ = self.processes.insert(pid, process, 0);
+        }
+        self.tell();
+    }
+
+    /// What these files ask for. Files are known by their numbers: one that is rewritten in place while it runs breaks its program anyway.
+    fn plan(&mut self, pid: u32, files: Vec<FileId>) -> Arc<Plan> {
+        if let Some(plan) = self.plans.get(&files) {
+            return plan.clone();
+        }
+        let mut plan = Plan::default();
+        if let Ok(found) = tls::of(Path::new("/proc"), pid) {
+            // A program of Go without TLS is none of them.
+            for library in found.libraries.iter().filter(|library| library.kind != "Go") {
+                match self.probes_of(library) {
+                    Ok(probes) => {
+                        plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
+                        plan.probes.extend(probes);
+                    }
+                    Err(reason) => {
+                        self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file))
+                    }
+                }
+            }
+        }
+        let mut seen = FxHashSet::default();
+        plan.probes.retain(|probe| seen.insert(*probe));
+        let plan = Arc::new(plan);
+        if self.plans.len() >= MAX_PLANS {
+            self.plans.clear();
+        }
+        self.plans.insert(files, plan.clone());
+        plan
+    }
+
+    /// The probes of a library, all or none: half of them would show answers without questions.
+    fn probes_of(&self, library: &Library) -> Result<Vec<Probe>, String> {
+        if let (true, Some(note)) = (library.functions.is_empty(), &library.note) {
+            return Err(note.clone());
+        }
+        let mut probes = Vec::new();
+        for function in &library.functions {
+            let (program, site) = match places(library.kind, function) {
+                Ok(place) => place,
+                Err(_) if is_optional(&function.name) => continue,
+                Err(reason) => return Err(reason),
+            };
+            if !self.programs.contains_key(program) {
+                return Err(format!("the program {program} is not loaded"));
+            }
+            let at = |program, at_return, site: &Site| Probe {
+                file: library.id,
+                offset: site.file_offset,
+                program,
+                at_return,
+            };
+            probes.push(at(program, false, site));
+            if program != RELEASES {
+                probes.push(at(RETURN, true, site));
+            }
+        }
+        Ok(probes)
+    }
+
+    /// A probe is on its file.
+    fn share(&mut self, probe: Probe, link: OwnedFd, n_processes: usize) {
+        self.shared.insert(probe, (link, n_processes));
+        self.shared_since_ns = boot_now().0;
+        // For processes that nobody has looked at yet.
+        let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries: 0 };
+        let _ = self.processes.insert(0, process, 0);
+    }
+
+    /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
+    fn widen(&mut self, pid: u32, process: &Process) {
+        let Some(known) = self.known.get(&pid) else { return };
+        let is_own = |probe: &&Probe| !self.shared.contains_key(*probe);
+        let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
+        for probe in probes {
+            match self.attach(&path_of(process, probe.file), probe, None) {
+                Ok(link) => {
+                    let holders = self.known.values_mut().filter_map(|known| known.attached.get_mut(&probe));
+                    let n_holders = holders.map(Option::take).count();
+                    self.share(probe, link, n_holders);
+                }
+                Err(error) => self.leave_opaque(format!("on the file: {}: {error}", probe.program)),
+            }
+        }
+        self.tell();
+    }
+
+    /// `pid`: in that process alone.
+    fn attach(&self, path: &Path, probe: Probe, pid: Option<u32>) -> io::Result<OwnedFd> {
+        let program = self.programs.get(probe.program).ok_or(io::ErrorKind::NotFound)?;
+        let place = Place { path, offset: probe.offset, at_return: probe.at_return, pid };
+        uprobe_link::attach(program.as_fd(), place)
+    }
+
+    fn end(&mut self, pid: u32) {
+        let Some(known) = self.known.remove(&pid) else { return };
+        // One that served and is gone again before anybody could tell.
+        if let Some(parent) = known.parent
+            && known.libraries != 0
+            && self.harms_confined.is_none()
+            && self.known.get(&parent).is_some_and(|parent| parent.files == known.files)
+            && let Ok(process) = Process::read(Path::new("/proc"), parent)
+        {
+            self.widen(parent, &process);
+        }
+        for probe in known.attached.keys() {
+            if let Some((_, n_processes)) = self.shared.get_mut(probe) {
+                *n_processes -= 1;
+                if *n_processes == 0 {
+                    self.shared.remove(probe);
+                }
+            }
+        }
+        let _ = self.processes.remove(&pid);
+        self.tell();
+    }
+
+    fn leave_opaque(&self, text: String) {
+        /// Reasons that are kept; a host has a handful.
+        const MAX_REASONS: usize = 64;
+        let mut status = lock(&self.status);
+        if status.left_opaque.len() < MAX_REASONS && !status.left_opaque.contains(&text) {
+            tracing::info!(%text, "left opaque");
+            status.left_opaque.push(text);
+        }
+    }
+
+    fn tell(&self) {
+        let mut status = lock(&self.status);
+        status.n_processes = self.known.values().filter(|known| known.libraries != 0).count();
+        status.n_places = self.shared.len()
+            + self.known.values().map(|known| known.attached.values().flatten().count()).sum::<usize>();
+    }
+}
+
+/// Whether a process has given up system calls (seccomp). One that cannot be asked counts as such.
+fn is_confined(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_none_or(|mode| mode.trim() != "0")
+}
+
+/// A path by which the kernel finds a file of a process; empty if it is gone.
+fn path_of(process: &Process, file: FileId) -> PathBuf {
+    let mapped = process.files.iter().find(|mapped| mapped.id == file);
+    mapped.and_then(|mapped| process.open(mapped).ok()).map(|opened| opened.path).unwrap_or_default()
+}
+
+/// The number by which the kernel side and recordings call a library.
+fn number_of(kind: &str) -> Option<u16> {
+    Some(match kind {
+        "OpenSSL" | "LibreSSL" => abi::TLS_OPENSSL,
+        "BoringSSL" | "AWS-LC" => abi::TLS_BORINGSSL,
+        "GnuTLS" => abi::TLS_GNUTLS,
+        "NSS" => abi::TLS_NSS,
+        "Go crypto/tls" => abi::TLS_GO,
+        "rustls" => abi::TLS_RUSTLS,
+        _ => return None,
+    })
+}
+
+/// The program at the return of all others.
+const RETURN: &str = "tls_return";
+/// The program for functions that let go of a handle: their return says nothing.
+const RELEASES: &str = "tls_free";
+
+/// Whether clear text is seen without a function: it helps to tell whose a handle is.
+fn is_optional(function: &str) -> bool {
+    ["SSL_do_handshake", "SSL_free"].contains(&function)
+}
+
+/// Which program goes where for a function: entry and return at one place.
+fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
+    let name = function.name.as_str();
+    let by_name = match (kind, name) {
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_write") => "tls_openssl_write",
+        ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
+        ("OpenSSL" | "LibreSSL", "SSL_write_ex") => "tls_openssl_write_ex",
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
+        ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",
+        ("GnuTLS", "gnutls_record_send" | "gnutls_record_send2") => "tls_gnutls_write",
+        ("NSS", "PR_Read" | "PR_Recv") => "tls_nss_read",
+        ("NSS", "PR_Write" | "PR_Send") => "tls_nss_write",
+        _ => return Err(format!("there is no program for {name} yet")),
+    };
+    let (program, site) = match (&function.end, by_name, &function.entry) {
+        (_, RELEASES, Some(site)) => (RELEASES, site),
+        (End::ReturnProbe(site), program, _) => (program, site),
+        // What both forms call: `ssl_read_internal` and `ssl_write_internal` take where to leave the length (ssl/ssl_lib.c).
+        (End::Inner(site), "tls_openssl_read" | "tls_openssl_read_ex", _) if kind == "OpenSSL" => {
+            ("tls_openssl_read_ex", site)
+        }
+        (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _) if kind == "OpenSSL" => {
+            ("tls_openssl_write_ex", site)
+        }
+        (End::Inner(site), "tls_gnutls_read", _) => ("tls_gnutls_recv_int", site),
+        _ => return Err(format!("{name} has no place at which its end can be seen")),
+    };
+    if site.step != Step::Emulated {
+        return Err(format!("{name} has only places that cost a call 12 to 17 µs ({})", site.instruction));
+    }
+    Ok((program, site))
+}

@@ -1,0 +1,113 @@
+//! Attaches a loaded program to a place in a file, in one process or all: `perf_event_open(2)` on the kernel's `uprobe` unit. aya attaches
+//! through the object that holds the program, which one thread owns; places are found by another one, which only has the programs' descriptors.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    sync::OnceLock,
+};
+
+/// Where the kernel says how its unit is asked (Documentation/ABI/testing/sysfs-bus-event_source-devices-format).
+const UNIT: &str = "/sys/bus/event_source/devices/uprobe";
+/// `PERF_EVENT_IOC_SET_BPF`: `_IOW('$', 8, __u32)` (include/uapi/linux/perf_event.h).
+const SET_BPF: libc::c_ulong = 0x4004_2408;
+/// `PERF_EVENT_IOC_ENABLE`: `_IO('$', 0)`.
+const ENABLE: libc::c_ulong = 0x2400;
+/// `PERF_FLAG_FD_CLOEXEC`.
+const CLOEXEC: libc::c_ulong = 1 << 3;
+
+/// `struct perf_event_attr`, its first version but for the two fields that name the place (include/uapi/linux/perf_event.h,
+/// `PERF_ATTR_SIZE_VER1`).
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    /// `uprobe_path`: address of the file's path.
+    path: u64,
+    /// `probe_offset`.
+    offset: u64,
+}
+
+const _: () = assert!(size_of::<Attributes>() == 72);
+
+/// How the kernel's unit is asked.
+struct Unit {
+    kind: u32,
+    /// Bit of `config` that asks for the return.
+    return_bit: u32,
+}
+
+/// What the kernel says of its unit; `None`: it has none.
+fn unit() -> Option<&'static Unit> {
+    static UNIT_OF_THIS_KERNEL: OnceLock<Option<Unit>> = OnceLock::new();
+    UNIT_OF_THIS_KERNEL
+        .get_or_init(|| {
+            let read = |name: &str| fs::read_to_string(format!("{UNIT}/{name}")).ok();
+            Some(Unit {
+                kind: read("type")?.trim().parse().ok()?,
+                return_bit: read("format/retprobe")?.trim().strip_prefix("config:")?.parse().ok()?,
+            })
+        })
+        .as_ref()
+}
+
+/// Where a probe goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The file, by a path that this process can open.
+    pub path: &'a Path,
+    /// Bytes from its beginning.
+    pub offset: u64,
+    /// At the function's return; the place is then one at which its return address is still at the stack pointer.
+    pub at_return: bool,
+    /// In this process alone; `None` = in all.
+    pub pid: Option<u32>,
+}
+
+/// Attaches `program`. Dropping what is returned detaches it.
+pub fn attach(program: BorrowedFd<'_>, place: Place<'_>) -> io::Result<OwnedFd> {
+    let no_unit = || io::Error::other(format!("this kernel has no uprobes that perf can ask for ({UNIT})"));
+    let unit = unit().ok_or_else(no_unit)?;
+    let path = CString::new(place.path.as_os_str().as_bytes())?;
+    let attributes = Attributes {
+        kind: unit.kind,
+        size: size_of::<Attributes>() as u32,
+        config: u64::from(place.at_return) << unit.return_bit,
+        path: path.as_ptr() as u64,
+        offset: place.offset,
+        ..Attributes::default()
+    };
+    let (pid, cpu) = match place.pid {
+        Some(pid) => (pid.cast_signed(), -1),
+        None => (-1, 0),
+    };
+    // SAFETY: the attributes and the path outlive the call.
+    let event =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, cpu, -1, CLOEXEC) };
+    if event < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it, and nobody else has it.
+    let event = unsafe { OwnedFd::from_raw_fd(event as i32) };
+    // SAFETY: both take a number.
+    let outcome = unsafe {
+        match libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) {
+            0 => libc::ioctl(event.as_raw_fd(), ENABLE, 0),
+            error => error,
+        }
+    };
+    if outcome != 0 { Err(io::Error::last_os_error()) } else { Ok(event) }
+}

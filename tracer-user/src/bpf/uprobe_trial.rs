@@ -1,0 +1,202 @@
+//! Tries probes out before a target is touched: on a process of txray's own, with the very programs and kinds of places that targets get.
+//!
+//! Two things can go wrong, and neither may happen to a target. A kernel may refuse such probes. And one from 6.11 on answers a return probe with a
+//! system call that the program itself never made (`uretprobe`, `uprobe`): a program that has confined itself (seccomp) is killed for it, unless the
+//! kernel excepts these calls (6.13.2, and stable kernels since; kernel/seccomp.c). The trial says what a call costs, too.
+
+use std::{
+    arch::global_asm,
+    fs, io,
+    os::fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use super::uprobe_link::{self, Place};
+
+// Begins as most functions do, with an instruction that the kernel emulates. (handle, buffer, length) → 0.
+global_asm!(
+    ".globl txray_probe_trial",
+    ".type txray_probe_trial, @function",
+    "txray_probe_trial:",
+    "push rbx",
+    "xor eax, eax",
+    "pop rbx",
+    "ret",
+    ".size txray_probe_trial, . - txray_probe_trial",
+);
+
+unsafe extern "C" {
+    fn txray_probe_trial(handle: u64, buffer: u64, length: u64) -> i32;
+}
+
+/// Calls in one round: 1.5 ms with probes.
+const N_CALLS: u64 = 1000;
+/// `uretprobe(2)`, `uprobe(2)` (arch/x86/entry/syscalls/syscall_64.tbl).
+const SYS_URETPROBE: u32 = 335;
+const SYS_UPROBE: u32 = 336;
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// What an entry and a return probe add to a call whose process is no target, ns.
+    pub ns_per_call: u64,
+    /// Why programs that confine themselves must be left alone.
+    pub harms_confined: Option<String>,
+}
+
+/// Tries both. An error: no such probe works here.
+pub fn run(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>) -> Result<Trial, String> {
+    let ns_per_call =
+        round(entry, at_return, false).map_err(|error| format!("a trial of probes failed: {error}"))?;
+    let harms_confined = round(entry, at_return, true).err().map(|error| {
+        format!("on this kernel return probes end programs that confine themselves (seccomp): {error}")
+    });
+    Ok(Trial { ns_per_call, harms_confined })
+}
+
+/// Where the function lies in this program's own file.
+fn offset() -> Option<u64> {
+    let address = txray_probe_trial as *const () as u64;
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let (start, end, offset) = (number(start)?, number(end)?, number(fields.nth(1)?)?);
+        (start..end).contains(&address).then(|| address - start + offset)
+    })
+}
+
+/// A child calls the function, without probes and with them. Gives the difference for one call.
+fn round(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>, is_confined: bool) -> Result<u64, String> {
+    let failed = |what: &str| format!("{what}: {}", io::Error::last_os_error());
+    let (to_child, from_parent) = pipe().map_err(|error| error.to_string())?;
+    let (to_parent, from_child) = pipe().map_err(|error| error.to_string())?;
+    // SAFETY: the child makes system calls and calls a function without side effects, and nothing else: no allocation, no lock.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // It must not keep its own input open.
+        // SAFETY: descriptors of this process, closed once.
+        unsafe {
+            libc::close(raw(&from_parent));
+            libc::close(raw(&to_parent));
+        }
+        child(raw(&to_child), raw(&from_child), is_confined);
+    }
+    if pid < 0 {
+        return Err(failed("fork"));
+    }
+    drop((to_child, from_child));
+    let outcome = (|| {
+        let plain = ask(raw(&from_parent), raw(&to_parent))?;
+        let offset = offset().ok_or("its own file is not mapped")?;
+        let place = |at_return| Place {
+            path: Path::new("/proc/self/exe"),
+            offset,
+            at_return,
+            pid: Some(pid.cast_unsigned()),
+        };
+        let attach = |program, at_return| {
+            uprobe_link::attach(program, place(at_return)).map_err(|error| format!("attach: {error}"))
+        };
+        let _links = (attach(entry, false)?, attach(at_return, true)?);
+        let probed = ask(raw(&from_parent), raw(&to_parent))?;
+        Ok(probed.saturating_sub(plain) / N_CALLS)
+    })();
+    // Its input ends, and it with it.
+    drop(from_parent);
+    let mut status = 0;
+    // SAFETY: a child of this process, and a place for its status.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    if libc::WIFSIGNALED(status) {
+        return Err(format!("its process was ended by signal {}", libc::WTERMSIG(status)));
+    }
+    if libc::WEXITSTATUS(status) != 0 {
+        return Err(format!("its process ended with {}", libc::WEXITSTATUS(status)));
+    }
+    outcome
+}
+
+fn raw(fd: &OwnedFd) -> i32 {
+    std::os::fd::AsRawFd::as_raw_fd(fd)
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: made just now, owned by nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// One round of calls, ns. Waits for the child at most five seconds: a starved machine.
+fn ask(to: i32, from: i32) -> Result<u64, String> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let mut answer = [0u8; 8];
+    let mut poll = libc::pollfd { fd: from, events: libc::POLLIN, revents: 0 };
+    // SAFETY: descriptors of this process, buffers of the lengths given.
+    let n = unsafe {
+        if libc::write(to, [1u8].as_ptr().cast(), 1) != 1 {
+            return Err(format!("write: {}", io::Error::last_os_error()));
+        }
+        if libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) != 1 {
+            return Err("its process does not answer".to_owned());
+        }
+        libc::read(from, answer.as_mut_ptr().cast(), answer.len())
+    };
+    if n == 8 { Ok(u64::from_ne_bytes(answer)) } else { Err("its process has ended".to_owned()) }
+}
+
+/// The child's part: answers each byte with the time of a round.
+fn child(input: i32, output: i32, is_confined: bool) -> ! {
+    // SAFETY: system calls on descriptors that it was left, and buffers of its own.
+    unsafe {
+        if is_confined && !confine() {
+            libc::_exit(3);
+        }
+        let mut byte = [0u8; 1];
+        while libc::read(input, byte.as_mut_ptr().cast(), 1) == 1 {
+            let began = now();
+            let mut i = 0;
+            while i < N_CALLS {
+                std::hint::black_box(txray_probe_trial(i, 0, 0));
+                i += 1;
+            }
+            let took = (now() - began).to_ne_bytes();
+            if libc::write(output, took.as_ptr().cast(), took.len()) != 8 {
+                libc::_exit(4);
+            }
+        }
+        libc::_exit(0);
+    }
+}
+
+/// As programs do that confine themselves: the calls of probes, which they never make, end them.
+unsafe fn confine() -> bool {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let filter = [
+        libc::sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
+        libc::sock_filter { code: EQUAL, jt: 2, jf: 0, k: SYS_URETPROBE },
+        libc::sock_filter { code: EQUAL, jt: 1, jf: 0, k: SYS_UPROBE },
+        libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+        libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_KILL_PROCESS },
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the program outlives the call, which copies it.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    }
+}
+
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: room for the time.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
