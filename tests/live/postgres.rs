@@ -755,7 +755,7 @@ fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks
     let mut line = String::new();
     BufReader::new(holder.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pids = [server.process.pid(), holder.pid()];
-    let tracer = Tracer::start_with(hooks, &pids, &["--comm", "psql"]);
+    let tracer = Tracer::start_with(hooks, &pids, &["--comm", "psql", "--tls", "clear"]);
     for n in 0..N {
         let mut psql = server.client("psql", false);
         psql.env("PGSSLMODE", "require").env("LD_LIBRARY_PATH", libraries.path());

@@ -201,7 +201,7 @@ fn servers_and_clients_of_https(
     let server = Server::start(name, folder.path());
     let mut curls = [curl(&server.certificate, server.port), curl(&server.certificate, server.port)];
     let pids = [server.process.pid(), curls[0].pid(), curls[1].pid()];
-    let tracer = Tracer::start(hooks, &pids);
+    let tracer = Tracer::start_with(hooks, &pids, &["--tls", "clear"]);
     for (n, curl) in curls.iter_mut().enumerate() {
         fetch(curl, server.port, n * N);
     }
@@ -258,7 +258,7 @@ fn children_that_serve_are_seen_from_the_third_on() {
     command.env("LD_LIBRARY_PATH", folder.path()).arg(&certificate).arg(&key).arg(port.to_string());
     let server = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
     wait_for("the server to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
-    let tracer = Tracer::start(Hooks::Socket, &[server.pid()]);
+    let tracer = Tracer::start_with(Hooks::Socket, &[server.pid()], &["--tls", "clear"]);
     for child in 0..N_CHILDREN {
         let mut curl = curl(&certificate, port);
         fetch(&mut curl, port, child * N);

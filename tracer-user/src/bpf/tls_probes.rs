@@ -125,7 +125,7 @@ impl TlsProbes {
         TlsProbes::start(programs, (map, hints), scope, pids).map(Some)
     }
 
-    /// Attaches to `pids` and begins to follow others. What is not done within [`PATIENCE`] goes on behind.
+    /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
     pub fn start(
         programs: FxHashMap<&'static str, OwnedFd>,
         (processes, hints): (HashMap<MapData, u32, abi::TlsProcess>, Array<MapData, u64>),

@@ -74,7 +74,7 @@ impl Default for LiveConfig {
             budget: abi::DEFAULT_BUDGET,
             capture: Capture::Heads,
             udp_ports: udp_ports().collect(),
-            tls: true,
+            tls: false,
         }
     }
 }
