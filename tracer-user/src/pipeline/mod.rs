@@ -742,6 +742,8 @@ impl Pipeline {
         // Calls of which the kernel told nothing, not even a turn.
         let untracked = get("kernel.conn_map_full")
             .saturating_add(get("kernel.conn_race"))
+            .saturating_add(get("kernel.tls_unlinked"))
+            .saturating_add(get("kernel.tls_calls_full"))
             .saturating_add(get("lost.probe_not_run"));
         self.rest.state.residual =
             (unseen.min(refused).saturating_add(untracked).saturating_add(hidden)).saturating_mul(most);
