@@ -19,7 +19,8 @@
 //! comes in one message. An incremental one whose zone is unchanged is a single SOA.
 //!
 //! **Losses.** A message that was cut has a known length: the next boundary is certain. Otherwise at a turn's start, if what stands there is
-//! a DNS message. Behind a loss of responses no transfer that was asked for is followed any further: its end may have been lost.
+//! a DNS message. Behind a loss of responses no transfer that was asked for is followed any further, as its end may have been lost,
+//! but for a zone's that begins there.
 //!
 //! **Not handled**: stateful operations (RFC 8490), messages of more than one question, DNS over TLS or HTTPS (their bytes are not seen
 //! here), what the records say. Requests signed or padded are as any others.
@@ -35,8 +36,8 @@ use super::{
     Body, Coverage, ErrorFor, Family, Flow, Inference, Mark, Message, Operation, Pairing, Parser, Protocol,
     Request, Response, Resync, Step,
     codec::dns::{
-        AXFR, Fault, HEADER, Header, IXFR, NOTIFY, QUERY, Question, Records, STATUS, UPDATE, name, question,
-        question_hash, rcode_name, record, records, serial, type_name,
+        AXFR, Fault, HEADER, Header, IXFR, NOTIFY, QUERY, Question, Records, SOA, STATUS, UPDATE, name,
+        question, question_hash, rcode_name, record, records, serial, type_name,
     },
 };
 
@@ -230,6 +231,8 @@ struct Transfer {
     undecided: bool,
     /// Its end may have been lost: its messages are nobody's.
     lost: bool,
+    /// No message of it has been seen.
+    unseen: bool,
 }
 
 /// One connection's, or one socket's with one peer.
@@ -309,8 +312,11 @@ impl DnsParser {
     fn answer(&mut self, message: &[u8], header: &Header, question: Option<Question>, marks: &mut Vec<Mark>) {
         let behind = question.map_or(HEADER, |question| question.end);
         if let Some(at) = self.transfers.iter().position(|transfer| transfer.id == header.id) {
-            self.go_on(at, message, header, behind, marks);
-            return;
+            if !self.transfers[at].unseen || !begins_zone(message, header, question) {
+                self.go_on(at, message, header, behind, marks);
+                return;
+            }
+            self.transfers.remove(at);
         }
         let hash = question.map(|question| question_hash(message, &question));
         let is_meant = |asked: &&Asked| asked.id == header.id && hash.is_none_or(|hash| hash == asked.hash);
@@ -394,7 +400,15 @@ fn begun(
         }
         _ => (2_u32.saturating_sub(records.soas), None, false),
     };
-    (closing > 0).then_some(Transfer { id: header.id, stream, closing, serial, undecided, lost: false })
+    (closing > 0).then_some(Transfer {
+        id: header.id,
+        stream,
+        closing,
+        serial,
+        undecided,
+        lost: false,
+        unseen: false,
+    })
 }
 
 fn mdns_question(message: &[u8], question: Option<Question>, marks: &mut Vec<Mark>) {
@@ -425,6 +439,15 @@ fn mdns_answer(message: &[u8], header: &Header, marks: &mut Vec<Mark>) {
         ..Request::default()
     };
     marks.push(Mark::Begin(Message { stream: 0, body: Body::Push(request) }));
+}
+
+/// Whether it is the first message of a zone (RFC 5936 §2.2): the SOA record comes first there, and apart from that only last. In a transfer of
+/// differences it may begin any message.
+fn begins_zone(message: &[u8], header: &Header, question: Option<Question>) -> bool {
+    let Some(question) = question.filter(|question| question.kind == AXFR) else { return false };
+    header.rcode() == 0
+        && header.counts[1] > 1
+        && record(message, question.end).is_ok_and(|record| record.kind == SOA)
 }
 
 impl Parser for DnsParser {
@@ -516,6 +539,7 @@ impl DnsParser {
                     serial: None,
                     undecided: false,
                     lost,
+                    unseen: true,
                 });
             }
         }
