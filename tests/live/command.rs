@@ -14,7 +14,7 @@ use std::{
 
 use rstest::rstest;
 
-use super::{machine, txray_program};
+use super::{machine, tracer::TEST_PROGRAM, txray_program};
 
 /// Requests of this process to itself, one after the other on each connection, until it is dropped.
 struct Traffic {
@@ -56,6 +56,7 @@ impl Traffic {
     fn live(&self, flags: &[&str]) -> Child {
         Command::new(txray_program())
             .args(["live", "--pid", &std::process::id().to_string(), "--port", &self.port.to_string()])
+            .args(TEST_PROGRAM)
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

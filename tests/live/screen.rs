@@ -344,7 +344,8 @@ fn a_request_in_flight_is_opened_and_becomes_its_transaction_when_it_is_answered
     let port = listener.local_addr().unwrap().port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let (mut server, _) = listener.accept().unwrap();
-    let arguments = format!("record --pid {} --port {port} --out {{folder}}/recording", std::process::id());
+    let arguments =
+        format!("record --pid {} --port {port} --tls opaque --out {{folder}}/recording", std::process::id());
     let terminal = Terminal::start("XDG_CONFIG_HOME=/nonexistent", &arguments);
     terminal.shows(&[" LIVE"]);
     let mut buffer = [0; 1024];

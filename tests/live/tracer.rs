@@ -137,6 +137,10 @@ pub(super) struct Capture {
     pub(super) folder: TempDir,
 }
 
+/// Flags for the test program as the target: it speaks no TLS, and has the names of all libraries in it, and so many symbols that a build
+/// without optimisation reads them for seconds.
+pub(super) const TEST_PROGRAM: [&str; 2] = ["--tls", "opaque"];
+
 impl Tracer {
     /// Traces `pids` (and the children that they start from now on).
     #[track_caller]
@@ -155,6 +159,9 @@ impl Tracer {
         let mut command = Command::new(txray_program());
         command.arg("record").arg("--out").arg(recording(&folder));
         command.args(["--json", "--summary", "json", "--hooks", hooks.flag()]).args(flags);
+        if pids.contains(&std::process::id()) {
+            command.args(TEST_PROGRAM);
+        }
         for pid in pids {
             command.args(["--pid", &pid.to_string()]);
         }

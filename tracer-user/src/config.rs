@@ -52,9 +52,9 @@ pub enum Hooks {
 #[serde(rename_all = "lowercase")]
 pub enum Tls {
     /// What is said in it, by probes on the functions of TLS libraries.
+    #[default]
     Clear,
     /// Turns, from outside: nothing is attached to a program.
-    #[default]
     Opaque,
 }
 
@@ -448,7 +448,7 @@ impl Default for Config {
         Config {
             targets: Targets::default(),
             hooks: Hooks::Auto,
-            tls: Tls::Opaque,
+            tls: Tls::Clear,
             protocols: Vec::new(),
             udp_ports: Vec::new(),
             opaque_ports: Vec::new(),

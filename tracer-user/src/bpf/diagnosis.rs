@@ -521,17 +521,22 @@ fn tls(features: &Features, checks: &mut Checks) {
     let area = Area::Tls;
     let Some(tls) = &features.tls else { return };
     for library in &tls.libraries {
+        let what = format!(
+            "{}: {} ({}) with {}",
+            library.kind,
+            processes(library.n_processes),
+            library.examples.join(", "),
+            library.file
+        );
+        if library.is_read() {
+            checks.ok(area, what);
+            continue;
+        }
         checks.add(
             area,
             Severity::Note,
-            format!(
-                "{}: {} ({}) with {}",
-                library.kind,
-                processes(library.n_processes),
-                library.examples.join(", "),
-                library.file
-            ),
-            "what they encrypt is not parsed: connections, bytes and times are seen, requests are not",
+            what,
+            "what they encrypt is not read: connections, turns, bytes and times are seen, requests are not",
             "",
         );
     }

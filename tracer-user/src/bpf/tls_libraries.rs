@@ -1,4 +1,5 @@
-//! Which libraries for TLS the running processes use: what they encrypt is opaque on the wire.
+//! Which libraries for TLS the running processes use, at a glance: what they encrypt is opaque on the wire. Where in them probes would go,
+//! [`crate::uprobe::tls`] finds.
 //!
 //! Found by the files that processes have mapped; Go programs by a mark in their executable, Java by its virtual
 //! machine. Code linked statically into other executables (rustls, a static OpenSSL) cannot be seen this way.
@@ -49,6 +50,13 @@ pub struct TlsLibrary {
     pub n_processes: u64,
     /// Names of some of them.
     pub examples: Vec<String>,
+}
+
+impl TlsLibrary {
+    /// Whether there are programs for its functions. Whether there is a place for each in this very file, `doctor --pid` says.
+    pub fn is_read(&self) -> bool {
+        [OPENSSL, OPENSSL_IN_NODE, "GnuTLS"].contains(&self.kind.as_str())
+    }
 }
 
 /// Looks at all processes, for at most `patience`: maps wait for the target's memory lock, so that the look runs on a
@@ -125,7 +133,7 @@ fn look_at(proc_root: &Path, pid: u32, executables: &mut FxHashMap<String, bool>
         let is_node = matches!(exe.rsplit('/').next(), Some("node" | "nodejs"));
         // Debian's node uses the shared libssl; others have it inside.
         if is_node && !found.iter().any(|(kind, _)| *kind == OPENSSL) {
-            found.push(("OpenSSL inside Node", exe.clone()));
+            found.push((OPENSSL_IN_NODE, exe.clone()));
         }
         let n_known = executables.len();
         let is_go = match executables.get(&exe) {
@@ -161,6 +169,7 @@ fn mapped_files(maps: &[u8]) -> impl Iterator<Item = &str> {
 }
 
 const OPENSSL: &str = "OpenSSL";
+const OPENSSL_IN_NODE: &str = "OpenSSL inside Node";
 
 /// What a mapped file is by its name, version numbers and "(deleted)" behind it included.
 fn library_kind(path: &str) -> Option<&'static str> {

@@ -122,7 +122,8 @@ impl TlsProbes {
             && targets.cgroups.is_empty()
             && !targets.pids.is_empty();
         let scope = if is_fixed { Scope::Each } else { Scope::All };
-        TlsProbes::start(programs, (map, hints), scope, pids).map(Some)
+        let all = if targets.is_whole_host() { running() } else { Vec::new() };
+        TlsProbes::start(programs, (map, hints), scope, if all.is_empty() { pids } else { &all }).map(Some)
     }
 
     /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
@@ -154,8 +155,14 @@ impl TlsProbes {
         let (done, is_done) = mpsc::sync_channel(1);
         let pids = pids.to_vec();
         let thread = std::thread::Builder::new().name("txray-tls".to_owned()).spawn(move || {
+            // Of a whole host's processes those that are not reached in time are looked at as any others are.
+            let began = Instant::now();
             for pid in pids {
-                worker.look(pid);
+                if scope == Scope::Each || began.elapsed() < PATIENCE {
+                    worker.look(pid);
+                } else if worker.known.len() < MAX_PROCESSES {
+                    worker.known.insert(pid, Known { due: Some(began), ..Known::default() });
+                }
             }
             // Nobody may be waiting any more.
             let _ = done.try_send(());
@@ -226,6 +233,14 @@ struct Probe {
     offset: u64,
     program: &'static str,
     at_return: bool,
+}
+
+/// All processes, the oldest first: servers are older than what comes and goes.
+fn running() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// What a set of files asks for.

@@ -35,7 +35,7 @@ pub struct CaptureArgs {
     /// Family of data hooks [default: auto]
     #[arg(long, value_enum, env = "TXRAY_HOOKS", help_heading = "Capture")]
     pub hooks: Option<Hooks>,
-    /// Connections of TLS: what programs say in them, seen in their own libraries, or only turns from outside [default: opaque]
+    /// Connections of TLS: what programs say in them, seen in their own libraries, or only turns from outside [default: clear]
     #[arg(long, value_enum, value_name = "HOW", env = "TXRAY_TLS")]
     pub tls: Option<Tls>,
     /// Bytes of the kernel's ring, a power of two [default: 16M]

@@ -82,7 +82,7 @@ impl Protocol for Http2 {
         Coverage {
             title: "HTTP/2",
             covers: "both roles; prior knowledge and h2c, HPACK, concurrent streams, resets, GOAWAY, pushes, extended CONNECT, event streams with the number of their events",
-            lacks: "what is inside of TLS; content of bodies; behind a loss, names that its dynamic table held",
+            lacks: "content of bodies; behind a loss, names that its dynamic table held",
             tested_with: "nghttpd, nginx, nghttpx, hypercorn, Node, nghttp, h2load, curl",
         }
     }
