@@ -36,6 +36,11 @@ struct MariaDb {
 impl MariaDb {
     #[track_caller]
     fn start() -> MariaDb {
+        MariaDb::start_with(None)
+    }
+
+    /// With libraries of its own.
+    fn start_with(libraries: Option<&Path>) -> MariaDb {
         let folder = TempDir::new().unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
@@ -62,6 +67,7 @@ impl MariaDb {
             "--skip-name-resolve",
             "--innodb-buffer-pool-size=32M",
         ]);
+        command.envs(libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries)));
         command.args(["--max-allowed-packet=64M", "--innodb-flush-log-at-trx-commit=0"]);
         command.arg(format!("--port={port}")).arg(format!("--datadir={}", data.display()));
         let (key, certificate) = super::tls::certificate(folder.path());
@@ -140,7 +146,8 @@ impl MariaDb {
             .arg("read go; exec \"$@\"")
             .arg("sh")
             .arg(client.get_program())
-            .args(client.get_args());
+            .args(client.get_args())
+            .envs(client.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut process =
             Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
         let tracer = Tracer::start_with(hooks, &[self.process.pid(), process.pid()], flags);
@@ -193,7 +200,12 @@ impl Ran {
         };
         let logged = |name: &str| self.logged.get(name).copied().unwrap_or(0);
         let n_statements = logged("Query") + logged("Execute");
-        let (servers, clients) = (self.role("server"), self.role("client"));
+        let (mut servers, mut clients) = (self.role("server"), self.role("client"));
+        // No command: the server logs none.
+        let is_command = |one: &&Transaction| one.operation != "TLS handshake";
+        servers.retain(is_command);
+        clients.retain(is_command);
+        let n_handshakes = self.capture.transactions.len() - servers.len() - clients.len();
         for transactions in [&servers, &clients] {
             let n_of = |operation: &str| {
                 transactions.iter().filter(|transaction| transaction.operation.starts_with(operation)).count()
@@ -231,7 +243,12 @@ impl Ran {
             assert!(server.duration_ns <= client.duration_ns + 2_000_000, "{server:?}\n{client:?}");
         }
         assert!(!self.capture.stdout.contains("secret"), "a value is shown");
-        check_conserved(&self.capture, servers.len() + clients.len(), 2 * servers.len(), false);
+        check_conserved(
+            &self.capture,
+            self.capture.transactions.len(),
+            2 * servers.len() + n_handshakes,
+            false,
+        );
         let lost = self.capture.summary.lost.values().sum::<u64>();
         let n_gaps = servers.iter().chain(&clients).filter(|one| is_gap(one)).count() as u64;
         assert_eq!(lost, n_gaps, "{:?}", self.capture.summary);
@@ -635,7 +652,7 @@ fn a_connection_that_asks_for_tls_is_tls(#[values(Hooks::Socket, Hooks::Syscall)
     let server = MariaDb::start();
     let mut client = connected(&tool("mariadb", "mariadb-client"), &server, false);
     client.args(["--ssl", "--skip-auto-rehash", "shop", "--execute=select name from orders; select 2"]);
-    let ran = server.trace(hooks, &client, "");
+    let ran = server.trace_with(hooks, &client, "", &["--tls", "opaque"]);
     assert_eq!(ran.code, Some(0), "{}", ran.said);
     check_order_and_sums(&ran.capture);
     for role in ["server", "client"] {
@@ -644,6 +661,38 @@ fn a_connection_that_asks_for_tls_is_tls(#[values(Hooks::Socket, Hooks::Syscall)
         assert!(seen.len() >= 3, "{:?}", outcomes(&seen));
     }
     assert_eq!(ran.capture.summary.unpaired.values().sum::<u64>(), 0, "{:?}", ran.capture.summary);
+}
+
+/// What is said inside is told as of any connection, once.
+#[rstest]
+fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let libraries = super::tls::own_openssl();
+    let server = MariaDb::start_with(Some(libraries.path()));
+    let mut client = connected(&tool("mariadb", "mariadb-client"), &server, false);
+    client.args([
+        "--ssl",
+        "--skip-auto-rehash",
+        "shop",
+        "--execute=select name from orders; select 2; select nothing",
+    ]);
+    client.env("LD_LIBRARY_PATH", libraries.path());
+    // By name: probes are on the file then, and the server has it already.
+    let ran = server.trace_with(hooks, &client, "", &["--comm", "mariadb", "--tls", "clear"]);
+    assert_eq!(ran.code, Some(1), "the last one fails: {}", ran.said);
+    ran.check();
+    for role in ["server", "client"] {
+        let seen = ran.role(role);
+        assert!(seen.iter().any(|one| one.operation == "SELECT orders"), "{:?}", outcomes(&seen));
+        for one in seen.into_iter().filter(|one| one.operation != "TLS handshake") {
+            let tls = one.tls.as_ref().expect("all of them are inside");
+            assert_eq!(
+                (tls.library.as_deref(), tls.version.as_deref()),
+                (Some("openssl"), Some("TLSv1.3")),
+                "{tls:?}"
+            );
+        }
+    }
 }
 
 /// MariaDB's own client begins each packet with a call of its own: no statement is a gap. The server sends a row's packets in one call.

@@ -730,10 +730,7 @@ fn replication_is_long_lived(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hoo
 fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
     const N: usize = 12;
     let _machine = machine();
-    // A library that nobody else uses: probes on its file are the test's own.
-    let libraries = TempDir::new().unwrap();
-    fs::set_permissions(libraries.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", libraries.path().join("libssl.so.3")).unwrap();
+    let libraries = super::tls::own_openssl();
     let settings = |data: &Path| {
         let owner = fs::metadata(data).unwrap();
         let (key, certificate) = super::tls::certificate(data);

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -27,6 +28,15 @@ pub(super) const PAGE: u64 = 30_000;
 pub(super) fn free_address() -> SocketAddr {
     // Free a moment ago: none of these servers can be asked to choose one.
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A folder with a library that nobody else uses: probes on its file are the test's own.
+pub(super) fn own_openssl() -> TempDir {
+    let libraries = TempDir::new().unwrap();
+    // Servers run as other users.
+    fs::set_permissions(libraries.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", libraries.path().join("libssl.so.3")).unwrap();
+    libraries
 }
 
 /// A key and a certificate signed with it, in a folder.
