@@ -10,8 +10,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER, TLS_NSS,
-    conn_first_seen, target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_BORINGSSL, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER,
+    TLS_NSS, TLS_OPENSSL, conn_first_seen, target_hint,
 };
 
 use crate::{
@@ -336,8 +336,12 @@ fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&
     }
     // Of a process that user space has not looked at yet: what is on its files was there before it.
     // SAFETY: only read; user space writes whole values.
-    let process = unsafe { TLS_PROCESSES.get(pid).or_else(|| TLS_PROCESSES.get(0)) };
-    let since = process.map_or(u64::MAX, |process| process.since_ns);
+    let process = unsafe { TLS_PROCESSES.get(pid).or_else(|| TLS_PROCESSES.get(0)) }?;
+    // Not all probes of the library are there yet: what one of them shows would be half of the truth.
+    if process.libraries & same_programs(library) == 0 {
+        return None;
+    }
+    let since = process.since_ns;
     let birth = Birth {
         pid,
         netns: carrier.netns,
@@ -354,6 +358,13 @@ fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&
     clear.drained = 0;
     capture::tls_open(clear, carrier.id, library, link);
     Some(clear)
+}
+
+/// A bit for each library that a program is for: BoringSSL's functions are OpenSSL's.
+#[inline(always)]
+fn same_programs(library: u32) -> u64 {
+    let others = if library == u32::from(TLS_OPENSSL) { 1 << TLS_BORINGSSL } else { 0 };
+    1u64 << (library & 63) | others
 }
 
 /// A library lets go of a handle.

@@ -9,7 +9,6 @@
 //! a process that forks to serve (PostgreSQL, a process for each connection): each is handled before anybody could look at it.
 
 use std::{
-    io,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -141,6 +140,7 @@ impl TlsProbes {
         let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
         let mut worker = Worker {
             harms_confined: trial.harms_confined,
+            of_trial: trial.links,
             programs,
             processes,
             hints,
@@ -265,9 +265,19 @@ struct Known {
     due: Option<Instant>,
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let own = self.known.drain().flat_map(|(_, known)| known.attached.into_values().flatten());
+        let shared = self.shared.drain().map(|(_, (link, _))| link);
+        let of_trial = self.of_trial.drain(..);
+        uprobe_link::detach_all(own.chain(shared).chain(of_trial).collect());
+    }
+}
+
 struct Worker {
     /// Why programs that confine themselves are left alone.
     harms_confined: Option<String>,
+    of_trial: Vec<OwnedFd>,
     programs: FxHashMap<&'static str, OwnedFd>,
     processes: HashMap<MapData, u32, abi::TlsProcess>,
     hints: Array<MapData, u64>,
@@ -364,29 +374,32 @@ impl Worker {
             let known = self.known.entry(pid).or_default();
             plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
         };
-        let mut paths: FxHashMap<FileId, PathBuf> = FxHashMap::default();
+        if !missing.is_empty() {
+            // Until all are there, nothing is told of a library that was not there before.
+            let libraries = self.known.get(&pid).map_or(0, |known| known.libraries);
+            let _ = self.processes.insert(pid, abi::TlsProcess { since_ns: u64::MAX, libraries }, 0);
+        }
+        let (there, new): (Vec<Probe>, Vec<Probe>) =
+            missing.into_iter().partition(|probe| self.shared.contains_key(probe));
+        let known = self.known.entry(pid).or_default();
+        for probe in there {
+            if let Some((_, n_processes)) = self.shared.get_mut(&probe) {
+                *n_processes += 1;
+            }
+            known.attached.insert(probe, None);
+        }
         let mut is_whole = true;
-        for probe in missing {
-            let link = match self.shared.get_mut(&probe) {
-                Some((_, n_processes)) => {
-                    *n_processes += 1;
+        for (probe, link) in self.attach(&process, &new, (self.scope == Scope::Each).then_some(pid)) {
+            let link = match link {
+                Ok(link) if self.scope == Scope::All => {
+                    self.share(probe, link, 1);
                     None
                 }
-                None => {
-                    let path = paths.entry(probe.file).or_insert_with(|| path_of(&process, probe.file));
-                    match self.attach(path, probe, (self.scope == Scope::Each).then_some(pid)) {
-                        Ok(link) if self.scope == Scope::All => {
-                            self.share(probe, link, 1);
-                            None
-                        }
-                        Ok(link) => Some(link),
-                        Err(error) => {
-                            is_whole = false;
-                            let text = format!("{}: {}: {error}", path.display(), probe.program);
-                            self.leave_opaque(text);
-                            continue;
-                        }
-                    }
+                Ok(link) => Some(link),
+                Err(error) => {
+                    is_whole = false;
+                    self.leave_opaque(error);
+                    continue;
                 }
             };
             self.known.entry(pid).or_default().attached.insert(probe, link);
@@ -401,6 +414,7 @@ impl Worker {
             let _ = self.hints.set(abi::target_hint(pid), 1, 0);
             let _ = self.processes.insert(pid, process, 0);
         }
+        self.publish();
         self.tell();
     }
 
@@ -467,9 +481,20 @@ impl Worker {
     fn share(&mut self, probe: Probe, link: OwnedFd, n_processes: usize) {
         self.shared.insert(probe, (link, n_processes));
         self.shared_since_ns = boot_now().0;
-        // For processes that nobody has looked at yet.
-        let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries: 0 };
-        let _ = self.processes.insert(0, process, 0);
+    }
+
+    /// Says for processes that nobody has looked at yet which libraries have all their probes on files.
+    fn publish(&mut self) {
+        let is_shared = |known: &&Known| known.attached.values().all(Option::is_none);
+        let libraries =
+            self.known.values().filter(is_shared).fold(0, |libraries, known| libraries | known.libraries);
+        let _ = match libraries {
+            0 => self.processes.remove(&0),
+            _ => {
+                let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries };
+                self.processes.insert(0, process, 0)
+            }
+        };
     }
 
     /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
@@ -477,24 +502,54 @@ impl Worker {
         let Some(known) = self.known.get(&pid) else { return };
         let is_own = |probe: &&Probe| !self.shared.contains_key(*probe);
         let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
-        for probe in probes {
-            match self.attach(&path_of(process, probe.file), probe, None) {
+        let mut replaced = Vec::new();
+        for (probe, link) in self.attach(process, &probes, None) {
+            match link {
                 Ok(link) => {
                     let holders = self.known.values_mut().filter_map(|known| known.attached.get_mut(&probe));
-                    let n_holders = holders.map(Option::take).count();
+                    let mut n_holders = 0;
+                    for holder in holders {
+                        n_holders += 1;
+                        replaced.extend(holder.take());
+                    }
                     self.share(probe, link, n_holders);
                 }
-                Err(error) => self.leave_opaque(format!("on the file: {}: {error}", probe.program)),
+                Err(error) => self.leave_opaque(format!("on the file: {error}")),
             }
         }
+        self.publish();
+        uprobe_link::detach_all(replaced);
         self.tell();
     }
 
-    /// `pid`: in that process alone.
-    fn attach(&self, path: &Path, probe: Probe, pid: Option<u32>) -> io::Result<OwnedFd> {
-        let program = self.programs.get(probe.program).ok_or(io::ErrorKind::NotFound)?;
-        let place = Place { path, offset: probe.offset, at_return: probe.at_return, pid };
-        uprobe_link::attach(program.as_fd(), place)
+    /// Attaches to files of `process`; `pid`: in that process alone. Errors say where.
+    fn attach(
+        &self,
+        process: &Process,
+        probes: &[Probe],
+        pid: Option<u32>,
+    ) -> Vec<(Probe, Result<OwnedFd, String>)> {
+        let mut paths: FxHashMap<FileId, PathBuf> = FxHashMap::default();
+        for probe in probes {
+            paths.entry(probe.file).or_insert_with(|| path_of(process, probe.file));
+        }
+        let places: Vec<_> = probes
+            .iter()
+            .filter_map(|probe| {
+                // There is none without a program: plans are made of these.
+                let program = self.programs.get(probe.program)?.as_fd();
+                let (path, Probe { offset, at_return, .. }) = (paths.get(&probe.file)?, *probe);
+                Some((program, Place { path, offset, at_return, pid }))
+            })
+            .collect();
+        debug_assert_eq!(places.len(), probes.len());
+        let links = uprobe_link::attach_all(&places);
+        let failed = |place: &Place<'_>, probe: &Probe, error| {
+            format!("{}: {}: {error}", place.path.display(), probe.program)
+        };
+        std::iter::zip(probes, std::iter::zip(&places, links))
+            .map(|(probe, ((_, place), link))| (*probe, link.map_err(|error| failed(place, probe, error))))
+            .collect()
     }
 
     fn end(&mut self, pid: u32) {
@@ -508,15 +563,19 @@ impl Worker {
         {
             self.widen(parent, &process);
         }
-        for probe in known.attached.keys() {
-            if let Some((_, n_processes)) = self.shared.get_mut(probe) {
+        let mut gone = Vec::new();
+        for (probe, link) in known.attached {
+            gone.extend(link);
+            if let Some((_, n_processes)) = self.shared.get_mut(&probe) {
                 *n_processes -= 1;
                 if *n_processes == 0 {
-                    self.shared.remove(probe);
+                    gone.extend(self.shared.remove(&probe).map(|(link, _)| link));
                 }
             }
         }
         let _ = self.processes.remove(&pid);
+        self.publish();
+        uprobe_link::detach_all(gone);
         self.tell();
     }
 

