@@ -82,6 +82,35 @@ trace() {
     return "$code"
 }
 
+# tls N: OpenSSL's server, and N clients that ask it for a file, traced by their name.
+tls() {
+    rm -rf /tmp/recording /tmp/live /tmp/live.err
+    /openssl s_server -accept 4433 -key /key.pem -cert /certificate.pem -WWW >/tmp/tls.server 2>&1 &
+    server=$!
+    wait_for /tmp/tls.server ACCEPT "$server" || return 1
+    /txray record --comm openssl --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
+    tracer=$!
+    if wait_for /tmp/live.err "txray: tracing" "$tracer"; then
+        n=0
+        while [ "$n" -lt "$1" ]; do
+            # Its server closes behind the file.
+            printf 'GET /hello HTTP/1.0\r\n\r\n' | /openssl s_client -connect 127.0.0.1:4433 -quiet >/tmp/tls.client 2>&1
+            grep -q '^hello' /tmp/tls.client || cat /tmp/tls.client
+            n=$((n + 1))
+        done
+        sleep 1
+        kill -INT "$tracer"
+    fi
+    wait "$tracer"
+    code=$?
+    kill "$server"
+    cat /tmp/live.err
+    echo "inside: $(grep -c '"library":"openssl"' /tmp/live)"
+    said /tmp/live
+    [ "$code" = 130 ] && return 0
+    return "$code"
+}
+
 # said FILE: the summary that txray has printed there, and how many transactions of each role stand above it.
 said() {
     echo "roles: server=$(grep -c '"role":"server"' "$1") client=$(grep -c '"role":"client"' "$1")"

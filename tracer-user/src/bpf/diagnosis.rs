@@ -520,6 +520,21 @@ fn mounts(features: &Features, checks: &mut Checks) {
 fn tls(features: &Features, checks: &mut Checks) {
     let area = Area::Tls;
     let Some(tls) = &features.tls else { return };
+    if let Some(trial) = &tls.probes {
+        let opaque = "what is said inside TLS is not shown: turns from outside are";
+        match (&trial.refused, &trial.harms_confined) {
+            (Some(why), _) => {
+                checks.add(area, Severity::Limit, format!("no probes on functions: {why}"), opaque, "")
+            }
+            (None, Some(why)) => {
+                checks.add(area, Severity::Limit, why.clone(), format!("of those programs {opaque}"), "");
+            }
+            (None, None) => {
+                let cost = trial.ns_per_call;
+                checks.ok(area, format!("probes on a library's function: {cost} ns a call, entry and return, tried on a process of txray's own"));
+            }
+        }
+    }
     for library in &tls.libraries {
         let what = format!(
             "{}: {} ({}) with {}",

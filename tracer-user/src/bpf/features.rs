@@ -280,8 +280,9 @@ impl Features {
     /// Finds everything: loads txray's own probes too (about a second of verification, far more under emulation) unless
     /// `is_quick`, and looks at all processes' libraries (at most `tls_patience`).
     pub fn detect(tls_patience: std::time::Duration, is_quick: bool) -> Features {
-        let tls = tls_libraries::in_use(Path::new("/proc"), tls_patience);
-        let probes = if is_quick { Vec::new() } else { probes() };
+        let mut tls = tls_libraries::in_use(Path::new("/proc"), tls_patience);
+        let (probes, trial) = if is_quick { Default::default() } else { probes() };
+        tls.probes = trial;
         Features { tls: Some(tls), probes, ..Features::detect_kernel() }
     }
 
@@ -412,23 +413,22 @@ fn programs(btf: Option<&KernelBtf>, sys_root: &Path) -> Vec<Trial> {
 }
 
 /// None where the object cannot be loaded at all: the trials of maps and programs say why.
-fn probes() -> Vec<ProbeLoad> {
-    let trials = load::try_all().unwrap_or_default().into_iter();
-    trials
-        .map(|trial| ProbeLoad {
-            program: trial.program.to_owned(),
-            tracepoint: trial.tracepoint.to_owned(),
-            feature: trial.feature.map(str::to_owned),
-            family: trial.family.map(|family| {
-                match family {
-                    Family::Socket => "socket",
-                    Family::Syscall => "syscall",
-                }
-                .to_owned()
-            }),
-            refused: trial.outcome.err(),
-        })
-        .collect()
+fn probes() -> (Vec<ProbeLoad>, Option<tls_libraries::TlsTrial>) {
+    let Ok((trials, tls)) = load::try_all() else { return Default::default() };
+    let probes = trials.into_iter().map(|trial| ProbeLoad {
+        program: trial.program.to_owned(),
+        tracepoint: trial.tracepoint.to_owned(),
+        feature: trial.feature.map(str::to_owned),
+        family: trial.family.map(|family| {
+            match family {
+                Family::Socket => "socket",
+                Family::Syscall => "syscall",
+            }
+            .to_owned()
+        }),
+        refused: trial.outcome.err(),
+    });
+    (probes.collect(), Some(tls))
 }
 
 fn maps() -> Vec<Trial> {
@@ -628,7 +628,7 @@ mod tests {
 #[cfg(test)]
 pub(crate) mod test_hosts {
     use super::*;
-    use crate::bpf::tls_libraries::TlsLibrary;
+    use crate::bpf::tls_libraries::{TlsLibrary, TlsTrial};
 
     const ALL_CAPABILITIES: u64 = 0x1ff_ffff_ffff;
 
@@ -732,6 +732,10 @@ pub(crate) mod test_hosts {
                 n_processes: 80,
                 n_unreadable: 3,
                 cut_short: true,
+                probes: Some(TlsTrial {
+                    refused: Some("attach: Operation not permitted".to_owned()),
+                    ..TlsTrial::default()
+                }),
             }),
             ..good()
         };

@@ -23,6 +23,8 @@ use crate::{
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE},
+        tls_libraries::TlsTrial,
+        uprobe_link, uprobe_trial,
     },
     config::{Hooks, Targets},
 };
@@ -402,8 +404,9 @@ pub struct ProbeTrial {
     pub outcome: Result<(), String>,
 }
 
-/// Loads every probe whose tracepoint this kernel has, with all settings on, and drops it: nothing is attached.
-pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
+/// Loads every probe whose tracepoint this kernel has, with all settings on, and drops it: nothing is attached, but for the trial of probes on
+/// functions, to a process of txray's own.
+pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
     features::raise_memlock();
     let kernel = KernelBtf::running()?;
     let offsets = Offsets::resolve(&kernel)?;
@@ -437,7 +440,19 @@ pub fn try_all() -> Result<Vec<ProbeTrial>, LoadError> {
         let outcome = loaded.remove(program).unwrap_or_else(|| Err("was not tried".to_owned()));
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
-    Ok(present.into_iter().map(trial).collect())
+    let probes = present.into_iter().map(trial).collect();
+    let tls = tls_programs_of(&mut ebpf).and_then(|programs| {
+        let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(NO_SUCH_PROGRAM);
+        uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)
+    });
+    let tls = match tls {
+        Ok(uprobe_trial::Trial { ns_per_call, harms_confined, links }) => {
+            uprobe_link::detach_all(links);
+            TlsTrial { ns_per_call, harms_confined, refused: None }
+        }
+        Err(refused) => TlsTrial { refused: Some(refused), ..TlsTrial::default() },
+    };
+    Ok((probes, tls))
 }
 
 impl LoadConfig {

@@ -37,6 +37,19 @@ pub struct TlsUse {
     pub n_unreadable: u64,
     /// Whether time ran out before all were looked at.
     pub cut_short: bool,
+    /// What came of the probes for them; `None`: not tried.
+    pub probes: Option<TlsTrial>,
+}
+
+/// A trial of probes on functions, in a process of txray's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsTrial {
+    /// What an entry and a return probe add to a call, ns.
+    pub ns_per_call: u64,
+    /// Why no such probe works here.
+    pub refused: Option<String>,
+    /// Why programs that confine themselves (seccomp) must be left alone.
+    pub harms_confined: Option<String>,
 }
 
 /// A library and who uses it.

@@ -72,31 +72,40 @@ impl TestProgram {
         let found = found.context("cargo named no test program")?;
         let program = target_dir().join("xtask/vm/integration");
         run(command("strip", ["--strip-debug", "-o"]).arg(&program).arg(&found))?;
-        let libraries = libraries(&output(command("ldd", [&program]).env("LC_ALL", "C"))?)?;
+        let libraries = libraries_of(&program)?;
         Ok(Self { program, libraries })
     }
 
-    /// Puts it into a guest, its libraries where its loader looks for them.
+    /// Puts it into a guest.
     pub(super) fn add_to(&self, image: &mut Image) -> Result<()> {
         image.copy("integration", &self.program)?;
-        let mut folders: Vec<&Path> = self
-            .libraries
-            .iter()
-            .flat_map(|library| library.ancestors().skip(1))
-            .filter_map(|folder| folder.strip_prefix("/").ok())
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .collect();
-        folders.sort_unstable();
-        folders.dedup();
-        for folder in folders {
-            image.directory(&folder.to_string_lossy())?;
-        }
-        for library in &self.libraries {
-            let inside = library.strip_prefix("/")?;
-            image.copy(&inside.to_string_lossy(), library)?;
-        }
-        Ok(())
+        add_libraries(image, &self.libraries)
     }
+}
+
+/// The libraries that a program is linked to.
+pub(super) fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+    libraries(&output(command("ldd", [program]).env("LC_ALL", "C"))?)
+}
+
+/// Puts libraries into a guest, where its loader looks for them.
+pub(super) fn add_libraries(image: &mut Image, libraries: &[PathBuf]) -> Result<()> {
+    let mut folders: Vec<&Path> = libraries
+        .iter()
+        .flat_map(|library| library.ancestors().skip(1))
+        .filter_map(|folder| folder.strip_prefix("/").ok())
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .collect();
+    folders.sort_unstable();
+    folders.dedup();
+    for folder in folders {
+        image.directory(&folder.to_string_lossy())?;
+    }
+    for library in libraries {
+        let inside = library.strip_prefix("/")?;
+        image.copy(&inside.to_string_lossy(), library)?;
+    }
+    Ok(())
 }
 
 /// The test program in cargo's messages.

@@ -6,6 +6,7 @@ mod image;
 mod kernels;
 mod live;
 mod scenarios;
+mod tls;
 
 use std::{
     collections::VecDeque,
@@ -24,6 +25,7 @@ use self::{
     image::Image,
     kernels::{Archive, Kernel, WANTED, Wanted},
     live::TestProgram,
+    tls::TlsProgram,
 };
 use crate::{dist, setup, shell::target_dir, test::Counts};
 
@@ -68,6 +70,7 @@ struct Programs {
     /// Static ones, the shipped file first.
     shipped: [PathBuf; 2],
     tests: TestProgram,
+    tls: TlsProgram,
 }
 
 /// What came of a guest.
@@ -141,7 +144,7 @@ fn build(args: &VmArgs) -> Result<Programs> {
     for program in &shipped {
         dist::check_static(program)?;
     }
-    Ok(Programs { shipped, tests: TestProgram::build()? })
+    Ok(Programs { shipped, tests: TestProgram::build()?, tls: TlsProgram::find()? })
 }
 
 /// One guest for each kernel, and the one that is locked down; those that take longest first.
@@ -226,6 +229,7 @@ impl Boot {
             return scenarios::script_locked();
         }
         let mut script = scenarios::script(&self.kernel);
+        script.push_str(&tls::script());
         if self.has_live {
             script.push_str(&live::script(scenarios::has_socket_hooks(&self.kernel)));
         }
@@ -237,6 +241,7 @@ impl Boot {
             return scenarios::check_locked(console, note);
         }
         scenarios::check(&self.kernel, console, note);
+        tls::check(console, note);
         if self.has_live {
             live::check(console, scenarios::has_socket_hooks(&self.kernel), note);
         }
@@ -254,6 +259,7 @@ impl Boot {
             let name = program.file_name().context("a program's name")?.to_string_lossy();
             image.copy(&name, program)?;
         }
+        programs.tls.add_to(&mut image)?;
         if self.has_live {
             programs.tests.add_to(&mut image)?;
         }

@@ -235,7 +235,7 @@ fn names_lockdown(doctor: &str, can_trace: bool) -> Result<String> {
 
 /// The part of a summary that is checked.
 #[derive(Debug, Deserialize)]
-struct Summary {
+pub(super) struct Summary {
     transactions: u64,
     open: u64,
     #[serde(default)]
@@ -258,6 +258,34 @@ struct Operation {
     operation: String,
     count: u64,
     errors: u64,
+}
+
+impl Summary {
+    /// The last one that is printed there.
+    pub(super) fn of(output: &str) -> Result<Summary> {
+        let line = output
+            .lines()
+            .rev()
+            .find(|line| line.starts_with('{') && line.contains("\"summary\""))
+            .context("it printed no summary")?;
+        serde_json::from_str(line).context("its summary is not what it should be")
+    }
+
+    /// Transactions of an operation, and how many of them are errors.
+    pub(super) fn n_of(&self, name: &str) -> (u64, u64) {
+        let rows = self.operations.iter().filter(|row| row.operation == name);
+        rows.fold((0, 0), |(n, errors), row| (n + row.count, errors + row.errors))
+    }
+
+    /// Nothing is lost, left over or left open.
+    pub(super) fn lost_nothing(&self) -> Result<()> {
+        ensure!(self.open == 0, "{} left open", self.open);
+        ensure!(sum(&self.unpaired) == 0, "unpaired: {}", self.unpaired);
+        ensure!(sum(&self.lost) == 0, "lost: {}", self.lost);
+        let Interval { low, high } = self.lost_requests;
+        ensure!(high == 0, "lost requests: {low} to {high}");
+        Ok(())
+    }
 }
 
 /// Checks every step of [`script`].
@@ -283,12 +311,7 @@ impl Run {
     /// must then be within what the tracer knows to be lost. A request whose answer was not seen is not missing: it is told, as one that
     /// was in flight at the end.
     fn check_output(&self, output: &str, n_missed: u64) -> Result<String> {
-        let line = output
-            .lines()
-            .rev()
-            .find(|line| line.starts_with('{') && line.contains("\"summary\""))
-            .context("it printed no summary")?;
-        let summary: Summary = serde_json::from_str(line).context("its summary is not what it should be")?;
+        let summary = Summary::of(output)?;
         let requests: u64 =
             self.scenarios.iter().flat_map(|scenario| scenario.operations).map(|(_, n)| n).sum();
         let (servers, clients) = self.scope.roles();
@@ -296,8 +319,7 @@ impl Run {
         let mut counts = Vec::new();
         for scenario in self.scenarios {
             for (name, expected) in scenario.operations {
-                let rows = summary.operations.iter().filter(|row| row.operation == *name);
-                let counted: u64 = rows.map(|row| row.count).sum();
+                let (counted, _) = summary.n_of(name);
                 let expected = ends * expected;
                 let fits = if n_missed == 0 { counted == expected } else { counted <= expected };
                 ensure!(fits, "{}: {counted} of `{name}`, not {expected}", scenario.name);
@@ -320,10 +342,7 @@ impl Run {
             ));
         }
         ensure!(n == expected, "{n} transactions, not {expected}");
-        ensure!(summary.open == 0, "{} left open", summary.open);
-        ensure!(sum(&summary.unpaired) == 0, "unpaired: {}", summary.unpaired);
-        ensure!(sum(&summary.lost) == 0, "lost: {}", summary.lost);
-        ensure!(high == 0, "lost requests: {low} to {high}");
+        summary.lost_nothing()?;
         let roles = format!("roles: server={} client={}", servers * requests, clients * requests);
         ensure!(output.lines().any(|line| line == roles), "no line `{roles}`");
         let errors: u64 = summary.operations.iter().map(|operation| operation.errors).sum();
