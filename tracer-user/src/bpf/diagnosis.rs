@@ -524,10 +524,12 @@ fn tls(features: &Features, checks: &mut Checks) {
         let opaque = "what is said inside TLS is not shown: turns from outside are";
         match (&trial.refused, &trial.harms_confined) {
             (Some(why), _) => {
-                checks.add(area, Severity::Limit, format!("no probes on functions: {why}"), opaque, "")
+                let fix = "a kernel with CONFIG_UPROBE_EVENTS; --tls opaque does without";
+                checks.add(area, Severity::Limit, format!("no probes on functions: {why}"), opaque, fix);
             }
             (None, Some(why)) => {
-                checks.add(area, Severity::Limit, why.clone(), format!("of those programs {opaque}"), "");
+                let cost = format!("of those programs {opaque}");
+                checks.add(area, Severity::Limit, why.clone(), cost, "kernel 6.13.2 or later");
             }
             (None, None) => {
                 let cost = trial.ns_per_call;
