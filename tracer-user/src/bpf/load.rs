@@ -383,6 +383,8 @@ fn object(settings: &abi::Settings, max_conns: u32, btf: &Btf) -> Result<Ebpf, L
         .map_max_entries("TLS_CALLS", if settings.tls == 0 { 1 } else { 8192 })
         .map_max_entries("TLS_MOVERS", if settings.tls == 0 { 1 } else { 8192 })
         .map_max_entries("TLS_HANDLES", if settings.tls == 0 { 1 } else { max_conns })
+        .map_max_entries("TLS_GOROUTINES", if settings.tls == 0 { 1 } else { 16_384 })
+        .map_max_entries("TLS_GO_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
 }

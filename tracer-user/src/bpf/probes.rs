@@ -134,6 +134,12 @@ pub(super) const TLS: &[&str] = &[
     "tls_gnutls_write",
     "tls_nss_read",
     "tls_nss_write",
+    "tls_go_handshake",
+    "tls_go_read",
+    "tls_go_copy",
+    "tls_go_copy_reader",
+    "tls_go_send",
+    "tls_go_sent",
 ];
 
 /// What a run without them does without.

@@ -37,7 +37,7 @@ use crate::{
         maps::FileId,
         placement::Site,
         process::Process,
-        tls::{self, End, Function, Library},
+        tls::{self, Copy, End, Function, Library},
     },
 };
 
@@ -114,21 +114,24 @@ impl TlsProbes {
         }
         let map = loaded.ebpf.take_map("TLS_PROCESSES").ok_or("the object has no map TLS_PROCESSES")?;
         let map = HashMap::try_from(map).map_err(|error| error.to_string())?;
-        let hints = loaded.ebpf.take_map("TLS_HINTS").ok_or("the object has no map TLS_HINTS")?;
-        let hints = Array::try_from(hints).map_err(|error| error.to_string())?;
+        let mut hints = |name| {
+            let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
+            Array::try_from(map).map_err(|error| error.to_string())
+        };
+        let maps = Maps { processes: map, hints: hints("TLS_HINTS")?, go_hints: hints("TLS_GO_HINTS")? };
         // Others may become targets by what they execute.
         let is_fixed = targets.comms.is_empty()
             && targets.exes.is_empty()
             && targets.cgroups.is_empty()
             && !targets.pids.is_empty();
         let scope = if is_fixed { Scope::Each } else { Scope::All };
-        TlsProbes::start(programs, (map, hints), scope, pids).map(Some)
+        TlsProbes::start(programs, maps, scope, pids).map(Some)
     }
 
     /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
     pub fn start(
         programs: FxHashMap<&'static str, OwnedFd>,
-        (processes, hints): (HashMap<MapData, u32, abi::TlsProcess>, Array<MapData, u64>),
+        maps: Maps,
         scope: Scope,
         pids: &[u32],
     ) -> Result<TlsProbes, String> {
@@ -141,8 +144,7 @@ impl TlsProbes {
         let mut worker = Worker {
             harms_confined: trial.harms_confined,
             programs,
-            processes,
-            hints,
+            maps,
             scope,
             known: FxHashMap::default(),
             plans: FxHashMap::default(),
@@ -250,12 +252,18 @@ struct Known {
     due: Option<Instant>,
 }
 
+/// What the kernel side is told of processes.
+pub struct Maps {
+    processes: HashMap<MapData, u32, abi::TlsProcess>,
+    hints: Array<MapData, u64>,
+    go_hints: Array<MapData, u64>,
+}
+
 struct Worker {
     /// Why programs that confine themselves are left alone.
     harms_confined: Option<String>,
     programs: FxHashMap<&'static str, OwnedFd>,
-    processes: HashMap<MapData, u32, abi::TlsProcess>,
-    hints: Array<MapData, u64>,
+    maps: Maps,
     scope: Scope,
     known: FxHashMap<u32, Known>,
     plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
@@ -383,8 +391,14 @@ impl Worker {
             let is_shared = known.attached.values().all(Option::is_none);
             let since_ns = if is_shared { self.shared_since_ns } else { boot_now().0 };
             let process = abi::TlsProcess { since_ns, libraries: known.libraries };
-            let _ = self.hints.set(abi::target_hint(pid), 1, 0);
-            let _ = self.processes.insert(pid, process, 0);
+            let is_go = known.libraries >> abi::TLS_GO & 1 != 0;
+            let has_others = known.libraries & !(1 << abi::TLS_GO) != 0;
+            for (hints, has) in [(&mut self.maps.hints, has_others), (&mut self.maps.go_hints, is_go)] {
+                if has {
+                    let _ = hints.set(abi::target_hint(pid), 1, 0);
+                }
+            }
+            let _ = self.maps.processes.insert(pid, process, 0);
         }
         self.tell();
     }
@@ -424,25 +438,28 @@ impl Worker {
         if let (true, Some(note)) = (library.functions.is_empty(), &library.note) {
             return Err(note.clone());
         }
-        let mut probes = Vec::new();
+        let mut places = Vec::new();
         for function in &library.functions {
-            let (program, site) = match places(library.kind, function) {
-                Ok(place) => place,
-                Err(_) if is_optional(&function.name) => continue,
+            if library.kind == GO {
+                places.extend(go_places(function)?);
+                continue;
+            }
+            match place(library.kind, function) {
+                Ok(place) => places.push(place),
+                Err(_) if is_optional(&function.name) => {}
                 Err(reason) => return Err(reason),
-            };
+            }
+        }
+        let mut probes = Vec::new();
+        for (program, site) in places {
             if !self.programs.contains_key(program) {
                 return Err(format!("the program {program} is not loaded"));
             }
-            let at = |program, at_return, site: &Site| Probe {
-                file: library.id,
-                offset: site.file_offset,
-                program,
-                at_return,
-            };
-            probes.push(at(program, false, site));
-            if program != RELEASES {
-                probes.push(at(RETURN, true, site));
+            let at =
+                |program, at_return| Probe { file: library.id, offset: site.file_offset, program, at_return };
+            probes.push(at(program, false));
+            if library.kind != GO && program != RELEASES {
+                probes.push(at(RETURN, true));
             }
         }
         Ok(probes)
@@ -454,13 +471,15 @@ impl Worker {
         self.shared_since_ns = boot_now().0;
         // For processes that nobody has looked at yet.
         let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries: 0 };
-        let _ = self.processes.insert(0, process, 0);
+        let _ = self.maps.processes.insert(0, process, 0);
     }
 
     /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
     fn widen(&mut self, pid: u32, process: &Process) {
         let Some(known) = self.known.get(&pid) else { return };
-        let is_own = |probe: &&Probe| !self.shared.contains_key(*probe);
+        // Programs of Go fork only to execute another; and theirs would tell twice what two probes see.
+        let is_own =
+            |probe: &&Probe| !self.shared.contains_key(*probe) && !probe.program.starts_with("tls_go");
         let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
         for probe in probes {
             match self.attach(&path_of(process, probe.file), probe, None) {
@@ -501,7 +520,7 @@ impl Worker {
                 }
             }
         }
-        let _ = self.processes.remove(&pid);
+        let _ = self.maps.processes.remove(&pid);
         self.tell();
     }
 
@@ -542,7 +561,7 @@ fn number_of(kind: &str) -> Option<u16> {
         "BoringSSL" | "AWS-LC" => abi::TLS_BORINGSSL,
         "GnuTLS" => abi::TLS_GNUTLS,
         "NSS" => abi::TLS_NSS,
-        "Go crypto/tls" => abi::TLS_GO,
+        GO => abi::TLS_GO,
         "rustls" => abi::TLS_RUSTLS,
         _ => return None,
     })
@@ -558,8 +577,38 @@ fn is_optional(function: &str) -> bool {
     ["SSL_do_handshake", "SSL_free"].contains(&function)
 }
 
+/// Go's TLS: of its places none has a return probe, which Go does not survive.
+const GO: &str = "Go crypto/tls";
+
+/// Which programs go where for a function of Go. What is behind a call comes before it: whoever is between the two says nothing.
+fn go_places(function: &Function) -> Result<Vec<(&'static str, &Site)>, String> {
+    let entry = |program| {
+        let no_place = || format!("{} has no place that sees its arguments", function.name);
+        Ok::<_, String>((program, function.entry.as_ref().ok_or_else(no_place)?))
+    };
+    let places = match &function.end {
+        End::Copies(site, Copy::Memmove) => vec![entry("tls_go_read")?, ("tls_go_copy", site)],
+        End::Copies(site, Copy::Reader) => vec![entry("tls_go_read")?, ("tls_go_copy_reader", site)],
+        End::Sends(sends) => {
+            let behind = sends.iter().map(|send| ("tls_go_sent", &send.behind));
+            behind.chain(sends.iter().map(|send| ("tls_go_send", &send.call))).collect()
+        }
+        End::Unneeded => vec![entry("tls_go_handshake")?],
+        _ => return Err(format!("there is no program for {} yet", function.name)),
+    };
+    match places.iter().find(|(_, site)| site.step != Step::Emulated) {
+        Some((_, site)) => Err(dear(&function.name, site)),
+        None => Ok(places),
+    }
+}
+
+/// Why a function is left alone.
+fn dear(name: &str, site: &Site) -> String {
+    format!("{name} has only places that cost a call 12 to 17 µs ({})", site.instruction)
+}
+
 /// Which program goes where for a function: entry and return at one place.
-fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
+fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
     let name = function.name.as_str();
     let by_name = match (kind, name) {
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
@@ -588,7 +637,7 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         _ => return Err(format!("{name} has no place at which its end can be seen")),
     };
     if site.step != Step::Emulated {
-        return Err(format!("{name} has only places that cost a call 12 to 17 µs ({})", site.instruction));
+        return Err(dear(name, site));
     }
     Ok((program, site))
 }

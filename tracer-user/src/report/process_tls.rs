@@ -60,15 +60,21 @@ fn push_library(out: &mut String, library: &Library) {
 
 fn push_function(out: &mut String, function: &Function, width: usize) {
     let name = screen_text(&function.name);
-    let entry = function.entry.as_ref().map_or_else(|| "no place".to_owned(), place);
+    let entry = match (&function.entry, &function.end) {
+        (Some(site), _) => place(site),
+        (None, End::Sends(_)) => "not needed".to_owned(),
+        (None, _) => "no place".to_owned(),
+    };
     let end = match &function.end {
         End::ReturnProbe(site) => format!("return probe {}", place(site)),
         End::Inner(site) => format!("return probe of its inner function {}", place(site)),
-        End::Returns(sites) => match sites.as_slice() {
-            [] => "no return found".to_owned(),
-            [one] => format!("return {}", place(one)),
-            [first, rest @ ..] => format!("returns {} and {} more", place(first), rest.len()),
-        },
+        End::Copies(site, _) => format!("copy {}", place(site)),
+        End::Sends(sends) => {
+            let sends =
+                sends.iter().map(|send| format!("{}, behind it {}", place(&send.call), place(&send.behind)));
+            format!("sends {}", sends.collect::<Vec<_>>().join("; "))
+        }
+        End::Unneeded => "not needed".to_owned(),
         End::Unseen => "not seen".to_owned(),
     };
     line(out, format_args!("         {name:width$}  arguments {entry}; end: {end}"));
