@@ -246,8 +246,8 @@ pub fn sends(thread: &Thread, sends: &Sends) -> u32 {
     let now = conn::now();
     let key = Key { pid: thread.pid, zero: 0, id: handle };
     if let Some(carrier) = carrier(key) {
-        let told = Told { buffer, bytes, time_ns: now, direction: u64::from(EGRESS) };
-        tell(thread, carrier, &told);
+        let mut told = Told { buffer, bytes, time_ns: now, direction: u64::from(EGRESS) };
+        tell(thread, carrier, &mut told);
         return 1;
     }
     let Some(running) = running(thread, register) else {
@@ -280,17 +280,22 @@ pub fn sent(thread: &Thread, stack: u64, register: u64) -> u32 {
         unlinked(thread.pid);
         return 0;
     };
-    let told =
+    let mut told =
         Told { buffer: note.buffer, bytes: note.bytes, time_ns: note.time_ns, direction: u64::from(EGRESS) };
-    tell(thread, carrier, &told);
+    tell(thread, carrier, &mut told);
     1
 }
 
 #[inline(always)]
-fn tell(thread: &Thread, carrier: &mut Conn, told: &Told) {
-    if let Some(clear) = tls::clear_text(carrier, thread.pid, u32::from(TLS_GO), u32::from(TLS_LINK_NESTED)) {
-        tls::tell(thread, clear, told);
+fn tell(thread: &Thread, carrier: &mut Conn, told: &mut Told) {
+    let is_new = carrier.carries != CARRIES;
+    let link = u32::from(TLS_LINK_NESTED);
+    let Some(clear) = tls::clear_text(carrier, thread.pid, u32::from(TLS_GO), link) else { return };
+    if is_new {
+        // Nothing is told of it before it is there itself.
+        told.time_ns = conn::now();
     }
+    tls::tell(thread, clear, told);
 }
 
 /// A socket moved bytes.
