@@ -88,6 +88,17 @@ fn process(pid: u32) -> Option<&'static TlsProcess> {
     unsafe { TLS_PROCESSES.get(pid) }.filter(|process| process.libraries >> TLS_GO & 1 != 0)
 }
 
+/// Whether every place of the process has its probe: where only some have, an answer would be taken for another's. On a connection that began after all the
+/// probes on files were there that is so whichever process has it, looked at or not; and where something was told, it was so.
+#[inline(always)]
+fn is_whole(pid: u32, carrier: &Conn) -> bool {
+    // SAFETY: only read; user space writes whole values.
+    let all = || unsafe { TLS_PROCESSES.get(0) };
+    let is_young =
+        || carrier.mid_join == 0 && all().is_some_and(|all| conn_first_seen(carrier.id) > all.since_ns);
+    carrier.carries == CARRIES || process(pid).is_some() || is_young()
+}
+
 /// Counts bytes whose connection is not known. Before all probes of a process are there, it is nothing that was missed.
 #[inline(always)]
 fn unlinked(pid: u32) {
@@ -196,6 +207,9 @@ pub fn copies(thread: &Thread, handle: u64, register: u64, from: u64, bytes: u64
         unlinked(thread.pid);
         return 0;
     };
+    if !is_whole(thread.pid, carrier) {
+        return 0;
+    }
     let conn_id = carrier.id;
     let Some(clear) = tls::clear_text(carrier, thread.pid, u32::from(TLS_GO), u32::from(TLS_LINK_NESTED))
     else {
@@ -288,12 +302,15 @@ pub fn sent(thread: &Thread, stack: u64, register: u64) -> u32 {
 
 #[inline(always)]
 fn tell(thread: &Thread, carrier: &mut Conn, told: &mut Told) {
-    let is_new = carrier.carries != CARRIES;
+    if !is_whole(thread.pid, carrier) {
+        return;
+    }
     let link = u32::from(TLS_LINK_NESTED);
     let Some(clear) = tls::clear_text(carrier, thread.pid, u32::from(TLS_GO), link) else { return };
-    if is_new {
-        // Nothing is told of it before it is there itself.
-        told.time_ns = conn::now();
+    // Nothing is told of it that is older than itself.
+    let since_ns = conn_first_seen(clear.id) + 1;
+    if told.time_ns < since_ns {
+        told.time_ns = since_ns;
     }
     tls::tell(thread, clear, told);
 }

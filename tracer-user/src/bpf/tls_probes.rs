@@ -359,6 +359,7 @@ impl Worker {
         };
         let mut paths: FxHashMap<FileId, PathBuf> = FxHashMap::default();
         let mut is_whole = true;
+        let mut is_wider = false;
         for probe in missing {
             let link = match self.shared.get_mut(&probe) {
                 Some((_, n_processes)) => {
@@ -369,6 +370,7 @@ impl Worker {
                     let path = paths.entry(probe.file).or_insert_with(|| path_of(&process, probe.file));
                     match self.attach(path, probe, (self.scope == Scope::Each).then_some(pid)) {
                         Ok(link) if self.scope == Scope::All => {
+                            is_wider = true;
                             self.share(probe, link, 1);
                             None
                         }
@@ -383,6 +385,12 @@ impl Worker {
                 }
             };
             self.known.entry(pid).or_default().attached.insert(probe, link);
+        }
+        if !is_whole {
+            self.give_up_go(pid);
+        }
+        if is_wider {
+            self.tell_shared();
         }
         if plan.libraries != 0 && is_whole {
             let known = self.known.entry(pid).or_default();
@@ -450,6 +458,8 @@ impl Worker {
                 Err(reason) => return Err(reason),
             }
         }
+        // An address that is another connection's by now is to be known before anything is told of it.
+        places.sort_by_key(|(program, _)| *program != GO_HANDSHAKE);
         let mut probes = Vec::new();
         for (program, site) in places {
             if !self.programs.contains_key(program) {
@@ -465,13 +475,29 @@ impl Worker {
         Ok(probes)
     }
 
-    /// A probe is on its file.
+    /// A probe is on its file. Until the others are there as well, no connection has all ([`Worker::tell_shared`]).
     fn share(&mut self, probe: Probe, link: OwnedFd, n_processes: usize) {
         self.shared.insert(probe, (link, n_processes));
+        let process = abi::TlsProcess { since_ns: u64::MAX, libraries: 0 };
+        let _ = self.maps.processes.insert(0, process, 0);
+    }
+
+    /// All probes of a file are there: for processes that nobody has looked at yet.
+    fn tell_shared(&mut self) {
         self.shared_since_ns = boot_now().0;
-        // For processes that nobody has looked at yet.
         let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries: 0 };
         let _ = self.maps.processes.insert(0, process, 0);
+    }
+
+    /// Takes back the probes on a process's program of Go, of which some were refused.
+    fn give_up_go(&mut self, pid: u32) {
+        let Some(known) = self.known.get_mut(&pid) else { return };
+        let given_up: Vec<Probe> =
+            known.attached.keys().filter(|probe| probe.program.starts_with("tls_go")).copied().collect();
+        for probe in given_up {
+            known.attached.remove(&probe);
+            release(&mut self.shared, &probe);
+        }
     }
 
     /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
@@ -481,15 +507,20 @@ impl Worker {
         let is_own =
             |probe: &&Probe| !self.shared.contains_key(*probe) && !probe.program.starts_with("tls_go");
         let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
+        let mut is_wider = false;
         for probe in probes {
             match self.attach(&path_of(process, probe.file), probe, None) {
                 Ok(link) => {
                     let holders = self.known.values_mut().filter_map(|known| known.attached.get_mut(&probe));
                     let n_holders = holders.map(Option::take).count();
                     self.share(probe, link, n_holders);
+                    is_wider = true;
                 }
                 Err(error) => self.leave_opaque(format!("on the file: {}: {error}", probe.program)),
             }
+        }
+        if is_wider {
+            self.tell_shared();
         }
         self.tell();
     }
@@ -513,12 +544,7 @@ impl Worker {
             self.widen(parent, &process);
         }
         for probe in known.attached.keys() {
-            if let Some((_, n_processes)) = self.shared.get_mut(probe) {
-                *n_processes -= 1;
-                if *n_processes == 0 {
-                    self.shared.remove(probe);
-                }
-            }
+            release(&mut self.shared, probe);
         }
         let _ = self.maps.processes.remove(&pid);
         self.tell();
@@ -539,6 +565,16 @@ impl Worker {
         status.n_processes = self.known.values().filter(|known| known.libraries != 0).count();
         status.n_places = self.shared.len()
             + self.known.values().map(|known| known.attached.values().flatten().count()).sum::<usize>();
+    }
+}
+
+/// A process does not want a probe on a file any more; when none does, it goes.
+fn release(shared: &mut FxHashMap<Probe, (OwnedFd, usize)>, probe: &Probe) {
+    if let Some((_, n_processes)) = shared.get_mut(probe) {
+        *n_processes -= 1;
+        if *n_processes == 0 {
+            shared.remove(probe);
+        }
     }
 }
 
@@ -580,6 +616,8 @@ fn is_optional(function: &str) -> bool {
 /// Go's TLS: of its places none has a return probe, which Go does not survive.
 const GO: &str = "Go crypto/tls";
 
+const GO_HANDSHAKE: &str = "tls_go_handshake";
+
 /// Which programs go where for a function of Go. What is behind a call comes before it: whoever is between the two says nothing.
 fn go_places(function: &Function) -> Result<Vec<(&'static str, &Site)>, String> {
     let entry = |program| {
@@ -593,7 +631,7 @@ fn go_places(function: &Function) -> Result<Vec<(&'static str, &Site)>, String> 
             let behind = sends.iter().map(|send| ("tls_go_sent", &send.behind));
             behind.chain(sends.iter().map(|send| ("tls_go_send", &send.call))).collect()
         }
-        End::Unneeded => vec![entry("tls_go_handshake")?],
+        End::Unneeded => vec![entry(GO_HANDSHAKE)?],
         _ => return Err(format!("there is no program for {} yet", function.name)),
     };
     match places.iter().find(|(_, site)| site.step != Step::Emulated) {
