@@ -100,6 +100,7 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uprobe::tls::{Copy, Send};
 
     fn site(into: u64, instruction: &str, step: Step) -> Site {
         Site { file_offset: 0x35430 + into, into, instruction: instruction.to_owned(), step, once: true }
@@ -130,10 +131,28 @@ mod tests {
             note: Some("nothing says where\u{1b}".to_owned()),
             ..library.clone()
         };
+        let own =
+            |name: &str, entry, end| Function { name: name.to_owned(), file_offset: 0x35430, entry, end };
+        let push = Some(site(10, "push", Step::Emulated));
+        let send = |into| Send {
+            call: site(into, "call", Step::Emulated),
+            behind: site(into + 8, "je", Step::Emulated),
+        };
+        let go = Library {
+            kind: "Go crypto/tls",
+            version: Some("go1.26.8".to_owned()),
+            deleted: false,
+            functions: vec![
+                own("Read", push.clone(), End::Copies(site(526, "call", Step::Emulated), Copy::Memmove)),
+                own("Write", None, End::Sends(vec![send(889), send(1360)])),
+                own("serverHandshake", push, End::Unneeded),
+            ],
+            ..library.clone()
+        };
         let tls = ProcessTls {
             pid: 7,
             name: "evil\u{202e}".to_owned(),
-            libraries: vec![library, rustls],
+            libraries: vec![library, rustls, go],
             n_files: 3,
             unreadable: vec!["/x: may not be read".to_owned()],
         };
