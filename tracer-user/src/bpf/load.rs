@@ -22,7 +22,7 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
-        probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE},
+        probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
     },
     config::{Hooks, Targets},
 };
@@ -268,9 +268,15 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut tls_programs = FxHashMap::default();
     if config.tls {
-        match tls_programs_of(&mut ebpf) {
-            Ok(programs) => tls_programs = programs,
-            Err(reason) => missing.push(Missing { feature: TLS_FEATURE, reason }),
+        // Those of Go by themselves: without them the others are read.
+        for (programs, feature) in [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE)] {
+            match tls_programs_of(&mut ebpf, programs) {
+                Ok(programs) => tls_programs.extend(programs),
+                Err(reason) => {
+                    missing.push(Missing { feature, reason });
+                    break;
+                }
+            }
         }
     }
     arm(&mut ebpf, true)?;
@@ -280,7 +286,10 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
 }
 
 /// Loads the programs for functions of TLS libraries.
-fn tls_programs_of(ebpf: &mut Ebpf) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
+fn tls_programs_of(
+    ebpf: &mut Ebpf,
+    programs: &[&'static str],
+) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
     let load = |name: &&'static str| {
         let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
             return Err(NO_SUCH_PROGRAM.to_owned());
@@ -291,7 +300,7 @@ fn tls_programs_of(ebpf: &mut Ebpf) -> Result<FxHashMap<&'static str, OwnedFd>, 
             Err(error) => Err(format!("load probe {name}: {}", shortened(&chain(&error)))),
         }
     };
-    TLS.iter().map(load).collect()
+    programs.iter().map(load).collect()
 }
 
 /// Lets the probes tell what they see, all from the same instant on, or no longer.
