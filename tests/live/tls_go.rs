@@ -120,9 +120,8 @@ fn connections_that_were_there_before_are_read_from_the_next_request_on(
         let rows = https.ask("a", n);
         let capture = tracer.stop();
         assert!(https.end().is_empty());
-        // Where the goroutine that reads was faster than the one that wrote the first request, who asks is a guess. On HTTP/2 names
-        // that were said before may be missing.
-        let confidences: &[&str] = if protocol == "http1" { &["complete", "guessed"] } else { &["gap"] };
+        // On HTTP/2 names that were said before may be missing.
+        let confidences: &[&str] = if protocol == "http1" { &["complete"] } else { &["gap"] };
         check_rows(&capture, &rows, protocol, confidences, &go.version);
     }
 }

@@ -110,7 +110,7 @@ pub static TLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0)
 #[map]
 pub static TLS_GO_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
 
-/// What goroutines do whose connection is not known yet. Written and read here. Full: the goroutine used longest ago is forgotten, and what it reads or
+/// What goroutines do whose connection is not known yet, and what such connections wait to tell. Written and read here. Full: the goroutine used longest ago is forgotten, and what it reads or
 /// writes then may not be linked (`tls_unlinked`).
 #[map]
 pub static TLS_GOROUTINES: LruHashMap<Key, Goroutine> = LruHashMap::with_max_entries(16_384, 0);

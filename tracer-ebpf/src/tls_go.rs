@@ -157,6 +157,7 @@ pub fn handshake(thread: &Thread, handle: u64, register: u64) {
         let _ = TLS_HANDLES.remove(key);
         let _ = TLS_GO_CARRIED.remove(known);
     }
+    let _ = TLS_GOROUTINES.remove(pending(key));
     let Some(running) = running(thread, register) else { return };
     hint(thread.pid);
     let note = Goroutine { handle, conn_id: known, call: HANDSHAKE, ..NOTHING };
@@ -209,6 +210,10 @@ pub fn copies(thread: &Thread, handle: u64, register: u64, from: u64, bytes: u64
     };
     if !is_whole(thread.pid, carrier) {
         return 0;
+    }
+    if carrier.carries != CARRIES {
+        // Who asked may be slower than the answer.
+        tell_pending(thread, key, carrier);
     }
     let conn_id = carrier.id;
     let Some(clear) = tls::clear_text(carrier, thread.pid, u32::from(TLS_GO), u32::from(TLS_LINK_NESTED))
@@ -271,11 +276,30 @@ pub fn sends(thread: &Thread, sends: &Sends) -> u32 {
     hint(thread.pid);
     let depth = depth(running.id, stack);
     let note = Goroutine { handle, buffer, bytes, time_ns: now, depth, call: WRITE, ..NOTHING };
+    let _ = TLS_GOROUTINES.insert(pending(key), note, 0);
     let _ = TLS_GOROUTINES.insert(running, note, 0);
     0
 }
 
-/// `Write` has sent, or failed: bytes whose connection was not known are told now. They are the caller's until `Write` returns.
+/// Under which a `Write` of a connection waits to be told, for whoever comes first: what is behind it, or the answer.
+#[inline(always)]
+fn pending(handle: Key) -> Key {
+    Key { zero: 1, ..handle }
+}
+
+/// Tells a `Write` that waits, once. Its bytes are the caller's until it returns.
+#[inline(always)]
+fn tell_pending(thread: &Thread, handle: Key, carrier: &mut Conn) {
+    // SAFETY: only read; a connection's writes come one by one.
+    let Some(note) = (unsafe { TLS_GOROUTINES.get(pending(handle)) }) else { return };
+    let mut told =
+        Told { buffer: note.buffer, bytes: note.bytes, time_ns: note.time_ns, direction: u64::from(EGRESS) };
+    if TLS_GOROUTINES.remove(pending(handle)).is_ok() {
+        tell(thread, carrier, &mut told);
+    }
+}
+
+/// `Write` has sent, or failed: bytes whose connection was not known are told now.
 #[inline(never)]
 pub fn sent(thread: &Thread, stack: u64, register: u64) -> u32 {
     if TLS_GO_HINTS.get(target_hint(thread.pid)).is_none_or(|hint| *hint == 0) {
@@ -290,13 +314,16 @@ pub fn sent(thread: &Thread, stack: u64, register: u64) -> u32 {
     let note = *note;
     let _ = TLS_GOROUTINES.remove(running);
     let key = Key { pid: thread.pid, zero: 0, id: note.handle };
+    // SAFETY: only asked whether it is there.
+    if unsafe { TLS_GOROUTINES.get(pending(key)) }.is_none() {
+        return 0;
+    }
     let Some(carrier) = link(key, note.socket, note.conn_id, 0) else {
+        let _ = TLS_GOROUTINES.remove(pending(key));
         unlinked(thread.pid);
         return 0;
     };
-    let mut told =
-        Told { buffer: note.buffer, bytes: note.bytes, time_ns: note.time_ns, direction: u64::from(EGRESS) };
-    tell(thread, carrier, &mut told);
+    tell_pending(thread, key, carrier);
     1
 }
 
