@@ -14,6 +14,8 @@ mod conversation;
 mod datagrams;
 /// What this host can do, as root and as others.
 mod doctor;
+/// Programs written in Go, built by the toolchains that are there.
+mod go;
 /// The heads of recorded transactions.
 mod heads;
 /// HPACK against its specification and another implementation.

@@ -5,7 +5,7 @@
 //! `dns` needs BIND, dig and dnsmasq, `llmnr` systemd-resolved (the program alone) and dig,
 //! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets` and `hypercorn`, nghttpx, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
-//! `http2` nghttp2 and nginx, `grpc` Python's grpcio,
+//! `http2` nghttp2 and nginx, `grpc` Python's grpcio, `tls_go` Go,
 //! `pcap` tcpdump and bind9 with its tools, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
@@ -38,6 +38,7 @@ mod screen;
 mod targets;
 mod tls;
 mod tls_clear;
+mod tls_go;
 mod tracer;
 mod websocket;
 

@@ -16,7 +16,8 @@ use tracer_user::uprobe::{
     tls::{self, End},
 };
 
-use super::{LIBGNUTLS, LIBSSL};
+use super::{LIBGNUTLS, LIBSSL, printed};
+use crate::go::{Https, STRIPPED, places, toolchains};
 
 /// Calls of each function.
 const N: u64 = 200;
@@ -114,5 +115,48 @@ fn each_call_is_one_hit(
     lines.next().unwrap().unwrap();
     for (expected, what, counter) in &counters {
         assert_eq!(hits(counter), *expected, "{what}");
+    }
+}
+
+/// Probes come and go on all places while goroutines are in them, change threads and move their stacks: nothing that the program does differs.
+#[test]
+fn a_program_of_go_lives_while_probes_come_and_go() {
+    /// Of each toolchain's. (300 were tried as well; a time takes 0.3 s, which the kernel waits for its grace periods.)
+    const TIMES: usize = 40;
+    let folder = tempfile::TempDir::new().unwrap();
+    let [key, certificate] = ["key.pem", "cert.pem"].map(|name| folder.path().join(name));
+    let [key_text, certificate_text] = [&key, &certificate].map(|path| path.to_str().unwrap());
+    let subject = ["-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example"];
+    let request =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key_text, "-out", certificate_text];
+    printed("openssl", &[&request[..], &subject].concat());
+    for go in toolchains() {
+        let program = go.build("https", STRIPPED, folder.path());
+        let mut https = Https::start(&program, &["-conns", "20", "-grow"], (&certificate, &key));
+        let pid = https.pid();
+        let (path, sites) = places(pid);
+        assert_eq!(sites.len(), 8, "{}: {sites:?}", go.version);
+        // As many as last beyond the probes, in rounds: each is whole, or the program ends with an error.
+        let (mut n_rounds, mut n_times, mut n_hits) = (0, 0, 0);
+        while n_times < TIMES {
+            https.begin(&format!("a{n_rounds}"), 60);
+            for _ in 0..20 {
+                let counters: Vec<File> = sites.iter().map(|site| counter(&path, site, false, pid)).collect();
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                n_hits += counters.iter().map(hits).sum::<u64>();
+                n_times += 1;
+                // The kernel waits at each: all at once.
+                std::thread::scope(|scope| {
+                    for counter in counters {
+                        scope.spawn(move || drop(counter));
+                    }
+                });
+            }
+            let rows = https.finish(&format!("a{n_rounds}"));
+            assert_eq!(rows.len(), 2 * 20 * 60, "{}", go.version);
+            n_rounds += 1;
+        }
+        assert!(https.end().is_empty());
+        println!("{}: {n_times} times, {n_rounds} rounds, {n_hits} hits on the main thread", go.version);
     }
 }

@@ -10,7 +10,7 @@ use tracer_ebpf::{
     FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_JUMP, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD,
     FLAG_SUMMED, FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN,
     KIND_CONN_SHUT, KIND_DATA, KIND_TLS_OPEN, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER,
-    Stat, TlsOpen, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
+    Stat, TlsOpen, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING, conn_first_seen,
 };
 
 use crate::{
@@ -547,7 +547,8 @@ pub fn tls_open(conn: &mut Conn, carrier: u64, library: u32, link: u32) -> u32 {
     count(Stat::EventsReserved);
     let open = TlsOpen {
         header: Header {
-            time_ns: conn::now(),
+            // Nothing that moved in it is older.
+            time_ns: conn_first_seen(conn.id),
             kind: KIND_TLS_OPEN,
             flags: if conn.mid_join != 0 { FLAG_MID_JOIN } else { 0 },
             length: size_of::<TlsOpen>() as u32,

@@ -22,6 +22,7 @@ mod settings;
 mod socket;
 mod stats;
 mod tls;
+mod tls_go;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -12,6 +12,7 @@ use tracer_ebpf::{
 use crate::{
     datagram::Vector,
     tls::{Call, Handle, Key, Mover},
+    tls_go::{Carried, Goroutine},
 };
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
@@ -104,6 +105,20 @@ pub static TLS_MOVERS: LruHashMap<Key, Mover> = LruHashMap::with_max_entries(819
 /// attached and here at a call, never cleared.
 #[map]
 pub static TLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// The same for processes with Go's crypto/tls: of those, hits ask for the goroutine.
+#[map]
+pub static TLS_GO_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// What goroutines do whose connection is not known yet, and what such connections wait to tell. Written and read here. Full: the goroutine used longest ago is forgotten, and what it reads or
+/// writes then may not be linked (`tls_unlinked`).
+#[map]
+pub static TLS_GOROUTINES: LruHashMap<Key, Goroutine> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Which `*tls.Conn` a connection on the wire is of, by the connection's id. Written and read here. Full: the one used longest ago is forgotten; what
+/// was linked stays so.
+#[map]
+pub static TLS_GO_CARRIED: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(65_536, 0);
 
 /// Processes with probes on TLS libraries. Written by user space when all of a process are attached. Full: its connections count as joined in
 /// the middle.

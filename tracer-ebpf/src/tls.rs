@@ -1,8 +1,8 @@
 //! What TLS libraries are given and give: calls in progress, which connection a library's handle is of, and the clear text as a connection
 //! of its own.
 //!
-//! A call is known by its thread (C) or its goroutine (Go). What moves on a socket while it runs is the connection that carries it: no
-//! structure of a library is read. Where nothing moves (it serves from what it has decrypted, or buffers), the handle says whose it is.
+//! A call is known by its thread. What moves on a socket while it runs is the connection that carries it: no structure of a library is read.
+//! Where nothing moves (it serves from what it has decrypted, or buffers), the handle says whose it is. Go's own is another file's (`tls_go`).
 //!
 //! Programs with an event loop move the records themselves: what they receive they give to the library and then ask it, and what it makes of their
 //! bytes they send behind its call. There a handle is linked by what the thread moved before and behind, when it was the same connection
@@ -10,7 +10,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_BORINGSSL, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_BORINGSSL, TLS_LINK_NESTED, TLS_LINK_ORDER,
     TLS_NSS, TLS_OPENSSL, conn_first_seen, target_hint,
 };
 
@@ -18,11 +18,11 @@ use crate::{
     capture::{self, BUFFER_SINGLE, Buffer, Moved},
     conn::{self, Birth},
     filter::Thread,
-    maps::{TLS_CALLS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES},
-    memory::{Memory as _, Probed, forget, read_user},
+    maps::{TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES},
+    memory::{forget, read_user},
     probes::hit::Hit,
-    settings::setting,
     stats::count,
+    tls_go,
 };
 
 /// A thread, a goroutine or a library's handle, within a process.
@@ -118,22 +118,19 @@ pub fn entered(key: Key, call: &Call) {
 /// A socket moved bytes: those of the call that runs, if one does.
 #[inline(always)]
 pub fn moved(hit: &Hit, conn: &Conn) {
-    if TLS_HINTS.get(target_hint(hit.thread.pid)).is_some_and(|hint| *hint != 0) {
+    let slot = target_hint(hit.thread.pid);
+    if TLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         note(hit, conn);
+    }
+    if TLS_GO_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
+        tls_go::moved(hit, conn);
     }
 }
 
 #[inline(never)]
 fn note(hit: &Hit, conn: &Conn) -> u32 {
-    let pid = hit.thread.pid;
-    let mut key = Key { pid, zero: 0, id: u64::from(hit.thread.tid) };
-    let mut call = TLS_CALLS.get_ptr_mut(key);
-    if call.is_none() && is_go(pid) {
-        key.id = goroutine(hit.task);
-        call = TLS_CALLS.get_ptr_mut(key);
-    }
-    let Some(call) = call else {
-        key.id = u64::from(hit.thread.tid);
+    let key = Key { pid: hit.thread.pid, zero: 0, id: u64::from(hit.thread.tid) };
+    let Some(call) = TLS_CALLS.get_ptr_mut(key) else {
         outside(key, hit, conn);
         return 0;
     };
@@ -206,19 +203,6 @@ fn observe(thread: &Thread, handle: Key, direction: u32) {
         // It answers for one call: what the thread asks the library for next may be another's.
         mover.socket = 0;
     }
-}
-
-#[inline(always)]
-fn is_go(pid: u32) -> bool {
-    // SAFETY: only read; user space writes whole values.
-    unsafe { TLS_PROCESSES.get(pid) }.is_some_and(|process| process.libraries >> TLS_GO & 1 != 0)
-}
-
-/// The goroutine that runs: Go keeps its address in thread-local storage (`runtime/tls_amd64`: `-8(FS)`).
-#[inline(always)]
-fn goroutine(task: *const u8) -> u64 {
-    let base: u64 = Probed::read(task, setting!(offsets.task_thread_fsbase));
-    read_user(base.wrapping_sub(8)).unwrap_or(0)
 }
 
 /// A call ends with `value`; `stack` is the stack pointer behind its return.
@@ -301,17 +285,41 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
     if call.direction == u32::from(INGRESS) && clear.arrival_ns == 0 {
         clear.arrival_ns = call.arrival_ns;
     }
+    let told =
+        Told { buffer: call.buffer, bytes, time_ns: conn::now(), direction: u64::from(call.direction) };
+    tell(thread, clear, &told);
+    if call.direction == u32::from(INGRESS) {
+        clear.arrival_ns = 0;
+    }
+    1
+}
+
+/// Clear text that moved.
+pub struct Told {
+    /// User address of the bytes.
+    pub buffer: u64,
+    /// How many.
+    pub bytes: u64,
+    /// When.
+    pub time_ns: u64,
+    /// `EGRESS` or `INGRESS`.
+    pub direction: u64,
+}
+
+/// Tells clear text.
+#[inline(always)]
+pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
     let mut moved = Moved {
         thread: *thread,
         comm: [0; 2],
-        time_ns: conn::now(),
+        time_ns: told.time_ns,
         enter_ns: 0,
-        bytes,
+        bytes: told.bytes,
         end: 0,
         consumed: 0,
-        direction: call.direction as u8,
+        direction: told.direction as u8,
         has_sequence: 0,
-        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: call.buffer },
+        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: told.buffer },
     };
     // SAFETY: the name has 16 bytes.
     unsafe { bpf_get_current_comm((&raw mut moved.comm).cast(), 16) };
@@ -320,15 +328,11 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
     // What the verifier knows of it spares it the paths of calls with several buffers.
     moved.buffer.kind = BUFFER_SINGLE;
     capture::moved(clear, &moved);
-    if call.direction == u32::from(INGRESS) {
-        clear.arrival_ns = 0;
-    }
-    1
 }
 
 /// The clear text's connection, created if need be.
 #[inline(never)]
-fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&'static mut Conn> {
+pub fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&'static mut Conn> {
     if carrier.carries == CARRIES
         && let Some(clear) = conn::find(carrier.id)
     {

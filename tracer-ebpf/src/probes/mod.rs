@@ -8,3 +8,4 @@ pub mod socket;
 pub mod syscall;
 pub mod tcp;
 pub mod tls;
+pub mod tls_go;

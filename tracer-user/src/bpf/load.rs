@@ -22,7 +22,7 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
-        probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE},
+        probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
         tls_libraries::TlsTrial,
         uprobe_link, uprobe_trial,
     },
@@ -270,9 +270,15 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut tls_programs = FxHashMap::default();
     if config.tls {
-        match tls_programs_of(&mut ebpf) {
-            Ok(programs) => tls_programs = programs,
-            Err(reason) => missing.push(Missing { feature: TLS_FEATURE, reason }),
+        // Those of Go by themselves: without them the others are read.
+        for (programs, feature) in [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE)] {
+            match tls_programs_of(&mut ebpf, programs) {
+                Ok(programs) => tls_programs.extend(programs),
+                Err(reason) => {
+                    missing.push(Missing { feature, reason });
+                    break;
+                }
+            }
         }
     }
     arm(&mut ebpf, true)?;
@@ -282,7 +288,10 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
 }
 
 /// Loads the programs for functions of TLS libraries.
-fn tls_programs_of(ebpf: &mut Ebpf) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
+fn tls_programs_of(
+    ebpf: &mut Ebpf,
+    programs: &[&'static str],
+) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
     let load = |name: &&'static str| {
         let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
             return Err(NO_SUCH_PROGRAM.to_owned());
@@ -293,7 +302,7 @@ fn tls_programs_of(ebpf: &mut Ebpf) -> Result<FxHashMap<&'static str, OwnedFd>, 
             Err(error) => Err(format!("load probe {name}: {}", shortened(&chain(&error)))),
         }
     };
-    TLS.iter().map(load).collect()
+    programs.iter().map(load).collect()
 }
 
 /// Lets the probes tell what they see, all from the same instant on, or no longer.
@@ -385,6 +394,8 @@ fn object(settings: &abi::Settings, max_conns: u32, btf: &Btf) -> Result<Ebpf, L
         .map_max_entries("TLS_CALLS", if settings.tls == 0 { 1 } else { 8192 })
         .map_max_entries("TLS_MOVERS", if settings.tls == 0 { 1 } else { 8192 })
         .map_max_entries("TLS_HANDLES", if settings.tls == 0 { 1 } else { max_conns })
+        .map_max_entries("TLS_GOROUTINES", if settings.tls == 0 { 1 } else { 16_384 })
+        .map_max_entries("TLS_GO_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
 }
@@ -441,7 +452,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
     let probes = present.into_iter().map(trial).collect();
-    let tls = tls_programs_of(&mut ebpf).and_then(|programs| {
+    let tls = tls_programs_of(&mut ebpf, TLS).and_then(|programs| {
         let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(NO_SUCH_PROGRAM);
         uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)
     });

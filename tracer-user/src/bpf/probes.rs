@@ -136,8 +136,14 @@ pub(super) const TLS: &[&str] = &[
     "tls_nss_write",
 ];
 
+/// The same for Go's.
+pub(super) const TLS_GO: &[&str] =
+    &["tls_go_handshake", "tls_go_read", "tls_go_copy", "tls_go_copy_reader", "tls_go_send", "tls_go_sent"];
+
 /// What a run without them does without.
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
+/// The same for Go's.
+pub(super) const TLS_GO_FEATURE: &str = "clear text of Go's TLS";
 
 /// What a run without the probes of datagrams does without.
 const DATAGRAMS: &str = "datagrams (DNS over UDP)";

@@ -36,7 +36,7 @@ use crate::{
         maps::FileId,
         placement::Site,
         process::Process,
-        tls::{self, End, Function, Library},
+        tls::{self, Copy, End, Function, Library},
     },
 };
 
@@ -113,8 +113,11 @@ impl TlsProbes {
         }
         let map = loaded.ebpf.take_map("TLS_PROCESSES").ok_or("the object has no map TLS_PROCESSES")?;
         let map = HashMap::try_from(map).map_err(|error| error.to_string())?;
-        let hints = loaded.ebpf.take_map("TLS_HINTS").ok_or("the object has no map TLS_HINTS")?;
-        let hints = Array::try_from(hints).map_err(|error| error.to_string())?;
+        let mut hints = |name| {
+            let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
+            Array::try_from(map).map_err(|error| error.to_string())
+        };
+        let maps = Maps { processes: map, hints: hints("TLS_HINTS")?, go_hints: hints("TLS_GO_HINTS")? };
         // Others may become targets by what they execute.
         let is_fixed = targets.comms.is_empty()
             && targets.exes.is_empty()
@@ -122,13 +125,13 @@ impl TlsProbes {
             && !targets.pids.is_empty();
         let scope = if is_fixed { Scope::Each } else { Scope::All };
         let all = if targets.is_whole_host() { running() } else { Vec::new() };
-        TlsProbes::start(programs, (map, hints), scope, if all.is_empty() { pids } else { &all }).map(Some)
+        TlsProbes::start(programs, maps, scope, if all.is_empty() { pids } else { &all }).map(Some)
     }
 
     /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
     pub fn start(
         programs: FxHashMap<&'static str, OwnedFd>,
-        (processes, hints): (HashMap<MapData, u32, abi::TlsProcess>, Array<MapData, u64>),
+        maps: Maps,
         scope: Scope,
         pids: &[u32],
     ) -> Result<TlsProbes, String> {
@@ -142,8 +145,7 @@ impl TlsProbes {
             harms_confined: trial.harms_confined,
             of_trial: trial.links,
             programs,
-            processes,
-            hints,
+            maps,
             scope,
             known: FxHashMap::default(),
             plans: FxHashMap::default(),
@@ -265,13 +267,11 @@ struct Known {
     due: Option<Instant>,
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let own = self.known.drain().flat_map(|(_, known)| known.attached.into_values().flatten());
-        let shared = self.shared.drain().map(|(_, (link, _))| link);
-        let of_trial = self.of_trial.drain(..);
-        uprobe_link::detach_all(own.chain(shared).chain(of_trial).collect());
-    }
+/// What the kernel side is told of processes.
+pub struct Maps {
+    processes: HashMap<MapData, u32, abi::TlsProcess>,
+    hints: Array<MapData, u64>,
+    go_hints: Array<MapData, u64>,
 }
 
 struct Worker {
@@ -279,8 +279,7 @@ struct Worker {
     harms_confined: Option<String>,
     of_trial: Vec<OwnedFd>,
     programs: FxHashMap<&'static str, OwnedFd>,
-    processes: HashMap<MapData, u32, abi::TlsProcess>,
-    hints: Array<MapData, u64>,
+    maps: Maps,
     scope: Scope,
     known: FxHashMap<u32, Known>,
     plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
@@ -289,6 +288,15 @@ struct Worker {
     /// When the last of them was attached, boot ns.
     shared_since_ns: u64,
     status: Arc<Mutex<Status>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let own = self.known.drain().flat_map(|(_, known)| known.attached.into_values().flatten());
+        let shared = self.shared.drain().map(|(_, (link, _))| link);
+        let of_trial = self.of_trial.drain(..);
+        uprobe_link::detach_all(own.chain(shared).chain(of_trial).collect());
+    }
 }
 
 impl Worker {
@@ -377,7 +385,7 @@ impl Worker {
         if !missing.is_empty() {
             // Until all are there, nothing is told of a library that was not there before.
             let libraries = self.known.get(&pid).map_or(0, |known| known.libraries);
-            let _ = self.processes.insert(pid, abi::TlsProcess { since_ns: u64::MAX, libraries }, 0);
+            let _ = self.maps.processes.insert(pid, abi::TlsProcess { since_ns: u64::MAX, libraries }, 0);
         }
         let (there, new): (Vec<Probe>, Vec<Probe>) =
             missing.into_iter().partition(|probe| self.shared.contains_key(probe));
@@ -404,6 +412,9 @@ impl Worker {
             };
             self.known.entry(pid).or_default().attached.insert(probe, link);
         }
+        if !is_whole {
+            self.give_up_go(pid);
+        }
         if plan.libraries != 0 && is_whole {
             let known = self.known.entry(pid).or_default();
             known.libraries |= plan.libraries;
@@ -411,8 +422,14 @@ impl Worker {
             let is_shared = known.attached.values().all(Option::is_none);
             let since_ns = if is_shared { self.shared_since_ns } else { boot_now().0 };
             let process = abi::TlsProcess { since_ns, libraries: known.libraries };
-            let _ = self.hints.set(abi::target_hint(pid), 1, 0);
-            let _ = self.processes.insert(pid, process, 0);
+            let is_go = known.libraries >> abi::TLS_GO & 1 != 0;
+            let has_others = known.libraries & !(1 << abi::TLS_GO) != 0;
+            for (hints, has) in [(&mut self.maps.hints, has_others), (&mut self.maps.go_hints, is_go)] {
+                if has {
+                    let _ = hints.set(abi::target_hint(pid), 1, 0);
+                }
+            }
+            let _ = self.maps.processes.insert(pid, process, 0);
         }
         self.publish();
         self.tell();
@@ -453,25 +470,30 @@ impl Worker {
         if let (true, Some(note)) = (library.functions.is_empty(), &library.note) {
             return Err(note.clone());
         }
-        let mut probes = Vec::new();
+        let mut places = Vec::new();
         for function in &library.functions {
-            let (program, site) = match places(library.kind, function) {
-                Ok(place) => place,
-                Err(_) if is_optional(&function.name) => continue,
+            if library.kind == GO {
+                places.extend(go_places(function)?);
+                continue;
+            }
+            match place(library.kind, function) {
+                Ok(place) => places.push(place),
+                Err(_) if is_optional(&function.name) => {}
                 Err(reason) => return Err(reason),
-            };
+            }
+        }
+        // An address that is another connection's by now is to be known before anything is told of it.
+        places.sort_by_key(|(program, _)| *program != GO_HANDSHAKE);
+        let mut probes = Vec::new();
+        for (program, site) in places {
             if !self.programs.contains_key(program) {
                 return Err(format!("the program {program} is not loaded"));
             }
-            let at = |program, at_return, site: &Site| Probe {
-                file: library.id,
-                offset: site.file_offset,
-                program,
-                at_return,
-            };
-            probes.push(at(program, false, site));
-            if program != RELEASES {
-                probes.push(at(RETURN, true, site));
+            let at =
+                |program, at_return| Probe { file: library.id, offset: site.file_offset, program, at_return };
+            probes.push(at(program, false));
+            if library.kind != GO && program != RELEASES {
+                probes.push(at(RETURN, true));
             }
         }
         Ok(probes)
@@ -485,22 +507,43 @@ impl Worker {
 
     /// Says for processes that nobody has looked at yet which libraries have all their probes on files.
     fn publish(&mut self) {
-        let is_shared = |known: &&Known| known.attached.values().all(Option::is_none);
-        let libraries =
-            self.known.values().filter(is_shared).fold(0, |libraries, known| libraries | known.libraries);
+        let go = 1 << abi::TLS_GO;
+        let mut libraries = 0;
+        for known in self.known.values() {
+            // Where a forking server's probes were put on its files, those of Go stay its own.
+            for (is_go, mask) in [(true, go), (false, !go)] {
+                let mut links = known.attached.iter().filter(|(probe, _)| is_of_go(probe) == is_go);
+                if links.all(|(_, link)| link.is_none()) {
+                    libraries |= known.libraries & mask;
+                }
+            }
+        }
         let _ = match libraries {
-            0 => self.processes.remove(&0),
+            0 => self.maps.processes.remove(&0),
             _ => {
                 let process = abi::TlsProcess { since_ns: self.shared_since_ns, libraries };
-                self.processes.insert(0, process, 0)
+                self.maps.processes.insert(0, process, 0)
             }
         };
+    }
+
+    /// Takes back the probes on a process's program of Go, of which some were refused.
+    fn give_up_go(&mut self, pid: u32) {
+        let Some(known) = self.known.get_mut(&pid) else { return };
+        let given_up: Vec<Probe> = known.attached.keys().filter(|probe| is_of_go(probe)).copied().collect();
+        let mut gone = Vec::new();
+        for probe in given_up {
+            gone.extend(known.attached.remove(&probe).flatten());
+            gone.extend(release(&mut self.shared, &probe));
+        }
+        uprobe_link::detach_all(gone);
     }
 
     /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
     fn widen(&mut self, pid: u32, process: &Process) {
         let Some(known) = self.known.get(&pid) else { return };
-        let is_own = |probe: &&Probe| !self.shared.contains_key(*probe);
+        // Programs of Go fork only to execute another; and theirs would tell twice what two probes see.
+        let is_own = |probe: &&Probe| !self.shared.contains_key(*probe) && !is_of_go(probe);
         let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
         let mut replaced = Vec::new();
         for (probe, link) in self.attach(process, &probes, None) {
@@ -566,14 +609,9 @@ impl Worker {
         let mut gone = Vec::new();
         for (probe, link) in known.attached {
             gone.extend(link);
-            if let Some((_, n_processes)) = self.shared.get_mut(&probe) {
-                *n_processes -= 1;
-                if *n_processes == 0 {
-                    gone.extend(self.shared.remove(&probe).map(|(link, _)| link));
-                }
-            }
+            gone.extend(release(&mut self.shared, &probe));
         }
-        let _ = self.processes.remove(&pid);
+        let _ = self.maps.processes.remove(&pid);
         self.publish();
         uprobe_link::detach_all(gone);
         self.tell();
@@ -597,6 +635,17 @@ impl Worker {
     }
 }
 
+fn is_of_go(probe: &Probe) -> bool {
+    probe.program.starts_with("tls_go")
+}
+
+/// A process does not want a probe on a file any more; when none does, it is given back, to be detached.
+fn release(shared: &mut FxHashMap<Probe, (OwnedFd, usize)>, probe: &Probe) -> Option<OwnedFd> {
+    let (_, n_processes) = shared.get_mut(probe)?;
+    *n_processes -= 1;
+    if *n_processes == 0 { shared.remove(probe).map(|(link, _)| link) } else { None }
+}
+
 /// Whether a process has given up system calls (seccomp). One that cannot be asked counts as such.
 fn is_confined(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -616,7 +665,7 @@ fn number_of(kind: &str) -> Option<u16> {
         "BoringSSL" | "AWS-LC" => abi::TLS_BORINGSSL,
         "GnuTLS" => abi::TLS_GNUTLS,
         "NSS" => abi::TLS_NSS,
-        "Go crypto/tls" => abi::TLS_GO,
+        GO => abi::TLS_GO,
         "rustls" => abi::TLS_RUSTLS,
         _ => return None,
     })
@@ -632,8 +681,40 @@ fn is_optional(function: &str) -> bool {
     ["SSL_do_handshake", "SSL_free"].contains(&function)
 }
 
+/// Go's TLS: of its places none has a return probe, which Go does not survive.
+const GO: &str = "Go crypto/tls";
+
+const GO_HANDSHAKE: &str = "tls_go_handshake";
+
+/// Which programs go where for a function of Go. What is behind a call comes before it: whoever is between the two says nothing.
+fn go_places(function: &Function) -> Result<Vec<(&'static str, &Site)>, String> {
+    let entry = |program| {
+        let no_place = || format!("{} has no place that sees its arguments", function.name);
+        Ok::<_, String>((program, function.entry.as_ref().ok_or_else(no_place)?))
+    };
+    let places = match &function.end {
+        End::Copies(site, Copy::Memmove) => vec![entry("tls_go_read")?, ("tls_go_copy", site)],
+        End::Copies(site, Copy::Reader) => vec![entry("tls_go_read")?, ("tls_go_copy_reader", site)],
+        End::Sends(sends) => {
+            let behind = sends.iter().map(|send| ("tls_go_sent", &send.behind));
+            behind.chain(sends.iter().map(|send| ("tls_go_send", &send.call))).collect()
+        }
+        End::Unneeded => vec![entry(GO_HANDSHAKE)?],
+        _ => return Err(format!("there is no program for {} yet", function.name)),
+    };
+    match places.iter().find(|(_, site)| site.step != Step::Emulated) {
+        Some((_, site)) => Err(dear(&function.name, site)),
+        None => Ok(places),
+    }
+}
+
+/// Why a function is left alone.
+fn dear(name: &str, site: &Site) -> String {
+    format!("{name} has only places that cost a call 12 to 17 µs ({})", site.instruction)
+}
+
 /// Which program goes where for a function: entry and return at one place.
-fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
+fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
     let name = function.name.as_str();
     let by_name = match (kind, name) {
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
@@ -662,7 +743,7 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         _ => return Err(format!("{name} has no place at which its end can be seen")),
     };
     if site.step != Step::Emulated {
-        return Err(format!("{name} has only places that cost a call 12 to 17 µs ({})", site.instruction));
+        return Err(dear(name, site));
     }
     Ok((program, site))
 }

@@ -60,15 +60,21 @@ fn push_library(out: &mut String, library: &Library) {
 
 fn push_function(out: &mut String, function: &Function, width: usize) {
     let name = screen_text(&function.name);
-    let entry = function.entry.as_ref().map_or_else(|| "no place".to_owned(), place);
+    let entry = match (&function.entry, &function.end) {
+        (Some(site), _) => place(site),
+        (None, End::Sends(_)) => "not needed".to_owned(),
+        (None, _) => "no place".to_owned(),
+    };
     let end = match &function.end {
         End::ReturnProbe(site) => format!("return probe {}", place(site)),
         End::Inner(site) => format!("return probe of its inner function {}", place(site)),
-        End::Returns(sites) => match sites.as_slice() {
-            [] => "no return found".to_owned(),
-            [one] => format!("return {}", place(one)),
-            [first, rest @ ..] => format!("returns {} and {} more", place(first), rest.len()),
-        },
+        End::Copies(site, _) => format!("copy {}", place(site)),
+        End::Sends(sends) => {
+            let sends =
+                sends.iter().map(|send| format!("{}, behind it {}", place(&send.call), place(&send.behind)));
+            format!("sends {}", sends.collect::<Vec<_>>().join("; "))
+        }
+        End::Unneeded => "not needed".to_owned(),
         End::Unseen => "not seen".to_owned(),
     };
     line(out, format_args!("         {name:width$}  arguments {entry}; end: {end}"));
@@ -94,6 +100,7 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uprobe::tls::{Copy, Send};
 
     fn site(into: u64, instruction: &str, step: Step) -> Site {
         Site { file_offset: 0x35430 + into, into, instruction: instruction.to_owned(), step, once: true }
@@ -124,10 +131,28 @@ mod tests {
             note: Some("nothing says where\u{1b}".to_owned()),
             ..library.clone()
         };
+        let own =
+            |name: &str, entry, end| Function { name: name.to_owned(), file_offset: 0x35430, entry, end };
+        let push = Some(site(10, "push", Step::Emulated));
+        let send = |into| Send {
+            call: site(into, "call", Step::Emulated),
+            behind: site(into + 8, "je", Step::Emulated),
+        };
+        let go = Library {
+            kind: "Go crypto/tls",
+            version: Some("go1.26.8".to_owned()),
+            deleted: false,
+            functions: vec![
+                own("Read", push.clone(), End::Copies(site(526, "call", Step::Emulated), Copy::Memmove)),
+                own("Write", None, End::Sends(vec![send(889), send(1360)])),
+                own("serverHandshake", push, End::Unneeded),
+            ],
+            ..library.clone()
+        };
         let tls = ProcessTls {
             pid: 7,
             name: "evil\u{202e}".to_owned(),
-            libraries: vec![library, rustls],
+            libraries: vec![library, rustls, go],
             n_files: 3,
             unreadable: vec!["/x: may not be read".to_owned()],
         };

@@ -182,10 +182,16 @@ impl Function {
         targets
     }
 
-    /// All places where it returns: for functions that cannot bear a return probe.
+    /// All places where it returns.
     pub fn returns(&self, elf: &Elf<'_>) -> Vec<Site> {
         let returns = self.instructions.iter().filter(|one| one.next == Next::Return);
         returns.filter_map(|one| self.site(elf, one, true)).collect()
+    }
+
+    /// The place of one of its instructions. Whether each call passes it is for the caller to know.
+    pub fn site_at(&self, elf: &Elf<'_>, address: u64) -> Option<Site> {
+        let at = self.instructions.binary_search_by_key(&address, |one| one.address).ok()?;
+        self.site(elf, &self.instructions[at], true)
     }
 
     fn length(&self) -> u64 {
@@ -213,14 +219,14 @@ struct Place<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::uprobe::bytes::Bytes;
 
     const BASE: u64 = 0x401000;
 
     /// A file whose one segment is this code.
-    fn file(code: &[u8]) -> Vec<u8> {
+    pub(in crate::uprobe) fn file(code: &[u8]) -> Vec<u8> {
         let mut file = vec![0; 0x40 + 0x38];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");
         file[0x12] = 62;

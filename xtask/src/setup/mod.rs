@@ -11,7 +11,7 @@ use std::{env, path::Path};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::shell::{command, output, target_dir, which};
+use crate::shell::{command, output, target_dir, which, workspace_root};
 
 /// Programs of the tests and the package each comes in.
 const TEST_PROGRAMS: &[(&str, &str)] = &[
@@ -102,6 +102,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
         test_programs(TEST_PROGRAMS)?;
         // A program with OpenSSL inside is made of it.
         packages::install(&["libssl-dev"])?;
+        go_modules()?;
         python_venv()?;
         python_modules()?;
         resolved()?;
@@ -109,6 +110,14 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
     }
     println!("setup: done");
     Ok(())
+}
+
+/// Debian's Go, whatever other one is in PATH, and the modules of the tests' programs.
+fn go_modules() -> Result<()> {
+    packages::install(&["golang-go"])?;
+    let mut download = command("/usr/bin/go", ["mod", "download"]);
+    download.current_dir(workspace_root().join("fixtures/servers/go/grpc"));
+    output(&mut download).map(drop).context("download the modules of the tests' programs in Go")
 }
 
 /// The tests of recordings open them with pyarrow and the like, which they install into a folder of their own.

@@ -1,10 +1,9 @@
 //! The libraries: what tells each, which of its functions take and give plaintext, and why there may be no place in it.
 
-use super::{End, Function, Library, version};
+use super::{End, Function, Library, go, version};
 use crate::uprobe::{
     code::{Registers, Step},
     elf::Elf,
-    go,
     placement::{Function as Code, Site},
     symbols::{Symbol, Symbols},
 };
@@ -67,8 +66,6 @@ const PLAIN: &[Plain] = &[
     },
 ];
 
-/// Go's functions.
-const GO: &[&str] = &["crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"];
 /// rustls' functions, as written; each is a pattern, since impls have their types in their names.
 const RUSTLS: &[(&str, usize)] =
     &[("<rustls::*Reader as std::io::Read>::read", 3), ("<rustls::*Writer as std::io::Write>::write", 3)];
@@ -76,7 +73,7 @@ const RUSTLS: &[(&str, usize)] =
 /// The families that a file holds, each with its functions.
 pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(Family, Vec<Function>)> {
     let mut found = Vec::new();
-    found.extend(go(elf));
+    found.extend(go::find(elf));
     for plain in PLAIN {
         let defined: Vec<Symbol> = plain.marks.iter().filter_map(|name| symbols.named(name)).collect();
         if defined.len() == plain.marks.len() {
@@ -200,37 +197,6 @@ fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: us
         entry: code.entry(elf, Registers::all(&Registers::C[..n_arguments.min(4)])),
         end,
     }
-}
-
-fn go(elf: &Elf<'_>) -> Option<(Family, Vec<Function>)> {
-    let version = go::version(elf);
-    let table = go::Functions::of(elf);
-    if version.is_none() && table.is_none() {
-        return None;
-    }
-    let mut family = Family { kind: "Go crypto/tls", version, note: None };
-    let Some(table) = table else {
-        family.note = Some("its table of functions is none of Go 1.18 or later".to_owned());
-        return Some((family, Vec::new()));
-    };
-    let functions: Vec<Function> = GO
-        .iter()
-        .filter_map(|name| {
-            let symbol = table.named(name)?;
-            let code = Code::read(elf, symbol.address, symbol.size);
-            Some(Function {
-                name: symbol.name,
-                file_offset: elf.file_offset(symbol.address)?,
-                entry: code.entry(elf, Registers::all(&Registers::GO)),
-                end: End::Returns(code.returns(elf)),
-            })
-        })
-        .collect();
-    if functions.is_empty() {
-        family.kind = "Go";
-        family.note = Some("a program of Go without crypto/tls".to_owned());
-    }
-    Some((family, functions))
 }
 
 fn rustls(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Family, Vec<Function>)> {

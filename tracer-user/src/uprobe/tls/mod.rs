@@ -4,6 +4,7 @@
 //! any more is found too. What a program has linked in and stripped is named by the texts that it left, with the reason why it has no place.
 
 mod families;
+mod go;
 mod version;
 
 use std::{fs, path::Path};
@@ -11,6 +12,7 @@ use std::{fs, path::Path};
 use serde::Serialize;
 
 use self::families::Family;
+pub use self::go::{Copy, Send};
 use super::{
     debug_files,
     elf::{Elf, ElfError},
@@ -83,8 +85,12 @@ pub enum End {
     ReturnProbe(Site),
     /// By a return probe on an inner function, which costs less; its own arguments are seen there as well.
     Inner(Site),
-    /// By probes on each return: the stack of Go moves, which a return probe does not survive.
-    Returns(Vec<Site>),
+    /// Go, whose moving stacks no return probe survives: by the one call within it that copies what it gives.
+    Copies(Site, Copy),
+    /// Go as well: by the calls within it that send, and what is behind each.
+    Sends(Vec<Send>),
+    /// Its arguments say all.
+    Unneeded,
     /// Not at all.
     Unseen,
 }
