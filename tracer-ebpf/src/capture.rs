@@ -111,9 +111,10 @@ pub struct Record<const N: usize> {
 
 /// Accounts for bytes that moved on a connection: position, turn, and a record or a sum.
 ///
-/// A function of its own: its stack frame must not add to the hook's (512 bytes for a chain of calls).
+/// A function of its own: its stack frame must not add to the hook's (512 bytes for a chain of calls). Without `VECTORS` all buffers are single,
+/// and what gathers others is no part of the chain.
 #[inline(never)]
-pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
+pub fn moved<const VECTORS: bool>(conn: &mut Conn, moved: &Moved) -> u32 {
     let direction = (moved.direction & 1) as usize;
     let known = conn.position[direction];
     let start = advance(conn, direction, moved);
@@ -222,7 +223,7 @@ pub fn moved(conn: &mut Conn, moved: &Moved) -> u32 {
     };
     if wanted == 0 {
         send_plain(conn, moved, &part);
-    } else if moved.buffer.kind == BUFFER_SINGLE {
+    } else if !VECTORS || moved.buffer.kind == BUFFER_SINGLE {
         send_single(conn, moved, &mut part);
     } else {
         gather::send(conn, moved, &mut part);

@@ -288,54 +288,80 @@ struct Walk {
 
 /// One return of a call that moved a vector of messages, whose lengths stand in user memory by now. `MOST` of them are told, in a loop of
 /// the verifier's (which walks each turn) or, `LOOP`, of the helper's `bpf_loop` (5.17), which it walks once.
-#[inline(never)]
+#[inline(always)]
 pub fn vector<M: Memory, const MOST: u32, const LOOP: bool>(hit: &Hit) -> u32 {
-    let receives = hit.direction == u64::from(INGRESS);
     if hit.result <= 0 || hit.call.flags & MSG_ERRQUEUE != 0 {
         return 0;
     }
-    if receives && hit.call.flags & MSG_PEEK != 0 {
+    if hit.direction == u64::from(INGRESS) && hit.call.flags & MSG_PEEK != 0 {
         count(Stat::Peeked);
         return 0;
     }
+    // Two functions, one behind the other: their frames do not add up (512 bytes for a chain of calls).
+    match socket_of_vector::<M>(hit) {
+        Some(conn) => walk::<M, MOST, LOOP>(hit, conn),
+        None => {
+            count(Stat::OtherSocket);
+            0
+        }
+    }
+}
+
+/// The socket of a vector of messages, once, by the first of them: a lookup is a third of what the verifier walks for one. `None`: not wanted.
+#[inline(never)]
+fn socket_of_vector<M: Memory>(hit: &Hit) -> Option<&'static mut Conn> {
     let connected = socket::ports::<M>(hit.sock).1 != 0;
+    let mut tuple = socket::tuple::<M>(hit.sock);
+    if !(hit.direction == u64::from(INGRESS) && connected)
+        && let Some(first) = read_user::<MessageHeader>(hit.call.buffer.address)
+        && first.name != 0
+    {
+        socket::peer_of_name(&mut tuple, first.name);
+    }
+    if is_wanted(&tuple) {
+        lookup::<M>(hit, &tuple)
+    } else {
+        conn::find(hit.sock as u64).filter(|conn| conn.datagrams != 0)
+    }
+}
+
+/// What all messages of a vector have in common.
+#[inline(never)]
+fn begin<M: Memory>(hit: &Hit, walk: &mut Walk) -> u32 {
+    let receives = hit.direction == u64::from(INGRESS);
+    let connected = socket::ports::<M>(hit.sock).1 != 0;
+    if !connected {
+        want_exit();
+    }
+    walk.one.netns = socket::netns::<M>(hit.sock);
+    walk.one.flags = if receives { 0 } else { u32::from(FLAG_EGRESS) };
+    walk.one.tuple = socket::tuple::<M>(hit.sock);
+    walk.one.connected = u32::from(connected);
+    walk.nameless = u64::from(receives && connected);
+    0
+}
+
+/// Walks a vector of messages.
+#[inline(never)]
+fn walk<M: Memory, const MOST: u32, const LOOP: bool>(hit: &Hit, conn: &'static mut Conn) -> u32 {
     let mut walk = Walk {
         one: One {
             bytes: 0,
             address: 0,
             there: 0,
             pieces: 0,
-            netns: socket::netns::<M>(hit.sock),
-            flags: if receives { 0 } else { u32::from(FLAG_EGRESS) },
-            tuple: socket::tuple::<M>(hit.sock),
-            connected: u32::from(connected),
+            netns: 0,
+            flags: 0,
+            tuple: Tuple::default(),
+            connected: 0,
         },
-        conn: core::ptr::null_mut(),
+        conn,
         address: hit.call.buffer.address,
         direction: hit.direction,
         missed: 0,
-        nameless: u64::from(receives && connected),
+        nameless: 0,
     };
-    // The socket once, by the first message: a lookup is a third of what the verifier walks for one.
-    if walk.nameless == 0
-        && let Some(first) = read_user::<MessageHeader>(walk.address)
-        && first.name != 0
-    {
-        socket::peer_of_name(&mut walk.one.tuple, first.name);
-    }
-    let conn = if is_wanted(&walk.one.tuple) {
-        lookup::<M>(hit, &walk.one.tuple)
-    } else {
-        conn::find(hit.sock as u64).filter(|conn| conn.datagrams != 0)
-    };
-    let Some(conn) = conn else {
-        count(Stat::OtherSocket);
-        return 0;
-    };
-    walk.conn = conn;
-    if !connected {
-        want_exit();
-    }
+    begin::<M>(hit, &mut walk);
     let n = hit.call.buffer.count;
     if LOOP {
         // SAFETY: `message` takes an index and the context that is handed over here, which outlives the call.
@@ -357,7 +383,9 @@ pub fn vector<M: Memory, const MOST: u32, const LOOP: bool>(hit: &Hit) -> u32 {
     // Those that could not be read, and those behind the most that are.
     let missed = walk.missed + u64::from(n.saturating_sub(MOST));
     if missed != 0 {
-        conn.position[(hit.direction & 1) as usize] += missed;
+        // SAFETY: map values stay readable for the program's run.
+        let conn = unsafe { &mut *walk.conn };
+        conn.position[(walk.direction & 1) as usize] += missed;
         count_more(Stat::DatagramVector, missed);
     }
     0

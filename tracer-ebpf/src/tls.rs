@@ -325,9 +325,7 @@ pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
     unsafe { bpf_get_current_comm((&raw mut moved.comm).cast(), 16) };
     // SAFETY: plain integers.
     unsafe { forget(&mut moved) };
-    // What the verifier knows of it spares it the paths of calls with several buffers.
-    moved.buffer.kind = BUFFER_SINGLE;
-    capture::moved(clear, &moved);
+    capture::moved::<false>(clear, &moved);
 }
 
 /// The clear text's connection, created if need be.

@@ -111,7 +111,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
     // walked on 6.1.)
     unsafe { forget(&mut moved) };
     let waiting = hide(u64::from(waiting), moved.time_ns) != 0;
-    capture::moved(conn, &moved);
+    capture::moved::<true>(conn, &moved);
     if moved.direction == INGRESS && moved.has_sequence != 0 {
         // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the
         // hook and here an arrival may have been noted: it stays.)
