@@ -32,7 +32,7 @@ use crate::{
 pub use super::probes::Family;
 
 /// The kernel side, as built by this package's build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
 
 /// What to load and whom to trace.
 #[derive(Clone, Debug)]

@@ -12,6 +12,8 @@ pub mod pid_namespace;
 mod probes;
 pub mod ring;
 pub mod ring_fill;
+#[cfg(test)]
+mod stack_depth;
 pub mod sweep;
 pub mod targets;
 pub mod tls_libraries;
