@@ -137,13 +137,12 @@ fn a_program_of_go_lives_while_probes_come_and_go() {
         let (path, sites) = places(pid);
         assert_eq!(sites.len(), 8, "{}: {sites:?}", go.version);
         // As many as last beyond the probes, in rounds: each is whole, or the program ends with an error.
-        let (mut n_rounds, mut n_times, mut n_hits) = (0, 0, 0);
+        let (mut n_rounds, mut n_times) = (0, 0);
         while n_times < TIMES {
-            https.begin(&format!("a{n_rounds}"), 60);
+            https.begin(&format!("a{n_rounds}"), 150);
             for _ in 0..20 {
                 let counters: Vec<File> = sites.iter().map(|site| counter(&path, site, false, pid)).collect();
                 std::thread::sleep(std::time::Duration::from_millis(2));
-                n_hits += counters.iter().map(hits).sum::<u64>();
                 n_times += 1;
                 // The kernel waits at each: all at once.
                 std::thread::scope(|scope| {
@@ -153,10 +152,10 @@ fn a_program_of_go_lives_while_probes_come_and_go() {
                 });
             }
             let rows = https.finish(&format!("a{n_rounds}"));
-            assert_eq!(rows.len(), 2 * 20 * 60, "{}", go.version);
+            assert_eq!(rows.len(), 2 * 20 * 150, "{}", go.version);
             n_rounds += 1;
         }
         assert!(https.end().is_empty());
-        println!("{}: {n_times} times, {n_rounds} rounds, {n_hits} hits on the main thread", go.version);
+        println!("{}: {n_times} times, {n_rounds} rounds", go.version);
     }
 }
