@@ -10,7 +10,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER, TLS_NSS,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_GO, TLS_LINK_NESTED, TLS_LINK_ORDER,
     conn_first_seen, target_hint,
 };
 
@@ -48,8 +48,6 @@ pub struct Call {
     pub stack: u64,
     /// The socket that moved bytes during the call; 0 = none.
     pub socket: u64,
-    /// Bytes that it moved.
-    pub wire: u64,
     /// When the first byte that the call read from it arrived; 0 = not known.
     pub arrival_ns: u64,
     /// `EGRESS` or `INGRESS`.
@@ -103,6 +101,10 @@ pub fn entered(key: Key, call: &Call) {
             // A library that uses itself, or another one, to move its bytes: those are the outer call's.
             return;
         }
+        if running.stack > call.stack && call.length_at == NO_LENGTH && running.length_at != NO_LENGTH {
+            // BoringSSL reads by looking at what is there, and either may begin with the handshake.
+            return;
+        }
         if running.stack == call.stack && running.handle == call.handle && running.buffer == call.buffer {
             // The same call, told by a second probe while one takes the other's place.
             return;
@@ -140,7 +142,6 @@ fn note(hit: &Hit, conn: &Conn) -> u32 {
     // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
     let call = unsafe { &mut *call };
     call.socket = hit.sock as u64;
-    call.wire += hit.result as u64;
     if hit.direction == u64::from(INGRESS) && call.arrival_ns == 0 {
         call.arrival_ns = conn.arrival_ns;
     }
@@ -275,10 +276,6 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
         }
         return 0;
     }
-    if call.library == u32::from(TLS_NSS) && known == 0 && call.wire == bytes {
-        // Its functions serve connections without TLS as well: what goes out as it came in is none.
-        return 0;
-    }
     let Some(carrier) = conn::find(socket) else {
         // Not wanted, or not tracked, which is counted; or closed.
         return 0;
@@ -354,6 +351,12 @@ fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&
     clear.drained = 0;
     capture::tls_open(clear, carrier.id, library, link);
     Some(clear)
+}
+
+/// A thread ends, perhaps within a call: nobody will see its return.
+#[inline(always)]
+pub fn thread_ended(pid: u32, tid: u32) {
+    let _ = TLS_CALLS.remove(Key { pid, zero: 0, id: u64::from(tid) });
 }
 
 /// A library lets go of a handle.

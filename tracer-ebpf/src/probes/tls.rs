@@ -34,7 +34,6 @@ fn entered<const LENGTH: bool>(context: &ProbeContext, direction: u8, library: u
         length_at: if LENGTH { registers.rcx } else { 0 },
         stack: registers.rsp,
         socket: 0,
-        wire: 0,
         arrival_ns: 0,
         direction: u32::from(direction),
         library: u32::from(library),
@@ -69,9 +68,7 @@ entries! {
     tls_gnutls_read = INGRESS, TLS_GNUTLS, false;
     /// `ssize_t gnutls_record_send(gnutls_session_t, const void *, size_t)`.
     tls_gnutls_write = EGRESS, TLS_GNUTLS, false;
-    /// `PRInt32 PR_Read(PRFileDesc *, void *, PRInt32)`, and `PR_Recv`.
-    tls_nss_read = INGRESS, TLS_NSS, false;
-    /// `PRInt32 PR_Write(PRFileDesc *, const void *, PRInt32)`, and `PR_Send`.
+    /// `int ssl_SecureSend(sslSocket *, const unsigned char *, int, int)`.
     tls_nss_write = EGRESS, TLS_NSS, false;
 }
 
@@ -92,7 +89,6 @@ pub fn tls_gnutls_recv_int(context: ProbeContext) -> u32 {
         length_at: 0,
         stack: registers.rsp,
         socket: 0,
-        wire: 0,
         arrival_ns: 0,
         direction: u32::from(INGRESS),
         library: u32::from(TLS_GNUTLS),
@@ -101,7 +97,29 @@ pub fn tls_gnutls_recv_int(context: ProbeContext) -> u32 {
     0
 }
 
-/// `int SSL_do_handshake(SSL *)`, through which `SSL_connect` and `SSL_accept` go: moves no clear text, and tells whose the handle is.
+/// `int ssl_SecureRecv(sslSocket *, unsigned char *, int, int flags)`. What it is asked to leave there will be read again.
+#[uprobe]
+pub fn tls_nss_read(context: ProbeContext) -> u32 {
+    /// `PR_MSG_PEEK`.
+    const PEEK: u64 = 2;
+    let Some(thread) = current_target() else { return 0 };
+    let registers = registers(&context);
+    let call = Call {
+        handle: registers.rdi,
+        buffer: registers.rsi,
+        length_at: if registers.rcx & PEEK == 0 { 0 } else { NO_LENGTH },
+        stack: registers.rsp,
+        socket: 0,
+        arrival_ns: 0,
+        direction: u32::from(INGRESS),
+        library: u32::from(TLS_NSS),
+    };
+    tls::entered(Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) }, &call);
+    0
+}
+
+/// `int SSL_do_handshake(SSL *)`, through which `SSL_connect` and `SSL_accept` go, and `SSL_peek`, which leaves what it gives to be read again: moves no
+/// clear text, and tells whose the handle is.
 #[uprobe]
 pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
     let Some(thread) = current_target() else { return 0 };
@@ -112,7 +130,6 @@ pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
         length_at: NO_LENGTH,
         stack: registers.rsp,
         socket: 0,
-        wire: 0,
         arrival_ns: 0,
         direction: u32::from(INGRESS),
         library: u32::from(TLS_OPENSSL),

@@ -553,9 +553,12 @@ const RETURN: &str = "tls_return";
 /// The program for functions that let go of a handle: their return says nothing.
 const RELEASES: &str = "tls_free";
 
+/// The program for functions that move no clear text, and tell whose a handle is.
+const LOOKS: &str = "tls_openssl_handshake";
+
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 fn is_optional(function: &str) -> bool {
-    ["SSL_do_handshake", "SSL_free"].contains(&function)
+    ["SSL_do_handshake", "SSL_peek", "SSL_peek_ex", "SSL_free"].contains(&function)
 }
 
 /// Which program goes where for a function: entry and return at one place.
@@ -566,12 +569,15 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_write") => "tls_openssl_write",
         ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
         ("OpenSSL" | "LibreSSL", "SSL_write_ex") => "tls_openssl_write_ex",
-        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
+        (
+            "OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC",
+            "SSL_do_handshake" | "SSL_peek" | "SSL_peek_ex",
+        ) => LOOKS,
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
         ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",
         ("GnuTLS", "gnutls_record_send" | "gnutls_record_send2") => "tls_gnutls_write",
-        ("NSS", "PR_Read" | "PR_Recv") => "tls_nss_read",
-        ("NSS", "PR_Write" | "PR_Send") => "tls_nss_write",
+        ("NSS", "ssl_SecureRecv") => "tls_nss_read",
+        ("NSS", "ssl_SecureSend") => "tls_nss_write",
         _ => return Err(format!("there is no program for {name} yet")),
     };
     let (program, site) = match (&function.end, by_name, &function.entry) {
@@ -584,6 +590,7 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _) if kind == "OpenSSL" => {
             ("tls_openssl_write_ex", site)
         }
+        (End::Inner(site), LOOKS, _) => (LOOKS, site),
         (End::Inner(site), "tls_gnutls_read", _) => ("tls_gnutls_recv_int", site),
         _ => return Err(format!("{name} has no place at which its end can be seen")),
     };

@@ -4,6 +4,7 @@
 //! any more is found too. What a program has linked in and stripped is named by the texts that it left, with the reason why it has no place.
 
 mod families;
+mod nss;
 mod version;
 
 use std::{fs, path::Path};
