@@ -37,7 +37,11 @@ mod replay;
 mod screen;
 mod targets;
 mod tls;
+mod tls_calls;
 mod tls_clear;
+mod tls_files;
+mod tls_harm;
+mod tls_programs;
 mod tracer;
 mod websocket;
 

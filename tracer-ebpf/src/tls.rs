@@ -97,15 +97,14 @@ pub fn entered(key: Key, call: &Call) {
     if let Some(running) = TLS_CALLS.get_ptr_mut(key) {
         // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
         let running = unsafe { &*running };
-        if running.stack > call.stack && running.handle != call.handle {
-            // A library that uses itself, or another one, to move its bytes: those are the outer call's.
+        let is_same = running.handle == call.handle && running.buffer == call.buffer;
+        let moves_none = call.length_at == NO_LENGTH && running.length_at != NO_LENGTH;
+        if running.stack > call.stack && (running.handle != call.handle || is_same || moves_none) {
+            // A library that uses itself, or another one, to move its bytes: those are the outer call's. So does writing before the handshake is over
+            // (OpenSSL), and BoringSSL, which reads by looking at what is there; either may begin with the handshake.
             return;
         }
-        if running.stack > call.stack && call.length_at == NO_LENGTH && running.length_at != NO_LENGTH {
-            // BoringSSL reads by looking at what is there, and either may begin with the handshake.
-            return;
-        }
-        if running.stack == call.stack && running.handle == call.handle && running.buffer == call.buffer {
+        if running.stack == call.stack && is_same {
             // The same call, told by a second probe while one takes the other's place.
             return;
         }
@@ -122,7 +121,20 @@ pub fn entered(key: Key, call: &Call) {
 pub fn moved(hit: &Hit, conn: &Conn) {
     if TLS_HINTS.get(target_hint(hit.thread.pid)).is_some_and(|hint| *hint != 0) {
         note(hit, conn);
+    } else if conn.carries == CARRIES {
+        unseen(hit.thread.pid);
     }
+}
+
+/// A process that nobody has looked at moves bytes of a connection of which the clear text is told: a child goes on with what its parent began. What it
+/// says there is seen nowhere.
+#[inline(never)]
+fn unseen(pid: u32) -> u32 {
+    // SAFETY: only asked whether the keys are there.
+    if unsafe { TLS_PROCESSES.get(pid).is_none() && TLS_PROCESSES.get(0).is_none() } {
+        count(Stat::TlsUnlinked);
+    }
+    0
 }
 
 #[inline(never)]

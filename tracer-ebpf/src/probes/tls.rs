@@ -62,7 +62,7 @@ entries! {
     tls_openssl_read_ex = INGRESS, TLS_OPENSSL, true;
     /// `int SSL_write(SSL *, const void *, int)`.
     tls_openssl_write = EGRESS, TLS_OPENSSL, false;
-    /// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`, and `ssl_write_internal`.
+    /// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`, `ssl_write_internal`, and `SSL_write_early_data`.
     tls_openssl_write_ex = EGRESS, TLS_OPENSSL, true;
     /// `ssize_t gnutls_record_recv(gnutls_session_t, void *, size_t)`.
     tls_gnutls_read = INGRESS, TLS_GNUTLS, false;

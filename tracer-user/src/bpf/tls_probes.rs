@@ -9,8 +9,12 @@
 //! a process that forks to serve (PostgreSQL, a process for each connection): each is handled before anybody could look at it.
 
 use std::{
+    fs::File,
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -59,8 +63,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_WITH_NAMED: Duration = Duration::from_secs(10);
 /// Processes that are looked at; beyond it new ones are not (`tls.processes_full`). As many as `TLS_PROCESSES` holds.
 const MAX_PROCESSES: usize = 16_384;
-/// Plans that are remembered: a host has some hundred sets of files.
-const MAX_PLANS: usize = 1024;
+/// Files whose plans are remembered: a host's processes have some thousand mapped. Beyond it all are forgotten, and looked into anew.
+const MAX_FILES: usize = 8192;
 /// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
 const MAX_COMMANDS: usize = 4096;
 
@@ -228,12 +232,32 @@ struct Probe {
     at_return: bool,
 }
 
-/// What a set of files asks for.
-#[derive(Debug, Default)]
+/// What files ask for.
+#[derive(Clone, Debug, Default)]
 struct Plan {
     probes: Vec<Probe>,
     /// A bit for each `TLS_*`.
     libraries: u64,
+}
+
+/// Which state of a file a plan is for: one that is gone may leave its numbers to another, and one may be written anew in its place. Places of
+/// the one would be in the middle of the other's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Stamp> {
+        let it = file.metadata()?;
+        Ok(Stamp {
+            size: it.size(),
+            modified: (it.mtime(), it.mtime_nsec()),
+            changed: (it.ctime(), it.ctime_nsec()),
+        })
+    }
 }
 
 /// A process that was looked at.
@@ -258,7 +282,7 @@ struct Worker {
     hints: Array<MapData, u64>,
     scope: Scope,
     known: FxHashMap<u32, Known>,
-    plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
+    plans: FxHashMap<FileId, (Stamp, Plan)>,
     /// The probes on files, and how many processes want each.
     shared: FxHashMap<Probe, (OwnedFd, usize)>,
     /// When the last of them was attached, boot ns.
@@ -344,7 +368,7 @@ impl Worker {
             self.leave_opaque(text);
             return;
         }
-        let plan = self.plan(pid, files);
+        let plan = self.plan(&process);
         let missing: Vec<Probe> = {
             let known = self.known.entry(pid).or_default();
             plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
@@ -389,33 +413,46 @@ impl Worker {
         self.tell();
     }
 
-    /// What these files ask for. Files are known by their numbers: one that is rewritten in place while it runs breaks its program anyway.
-    fn plan(&mut self, pid: u32, files: Vec<FileId>) -> Arc<Plan> {
-        if let Some(plan) = self.plans.get(&files) {
-            return plan.clone();
-        }
+    /// What the files of a process ask for. Each is looked into once.
+    fn plan(&mut self, process: &Process) -> Plan {
         let mut plan = Plan::default();
-        if let Ok(found) = tls::of(Path::new("/proc"), pid) {
-            // A program of Go without TLS is none of them.
-            for library in found.libraries.iter().filter(|library| library.kind != "Go") {
-                match self.probes_of(library) {
-                    Ok(probes) => {
-                        plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
-                        plan.probes.extend(probes);
+        for mapped in &process.files {
+            // What cannot be opened, or is none, asks for nothing.
+            let Ok(opened) = process.open(mapped) else { continue };
+            let Ok(stamp) = Stamp::of(&opened.file) else { continue };
+            let one = match self.plans.get(&mapped.id) {
+                Some((known, one)) if *known == stamp => one,
+                _ => {
+                    let one = self.plan_of(&tls::of_file(process, mapped, &opened));
+                    // Of what stood there before, whoever begins now must not meet a probe.
+                    self.shared.retain(|probe, _| probe.file != mapped.id || one.probes.contains(probe));
+                    if self.plans.len() >= MAX_FILES {
+                        self.plans.clear();
                     }
-                    Err(reason) => {
-                        self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file))
-                    }
+                    &self.plans.entry(mapped.id).insert_entry((stamp, one)).into_mut().1
                 }
+            };
+            plan.libraries |= one.libraries;
+            plan.probes.extend(&one.probes);
+        }
+        plan
+    }
+
+    /// What the libraries of one file ask for.
+    fn plan_of(&self, libraries: &[Library]) -> Plan {
+        let mut plan = Plan::default();
+        // A program of Go without TLS is none of them.
+        for library in libraries.iter().filter(|library| library.kind != "Go") {
+            match self.probes_of(library) {
+                Ok(probes) => {
+                    plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
+                    plan.probes.extend(probes);
+                }
+                Err(reason) => self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file)),
             }
         }
         let mut seen = FxHashSet::default();
         plan.probes.retain(|probe| seen.insert(*probe));
-        let plan = Arc::new(plan);
-        if self.plans.len() >= MAX_PLANS {
-            self.plans.clear();
-        }
-        self.plans.insert(files, plan.clone());
         plan
     }
 
@@ -558,7 +595,7 @@ const LOOKS: &str = "tls_openssl_handshake";
 
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 fn is_optional(function: &str) -> bool {
-    ["SSL_do_handshake", "SSL_peek", "SSL_peek_ex", "SSL_free"].contains(&function)
+    ["SSL_do_handshake", "SSL_peek", "SSL_peek_ex", "SSL_free", "SSL_write_early_data"].contains(&function)
 }
 
 /// Which program goes where for a function: entry and return at one place.
@@ -568,7 +605,7 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_write") => "tls_openssl_write",
         ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
-        ("OpenSSL" | "LibreSSL", "SSL_write_ex") => "tls_openssl_write_ex",
+        ("OpenSSL" | "LibreSSL", "SSL_write_ex" | "SSL_write_early_data") => "tls_openssl_write_ex",
         (
             "OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC",
             "SSL_do_handshake" | "SSL_peek" | "SSL_peek_ex",
