@@ -22,17 +22,18 @@ fn notes() -> Vec<Note> {
     text.lines().map(note).collect()
 }
 
-/// A live test sees the clear text of what a process uses. What it uses has to be noted; its version may be another where the test runs.
+/// A live test sees the clear text of a process by these libraries. Each has to be noted; its version may be another where the test runs.
 #[track_caller]
-pub(crate) fn tried(pid: u32, test: &str, programs: &str) {
+pub(crate) fn tried(pid: u32, kinds: &[&str], test: &str, programs: &str) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock();
     let found = tls::of(std::path::Path::new("/proc"), pid).unwrap();
-    let used: Vec<_> = found.libraries.iter().filter(|library| !library.functions.is_empty()).collect();
-    assert!(!used.is_empty(), "{found:?}");
+    let named = |kind: &&str| found.libraries.iter().find(|library| library.kind == *kind);
+    let used: Vec<_> = kinds.iter().filter_map(named).collect();
+    assert_eq!(used.len(), kinds.len(), "{found:?}");
     let mut notes = notes();
     for library in used {
-        let version = library.version.clone().unwrap_or_default();
+        let version = library.version.clone().unwrap_or("–".to_owned());
         let note = [library.kind.to_owned(), version, programs.replace(", ", " · "), test.to_owned()];
         // 3.0.19 and 3.0.20 are one, 1.1.1 is another.
         let series = |version: &str| version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");

@@ -137,35 +137,71 @@ fn python() -> Command {
     Command::new("/usr/bin/python3")
 }
 
+/// A package of PyPI in a folder of its own, made the first time.
+#[track_caller]
+fn package(name: &str, more: &[&str]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_BIN_EXE_txray")).ancestors().nth(2).unwrap().join("tools").join(name);
+    if !folder.is_dir() {
+        let work = folder.with_extension("partial");
+        let _ = fs::remove_dir_all(&work);
+        let mut pip = Command::new("/usr/bin/python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--target"]).arg(&work);
+        let got = pip.args(more).arg(name).output().unwrap();
+        assert!(got.status.success(), "python3-pip, and PyPI: {got:?}");
+        fs::rename(work, &folder).unwrap();
+    }
+    folder
+}
+
 /// OpenSSL 1.1.1, which Debian has no more: it comes with an older `psycopg2-binary`.
 pub(super) fn openssl_1_1() -> PathBuf {
-    let folder =
-        Path::new(env!("CARGO_BIN_EXE_txray")).ancestors().nth(2).unwrap().join("tools/openssl-1.1.1");
-    let library = || {
-        let files = fs::read_dir(folder.join("psycopg2_binary.libs")).ok()?.flatten();
-        files.map(|file| file.path()).find(|path| path.to_string_lossy().contains("libssl-"))
-    };
-    library().unwrap_or_else(|| {
-        let work = TempDir::new().unwrap();
-        let mut pip = Command::new(tool("python3", "python3"));
-        pip.args([
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--python-version",
-            "3.9",
-        ]);
-        let got = pip.args(["psycopg2-binary==2.9.3", "--dest"]).arg(work.path()).output().unwrap();
-        assert!(got.status.success(), "python3-pip, and PyPI: {got:?}");
-        let wheel = fs::read_dir(work.path()).unwrap().flatten().next().expect("one file").path();
-        let mut unzip = Command::new(tool("python3", "python3"));
-        assert!(unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(&folder).status().unwrap().success());
-        library().expect("libssl in the package")
-    })
+    let folder = package("psycopg2-binary==2.9.3", &["--no-deps", "--python-version", "3.9"]);
+    let files = fs::read_dir(folder.join("psycopg2_binary.libs")).unwrap().flatten();
+    let mut paths = files.map(|file| file.path());
+    paths.find(|path| path.to_string_lossy().contains("libssl-")).expect("libssl in the package")
+}
+
+/// A library with BoringSSL inside, whose functions are known by local symbols.
+#[test]
+fn boringssl_inside_a_library_is_seen() {
+    const N: usize = 8;
+    let _machine = machine();
+    let folder = package("curl_cffi==0.17.0", &[]);
+    let server = Server::start();
+    let code = r#"
+import sys
+sys.path.insert(0, sys.argv[2])
+from curl_cffi import requests
+session = requests.Session(verify=False, http_version="v1")
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(8):
+    answer = session.get(f"https://127.0.0.1:{sys.argv[1]}/page/{n}")
+    print(f"/page/{n} {len(answer.content)}", flush=True)
+print("end", flush=True)
+sys.stdin.readline()
+"#;
+    let mut command = python();
+    command.args(["-c", code]).arg(server.port.to_string()).arg(folder);
+    let mut client = Client::of(&mut command);
+    let pid = client.process.pid();
+    tried(pid, &["BoringSSL"], "tls_calls::boringssl_inside_a_library_is_seen", "Python's curl_cffi");
+    let tracer = Tracer::start_with(Hooks::Socket, &[server.process.pid(), pid], &["--tls", "clear"]);
+    client.go("");
+    let mut paths = client.end();
+    let capture = tracer.stop();
+    check_whole(&capture);
+    assert_eq!(paths.len(), N);
+    for (role, library) in [("client", "boringssl"), ("server", "openssl")] {
+        let seen = inside(&capture, role);
+        for one in &seen {
+            assert_eq!(one.tls.as_ref().unwrap().library.as_deref(), Some(library), "{one:?}");
+            // The head as well, of which the client says nothing.
+            paths.insert(one.target.clone().unwrap(), one.response_bytes);
+            assert!(one.response_bytes > 3000, "{one:?}");
+        }
+        check_paths(&capture, role, &paths);
+    }
 }
 
 /// Looks, pieces, calls tried again, pipelines, renegotiation and new keys: each request once, with its bytes.
@@ -183,7 +219,7 @@ fn odd_calls_are_told_once(#[case] hooks: Hooks, #[case] version: &str) {
         python.env("LD_LIBRARY_PATH", folder);
     }
     let mut client = Client::start(python, "calls", server.port, &library, "-");
-    tried(client.process.pid(), "tls_calls::odd_calls_are_told_once", "Python by ctypes");
+    tried(client.process.pid(), &["OpenSSL"], "tls_calls::odd_calls_are_told_once", "Python by ctypes");
     let pids = [server.process.pid(), client.process.pid()];
     let tracer = Tracer::start_with(hooks, &pids, &["--tls", "clear"]);
     client.go("");

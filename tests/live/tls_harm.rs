@@ -57,13 +57,23 @@ fn a_program_says_and_ends_as_it_would(#[case] arguments: &[&str], #[case] flags
     }
 }
 
-/// Probes come and go a thousand times while the program calls. Taking one away waits until nobody can be in it: many do so at once.
+/// Probes come and go while the program calls. Taking one away waits until nobody can be in it, 50 to 100 ms on a machine with two CPUs at work, and
+/// the kernel does one behind the other.
 #[test]
-fn a_thousand_times_attached_and_detached_under_load() {
-    const N_ROUNDS: usize = 1000;
-    const N_THREADS: usize = 40;
+fn attached_and_detached_under_load() {
+    attach_and_detach(20);
+}
+
+#[test]
+#[ignore = "some minutes"]
+fn attached_and_detached_a_thousand_times_under_load() {
+    attach_and_detach(1000);
+}
+
+fn attach_and_detach(n_times: usize) {
+    const N_THREADS: usize = 4;
     /// However long it takes, it ends.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(400);
     let _machine = machine();
     let server = Server::start();
     let folder = TempDir::new().unwrap();
@@ -89,7 +99,7 @@ fn a_thousand_times_attached_and_detached_under_load() {
         for n in 0..N_THREADS {
             let (n_rounds, n_hits, place) = (&n_rounds, &n_hits, places[n % places.len()]);
             scope.spawn(move || {
-                while n_rounds.fetch_add(1, Relaxed) < N_ROUNDS && began.elapsed() < PATIENCE {
+                while n_rounds.fetch_add(1, Relaxed) < n_times && began.elapsed() < PATIENCE {
                     // Both attached, then both gone.
                     let probes = [false, true]
                         .map(|is_return| try_counter(&library.file, place, is_return, pid).unwrap());
@@ -99,7 +109,7 @@ fn a_thousand_times_attached_and_detached_under_load() {
             });
         }
     });
-    let n_rounds = n_rounds.into_inner().min(N_ROUNDS);
+    let n_rounds = n_rounds.into_inner().min(n_times);
     // Its next line is its last.
     let n_requests = client.finish()["/endless"];
     println!(
@@ -107,6 +117,6 @@ fn a_thousand_times_attached_and_detached_under_load() {
         n_hits.load(Relaxed),
         began.elapsed()
     );
-    assert_eq!(n_rounds, N_ROUNDS, "in {:?}", began.elapsed());
+    assert_eq!(n_rounds, n_times, "in {:?}", began.elapsed());
     assert!(n_hits.into_inner() > 0 && n_requests > 100);
 }

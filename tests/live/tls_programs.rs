@@ -169,7 +169,12 @@ fn three_libraries_in_one_process_are_told_apart(#[values(Hooks::Socket, Hooks::
     let mut client = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     let mut said = BufReader::new(client.child.stdout.take().unwrap());
     assert_eq!(line(&mut said), "ready", "libcurl3-nss and libcurl3-gnutls are needed");
-    tried(client.pid(), "tls_programs::three_libraries_in_one_process_are_told_apart", "libcurl, Python");
+    tried(
+        client.pid(),
+        &["OpenSSL", "GnuTLS", "NSS"],
+        "tls_programs::three_libraries_in_one_process_are_told_apart",
+        "libcurl, Python",
+    );
     let [master, worker] = nginx.pids();
     let tracer = Tracer::start_with(hooks, &[master, worker, client.pid()], &["--tls", "clear"]);
     client.child.stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -233,7 +238,7 @@ fn nss_own_server_and_clients() {
             .any(|line| line.contains(&format!(":{port:04X} ")) && line.contains(" 0A "))
             .then_some(())
     });
-    tried(server.pid(), "tls_programs::nss_own_server_and_clients", "selfserv, tstclnt");
+    tried(server.pid(), &["NSS"], "tls_programs::nss_own_server_and_clients", "selfserv, tstclnt");
     let tracer = Tracer::start_with(Hooks::Socket, &[server.pid()], &["--comm", "tstclnt", "--tls", "clear"]);
     wait_for_probes(&tracer, 0);
     let mut asked = Vec::new();
@@ -291,7 +296,12 @@ fn every_call_of_redis_benchmark(#[values(Hooks::Socket, Hooks::Syscall)] hooks:
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
     wait_for("redis-server", || (ask(&["PING"]) == "PONG\n").then_some(()));
-    tried(server.pid(), "tls_programs::every_call_of_redis_benchmark", "redis-server, redis-benchmark");
+    tried(
+        server.pid(),
+        &["OpenSSL"],
+        "tls_programs::every_call_of_redis_benchmark",
+        "redis-server, redis-benchmark",
+    );
     let tracer = Tracer::start_with(hooks, &[server.pid()], &["--comm", "redis-benchmark", "--tls", "clear"]);
     wait_for_probes(&tracer, 0);
     ask(&["CONFIG", "RESETSTAT"]);
@@ -331,7 +341,7 @@ fn each_statement_that_mariadb_logs(#[values(Hooks::Socket, Hooks::Syscall)] hoo
     let _machine = machine();
     let libraries = own_libssl();
     let server = MariaDb::start_with(Some(libraries.path()));
-    tried(server.pid(), "tls_programs::each_statement_that_mariadb_logs", "mariadbd, mariadb");
+    tried(server.pid(), &["OpenSSL"], "tls_programs::each_statement_that_mariadb_logs", "mariadbd, mariadb");
     let from = server.log_size();
     let tracer = Tracer::start_with(hooks, &[server.pid()], &["--comm", "mariadb", "--tls", "clear"]);
     wait_for_probes(&tracer, 0);
@@ -391,7 +401,7 @@ fn each_stream_that_nginx_logs(#[values(Hooks::Socket, Hooks::Syscall)] hooks: H
     let libraries = own_libssl();
     let nginx = Nginx::start("http2", "", Some(libraries.path()));
     let [master, worker] = nginx.pids();
-    tried(worker, "tls_programs::each_stream_that_nginx_logs", "nginx, h2load");
+    tried(worker, &["OpenSSL"], "tls_programs::each_stream_that_nginx_logs", "nginx, h2load");
     let tracer = Tracer::start_with(hooks, &[master, worker], &["--comm", "h2load", "--tls", "clear"]);
     wait_for_probes(&tracer, 0);
     let mut load = Command::new(tool("h2load", "nghttp2-client"));

@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::{EGRESS, INGRESS, TLS_GNUTLS, TLS_NSS, TLS_OPENSSL};
+use tracer_ebpf::{EGRESS, INGRESS, TLS_BORINGSSL, TLS_GNUTLS, TLS_NSS, TLS_OPENSSL};
 
 use crate::{
     filter::current_target,
@@ -64,6 +64,10 @@ entries! {
     tls_openssl_write = EGRESS, TLS_OPENSSL, false;
     /// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`, `ssl_write_internal`, and `SSL_write_early_data`.
     tls_openssl_write_ex = EGRESS, TLS_OPENSSL, true;
+    /// `SSL_read` of BoringSSL and AWS-LC.
+    tls_boringssl_read = INGRESS, TLS_BORINGSSL, false;
+    /// `SSL_write` of BoringSSL and AWS-LC.
+    tls_boringssl_write = EGRESS, TLS_BORINGSSL, false;
     /// `ssize_t gnutls_record_recv(gnutls_session_t, void *, size_t)`.
     tls_gnutls_read = INGRESS, TLS_GNUTLS, false;
     /// `ssize_t gnutls_record_send(gnutls_session_t, const void *, size_t)`.

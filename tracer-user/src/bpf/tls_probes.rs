@@ -65,6 +65,8 @@ const PATIENCE_WITH_NAMED: Duration = Duration::from_secs(10);
 const MAX_PROCESSES: usize = 16_384;
 /// Files whose plans are remembered: a host's processes have some thousand mapped. Beyond it all are forgotten, and looked into anew.
 const MAX_FILES: usize = 8192;
+/// Sets of files whose plans are remembered: a host has some hundred. Beyond it all are forgotten.
+const MAX_SETS: usize = 1024;
 /// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
 const MAX_COMMANDS: usize = 4096;
 
@@ -150,6 +152,7 @@ impl TlsProbes {
             scope,
             known: FxHashMap::default(),
             plans: FxHashMap::default(),
+            sets: FxHashMap::default(),
             shared: FxHashMap::default(),
             shared_since_ns: 0,
             status: status.clone(),
@@ -240,6 +243,12 @@ struct Plan {
     libraries: u64,
 }
 
+/// The plan for a set of files, and the states of those that it has probes for.
+struct Set {
+    plan: Arc<Plan>,
+    stamps: Vec<(FileId, Stamp)>,
+}
+
 /// Which state of a file a plan is for: one that is gone may leave its numbers to another, and one may be written anew in its place. Places of
 /// the one would be in the middle of the other's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +259,11 @@ struct Stamp {
 }
 
 impl Stamp {
+    fn in_process(process: &Process, file: FileId) -> Option<Stamp> {
+        let mapped = process.files.iter().find(|mapped| mapped.id == file)?;
+        Stamp::of(&process.open(mapped).ok()?.file).ok()
+    }
+
     fn of(file: &File) -> io::Result<Stamp> {
         let it = file.metadata()?;
         Ok(Stamp {
@@ -283,6 +297,7 @@ struct Worker {
     scope: Scope,
     known: FxHashMap<u32, Known>,
     plans: FxHashMap<FileId, (Stamp, Plan)>,
+    sets: FxHashMap<Vec<FileId>, Set>,
     /// The probes on files, and how many processes want each.
     shared: FxHashMap<Probe, (OwnedFd, usize)>,
     /// When the last of them was attached, boot ns.
@@ -368,7 +383,7 @@ impl Worker {
             self.leave_opaque(text);
             return;
         }
-        let plan = self.plan(&process);
+        let plan = self.plan(&process, files);
         let missing: Vec<Probe> = {
             let known = self.known.entry(pid).or_default();
             plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
@@ -413,9 +428,15 @@ impl Worker {
         self.tell();
     }
 
-    /// What the files of a process ask for. Each is looked into once.
-    fn plan(&mut self, process: &Process) -> Plan {
-        let mut plan = Plan::default();
+    /// What the files of a process ask for. Each is looked into once; of a set that is known only those with probes are opened (a child that was just
+    /// forked is not waited for).
+    fn plan(&mut self, process: &Process, files: Vec<FileId>) -> Arc<Plan> {
+        if let Some(set) = self.sets.get(&files)
+            && set.stamps.iter().all(|(file, stamp)| Stamp::in_process(process, *file) == Some(*stamp))
+        {
+            return set.plan.clone();
+        }
+        let (mut plan, mut stamps) = (Plan::default(), Vec::new());
         for mapped in &process.files {
             // What cannot be opened, or is none, asks for nothing.
             let Ok(opened) = process.open(mapped) else { continue };
@@ -432,9 +453,17 @@ impl Worker {
                     &self.plans.entry(mapped.id).insert_entry((stamp, one)).into_mut().1
                 }
             };
+            if !one.probes.is_empty() {
+                stamps.push((mapped.id, stamp));
+            }
             plan.libraries |= one.libraries;
             plan.probes.extend(&one.probes);
         }
+        if self.sets.len() >= MAX_SETS {
+            self.sets.clear();
+        }
+        let plan = Arc::new(plan);
+        self.sets.insert(files, Set { plan: plan.clone(), stamps });
         plan
     }
 
@@ -602,8 +631,10 @@ fn is_optional(function: &str) -> bool {
 fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
     let name = function.name.as_str();
     let by_name = match (kind, name) {
-        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
-        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_write") => "tls_openssl_write",
+        ("OpenSSL" | "LibreSSL", "SSL_read") => "tls_openssl_read",
+        ("OpenSSL" | "LibreSSL", "SSL_write") => "tls_openssl_write",
+        ("BoringSSL" | "AWS-LC", "SSL_read") => "tls_boringssl_read",
+        ("BoringSSL" | "AWS-LC", "SSL_write") => "tls_boringssl_write",
         ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
         ("OpenSSL" | "LibreSSL", "SSL_write_ex" | "SSL_write_early_data") => "tls_openssl_write_ex",
         (
