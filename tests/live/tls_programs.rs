@@ -56,7 +56,8 @@ pub(super) fn own_libssl() -> TempDir {
     folder
 }
 
-/// Waits until probes were added to so many, and no more come: a process was looked at.
+/// Waits until there are more probes than so many, or fewer (those on a file take the place of several processes' own), and no more come: a process
+/// was looked at.
 #[track_caller]
 pub(super) fn wait_for_probes(tracer: &Tracer, before: usize) -> usize {
     let mut last = (0, 0);
@@ -64,7 +65,7 @@ pub(super) fn wait_for_probes(tracer: &Tracer, before: usize) -> usize {
         let n = n_probes(tracer);
         last = if n == last.0 { (n, last.1 + 1) } else { (n, 0) };
         thread::sleep(Duration::from_millis(10));
-        (n > before && last.1 > 10).then_some(n)
+        (n != before && last.1 > 15).then_some(n)
     })
 }
 

@@ -71,15 +71,13 @@ fn names(library: &Library) -> Vec<&str> {
 }
 
 const PYTHON: &str = "/usr/bin/python3";
-const OPENSSL_FUNCTIONS: [&str; 9] = [
+const OPENSSL_FUNCTIONS: [&str; 7] = [
     "SSL_read",
     "SSL_read_ex",
     "SSL_write",
     "SSL_write_ex",
     "SSL_write_early_data",
     "SSL_do_handshake",
-    "SSL_peek",
-    "SSL_peek_ex",
     "SSL_free",
 ];
 

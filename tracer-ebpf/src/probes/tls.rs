@@ -122,8 +122,7 @@ pub fn tls_nss_read(context: ProbeContext) -> u32 {
     0
 }
 
-/// `int SSL_do_handshake(SSL *)`, through which `SSL_connect` and `SSL_accept` go, and `SSL_peek`, which leaves what it gives to be read again: moves no
-/// clear text, and tells whose the handle is.
+/// `int SSL_do_handshake(SSL *)`, through which `SSL_connect` and `SSL_accept` go: moves no clear text, and tells whose the handle is.
 #[uprobe]
 pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
     let Some(thread) = current_target() else { return 0 };

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -144,7 +144,13 @@ impl TlsProbes {
         lock(&status).ns_per_call = trial.ns_per_call;
         // What might end programs of others is on no file.
         let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
+        let (closer, to_close) = mpsc::channel::<Vec<OwnedFd>>();
+        let closes = std::thread::Builder::new().name("txray-tls-end".to_owned());
+        // It ends with the last who could give it any.
+        let closes = closes.spawn(move || to_close.iter().for_each(drop));
+        closes.map_err(|error| format!("start its second thread: {error}"))?;
         let mut worker = Worker {
+            closer,
             harms_confined: trial.harms_confined,
             programs,
             processes,
@@ -303,6 +309,8 @@ struct Worker {
     /// When the last of them was attached, boot ns.
     shared_since_ns: u64,
     status: Arc<Mutex<Status>>,
+    /// Takes probes away: each waits until nobody can be in it, 20 to 100 ms, in which others are to be attached.
+    closer: Sender<Vec<OwnedFd>>,
 }
 
 impl Worker {
@@ -528,16 +536,20 @@ impl Worker {
         let Some(known) = self.known.get(&pid) else { return };
         let is_own = |probe: &&Probe| !self.shared.contains_key(*probe);
         let probes: Vec<Probe> = known.attached.keys().filter(is_own).copied().collect();
+        let mut own = Vec::new();
         for probe in probes {
             match self.attach(&path_of(process, probe.file), probe, None) {
                 Ok(link) => {
                     let holders = self.known.values_mut().filter_map(|known| known.attached.get_mut(&probe));
-                    let n_holders = holders.map(Option::take).count();
+                    let links: Vec<Option<OwnedFd>> = holders.map(Option::take).collect();
+                    let n_holders = links.len();
+                    own.extend(links.into_iter().flatten());
                     self.share(probe, link, n_holders);
                 }
                 Err(error) => self.leave_opaque(format!("on the file: {}: {error}", probe.program)),
             }
         }
+        self.close(own);
         self.tell();
     }
 
@@ -559,16 +571,24 @@ impl Worker {
         {
             self.widen(parent, &process);
         }
-        for probe in known.attached.keys() {
-            if let Some((_, n_processes)) = self.shared.get_mut(probe) {
+        let mut unused = Vec::new();
+        for (probe, own) in known.attached {
+            unused.extend(own);
+            if let Some((_, n_processes)) = self.shared.get_mut(&probe) {
                 *n_processes -= 1;
                 if *n_processes == 0 {
-                    self.shared.remove(probe);
+                    unused.extend(self.shared.remove(&probe).map(|(link, _)| link));
                 }
             }
         }
+        self.close(unused);
         let _ = self.processes.remove(&pid);
         self.tell();
+    }
+
+    fn close(&self, links: Vec<OwnedFd>) {
+        // If the other thread is gone they end here.
+        let _ = self.closer.send(links);
     }
 
     fn leave_opaque(&self, text: String) {
@@ -619,12 +639,9 @@ const RETURN: &str = "tls_return";
 /// The program for functions that let go of a handle: their return says nothing.
 const RELEASES: &str = "tls_free";
 
-/// The program for functions that move no clear text, and tell whose a handle is.
-const LOOKS: &str = "tls_openssl_handshake";
-
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 fn is_optional(function: &str) -> bool {
-    ["SSL_do_handshake", "SSL_peek", "SSL_peek_ex", "SSL_free", "SSL_write_early_data"].contains(&function)
+    ["SSL_do_handshake", "SSL_free", "SSL_write_early_data"].contains(&function)
 }
 
 /// Which program goes where for a function: entry and return at one place.
@@ -637,10 +654,7 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         ("BoringSSL" | "AWS-LC", "SSL_write") => "tls_boringssl_write",
         ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
         ("OpenSSL" | "LibreSSL", "SSL_write_ex" | "SSL_write_early_data") => "tls_openssl_write_ex",
-        (
-            "OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC",
-            "SSL_do_handshake" | "SSL_peek" | "SSL_peek_ex",
-        ) => LOOKS,
+        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
         ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",
         ("GnuTLS", "gnutls_record_send" | "gnutls_record_send2") => "tls_gnutls_write",
@@ -658,7 +672,6 @@ fn places<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a S
         (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _) if kind == "OpenSSL" => {
             ("tls_openssl_write_ex", site)
         }
-        (End::Inner(site), LOOKS, _) => (LOOKS, site),
         (End::Inner(site), "tls_gnutls_read", _) => ("tls_gnutls_recv_int", site),
         _ => return Err(format!("{name} has no place at which its end can be seen")),
     };

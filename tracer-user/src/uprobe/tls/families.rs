@@ -38,8 +38,6 @@ const PLAIN: &[Plain] = &[
             ("SSL_write_ex", 4),
             ("SSL_write_early_data", 4),
             ("SSL_do_handshake", 1),
-            ("SSL_peek", 3),
-            ("SSL_peek_ex", 4),
             ("SSL_free", 1),
         ],
     },
