@@ -51,6 +51,8 @@ mod streams;
 mod tidy;
 /// The clear text of TLS connections, through the pipeline.
 mod tls_inside;
+/// Which TLS libraries were tried.
+mod tls_tried;
 /// The live screen, drawn into memory.
 mod tui;
 /// What is followed turn by turn.

@@ -216,7 +216,7 @@ fn nobody_takes_anothers_bytes_for_its_own() {
 }
 
 /// What stands between two marks of the README is this text (`TXRAY_BLESS=1` puts it there).
-fn put_into_readme(mark: &str, text: &str) {
+pub(crate) fn put_into_readme(mark: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let readme = fs::read_to_string(&path).expect("README.md");
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->\n"));

@@ -23,11 +23,11 @@ use super::{
     tracer::{Capture, Tracer, Transaction},
 };
 
-const USER: &str = "alice";
-const PASSWORD: &str = "wonder-77";
+pub(super) const USER: &str = "alice";
+pub(super) const PASSWORD: &str = "wonder-77";
 
 /// A server with its own folder, port and socket.
-struct MariaDb {
+pub(super) struct MariaDb {
     process: Process,
     port: u16,
     folder: TempDir,
@@ -40,7 +40,8 @@ impl MariaDb {
     }
 
     /// With libraries of its own.
-    fn start_with(libraries: Option<&Path>) -> MariaDb {
+    #[track_caller]
+    pub(super) fn start_with(libraries: Option<&Path>) -> MariaDb {
         let folder = TempDir::new().unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
@@ -80,6 +81,9 @@ impl MariaDb {
         {
             command.arg(format!("--{flag}={}", data.join(file).display()));
         }
+        if let Some(libraries) = libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         let process = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
         let server = MariaDb { process, port, folder };
         wait_for("MariaDB to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -104,12 +108,20 @@ impl MariaDb {
         server
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("data/socket")
     }
 
     /// How often each command stands in the general log, from `from` bytes on.
-    fn logged(&self, from: u64) -> BTreeMap<String, usize> {
+    pub(super) fn logged(&self, from: u64) -> BTreeMap<String, usize> {
         let text = fs::read(self.folder.path().join("data/general.log")).unwrap();
         let mut counts = BTreeMap::new();
         for line in String::from_utf8_lossy(&text[from as usize..]).lines() {
@@ -125,7 +137,7 @@ impl MariaDb {
         counts
     }
 
-    fn log_size(&self) -> u64 {
+    pub(super) fn log_size(&self) -> u64 {
         fs::metadata(self.folder.path().join("data/general.log")).unwrap().len()
     }
 

@@ -742,6 +742,8 @@ fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks
         vec!["ssl=on".to_owned(), file("ssl_key_file", &key), file("ssl_cert_file", &certificate)]
     };
     let server = Postgres::start_with(settings, Some(libraries.path()));
+    let (pid, test) = (server.process.pid(), "postgres::statements_are_seen_inside_tls");
+    crate::tls_tried::tried(pid, &["OpenSSL"], test, "PostgreSQL, psql");
     // Holds the clients' library, so that its probes are there before the first of them begins.
     let code = format!(
         "import ctypes, sys; ctypes.CDLL('{}/libssl.so.3'); print(flush=True); sys.stdin.read()",
@@ -751,8 +753,7 @@ fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks
     let mut holder = Process::spawn(holder.args(["-c", &code]).stdin(Stdio::piped()).stdout(Stdio::piped()));
     let mut line = String::new();
     BufReader::new(holder.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let pids = [server.process.pid(), holder.pid()];
-    let tracer = Tracer::start_with(hooks, &pids, &["--comm", "psql", "--tls", "clear"]);
+    let tracer = Tracer::start_with(hooks, &[pid, holder.pid()], &["--comm", "psql", "--tls", "clear"]);
     for n in 0..N {
         let mut psql = server.client("psql", false);
         psql.env("PGSSLMODE", "require").env("LD_LIBRARY_PATH", libraries.path());

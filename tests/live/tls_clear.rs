@@ -12,6 +12,8 @@ use std::{
 use rstest::rstest;
 use tempfile::TempDir;
 
+use crate::tls_tried::tried;
+
 use super::{
     Hooks,
     check::check_order_and_sums,
@@ -79,6 +81,9 @@ fn each_request_that_nginx_logs_is_one(
 const N: usize = 25;
 /// Bytes of each answer's body.
 const BODY: usize = 3000;
+/// What the servers are.
+const SERVERS: [(&str, &str); 4] =
+    [("threads", "Python"), ("asyncio", "asyncio"), ("node", "Node.js"), ("gnutls", "gnutls-serv")];
 
 /// A server of HTTPS, and what tells that it listens.
 struct Server {
@@ -201,6 +206,10 @@ fn servers_and_clients_of_https(
     let server = Server::start(name, folder.path());
     let mut curls = [curl(&server.certificate, server.port), curl(&server.certificate, server.port)];
     let pids = [server.process.pid(), curls[0].pid(), curls[1].pid()];
+    let kind = if server.library == "gnutls" { "GnuTLS" } else { "OpenSSL" };
+    let test = "tls_clear::servers_and_clients_of_https";
+    tried(server.process.pid(), &[kind], test, SERVERS.iter().find(|one| one.0 == name).unwrap().1);
+    tried(curls[0].pid(), &["OpenSSL"], test, "curl");
     let tracer = Tracer::start_with(hooks, &pids, &["--tls", "clear"]);
     for (n, curl) in curls.iter_mut().enumerate() {
         fetch(curl, server.port, n * N);

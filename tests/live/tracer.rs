@@ -200,6 +200,10 @@ impl Tracer {
         }
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Ends it by a signal, whatever that does to it.
     #[track_caller]
     pub(super) fn end_by(mut self, signal: libc::c_int) {

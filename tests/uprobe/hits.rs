@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     fs,
     fs::File,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::fd::{AsRawFd as _, FromRawFd as _},
     path::Path,
     process::{Child, Command, Stdio},
@@ -24,6 +24,11 @@ const N: u64 = 200;
 
 /// A counter of hits at one place, in one process; return probes with `is_return`.
 fn counter(path: &str, site: &Site, is_return: bool, pid: u32) -> File {
+    try_counter(path, site, is_return, pid).unwrap_or_else(|error| panic!("{site:?}: {error}"))
+}
+
+/// The same, of a process that may have ended.
+pub(crate) fn try_counter(path: &str, site: &Site, is_return: bool, pid: u32) -> io::Result<File> {
     let kind: u32 =
         fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").unwrap().trim().parse().unwrap();
     let name = CString::new(path).unwrap();
@@ -37,12 +42,14 @@ fn counter(path: &str, site: &Site, is_return: bool, pid: u32) -> File {
     let fd = unsafe {
         libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), pid as libc::pid_t, -1, -1, 0)
     };
-    assert!(fd >= 0, "{site:?}: {}", std::io::Error::last_os_error());
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: a descriptor that the kernel has just given, owned by nobody else.
-    unsafe { File::from_raw_fd(fd as i32) }
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
-fn hits(mut counter: &File) -> u64 {
+pub(crate) fn hits(mut counter: &File) -> u64 {
     let mut count = [0; 8];
     counter.read_exact(&mut count).unwrap_or_else(|error| panic!("{}: {error}", counter.as_raw_fd()));
     u64::from_le_bytes(count)
@@ -64,6 +71,7 @@ impl Drop for Python {
     "l.SSL_CTX_new.restype = l.SSL_new.restype = l.TLS_client_method.restype = P\n\
      c = P(l.SSL_CTX_new(P(l.TLS_client_method()))); s = P(l.SSL_new(c))\n",
     "l.SSL_read(s, b, 1); l.SSL_read_ex(s, b, 1, b); l.SSL_write(s, b, 1); l.SSL_write_ex(s, b, 1, b); \
+     l.SSL_write_early_data(s, b, 1, b); \
      l.SSL_do_handshake(s); l.SSL_free(P(l.SSL_new(c)))",
     2
 )]

@@ -1,7 +1,7 @@
 //! Places for probes in real programs of Debian's, against binutils and against processes that run them.
 
 /// What the kernel does with the places.
-mod hits;
+pub(crate) mod hits;
 /// What binutils say about the same files.
 mod oracles;
 /// What is found in running processes.

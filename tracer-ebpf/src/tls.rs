@@ -10,8 +10,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_BORINGSSL, TLS_LINK_NESTED, TLS_LINK_ORDER,
-    TLS_NSS, TLS_OPENSSL, conn_first_seen, target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_LINK_NESTED, TLS_LINK_ORDER, conn_first_seen,
+    target_hint,
 };
 
 use crate::{
@@ -48,8 +48,6 @@ pub struct Call {
     pub stack: u64,
     /// The socket that moved bytes during the call; 0 = none.
     pub socket: u64,
-    /// Bytes that it moved.
-    pub wire: u64,
     /// When the first byte that the call read from it arrived; 0 = not known.
     pub arrival_ns: u64,
     /// `EGRESS` or `INGRESS`.
@@ -99,11 +97,14 @@ pub fn entered(key: Key, call: &Call) {
     if let Some(running) = TLS_CALLS.get_ptr_mut(key) {
         // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
         let running = unsafe { &*running };
-        if running.stack > call.stack && running.handle != call.handle {
-            // A library that uses itself, or another one, to move its bytes: those are the outer call's.
+        let is_same = running.handle == call.handle && running.buffer == call.buffer;
+        let moves_none = call.length_at == NO_LENGTH && running.length_at != NO_LENGTH;
+        if running.stack > call.stack && (running.handle != call.handle || is_same || moves_none) {
+            // A library that uses itself, or another one, to move its bytes: those are the outer call's. So does writing before the handshake is over
+            // (OpenSSL), and BoringSSL, which reads by looking at what is there; either may begin with the handshake.
             return;
         }
-        if running.stack == call.stack && running.handle == call.handle && running.buffer == call.buffer {
+        if running.stack == call.stack && is_same {
             // The same call, told by a second probe while one takes the other's place.
             return;
         }
@@ -121,10 +122,23 @@ pub fn moved(hit: &Hit, conn: &Conn) {
     let slot = target_hint(hit.thread.pid);
     if TLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         note(hit, conn);
+    } else if conn.carries == CARRIES {
+        unseen(hit.thread.pid);
     }
     if TLS_GO_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         tls_go::moved(hit, conn);
     }
+}
+
+/// A process that nobody has looked at moves bytes of a connection of which the clear text is told: a child goes on with what its parent began. What it
+/// says there is seen nowhere.
+#[inline(never)]
+fn unseen(pid: u32) -> u32 {
+    // SAFETY: only asked whether the keys are there.
+    if unsafe { TLS_PROCESSES.get(pid).is_none() && TLS_PROCESSES.get(0).is_none() } {
+        count(Stat::TlsUnlinked);
+    }
+    0
 }
 
 #[inline(never)]
@@ -137,7 +151,6 @@ fn note(hit: &Hit, conn: &Conn) -> u32 {
     // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
     let call = unsafe { &mut *call };
     call.socket = hit.sock as u64;
-    call.wire += hit.result as u64;
     if hit.direction == u64::from(INGRESS) && call.arrival_ns == 0 {
         call.arrival_ns = conn.arrival_ns;
     }
@@ -259,10 +272,6 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
         }
         return 0;
     }
-    if call.library == u32::from(TLS_NSS) && known == 0 && call.wire == bytes {
-        // Its functions serve connections without TLS as well: what goes out as it came in is none.
-        return 0;
-    }
     let Some(carrier) = conn::find(socket) else {
         // Not wanted, or not tracked, which is counted; or closed.
         return 0;
@@ -340,7 +349,7 @@ pub fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Opti
     // SAFETY: only read; user space writes whole values.
     let process = unsafe { TLS_PROCESSES.get(pid).or_else(|| TLS_PROCESSES.get(0)) }?;
     // Not all probes of the library are there yet: what one of them shows would be half of the truth.
-    if process.libraries & same_programs(library) == 0 {
+    if process.libraries >> (library & 63) & 1 == 0 {
         return None;
     }
     let since = process.since_ns;
@@ -362,11 +371,10 @@ pub fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Opti
     Some(clear)
 }
 
-/// A bit for each library that a program is for: BoringSSL's functions are OpenSSL's.
+/// A thread ends, perhaps within a call: nobody will see its return.
 #[inline(always)]
-fn same_programs(library: u32) -> u64 {
-    let others = if library == u32::from(TLS_OPENSSL) { 1 << TLS_BORINGSSL } else { 0 };
-    1u64 << (library & 63) | others
+pub fn thread_ended(pid: u32, tid: u32) {
+    let _ = TLS_CALLS.remove(Key { pid, zero: 0, id: u64::from(tid) });
 }
 
 /// A library lets go of a handle.

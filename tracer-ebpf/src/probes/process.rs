@@ -12,6 +12,7 @@ use crate::{
     memory::{Memory, Typed},
     settings::setting,
     stats::count,
+    tls,
 };
 
 /// A process or thread is created: a target's child process is a target.
@@ -103,6 +104,9 @@ pub fn process_exit(context: BtfTracePointContext) -> i32 {
     // SAFETY: only asked whether the keys are there.
     if unsafe { TARGETS.get(pid).is_none() && OWNERS.get(pid).is_none() } {
         return 0;
+    }
+    if setting!(tls) != 0 {
+        tls::thread_ended(pid, bpf_get_current_pid_tgid() as u32);
     }
     let signal: *const u8 = Typed::read(task, setting!(offsets.task_signal));
     let live: u32 = Typed::read(signal, setting!(offsets.signal_live));

@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::{EGRESS, INGRESS, TLS_GNUTLS, TLS_NSS, TLS_OPENSSL};
+use tracer_ebpf::{EGRESS, INGRESS, TLS_BORINGSSL, TLS_GNUTLS, TLS_NSS, TLS_OPENSSL};
 
 use crate::{
     filter::current_target,
@@ -34,7 +34,6 @@ fn entered<const LENGTH: bool>(context: &ProbeContext, direction: u8, library: u
         length_at: if LENGTH { registers.rcx } else { 0 },
         stack: registers.rsp,
         socket: 0,
-        wire: 0,
         arrival_ns: 0,
         direction: u32::from(direction),
         library: u32::from(library),
@@ -63,15 +62,17 @@ entries! {
     tls_openssl_read_ex = INGRESS, TLS_OPENSSL, true;
     /// `int SSL_write(SSL *, const void *, int)`.
     tls_openssl_write = EGRESS, TLS_OPENSSL, false;
-    /// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`, and `ssl_write_internal`.
+    /// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`, `ssl_write_internal`, and `SSL_write_early_data`.
     tls_openssl_write_ex = EGRESS, TLS_OPENSSL, true;
+    /// `SSL_read` of BoringSSL and AWS-LC.
+    tls_boringssl_read = INGRESS, TLS_BORINGSSL, false;
+    /// `SSL_write` of BoringSSL and AWS-LC.
+    tls_boringssl_write = EGRESS, TLS_BORINGSSL, false;
     /// `ssize_t gnutls_record_recv(gnutls_session_t, void *, size_t)`.
     tls_gnutls_read = INGRESS, TLS_GNUTLS, false;
     /// `ssize_t gnutls_record_send(gnutls_session_t, const void *, size_t)`.
     tls_gnutls_write = EGRESS, TLS_GNUTLS, false;
-    /// `PRInt32 PR_Read(PRFileDesc *, void *, PRInt32)`, and `PR_Recv`.
-    tls_nss_read = INGRESS, TLS_NSS, false;
-    /// `PRInt32 PR_Write(PRFileDesc *, const void *, PRInt32)`, and `PR_Send`.
+    /// `int ssl_SecureSend(sslSocket *, const unsigned char *, int, int)`.
     tls_nss_write = EGRESS, TLS_NSS, false;
 }
 
@@ -92,10 +93,30 @@ pub fn tls_gnutls_recv_int(context: ProbeContext) -> u32 {
         length_at: 0,
         stack: registers.rsp,
         socket: 0,
-        wire: 0,
         arrival_ns: 0,
         direction: u32::from(INGRESS),
         library: u32::from(TLS_GNUTLS),
+    };
+    tls::entered(Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) }, &call);
+    0
+}
+
+/// `int ssl_SecureRecv(sslSocket *, unsigned char *, int, int flags)`. What it is asked to leave there will be read again.
+#[uprobe]
+pub fn tls_nss_read(context: ProbeContext) -> u32 {
+    /// `PR_MSG_PEEK`.
+    const PEEK: u64 = 2;
+    let Some(thread) = current_target() else { return 0 };
+    let registers = registers(&context);
+    let call = Call {
+        handle: registers.rdi,
+        buffer: registers.rsi,
+        length_at: if registers.rcx & PEEK == 0 { 0 } else { NO_LENGTH },
+        stack: registers.rsp,
+        socket: 0,
+        arrival_ns: 0,
+        direction: u32::from(INGRESS),
+        library: u32::from(TLS_NSS),
     };
     tls::entered(Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) }, &call);
     0
@@ -112,7 +133,6 @@ pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
         length_at: NO_LENGTH,
         stack: registers.rsp,
         socket: 0,
-        wire: 0,
         arrival_ns: 0,
         direction: u32::from(INGRESS),
         library: u32::from(TLS_OPENSSL),

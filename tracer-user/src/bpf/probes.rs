@@ -129,6 +129,8 @@ pub(super) const TLS: &[&str] = &[
     "tls_openssl_read_ex",
     "tls_openssl_write",
     "tls_openssl_write_ex",
+    "tls_boringssl_read",
+    "tls_boringssl_write",
     "tls_gnutls_read",
     "tls_gnutls_recv_int",
     "tls_gnutls_write",

@@ -9,11 +9,16 @@
 //! a process that forks to serve (PostgreSQL, a process for each connection): each is handled before anybody could look at it.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -58,8 +63,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_WITH_NAMED: Duration = Duration::from_secs(10);
 /// Processes that are looked at; beyond it new ones are not (`tls.processes_full`). As many as `TLS_PROCESSES` holds.
 const MAX_PROCESSES: usize = 16_384;
-/// Plans that are remembered: a host has some hundred sets of files.
-const MAX_PLANS: usize = 1024;
+/// Files whose plans are remembered: a host's processes have some thousand mapped. Beyond it all are forgotten, and looked into anew.
+const MAX_FILES: usize = 8192;
+/// Sets of files whose plans are remembered: a host has some hundred. Beyond it all are forgotten.
+const MAX_SETS: usize = 1024;
 /// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
 const MAX_COMMANDS: usize = 4096;
 
@@ -141,7 +148,13 @@ impl TlsProbes {
         lock(&status).ns_per_call = trial.ns_per_call;
         // What might end programs of others is on no file.
         let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
+        let (closer, to_close) = mpsc::channel::<Vec<OwnedFd>>();
+        let closes = std::thread::Builder::new().name("txray-tls-end".to_owned());
+        // It ends with the last who could give it any.
+        let closes = closes.spawn(move || to_close.iter().for_each(uprobe_link::detach_all));
+        closes.map_err(|error| format!("start its second thread: {error}"))?;
         let mut worker = Worker {
+            closer,
             harms_confined: trial.harms_confined,
             of_trial: trial.links,
             programs,
@@ -149,6 +162,7 @@ impl TlsProbes {
             scope,
             known: FxHashMap::default(),
             plans: FxHashMap::default(),
+            sets: FxHashMap::default(),
             shared: FxHashMap::default(),
             shared_since_ns: 0,
             status: status.clone(),
@@ -245,12 +259,43 @@ fn running() -> Vec<u32> {
     pids
 }
 
-/// What a set of files asks for.
-#[derive(Debug, Default)]
+/// What files ask for.
+#[derive(Clone, Debug, Default)]
 struct Plan {
     probes: Vec<Probe>,
     /// A bit for each `TLS_*`.
     libraries: u64,
+}
+
+/// The plan for a set of files, and the states of those that it has probes for.
+struct Set {
+    plan: Arc<Plan>,
+    stamps: Vec<(FileId, Stamp)>,
+}
+
+/// Which state of a file a plan is for: one that is gone may leave its numbers to another, and one may be written anew in its place. Places of
+/// the one would be in the middle of the other's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn in_process(process: &Process, file: FileId) -> Option<Stamp> {
+        let mapped = process.files.iter().find(|mapped| mapped.id == file)?;
+        Stamp::of(&process.open(mapped).ok()?.file).ok()
+    }
+
+    fn of(file: &File) -> io::Result<Stamp> {
+        let it = file.metadata()?;
+        Ok(Stamp {
+            size: it.size(),
+            modified: (it.mtime(), it.mtime_nsec()),
+            changed: (it.ctime(), it.ctime_nsec()),
+        })
+    }
 }
 
 /// A process that was looked at.
@@ -282,12 +327,15 @@ struct Worker {
     maps: Maps,
     scope: Scope,
     known: FxHashMap<u32, Known>,
-    plans: FxHashMap<Vec<FileId>, Arc<Plan>>,
+    plans: FxHashMap<FileId, (Stamp, Plan)>,
+    sets: FxHashMap<Vec<FileId>, Set>,
     /// The probes on files, and how many processes want each.
     shared: FxHashMap<Probe, (OwnedFd, usize)>,
     /// When the last of them was attached, boot ns.
     shared_since_ns: u64,
     status: Arc<Mutex<Status>>,
+    /// Takes probes away: each waits until nobody can be in it, 20 to 100 ms, in which others are to be attached.
+    closer: Sender<Vec<OwnedFd>>,
 }
 
 impl Drop for Worker {
@@ -377,7 +425,7 @@ impl Worker {
             self.leave_opaque(text);
             return;
         }
-        let plan = self.plan(pid, files);
+        let plan = self.plan(&process, files);
         let missing: Vec<Probe> = {
             let known = self.known.entry(pid).or_default();
             plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
@@ -435,33 +483,60 @@ impl Worker {
         self.tell();
     }
 
-    /// What these files ask for. Files are known by their numbers: one that is rewritten in place while it runs breaks its program anyway.
-    fn plan(&mut self, pid: u32, files: Vec<FileId>) -> Arc<Plan> {
-        if let Some(plan) = self.plans.get(&files) {
-            return plan.clone();
+    /// What the files of a process ask for. Each is looked into once; of a set that is known only those with probes are opened (a child that was just
+    /// forked is not waited for).
+    fn plan(&mut self, process: &Process, files: Vec<FileId>) -> Arc<Plan> {
+        if let Some(set) = self.sets.get(&files)
+            && set.stamps.iter().all(|(file, stamp)| Stamp::in_process(process, *file) == Some(*stamp))
+        {
+            return set.plan.clone();
         }
-        let mut plan = Plan::default();
-        if let Ok(found) = tls::of(Path::new("/proc"), pid) {
-            // A program of Go without TLS is none of them.
-            for library in found.libraries.iter().filter(|library| library.kind != "Go") {
-                match self.probes_of(library) {
-                    Ok(probes) => {
-                        plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
-                        plan.probes.extend(probes);
+        let (mut plan, mut stamps) = (Plan::default(), Vec::new());
+        for mapped in &process.files {
+            // What cannot be opened, or is none, asks for nothing.
+            let Ok(opened) = process.open(mapped) else { continue };
+            let Ok(stamp) = Stamp::of(&opened.file) else { continue };
+            let one = match self.plans.get(&mapped.id) {
+                Some((known, one)) if *known == stamp => one,
+                _ => {
+                    let one = self.plan_of(&tls::of_file(process, mapped, &opened));
+                    // Of what stood there before, whoever begins now must not meet a probe.
+                    self.shared.retain(|probe, _| probe.file != mapped.id || one.probes.contains(probe));
+                    if self.plans.len() >= MAX_FILES {
+                        self.plans.clear();
                     }
-                    Err(reason) => {
-                        self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file))
-                    }
+                    &self.plans.entry(mapped.id).insert_entry((stamp, one)).into_mut().1
                 }
+            };
+            if !one.probes.is_empty() {
+                stamps.push((mapped.id, stamp));
+            }
+            plan.libraries |= one.libraries;
+            plan.probes.extend(&one.probes);
+        }
+        if self.sets.len() >= MAX_SETS {
+            self.sets.clear();
+        }
+        let plan = Arc::new(plan);
+        self.sets.insert(files, Set { plan: plan.clone(), stamps });
+        plan
+    }
+
+    /// What the libraries of one file ask for.
+    fn plan_of(&self, libraries: &[Library]) -> Plan {
+        let mut plan = Plan::default();
+        // A program of Go without TLS is none of them.
+        for library in libraries.iter().filter(|library| library.kind != "Go") {
+            match self.probes_of(library) {
+                Ok(probes) => {
+                    plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
+                    plan.probes.extend(probes);
+                }
+                Err(reason) => self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file)),
             }
         }
         let mut seen = FxHashSet::default();
         plan.probes.retain(|probe| seen.insert(*probe));
-        let plan = Arc::new(plan);
-        if self.plans.len() >= MAX_PLANS {
-            self.plans.clear();
-        }
-        self.plans.insert(files, plan.clone());
         plan
     }
 
@@ -536,7 +611,7 @@ impl Worker {
             gone.extend(known.attached.remove(&probe).flatten());
             gone.extend(release(&mut self.shared, &probe));
         }
-        uprobe_link::detach_all(gone);
+        self.close(gone);
     }
 
     /// Puts the probes of a process on its files. For a moment a call meets two, of which the second changes nothing.
@@ -561,7 +636,7 @@ impl Worker {
             }
         }
         self.publish();
-        uprobe_link::detach_all(replaced);
+        self.close(replaced);
         self.tell();
     }
 
@@ -613,8 +688,13 @@ impl Worker {
         }
         let _ = self.maps.processes.remove(&pid);
         self.publish();
-        uprobe_link::detach_all(gone);
+        self.close(gone);
         self.tell();
+    }
+
+    fn close(&self, links: Vec<OwnedFd>) {
+        // If the other thread is gone they end here.
+        let _ = self.closer.send(links);
     }
 
     fn leave_opaque(&self, text: String) {
@@ -678,7 +758,7 @@ const RELEASES: &str = "tls_free";
 
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 fn is_optional(function: &str) -> bool {
-    ["SSL_do_handshake", "SSL_free"].contains(&function)
+    ["SSL_do_handshake", "SSL_free", "SSL_write_early_data"].contains(&function)
 }
 
 /// Go's TLS: of its places none has a return probe, which Go does not survive.
@@ -717,16 +797,18 @@ fn dear(name: &str, site: &Site) -> String {
 fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static str, &'a Site), String> {
     let name = function.name.as_str();
     let by_name = match (kind, name) {
-        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_read") => "tls_openssl_read",
-        ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_write") => "tls_openssl_write",
+        ("OpenSSL" | "LibreSSL", "SSL_read") => "tls_openssl_read",
+        ("OpenSSL" | "LibreSSL", "SSL_write") => "tls_openssl_write",
+        ("BoringSSL" | "AWS-LC", "SSL_read") => "tls_boringssl_read",
+        ("BoringSSL" | "AWS-LC", "SSL_write") => "tls_boringssl_write",
         ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
-        ("OpenSSL" | "LibreSSL", "SSL_write_ex") => "tls_openssl_write_ex",
+        ("OpenSSL" | "LibreSSL", "SSL_write_ex" | "SSL_write_early_data") => "tls_openssl_write_ex",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
         ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",
         ("GnuTLS", "gnutls_record_send" | "gnutls_record_send2") => "tls_gnutls_write",
-        ("NSS", "PR_Read" | "PR_Recv") => "tls_nss_read",
-        ("NSS", "PR_Write" | "PR_Send") => "tls_nss_write",
+        ("NSS", "ssl_SecureRecv") => "tls_nss_read",
+        ("NSS", "ssl_SecureSend") => "tls_nss_write",
         _ => return Err(format!("there is no program for {name} yet")),
     };
     let (program, site) = match (&function.end, by_name, &function.entry) {

@@ -103,6 +103,8 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
         // A program with OpenSSL inside is made of it.
         packages::install(&["libssl-dev"])?;
         go_modules()?;
+        // Clients by other libraries than OpenSSL.
+        packages::install(&["libcurl3-nss", "libcurl3-gnutls"])?;
         python_venv()?;
         python_modules()?;
         resolved()?;
@@ -130,6 +132,7 @@ fn python_venv() -> Result<()> {
 
 /// Modules of Debian's Python that the live tests speak with, and the package each comes in.
 const PYTHON_MODULES: &[(&str, &str)] = &[
+    ("pip", "python3-pip"),
     ("websockets.legacy.protocol", "python3-websockets"),
     ("grpc", "python3-grpcio"),
     ("zeroconf", "python3-zeroconf"),

@@ -1,6 +1,6 @@
 //! The libraries: what tells each, which of its functions take and give plaintext, and why there may be no place in it.
 
-use super::{End, Function, Library, go, version};
+use super::{End, Function, Library, go, nss, version};
 use crate::uprobe::{
     code::{Registers, Step},
     elf::Elf,
@@ -25,10 +25,6 @@ struct Plain {
 
 const OPENSSL: &str = "OpenSSL";
 const NSS: &str = "NSS";
-/// How the file of NSS' input and output is called until it is known that the process has NSS at all.
-const NSPR: &str = "NSPR";
-/// How the other half is called.
-const NSS_SSL: &str = "NSS libssl3";
 
 const PLAIN: &[Plain] = &[
     Plain {
@@ -39,6 +35,7 @@ const PLAIN: &[Plain] = &[
             ("SSL_read_ex", 4),
             ("SSL_write", 3),
             ("SSL_write_ex", 4),
+            ("SSL_write_early_data", 4),
             ("SSL_do_handshake", 1),
             ("SSL_free", 1),
         ],
@@ -48,12 +45,7 @@ const PLAIN: &[Plain] = &[
         marks: &["gnutls_record_send", "gnutls_record_recv"],
         functions: &[(GNUTLS_RECEIVE, 3), ("gnutls_record_send", 3), ("gnutls_record_send2", 3)],
     },
-    Plain {
-        kind: NSPR,
-        marks: &["PR_Read", "PR_Write"],
-        functions: &[("PR_Read", 3), ("PR_Recv", 4), ("PR_Write", 3), ("PR_Send", 4)],
-    },
-    Plain { kind: NSS_SSL, marks: &["SSL_ImportFD"], functions: &[] },
+    Plain { kind: NSS, marks: &["SSL_ImportFD"], functions: &[] },
     Plain {
         kind: "mbed TLS",
         marks: &["mbedtls_ssl_read", "mbedtls_ssl_write"],
@@ -116,17 +108,18 @@ fn of_plain(
             }
         }
         GNUTLS => family.version = version::whole(constants, "3.*"),
-        NSPR => {
-            family.note = Some(
-                "PR_Read and PR_Write serve plain files too: only those of connections with NSS' layer are TLS".to_owned(),
-            );
-        }
         _ => {}
     }
     let functions = plain.functions.iter().filter_map(|&(name, n_arguments)| {
         symbols.named(name).map(|symbol| c_function(elf, symbols, &symbol, n_arguments))
     });
     let mut functions: Vec<Function> = functions.collect();
+    if plain.kind == NSS {
+        match nss::functions(elf, symbols) {
+            Some(found) => functions.extend(found.map(|symbol| c_function(elf, symbols, &symbol, 4))),
+            None => family.note = Some("its tables of functions were not found in the file".to_owned()),
+        }
+    }
     if plain.kind == GNUTLS {
         // The one goes through the other.
         let has_inner = functions.iter().any(|function| function.name == "gnutls_record_send2");
@@ -240,27 +233,12 @@ fn has(constants: &[u8], text: &str) -> bool {
     memchr::memmem::find(constants, text.as_bytes()).is_some()
 }
 
-/// What follows from all files together: NSS is two of them, and versions stand in a third.
-pub(super) fn join(libraries: &mut Vec<Library>, hints: &version::Hints) {
-    let has_nss = libraries.iter().any(|library| library.kind == NSS_SSL);
-    let has_nspr = libraries.iter().any(|library| library.kind == NSPR);
-    libraries.retain(|library| match library.kind {
-        NSPR => has_nss,
-        // Its functions are in the other file.
-        NSS_SSL => !has_nspr,
-        _ => true,
-    });
-    for library in libraries {
+/// What follows from all files together: versions stand in another file.
+pub(super) fn join(libraries: &mut [Library], hints: &version::Hints) {
+    for library in libraries.iter_mut().filter(|library| library.version.is_none()) {
         match library.kind {
-            NSPR | NSS_SSL => {
-                if library.kind == NSS_SSL {
-                    library.note =
-                        Some("NSPR, through which programs read and write, is not mapped".to_owned());
-                }
-                library.kind = NSS;
-                library.version = hints.nss.clone();
-            }
-            OPENSSL if library.version.is_none() => library.version = hints.openssl.clone(),
+            NSS => library.version = hints.nss.clone(),
+            OPENSSL => library.version = hints.openssl.clone(),
             _ => {}
         }
     }

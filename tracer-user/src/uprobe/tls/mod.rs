@@ -5,6 +5,7 @@
 
 mod families;
 mod go;
+mod nss;
 mod version;
 
 use std::{fs, path::Path};
@@ -18,7 +19,7 @@ use super::{
     elf::{Elf, ElfError},
     maps::{FileId, MappedFile},
     placement::Site,
-    process::{Closed, Process},
+    process::{Closed, Opened, Process},
     symbols::Symbols,
 };
 
@@ -152,6 +153,12 @@ pub fn of(proc_root: &Path, pid: u32) -> Result<ProcessTls, Closed> {
     }
     families::join(&mut tls.libraries, &versions);
     Ok(tls)
+}
+
+/// What of TLS a mapped file holds; versions that stand in other files are not known.
+pub fn of_file(process: &Process, mapped: &MappedFile, opened: &Opened) -> Vec<Library> {
+    let Ok(elf) = Elf::parse(&opened.file) else { return Vec::new() };
+    look(process, mapped, &elf, &mut version::Hints::default())
 }
 
 /// What of TLS one file holds.
