@@ -59,13 +59,13 @@ fn a_program_says_and_ends_as_it_would(#[case] arguments: &[&str], #[case] flags
 
 /// Probes come and go while the program calls. Taking one away waits until nobody can be in it, 50 to 100 ms on a machine with two CPUs at work, and
 /// the kernel does one behind the other.
-/// With `TXRAY_LONG` a thousand times, which takes minutes.
+/// Two probes at a time; with `TXRAY_LONG` a thousand of them, which takes minutes.
 #[test]
 fn attached_and_detached_under_load() {
     const N_THREADS: usize = 4;
     /// However long it takes, it ends.
     const PATIENCE: Duration = Duration::from_secs(400);
-    let n_times = if std::env::var_os("TXRAY_LONG").is_some() { 1000 } else { 20 };
+    let n_times = if std::env::var_os("TXRAY_LONG").is_some() { 500 } else { 20 };
     let _machine = machine();
     let server = Server::start();
     let folder = TempDir::new().unwrap();
