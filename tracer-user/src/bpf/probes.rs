@@ -136,6 +136,10 @@ pub(super) const TLS: &[&str] = &[
     "tls_nss_write",
 ];
 
+/// Programs for functions that somebody named (`function_probes`).
+pub(super) const FUNCTIONS: &[&str] =
+    &["function_enter", "function_return", "function_end", "function_tail", "function_mark"];
+
 /// What a run without them does without.
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
 
