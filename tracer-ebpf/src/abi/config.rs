@@ -48,8 +48,10 @@ pub struct FunctionSpec {
     pub n_texts: u8,
     /// The text that is returned.
     pub returned: TextAt,
+    /// 1 = its end is told by a return probe.
+    pub by_return_probe: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
     /// Where the texts are, by register ([`crate::FunctionEnter::registers`]).
     pub texts: [TextAt; crate::FUNCTION_TEXTS],
     /// Where a mark's arguments are.

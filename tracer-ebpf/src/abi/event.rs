@@ -299,6 +299,8 @@ pub struct FunctionEnter {
     pub stack: u64,
     /// Go: the goroutine; otherwise 0.
     pub goroutine: u64,
+    /// Where it returns to, of functions whose end a return probe tells; otherwise 0.
+    pub caller: u64,
     /// In the order of the calling convention; of a mark: its arguments.
     pub registers: [u64; FUNCTION_REGISTERS],
     /// Bytes of each text that were copied, or [`NO_TEXT`].
@@ -344,7 +346,7 @@ pub struct FunctionReturn {
 /// [`FunctionReturn`]: it hands over to another function (a tail call), whose value nobody sees here.
 pub const FLAG_HANDS_OVER: u16 = 1 << 0;
 
-const _: () = assert!(size_of::<FunctionEnter>() == 144);
+const _: () = assert!(size_of::<FunctionEnter>() == 152);
 const _: () = assert!(size_of::<FunctionReturn>() == 64);
 const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);

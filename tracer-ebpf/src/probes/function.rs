@@ -154,6 +154,8 @@ unsafe fn fill_enter(record: *mut FunctionEnter, hit: &Hit) {
         (&raw mut (*record).number).write_volatile(hit.number);
         (&raw mut (*record).stack).write_volatile(hit.stack);
         (&raw mut (*record).goroutine).write_volatile(hit.goroutine);
+        let caller = if hit.spec.by_return_probe != 0 { read_user(hit.stack).unwrap_or(0) } else { 0 };
+        (&raw mut (*record).caller).write_volatile(caller);
         (&raw mut (*record).text_lengths).cast::<u64>().write_volatile(u64::MAX);
         (&raw mut (*record).function).write_volatile(hit.function);
         (&raw mut (*record).pid).write_volatile(hit.thread.pid);
@@ -315,29 +317,35 @@ fn argument(context: *mut c_void, at: &ArgumentAt) -> u64 {
     }
 }
 
-/// A register by its number in the instruction set.
+/// A register by its number in the instruction set. All are read, and then one is chosen: a choice of places to read from is none that the verifier
+/// allows.
 #[inline(always)]
 fn numbered(context: *mut c_void, number: u8) -> u64 {
     let context = Context(context);
-    match number {
-        0 => register!(context, rax),
-        1 => register!(context, rcx),
-        2 => register!(context, rdx),
-        3 => register!(context, rbx),
-        4 => register!(context, rsp),
-        5 => register!(context, rbp),
-        6 => register!(context, rsi),
-        7 => register!(context, rdi),
-        8 => register!(context, r8),
-        9 => register!(context, r9),
-        10 => register!(context, r10),
-        11 => register!(context, r11),
-        12 => register!(context, r12),
-        13 => register!(context, r13),
-        14 => register!(context, r14),
-        15 => register!(context, r15),
-        _ => register!(context, rip),
-    }
+    let mut all = core::mem::MaybeUninit::<[u64; 16]>::uninit();
+    let at = all.as_mut_ptr().cast::<u64>();
+    let put = |i: usize, value: u64| {
+        // SAFETY: within the array.
+        unsafe { at.add(i).write_volatile(value) };
+    };
+    put(0, register!(context, rax));
+    put(1, register!(context, rcx));
+    put(2, register!(context, rdx));
+    put(3, register!(context, rbx));
+    put(4, register!(context, rsp));
+    put(5, register!(context, rbp));
+    put(6, register!(context, rsi));
+    put(7, register!(context, rdi));
+    put(8, register!(context, r8));
+    put(9, register!(context, r9));
+    put(10, register!(context, r10));
+    put(11, register!(context, r11));
+    put(12, register!(context, r12));
+    put(13, register!(context, r13));
+    put(14, register!(context, r14));
+    put(15, register!(context, r15));
+    // SAFETY: within the array, all of which was written.
+    unsafe { at.add((opaque(u64::from(number)) & 15) as usize).read_volatile() }
 }
 
 /// Tells that a function ends.
@@ -416,8 +424,9 @@ pub fn function_end(context: ProbeContext) -> u32 {
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), register!(context, r14), 0) else {
         return 0;
     };
-    let second =
-        if hit.spec.convention == CALL_GO { register!(context, rbx) } else { register!(context, rdx) };
+    // Both are read, and then one is chosen: a choice of places to read from is none that the verifier allows.
+    let (c, go) = (opaque(register!(context, rdx)), opaque(register!(context, rbx)));
+    let second = if hit.spec.convention == CALL_GO { go } else { c };
     end(&hit, register!(context, rax), second, 0);
     0
 }

@@ -221,6 +221,7 @@ fn describe(function: u32, found: &Found) -> (abi::FunctionSpec, FunctionFacts) 
             Language::C | Language::Rust => abi::CALL_C,
         },
         returned: no_text,
+        by_return_probe: u8::from(found.end == End::ReturnProbe),
         texts: [no_text; abi::FUNCTION_TEXTS],
         ..abi::FunctionSpec::default()
     };

@@ -44,12 +44,9 @@ fn number(text: &str) -> Option<i64> {
     Some(sign * value)
 }
 
-/// A register by any of its names; 16 is the instruction pointer.
+/// A register by any of its names.
 fn register(name: &str) -> Option<u8> {
     const OLD: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
-    if name == "rip" {
-        return Some(16);
-    }
     if let Some(digits) = name.strip_prefix('r').map(|rest| rest.trim_end_matches(['d', 'w', 'b']))
         && let Ok(number) = digits.parse::<u8>()
     {

@@ -96,6 +96,8 @@ pub struct FunctionEnter {
     pub stack: u64,
     /// Go: the goroutine.
     pub goroutine: u64,
+    /// Where it returns to; 0 = not known.
+    pub caller: u64,
     /// Registers, in the order of the calling convention.
     pub registers: [u64; abi::FUNCTION_REGISTERS],
     /// Texts; `None`: not read.
@@ -111,6 +113,14 @@ pub struct FunctionEnter {
 }
 
 impl FunctionEnter {
+    /// Whether it returns into the kernel's page for return probes, which is the last of a process's memory: another function that has such a probe has
+    /// jumped to it. (`xol_add_vma`, kernel/events/uprobes.c.)
+    pub fn is_jumped_to(&self) -> bool {
+        /// The last MiB below 2^47.
+        const LAST: u64 = (1 << 47) - (1 << 20);
+        self.caller >= LAST
+    }
+
     pub(super) fn decode(raw: &abi::FunctionEnter, record: &Bytes) -> Result<FunctionEnter, DecodeError> {
         let mut texts = Vec::new();
         let n_texts = (raw.n_texts as usize).min(abi::FUNCTION_TEXTS);
@@ -123,6 +133,7 @@ impl FunctionEnter {
             number: raw.number,
             stack: raw.stack,
             goroutine: raw.goroutine,
+            caller: raw.caller,
             registers: raw.registers,
             texts,
             function: raw.function,

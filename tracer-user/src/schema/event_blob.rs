@@ -107,6 +107,7 @@ impl TlsBlob {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EnterBlob {
     pub goroutine: u64,
+    pub caller: u64,
     pub registers: [u64; abi::FUNCTION_REGISTERS],
     pub texts: Vec<Option<Bytes>>,
 }
@@ -114,12 +115,14 @@ pub(super) struct EnterBlob {
 impl EnterBlob {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.goroutine);
+        out.put_u64_le(self.caller);
         self.registers.iter().for_each(|register| out.put_u64_le(*register));
         self.texts.iter().for_each(|text| put_text(out, text.as_ref()));
     }
 
     pub(super) fn read(mut bytes: Bytes) -> Result<EnterBlob, BadBlob> {
         let goroutine = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
+        let caller = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
         let mut registers = [0; abi::FUNCTION_REGISTERS];
         for register in &mut registers {
             *register = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
@@ -128,7 +131,7 @@ impl EnterBlob {
         while !bytes.is_empty() {
             texts.push(get_text(&mut bytes)?);
         }
-        Ok(EnterBlob { goroutine, registers, texts })
+        Ok(EnterBlob { goroutine, caller, registers, texts })
     }
 }
 

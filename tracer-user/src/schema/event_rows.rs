@@ -265,7 +265,13 @@ impl EventRows {
             Event::FunctionEnter(enter) => {
                 let hides = self.payload_mode == PayloadMode::None;
                 let texts = enter.texts.iter().map(|text| text.clone().filter(|_| !hides)).collect();
-                EnterBlob { goroutine: enter.goroutine, registers: enter.registers, texts }.write(out);
+                EnterBlob {
+                    goroutine: enter.goroutine,
+                    caller: enter.caller,
+                    registers: enter.registers,
+                    texts,
+                }
+                .write(out);
                 (Kind::FunctionEnter, enter.time, Cells::of_enter(enter))
             }
             Event::FunctionReturn(leave) => {
@@ -567,13 +573,14 @@ impl<'a> EventColumns<'a> {
                 Event::FunctionFacts(serde_json::from_slice(&payload()).map_err(|_| bad())?)
             }
             Kind::FunctionEnter => {
-                let EnterBlob { goroutine, registers, texts } =
+                let EnterBlob { goroutine, caller, registers, texts } =
                     EnterBlob::read(payload()).map_err(|_| bad())?;
                 Event::FunctionEnter(FunctionEnter {
                     time,
                     number: self.position[i] as u64,
                     stack: self.bytes[i] as u64,
                     goroutine,
+                    caller,
                     registers,
                     texts,
                     function: self.turn[i] as u32,

@@ -122,12 +122,9 @@ impl Calls {
                     // Somewhere in the innermost of them.
                     open.enter.stack < enter.stack
                 } else {
-                    // Another function at the same frame may have been jumped to by this one: both return there.
-                    open.enter.stack < enter.stack
-                        || (open.enter.stack == enter.stack
-                            && !(facts.by_return_probe
-                                && open.by_return_probe
-                                && open.enter.function != enter.function))
+                    // Another function at the same frame may have jumped to this one: both return there.
+                    let has_jumped = open.by_return_probe && enter.is_jumped_to();
+                    open.enter.stack < enter.stack || (open.enter.stack == enter.stack && !has_jumped)
                 }
             };
             let top = stack.last();
@@ -344,10 +341,22 @@ mod tests {
         }
 
         fn enter(&mut self, function: u32, stack: u64) {
+            self.enter_from(function, stack, 0x1000);
+        }
+
+        fn enter_from(&mut self, function: u32, stack: u64, caller: u64) {
             self.tick();
             let (time, number) = (BootTime(self.now), self.number);
-            let enter =
-                FunctionEnter { time, number, stack, function, pid: 1, tid: 2, ..FunctionEnter::default() };
+            let enter = FunctionEnter {
+                time,
+                number,
+                stack,
+                caller,
+                function,
+                pid: 1,
+                tid: 2,
+                ..FunctionEnter::default()
+            };
             self.calls.enter(&enter, &self.facts, &mut self.ended);
         }
 
@@ -428,11 +437,16 @@ mod tests {
     fn a_function_that_jumps_to_another_returns_with_it() {
         let mut thread = Thread::new(true);
         thread.enter(1, 100);
-        thread.enter(2, 100);
+        thread.enter_from(2, 100, 0x7fff_ffff_f000);
         thread.leave(2, 100);
         thread.leave(1, 100);
+        // Left by `longjmp`, and another one called in its place.
+        thread.enter(1, 100);
+        thread.enter(2, 100);
+        thread.leave(2, 100);
         let rows: Vec<_> = thread.rows().into_iter().map(|(number, _, end, ..)| (number, end)).collect();
-        assert_eq!(rows, [(2, End::Answered), (1, End::Answered)]);
+        let answered = End::Answered;
+        assert_eq!(rows, [(2, answered), (1, answered), (5, End::Unwound), (6, answered)]);
     }
 
     #[test]
