@@ -6,6 +6,7 @@
 //! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `opaque` netcat, `websocket` Python's `websockets` and `hypercorn`, nghttpx, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
 //! `http2` nghttp2 and nginx, `grpc` Python's grpcio,
+//! `functions` gcc, g++, rustc and Go,
 //! `pcap` tcpdump and bind9 with its tools, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
@@ -16,6 +17,7 @@ mod denied;
 mod detach;
 mod dns;
 mod ends;
+mod functions;
 mod gathered;
 mod grpc;
 mod h2c;
