@@ -14,6 +14,8 @@ mod conversation;
 mod datagrams;
 /// What this host can do, as root and as others.
 mod doctor;
+/// Calls of functions through the pipeline.
+mod functions;
 /// The heads of recorded transactions.
 mod heads;
 /// HPACK against its specification and another implementation.

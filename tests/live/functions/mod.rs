@@ -256,7 +256,9 @@ fn a_call_belongs_to_the_request_that_its_thread_is_serving(
         (0..CONNECTIONS).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     for n in 0..REQUESTS {
         for (i, stream) in streams.iter_mut().enumerate() {
-            write!(stream, "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", 100 * i + n).unwrap();
+            // In one piece: the server reads once.
+            let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", 100 * i + n);
+            stream.write_all(request.as_bytes()).unwrap();
         }
         for stream in &mut streams {
             let mut answer = [0; 256];

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Counters, LossReason, ProcessChange, ProcessFacts, Role};
+use crate::event::{
+    Argument, Counters, FunctionFacts, LossReason, ProcessChange, ProcessFacts, Role, ValueKind,
+};
 
 fn time() -> impl Strategy<Value = BootTime> {
     prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 1..1_000_000_u64].prop_map(BootTime)
@@ -71,6 +73,7 @@ fn datagram() -> impl Strategy<Value = Event> {
 }
 
 fn other() -> impl Strategy<Value = Event> {
+    let texts = proptest::collection::vec(proptest::option::of(payload()), 0..4);
     let change =
         prop_oneof![Just(ProcessChange::Start), Just(ProcessChange::Exec), Just(ProcessChange::Exit)];
     prop_oneof![
@@ -88,6 +91,53 @@ fn other() -> impl Strategy<Value = Event> {
             |(time, [conn, carrier], pid, [library, link, flags])| {
                 let (conn, carrier) = (ConnId(conn), ConnId(carrier));
                 Event::TlsOpen(TlsOpen { time, conn, carrier, pid, library, link, flags })
+            }
+        ),
+        (time(), any::<[u64; 4]>(), any::<[u64; 8]>(), any::<[u32; 3]>(), texts, any::<[u8; 16]>()).prop_map(
+            |(time, [number, stack, goroutine, caller], registers, [function, pid, tid], texts, comm)| {
+                Event::FunctionEnter(FunctionEnter {
+                    time,
+                    number,
+                    stack,
+                    goroutine,
+                    caller,
+                    registers,
+                    texts,
+                    function,
+                    pid,
+                    tid,
+                    comm,
+                })
+            }
+        ),
+        (time(), any::<[u64; 4]>(), any::<[u32; 3]>(), proptest::option::of(payload()), any::<u16>())
+            .prop_map(|(time, [number, stack, goroutine, value], [function, pid, tid], text, flags)| {
+                Event::FunctionReturn(FunctionReturn {
+                    time,
+                    number,
+                    stack,
+                    goroutine,
+                    value,
+                    text,
+                    function,
+                    pid,
+                    tid,
+                    flags,
+                })
+            }),
+        (time(), any::<u32>(), any::<[String; 2]>(), any::<[u8; 2]>()).prop_map(
+            |(time, function, [name, place], [register, bytes])| {
+                Event::FunctionFacts(FunctionFacts {
+                    time,
+                    function,
+                    name: name.into(),
+                    place: place.into(),
+                    arguments: vec![Argument { register, kind: ValueKind::Signed(bytes) }],
+                    returned: Some(ValueKind::Text(bytes)),
+                    is_mark: bytes > 7,
+                    by_return_probe: bytes > 9,
+                    restarts: bytes > 11,
+                })
             }
         ),
         (time(), change, any::<[u32; 3]>(), any::<[u8; 16]>()).prop_map(
