@@ -1,15 +1,21 @@
 //! Calls of functions, in programs made for it: exactly what each wrote down of its own calls.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{ChildStdout, Command, Stdio},
 };
 
 use rstest::rstest;
 use tempfile::TempDir;
+use tracer_user::uprobe::{
+    functions::{Found, Spec, find},
+    process::Process as Inside,
+};
 
 use super::{
     Hooks, machine,
@@ -30,6 +36,10 @@ struct Program {
 
 /// Compiles one of the programs beside this file.
 fn compiled(source: &str, folder: &Path) -> PathBuf {
+    compiled_with(source, folder, &[])
+}
+
+fn compiled_with(source: &str, folder: &Path, flags: &[&str]) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/live/functions").join(source);
     let (stem, kind) = source.split_once('.').unwrap();
     let path = folder.join(stem);
@@ -51,15 +61,19 @@ fn compiled(source: &str, folder: &Path) -> PathBuf {
         "rs" => drop(command.args(["-O", "--edition", "2024"])),
         _ => {}
     }
-    let output = command.arg("-o").arg(&path).arg(from).output().unwrap();
+    let output = command.arg("-o").arg(&path).arg(from).args(flags).output().unwrap();
     assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
     path
 }
 
 impl Program {
     fn start(source: &str) -> Program {
+        Program::start_with(source, &[])
+    }
+
+    fn start_with(source: &str, flags: &[&str]) -> Program {
         let folder = TempDir::new().unwrap();
-        let path = compiled(source, folder.path());
+        let path = compiled_with(source, folder.path(), flags);
         let mut command = Command::new(&path);
         let mut process =
             Process::spawn(command.current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()));
@@ -313,6 +327,76 @@ fn marks_are_told_with_their_arguments_and_know_that_somebody_looks() {
     program.ends();
 }
 
+/// Whether a probe is in a process's memory, at the place of a function.
+fn is_probed(pid: u32, found: &Found) -> bool {
+    let process = Inside::read(Path::new("/proc"), pid).unwrap();
+    let name = found.path.file_name();
+    let file = process.files.iter().find(|file| Path::new(&file.path).file_name() == name).unwrap();
+    let offset = found.entry.file_offset;
+    let range = file
+        .ranges
+        .iter()
+        .find(|range| (range.offset..).contains(&offset) && range.end > range.start)
+        .unwrap();
+    let mut byte = [0];
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    memory.read_exact_at(&mut byte, range.start + (offset - range.offset)).unwrap();
+    byte[0] == 0xcc
+}
+
+#[test]
+fn a_librarys_functions_are_probed_in_the_named_process_and_its_children_alone() {
+    let _machine = machine();
+    let folder = TempDir::new().unwrap();
+    let library =
+        compiled_with("library.c", folder.path(), &["-shared", "-fPIC", "-Wl,-soname,liblibrary.so"]);
+    let named = folder.path().join("liblibrary.so");
+    fs::rename(library, &named).unwrap();
+    let run = format!("-Wl,-rpath,{}", folder.path().display());
+    let mut program = Program::start_with("uses.c", &[&run, named.to_str().unwrap()]);
+    let mut other = Program::start_with("uses.c", &[&run, named.to_str().unwrap()]);
+    let text = format!("{}:library_call(int)->int", named.display());
+    let found = find(&Spec::parse(&text, Path::exists).unwrap(), &[], 9, true).unwrap();
+    let tracer = Tracer::start_with(Hooks::Socket, &[program.pid()], &["--uprobe", &text]);
+    assert_eq!([program.pid(), other.pid()].map(|pid| is_probed(pid, &found[0])), [true, false]);
+    let truth = program.works();
+    other.works();
+    let capture = tracer.stop();
+    assert!(!is_probed(program.pid(), &found[0]), "nothing is left");
+    let pids: BTreeSet<u32> = calls(&capture).into_iter().map(|one| one.pid).collect();
+    assert_eq!((pids.len(), pids.contains(&other.pid())), (2, false), "it and its child");
+    check_calls(&capture, truth);
+}
+
+#[test]
+fn what_the_ring_has_no_room_for_is_counted_and_makes_no_wrong_pair() {
+    let _machine = machine();
+    let mut program = Program::start("hot.c");
+    let function = format!("{}:next(int)->int", program.path.display());
+    let flags = ["--uprobe", &function, "--ring-size", "64K", "--queue-batches", "2"];
+    let tracer = Tracer::start_with(Hooks::Socket, &[program.pid()], &flags);
+    for _ in 0..2 {
+        program.works();
+    }
+    let capture = tracer.stop();
+    let lost = capture.summary.lost["refused_function"] + capture.summary.lost["batch_queue_full"];
+    let all = calls(&capture);
+    assert!(lost > 0 && !all.is_empty(), "{lost} {}", all.len());
+    // Each record is an entry, a return, or one whose entry was lost.
+    let n_ends = all.iter().filter(|one| one.end == "answered").count() as u64;
+    assert!(all.len() as u64 + n_ends + 2 * lost >= 400_000, "{} calls, {lost} lost", all.len());
+    let mut seen = BTreeSet::new();
+    for one in &all {
+        let n = one.arguments.as_ref().unwrap()[0].as_i64().unwrap();
+        assert!(seen.insert(n), "told once: {one:?}");
+        match one.end.as_str() {
+            "answered" => assert_eq!(one.returned, Some((n + 1).into()), "{one:?}"),
+            other => assert_eq!((other, &one.returned), ("tracer_stopped", &None), "{one:?}"),
+        }
+    }
+    check_replay(&capture);
+}
+
 /// What is said when a function cannot be probed: its cause, and a way out.
 #[rstest]
 #[case("/no/such/file:f", "No such file", "check the path")]
@@ -331,7 +415,6 @@ fn what_cannot_be_probed_is_told_with_the_way_out(
     #[case] what: &str,
     #[case] hint: &str,
 ) {
-    use tracer_user::uprobe::functions::{Spec, find};
     let folder = TempDir::new().unwrap();
     let path = compiled("calls.c", folder.path());
     let mut text = function.replace("{}", path.to_str().unwrap());
