@@ -31,7 +31,8 @@ struct Program {
     process: Process,
     lines: std::io::Lines<BufReader<ChildStdout>>,
     path: PathBuf,
-    _folder: TempDir,
+    /// Where it was compiled: gone with this value.
+    _folder: Option<TempDir>,
 }
 
 /// Compiles one of the programs beside this file.
@@ -74,11 +75,14 @@ impl Program {
     fn start_with(source: &str, flags: &[&str]) -> Program {
         let folder = TempDir::new().unwrap();
         let path = compiled_with(source, folder.path(), flags);
+        Program { _folder: Some(folder), ..Program::run(path) }
+    }
+
+    fn run(path: PathBuf) -> Program {
         let mut command = Command::new(&path);
-        let mut process =
-            Process::spawn(command.current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let mut process = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
-        let mut program = Program { process, lines, path, _folder: folder };
+        let mut program = Program { process, lines, path, _folder: None };
         assert!(program.line().starts_with(['r', 'p']), "ready, or a port");
         program
     }
@@ -202,6 +206,43 @@ fn each_call_in_c_is_one_through_recursion_tail_calls_and_longjmp() {
     check_calls(&capture, truth);
     check_replay(&capture);
     program.ends();
+}
+
+/// Where a function is, as `nm` shows it.
+fn address_of(path: &Path, function: &str) -> String {
+    let output = Command::new(tool("nm", "binutils")).arg(path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.ends_with(&format!(" {function}"))).unwrap();
+    format!("0x{}", line.split(' ').next().unwrap().trim_start_matches('0'))
+}
+
+#[test]
+fn a_place_in_a_function_is_one_and_an_address_in_a_stripped_program_is_a_function() {
+    let _machine = machine();
+    let mut program = Program::start("calls.c");
+    let address = address_of(&program.path, "middle");
+    // Behind its first instruction, wherever that ends.
+    let text = format!("{}:middle+0x1", program.path.display());
+    let offset = match find(&Spec::parse(&text, Path::exists).unwrap(), &[], 9, true) {
+        Ok(_) => "+0x1".to_owned(),
+        Err(error) => error.hint.rsplit(' ').next().unwrap().to_owned(),
+    };
+    let (capture, truth) = trace(&mut program, &[&format!("middle{offset}"), "middle(long)->long"], 1);
+    let n = |name: &str| calls(&capture).into_iter().filter(|one| one.operation == name).count();
+    let made = truth.iter().filter(|line| line.starts_with("middle|")).count();
+    let told = (made, n("middle"), n(&format!("middle{offset}")));
+    assert_eq!(told, (5, 5, 5), "{offset} {}", capture.stderr);
+
+    let path = program.path.with_file_name("stripped");
+    let mut strip = Command::new(tool("strip", "binutils"));
+    assert!(strip.arg("-o").arg(&path).arg(&program.path).status().unwrap().success());
+    let mut stripped = Program::run(path);
+    let (capture, truth) = trace(&mut stripped, &[&format!("{address}(long)->long")], 1);
+    let found: Vec<String> =
+        calls(&capture).into_iter().map(|one| written(one).replace(&address, "middle")).collect();
+    let made: Vec<String> = truth.into_iter().filter(|line| line.starts_with("middle|")).collect();
+    assert_eq!(found, made, "{}", capture.stderr);
+    stripped.ends();
 }
 
 #[test]
@@ -385,8 +426,20 @@ fn what_the_ring_has_no_room_for_is_counted_and_makes_no_wrong_pair() {
     // Each record is an entry, a return, or one whose entry was lost.
     let n_ends = all.iter().filter(|one| one.end == "answered").count() as u64;
     assert!(all.len() as u64 + n_ends + 2 * lost >= 400_000, "{} calls, {lost} lost", all.len());
+    check_pairs(&all);
+    // The recorder may have lost some more, which makes no wrong pair either.
+    let replayed = replay(&capture.recording());
+    let lines = replayed.lines().filter(|line| line.contains("\"kind\":\"function\""));
+    let rows: Vec<Transaction> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!rows.is_empty());
+    check_pairs(&rows.iter().collect::<Vec<_>>());
+}
+
+/// Each call of `next` is told once, and returned one more than it was given.
+#[track_caller]
+fn check_pairs(all: &[&Transaction]) {
     let mut seen = BTreeSet::new();
-    for one in &all {
+    for one in all {
         let n = one.arguments.as_ref().unwrap()[0].as_i64().unwrap();
         assert!(seen.insert(n), "told once: {one:?}");
         match one.end.as_str() {
@@ -394,7 +447,6 @@ fn what_the_ring_has_no_room_for_is_counted_and_makes_no_wrong_pair() {
             other => assert_eq!((other, &one.returned), ("tracer_stopped", &None), "{one:?}"),
         }
     }
-    check_replay(&capture);
 }
 
 /// What is said when a function cannot be probed: its cause, and a way out.

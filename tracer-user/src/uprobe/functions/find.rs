@@ -45,6 +45,12 @@ pub fn find(
             "name a program or library for x86-64; what an interpreter runs has no functions of its own";
         FunctionError::new(format!("{shown}: {error}"), hint)
     })?;
+    // Exceptions of its callers may pass through a library that knows nothing of them.
+    let may_throw = match pids {
+        [] => is_shared(&elf),
+        pids => pids.iter().any(|pid| may_throw(*pid)),
+    };
+    let may_use_return_probes = may_use_return_probes && !may_throw;
     let finder = Finder { spec, elf: &elf, path, shown, limit, may_use_return_probes };
     match &spec.what {
         What::Marks(provider, name) => finder.marks(provider, name),
@@ -100,6 +106,25 @@ fn open(binary: &str, pids: &[u32]) -> Result<(PathBuf, File), FunctionError> {
     }
     let hint = "write the path of the file; a bare name is looked for in PATH and, with --pid, in the files of those processes";
     Err(FunctionError::new(format!("there is no file {shown}"), hint))
+}
+
+/// Whether code that a process has mapped may throw. The C library has tables for unwinding of its own, for threads that are cancelled.
+fn may_throw(pid: u32) -> bool {
+    const C_LIBRARY: [&str; 3] = ["libc.so.", "libc-2.", "ld-linux-"];
+    let Ok(process) = Process::read(Path::new("/proc"), pid) else { return true };
+    process.files.iter().any(|mapped| {
+        let name = Path::new(&mapped.path).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let is_known = C_LIBRARY.iter().any(|start| name.starts_with(start));
+        !is_known
+            && process
+                .open(mapped)
+                .is_ok_and(|opened| Elf::parse(&opened.file).is_ok_and(|elf| has_tables(&elf)))
+    })
+}
+
+/// Whether a file says what to do when an exception passes.
+fn has_tables(elf: &Elf<'_>) -> bool {
+    elf.sections.is_empty() || elf.section(".gcc_except_table").is_some()
 }
 
 fn is_same(one: &File, other: &File) -> bool {
@@ -245,7 +270,7 @@ impl Finder<'_> {
                 "its own loop leads back to its beginning, so that one call would be seen as many",
             ));
         }
-        let is_at_returns = *language == Language::Go || !self.may_use_return_probes || self.may_unwind();
+        let is_at_returns = *language == Language::Go || !self.may_use_return_probes || has_tables(self.elf);
         let end = if is_at_returns {
             self.ends(symbol, &code, symbols).ok_or_else(|| {
                 refused("the kernel does not let an instruction be probed at which it returns")
@@ -282,11 +307,6 @@ impl Finder<'_> {
             ));
         }
         Ok(Registers(all[..n].iter().fold(Registers::STACK.0, |all, one| all | one)))
-    }
-
-    /// Whether exceptions or panics may pass through the file's functions: it says what to do then.
-    fn may_unwind(&self) -> bool {
-        self.elf.sections.is_empty() || self.elf.section(".gcc_except_table").is_some()
     }
 
     /// Where a function returns, and where it jumps to another: in its own code, and in the part that the compiler moved away.
