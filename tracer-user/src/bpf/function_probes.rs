@@ -45,6 +45,8 @@ const AGAIN: [Duration; 5] = [
 const PERIOD: Duration = Duration::from_secs(1);
 /// What waits to be looked at. Full: the process is found by its next event.
 const MAX_COMMANDS: usize = 4096;
+/// Probes from which on it is told how long the end takes.
+const MANY_PROBES: usize = 50;
 /// Processes with probes of their own.
 const MAX_PROCESSES: usize = 4096;
 
@@ -143,6 +145,11 @@ impl FunctionProbes {
                 }
             };
             on_file.probes.extend(probes_of(function, one));
+        }
+        let n_probes: usize = files.iter().map(|file| file.probes.len()).sum();
+        if n_probes > MANY_PROBES {
+            notes
+                .push(format!("{n_probes} probes: to take them away again takes the kernel some 0.1 s each"));
         }
         let n_slow = found.iter().filter(|one| one.is_single_stepped()).count();
         if n_slow > 0 {
