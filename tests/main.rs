@@ -14,6 +14,8 @@ mod conversation;
 mod datagrams;
 /// What this host can do, as root and as others.
 mod doctor;
+/// Calls of functions through the pipeline.
+mod functions;
 /// Programs written in Go, built by the toolchains that are there.
 mod go;
 /// The heads of recorded transactions.

@@ -83,6 +83,8 @@ fn times(event: &mut Event) -> Vec<&mut BootTime> {
         Event::ConnShut(shut) => vec![&mut shut.time],
         Event::Datagram(datagram) => vec![&mut datagram.time],
         Event::TlsOpen(open) => vec![&mut open.time],
+        Event::FunctionEnter(enter) => vec![&mut enter.time],
+        Event::FunctionReturn(leave) => vec![&mut leave.time],
         Event::ConnClose(close) => vec![&mut close.time],
         Event::Process(process) => vec![&mut process.time],
         Event::ProcessFacts(facts) => vec![&mut facts.time],

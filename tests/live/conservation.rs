@@ -110,6 +110,8 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
                 Event::Data(_)
                     | Event::Datagram(_)
                     | Event::TlsOpen(_)
+                    | Event::FunctionEnter(_)
+                    | Event::FunctionReturn(_)
                     | Event::ConnOpen(_)
                     | Event::ConnShut(_)
                     | Event::ConnClose(_)

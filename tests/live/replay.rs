@@ -20,7 +20,7 @@ use super::{
 
 /// Everything that a replay prints on standard output.
 #[track_caller]
-fn replay(recording: &Path) -> String {
+pub(super) fn replay(recording: &Path) -> String {
     let mut command = Command::new(txray_program());
     command.arg("replay").arg(recording).args(["--speed", "max", "--json", "--summary", "json"]);
     let output = command.output().unwrap();
@@ -31,7 +31,7 @@ fn replay(recording: &Path) -> String {
 
 /// The summary may differ in what a replay has not got (its own run's time); the transactions may not.
 #[track_caller]
-fn check_same(capture: &Capture, replayed: &str) {
+pub(super) fn check_same(capture: &Capture, replayed: &str) {
     let lines = |text: &str| -> Vec<String> { text.lines().map(str::to_owned).collect() };
     let (mut live, mut again) = (lines(&capture.stdout), lines(replayed));
     let (live_summary, again_summary) = (live.pop().unwrap_or_default(), again.pop().unwrap_or_default());

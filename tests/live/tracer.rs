@@ -37,6 +37,8 @@ pub(super) struct Transaction {
     pub(super) time_basis: String,
     pub(super) kind: String,
     pub(super) role: String,
+    /// Empty: none, of a function's call.
+    #[serde(deserialize_with = "none_is_empty")]
     pub(super) protocol: String,
     pub(super) operation: String,
     pub(super) target: Option<String>,
@@ -59,11 +61,22 @@ pub(super) struct Transaction {
     pub(super) response_bytes: u64,
     pub(super) request_messages: Option<u64>,
     pub(super) response_messages: Option<u64>,
+    pub(super) function: Option<String>,
+    pub(super) arguments: Option<serde_json::Value>,
+    #[serde(rename = "return")]
+    pub(super) returned: Option<serde_json::Value>,
+    pub(super) parent_id: Option<String>,
+    pub(super) root_id: Option<String>,
+    pub(super) self_ns: Option<u64>,
     pub(super) end: String,
     pub(super) confidence: String,
     pub(super) conn_id: String,
     pub(super) id: String,
     pub(super) seq: u64,
+}
+
+fn none_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// What is known of a connection's TLS.

@@ -60,6 +60,7 @@ pub fn transaction(i: u64) -> Transaction {
         response_messages: (i % 9 == 4).then_some(i),
         tls: tls(i % 20),
         carrier: None,
+        call: None,
     }
 }
 

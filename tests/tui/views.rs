@@ -499,3 +499,53 @@ fn the_end_of_what_is_typed_is_seen_however_wide_it_is() {
     let screen = press(&feed, (80, 24), &mut App::default(), &[typed("/"), typed(&text)].concat());
     assert!(screen.lines()[23].contains("or comm = 'end'_"), "{}", screen.lines()[23]);
 }
+
+#[test]
+fn calls_of_functions_stand_as_a_tree_below_their_request_and_a_call_says_what_it_was_given() {
+    use std::sync::Arc;
+    use tracer_user::transaction::{Call, CallId, End, Kind};
+    let request = transaction(0);
+    let root = CallId { conn: request.conn, ordinal: request.ordinal };
+    let of = |number| CallId::of_call(request.pid, request.tid, number);
+    let call = |seq: u64, number, parent, [from, to, own]: [u64; 3], name: &str, end| Transaction {
+        kind: Kind::Function,
+        role: Role::Unknown,
+        protocol: "",
+        operation: name.into(),
+        target: None,
+        status_code: None,
+        start_time: WallTime(request.start_time.0 + from),
+        end_time: WallTime(request.start_time.0 + to),
+        request_end: None,
+        response_start: None,
+        duration_ns: (to - from) as i64,
+        call: Some(Arc::new(Call {
+            function: format!("/bin/app:{name}").into(),
+            arguments: "[7,\"a\\u001b\"]".into(),
+            returned: (end == End::Answered).then(|| "-1".into()),
+            parent: Some(parent),
+            root: Some(root),
+            self_ns: own,
+        })),
+        end,
+        conn: of(0).conn,
+        ordinal: number,
+        seq,
+        ..request.clone()
+    };
+    let rows = vec![
+        request.clone(),
+        call(1, 2, of(1), [200_000, 300_000, 100_000], "price", End::Answered),
+        call(2, 3, of(1), [310_000, 320_000, 10_000], "check", End::Unwound),
+        call(3, 1, root, [100_000, 400_000, 190_000], "handle", End::Answered),
+    ];
+    let feed = feed(rows.clone(), &[snapshot()]);
+    let shown = |row: &Transaction| {
+        let mut app = App { detail: Some(row.clone().into()), ..App::default() };
+        press(&feed, (120, 50), &mut app, &[]).text()
+    };
+    let text = shown(&request);
+    insta::assert_snapshot!("call_tree_120x50", text);
+    assert!(!text.contains('\u{1b}'));
+    insta::assert_snapshot!("call_detail_120x50", shown(&rows[3]));
+}

@@ -71,7 +71,7 @@ pub struct Moved {
 /// From 75 % fill: payload is left out.
 pub const NO_PAYLOAD: u64 = 1;
 /// From 87.5 %: continuations of a turn are summed.
-const HEADS_ONLY: u64 = 2;
+pub const HEADS_ONLY: u64 = 2;
 /// The last 6.25 %: kept for opens and closes.
 pub const RESERVED: u64 = 3;
 

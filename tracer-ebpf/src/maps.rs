@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::{
-    Conn, ExeKey, MAX_CGROUPS, MAX_COMMS, N_STATS, PORT_SLOTS, PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS,
-    Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
+    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, N_STATS, PORT_SLOTS, PortKey,
+    SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
 };
 
 use crate::{
@@ -124,6 +124,15 @@ pub static TLS_GO_CARRIED: LruHashMap<u64, Carried> = LruHashMap::with_max_entri
 /// the middle.
 #[map]
 pub static TLS_PROCESSES: HashMap<u32, TlsProcess> = HashMap::with_max_entries(16_384, 0);
+
+/// What is probed, by the cookie of its probes. Written by user space before they are attached.
+#[map]
+pub static FUNCTIONS: Array<FunctionSpec> = Array::with_max_entries(MAX_FUNCTIONS + 1, 0);
+
+/// How many records of functions each thread has made. Written and read here. Full: the thread used longest ago is forgotten; it begins anew,
+/// which user space takes for a loss. One entry in runs without functions.
+#[map]
+pub static FUNCTION_NUMBERS: LruHashMap<Key, u64> = LruHashMap::with_max_entries(16_384, 0);
 
 /// The program for datagrams behind `socket_send`. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
 /// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.

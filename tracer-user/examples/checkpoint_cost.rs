@@ -132,6 +132,9 @@ fn stretched(mut event: Event, begin: u64) -> Event {
         }
         Event::Datagram(datagram) => stretch(&mut datagram.time, begin),
         Event::TlsOpen(open) => stretch(&mut open.time, begin),
+        Event::FunctionFacts(facts) => stretch(&mut facts.time, begin),
+        Event::FunctionEnter(enter) => stretch(&mut enter.time, begin),
+        Event::FunctionReturn(leave) => stretch(&mut leave.time, begin),
         Event::ConnShut(shut) => stretch(&mut shut.time, begin),
         Event::ConnClose(close) => stretch(&mut close.time, begin),
         Event::Process(process) => stretch(&mut process.time, begin),

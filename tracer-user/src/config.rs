@@ -240,6 +240,8 @@ pub struct Settings {
     pub hooks: Option<Hooks>,
     /// What is shown of connections of TLS.
     pub tls: Option<Tls>,
+    /// Functions whose calls are transactions.
+    pub uprobe: Vec<String>,
     /// Protocols looked for, by registry name; empty = all.
     pub protocol: Vec<String>,
     /// Ports on which what no parser knows is followed turn by turn.
@@ -315,6 +317,7 @@ impl Settings {
             udp_port: list(self.udp_port, upper.udp_port),
             hooks: upper.hooks.or(self.hooks),
             tls: upper.tls.or(self.tls),
+            uprobe: list(self.uprobe, upper.uprobe),
             protocol: list(self.protocol, upper.protocol),
             opaque_port: list(self.opaque_port, upper.opaque_port),
             filter: upper.filter.or(self.filter),
@@ -370,6 +373,8 @@ pub struct Config {
     pub hooks: Hooks,
     /// What is shown of connections of TLS.
     pub tls: Tls,
+    /// Functions whose calls are transactions, as typed.
+    pub uprobes: Vec<String>,
     /// Protocols looked for, by registry name; empty = all.
     pub protocols: Vec<String>,
     /// UDP ports whose datagrams are DNS, beside the usual ones.
@@ -449,6 +454,7 @@ impl Default for Config {
             targets: Targets::default(),
             hooks: Hooks::Auto,
             tls: Tls::Clear,
+            uprobes: Vec::new(),
             protocols: Vec::new(),
             udp_ports: Vec::new(),
             opaque_ports: Vec::new(),
@@ -493,6 +499,7 @@ impl Config {
             },
             hooks: settings.hooks.unwrap_or(default.hooks),
             tls: settings.tls.unwrap_or(default.tls),
+            uprobes: settings.uprobe,
             protocols: settings.protocol,
             udp_ports: settings.udp_port,
             opaque_ports: settings.opaque_port,

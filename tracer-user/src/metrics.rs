@@ -69,7 +69,7 @@ user_counters! {
     ParserInvalid = "lost.parser_invalid",
     /// Gaps that made a parser look for the next boundary.
     ParserGap = "lost.parser_gap",
-    /// Requests seen by the parsers. `requests seen = transactions + unended + open + carried`.
+    /// Requests seen by the parsers. `requests seen + functions.calls = transactions + unended + open + carried`.
     RequestsSeen = "requests.seen",
     /// Transactions that left behind the watermark, with an end.
     Transactions = "transactions.out",
@@ -96,6 +96,26 @@ user_counters! {
     OperationOverflow = "transactions.operation_overflow",
     /// Dots that fell out of the XLog ring.
     XlogEvicted = "xlog.evicted",
+    /// Calls of probed functions that were seen to begin, and probed places that were passed.
+    FunctionCalls = "functions.calls",
+    /// Calls left without a return: an exception, a panic or `longjmp` went over them. They leave as `unwound`.
+    FunctionUnwound = "functions.unwound",
+    /// Calls whose end is not known because records of their thread are missing: they leave as `tracer_stopped`.
+    FunctionDoubtful = "functions.doubtful",
+    /// Calls within more than 64 others with return probes, for which the kernel sets none: they leave as `tracer_stopped`.
+    FunctionBlind = "functions.blind",
+    /// Returns of calls that were not seen to begin. No call is made of them.
+    FunctionUnpaired = "functions.unpaired",
+    /// Records of functions that are missing among those of their threads.
+    FunctionMissing = "functions.missing",
+    /// Calls that are not followed: their thread has too many open.
+    FunctionDepth = "lost.function_depth",
+    /// Calls that are not followed: too many threads have open ones.
+    FunctionThreads = "lost.function_threads",
+    /// Records of functions that came too late for their place among those of their thread.
+    FunctionLate = "lost.function_late",
+    /// Records of functions of which nothing is known: the recording has lost what they are called.
+    FunctionUnknown = "lost.function_unknown",
     /// Turns of TLS that were taken for requests until their clear text was seen, which tells what they are. Not lost.
     Carried = "requests.carried",
 }

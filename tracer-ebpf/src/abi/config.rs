@@ -35,6 +35,81 @@ pub struct TlsProcess {
 // SAFETY: `repr(C)`, two integers.
 unsafe impl aya::Pod for TlsProcess {}
 
+/// Functions that one run may probe. The kernel takes probes away one by one and waits at each until nobody runs what it replaces: some 160 ms on a
+/// loaded machine with two processors (Linux 6.18), and a function of C++ has three probes or four.
+pub const MAX_FUNCTIONS: u32 = 128;
+
+/// What the kernel side has to know of a probed function; value of the `FUNCTIONS` map. Its key goes with each probe as its cookie; 0 is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FunctionSpec {
+    /// `CALL_*`.
+    pub convention: u8,
+    /// Texts among the arguments, the first of `texts`.
+    pub n_texts: u8,
+    /// The text that is returned.
+    pub returned: TextAt,
+    /// 1 = its end is told by a return probe.
+    pub by_return_probe: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Where the texts are, by register ([`crate::FunctionEnter::registers`]).
+    pub texts: [TextAt; crate::FUNCTION_TEXTS],
+    /// Where a mark's arguments are.
+    pub places: [ArgumentAt; crate::FUNCTION_REGISTERS],
+}
+
+/// Where a text is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TextAt {
+    /// Number of the register with its address. Of what is returned: [`NO_REGISTER`] = it is no text, 0 = it is one.
+    pub address: u8,
+    /// Number of the one with its length; [`NO_REGISTER`]: it ends with a zero.
+    pub length: u8,
+}
+
+/// There is no such register.
+pub const NO_REGISTER: u8 = u8::MAX;
+
+/// Where an argument of a mark is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ArgumentAt {
+    /// A constant, or what is added to the register before memory is read there.
+    pub value: i64,
+    /// `AT_*`.
+    pub kind: u8,
+    /// The register, by its number in the instruction set.
+    pub register: u8,
+    /// Bytes; negative: with a sign.
+    pub size: i8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// System V: rdi, rsi, rdx, rcx, r8, r9; returns in rax and rdx.
+pub const CALL_C: u8 = 0;
+/// Go since 1.17: rax, rbx, rcx, rdi, rsi, r8, r9, r10; returns in rax and rbx; the goroutine in r14.
+pub const CALL_GO: u8 = 1;
+/// A mark (USDT): each argument is somewhere else.
+pub const CALL_MARK: u8 = 2;
+
+/// No argument.
+pub const AT_NOTHING: u8 = 0;
+/// In a register.
+pub const AT_REGISTER: u8 = 1;
+/// In memory.
+pub const AT_MEMORY: u8 = 2;
+/// The value itself.
+pub const AT_CONSTANT: u8 = 3;
+
+const _: () = assert!(size_of::<FunctionSpec>() == 144);
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, integers only, no padding (zerocopy's derive checks it).
+unsafe impl aya::Pod for FunctionSpec {}
+
 /// Why a process is a target; value of the `TARGETS` map (key: pid).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -272,6 +272,82 @@ pub const TLS_LINK_NESTED: u16 = 1;
 /// calls, the same each time it was looked at.
 pub const TLS_LINK_ORDER: u16 = 2;
 
+/// [`FunctionEnter`] and its texts.
+pub const KIND_FUNCTION_ENTER: u16 = 11;
+/// [`FunctionReturn`] and its text.
+pub const KIND_FUNCTION_RETURN: u16 = 12;
+
+/// Registers that a [`FunctionEnter`] holds: as many as calling conventions pass arguments in, or their first eight.
+pub const FUNCTION_REGISTERS: usize = 8;
+/// Texts among the arguments of a function that are copied.
+pub const FUNCTION_TEXTS: usize = 4;
+/// Bytes of a text that are copied at most: what stands in the record for each.
+pub const FUNCTION_TEXT_BYTES: usize = 256;
+/// Instead of a length: the text was not copied.
+pub const NO_TEXT: u16 = u16::MAX;
+
+/// A probed function of a target begins, or a place in it is passed. `n_texts` fields of [`FUNCTION_TEXT_BYTES`] follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FunctionEnter {
+    /// Time of the hit.
+    pub header: Header,
+    /// Number of this record among those of its thread's functions: what is lost shows as a gap.
+    pub number: u64,
+    /// The stack pointer: at a function's beginning the address of its return address. In Go, whose stacks move, the way from the stack's
+    /// upper end, as a negative number.
+    pub stack: u64,
+    /// Go: the goroutine; otherwise 0.
+    pub goroutine: u64,
+    /// Where it returns to, of functions whose end a return probe tells; otherwise 0.
+    pub caller: u64,
+    /// In the order of the calling convention; of a mark: its arguments.
+    pub registers: [u64; FUNCTION_REGISTERS],
+    /// Bytes of each text that were copied, or [`NO_TEXT`].
+    pub text_lengths: [u16; FUNCTION_TEXTS],
+    /// Which function ([`FunctionSpec`](crate::FunctionSpec)).
+    pub function: u32,
+    /// Thread group (process).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Texts that follow.
+    pub n_texts: u32,
+    /// Thread name.
+    pub comm: [u8; 16],
+}
+
+/// A probed function of a target returns. If `text_length` is not [`NO_TEXT`], [`FUNCTION_TEXT_BYTES`] of what it returns follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FunctionReturn {
+    /// Time of the hit.
+    pub header: Header,
+    /// As in [`FunctionEnter`], of the same count.
+    pub number: u64,
+    /// Where the return address stands or stood: as [`FunctionEnter::stack`] of the same call.
+    pub stack: u64,
+    /// Go: the goroutine; otherwise 0.
+    pub goroutine: u64,
+    /// What it returns.
+    pub value: u64,
+    /// Which function.
+    pub function: u32,
+    /// Thread group (process).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Bytes of the text that was copied, or [`NO_TEXT`].
+    pub text_length: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// [`FunctionReturn`]: it hands over to another function (a tail call), whose value nobody sees here.
+pub const FLAG_HANDS_OVER: u16 = 1 << 0;
+
+const _: () = assert!(size_of::<FunctionEnter>() == 152);
+const _: () = assert!(size_of::<FunctionReturn>() == 64);
 const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);
 const _: () = assert!(size_of::<Datagram>() == 112);

@@ -90,6 +90,12 @@ counters! {
     TlsCallLeft = "tls_call_left",
     /// The map of calls in progress was full: a call of a TLS library is not seen. Lost.
     TlsCallsFull = "tls_calls_full",
+    /// Records of functions refused: the ring was full, or so full that requests go first. Lost; it shows as a gap in the thread's numbers.
+    RefusedFunction = "refused_function",
+    /// Texts of functions' arguments left out because the ring was over 75 % full.
+    FunctionTextLeftOut = "function_text_left_out",
+    /// Texts of functions' arguments that could not be read: the address is none, or its page was not resident.
+    FunctionTextFault = "function_text_fault",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",
     /// A kernel structure could not be read.

@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod datagram;
+pub mod function;
 pub mod hit;
 pub mod process;
 pub mod socket;

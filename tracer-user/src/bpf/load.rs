@@ -22,7 +22,7 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
-        probes::{ARRIVALS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
+        probes::{ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
         tls_libraries::TlsTrial,
         uprobe_link, uprobe_trial,
     },
@@ -57,6 +57,8 @@ pub struct LoadConfig {
     pub udp_ports: Vec<u16>,
     /// Calls of TLS libraries are told.
     pub tls: bool,
+    /// Calls of functions are told.
+    pub functions: bool,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -145,6 +147,8 @@ pub struct Loaded {
     /// The programs for functions of TLS libraries, by name: loaded, and attached to nothing. Empty where the kernel did not take them, or nobody
     /// asked for them.
     pub tls_programs: FxHashMap<&'static str, OwnedFd>,
+    /// The programs for functions that somebody named, in the same way; an error where the kernel did not take them.
+    pub function_programs: Result<FxHashMap<&'static str, OwnedFd>, String>,
     /// The probe at the exit of calls is loaded, and not attached.
     pub has_datagram_exit: bool,
     /// It is wanted from the start.
@@ -214,7 +218,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     let offsets = Offsets::resolve(&kernel)?;
     let families = families(config.hooks, Family::Socket.is_of(&kernel))?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
-    let mut ebpf = object(&settings(config, &offsets, own_pid), config.max_conns, &btf)?;
+    let mut ebpf = object(&settings(config, &offsets, own_pid), config.max_conns, config.functions, &btf)?;
     fill(&mut ebpf, config)?;
 
     let mut missing = Vec::new();
@@ -272,7 +276,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     if config.tls {
         // Those of Go by themselves: without them the others are read.
         for (programs, feature) in [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE)] {
-            match tls_programs_of(&mut ebpf, programs) {
+            match uprobe_programs(&mut ebpf, programs) {
                 Ok(programs) => tls_programs.extend(programs),
                 Err(reason) => {
                     missing.push(Missing { feature, reason });
@@ -281,16 +285,26 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
             }
         }
     }
+    let function_programs =
+        if config.functions { uprobe_programs(&mut ebpf, FUNCTIONS) } else { Ok(FxHashMap::default()) };
     arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
     let datagram_exit_at_once = config.has_open_datagram_sockets;
-    Ok(Loaded { ebpf, family, missing, tls_programs, has_datagram_exit, datagram_exit_at_once })
+    Ok(Loaded {
+        ebpf,
+        family,
+        missing,
+        tls_programs,
+        function_programs,
+        has_datagram_exit,
+        datagram_exit_at_once,
+    })
 }
 
-/// Loads the programs for functions of TLS libraries.
-fn tls_programs_of(
+/// Loads programs for functions of other programs.
+fn uprobe_programs(
     ebpf: &mut Ebpf,
-    programs: &[&'static str],
+    names: &[&'static str],
 ) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
     let load = |name: &&'static str| {
         let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
@@ -302,7 +316,7 @@ fn tls_programs_of(
             Err(error) => Err(format!("load probe {name}: {}", shortened(&chain(&error)))),
         }
     };
-    programs.iter().map(load).collect()
+    names.iter().map(load).collect()
 }
 
 /// Lets the probes tell what they see, all from the same instant on, or no longer.
@@ -384,7 +398,12 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settin
 }
 
 /// Makes the maps, and the programs ready to be loaded.
-fn object(settings: &abi::Settings, max_conns: u32, btf: &Btf) -> Result<Ebpf, LoadError> {
+fn object(
+    settings: &abi::Settings,
+    max_conns: u32,
+    has_functions: bool,
+    btf: &Btf,
+) -> Result<Ebpf, LoadError> {
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("SETTINGS", settings, true)
@@ -396,6 +415,8 @@ fn object(settings: &abi::Settings, max_conns: u32, btf: &Btf) -> Result<Ebpf, L
         .map_max_entries("TLS_HANDLES", if settings.tls == 0 { 1 } else { max_conns })
         .map_max_entries("TLS_GOROUTINES", if settings.tls == 0 { 1 } else { 16_384 })
         .map_max_entries("TLS_GO_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
+        // Of threads that make records of functions: 1.5 MiB.
+        .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
 }
@@ -434,7 +455,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         ring_bytes: 64 * 1024,
         ..settings(&LoadConfig::nothing(), &offsets, 0)
     };
-    let mut ebpf = object(&settings, 64, &btf)?;
+    let mut ebpf = object(&settings, 64, false, &btf)?;
     // What goes with hooks that this kernel does not have is not its lack.
     let families = [Family::Socket, Family::Syscall].into_iter().filter(|family| family.is_of(&kernel));
     let datagrams =
@@ -452,7 +473,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
     let probes = present.into_iter().map(trial).collect();
-    let tls = tls_programs_of(&mut ebpf, TLS).and_then(|programs| {
+    let tls = uprobe_programs(&mut ebpf, TLS).and_then(|programs| {
         let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(NO_SUCH_PROGRAM);
         uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)
     });
@@ -481,6 +502,7 @@ impl LoadConfig {
             capture: Capture::Everything,
             udp_ports: vec![53],
             tls: true,
+            functions: true,
             has_open_datagram_sockets: false,
         }
     }

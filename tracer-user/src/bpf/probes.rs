@@ -142,6 +142,10 @@ pub(super) const TLS: &[&str] = &[
 pub(super) const TLS_GO: &[&str] =
     &["tls_go_handshake", "tls_go_read", "tls_go_copy", "tls_go_copy_reader", "tls_go_send", "tls_go_sent"];
 
+/// Programs for functions that somebody named (`function_probes`).
+pub(super) const FUNCTIONS: &[&str] =
+    &["function_enter", "function_return", "function_end", "function_tail", "function_mark"];
+
 /// What a run without them does without.
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
 /// The same for Go's.

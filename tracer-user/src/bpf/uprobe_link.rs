@@ -79,13 +79,69 @@ pub struct Place<'a> {
 
 /// Attaches `program`. Dropping what is returned detaches it.
 pub fn attach(program: BorrowedFd<'_>, place: Place<'_>) -> io::Result<OwnedFd> {
+    let event = event(place, None)?;
+    // SAFETY: both take a number.
+    let outcome = unsafe {
+        match libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) {
+            0 => libc::ioctl(event.as_raw_fd(), ENABLE, 0),
+            error => error,
+        }
+    };
+    if outcome != 0 { Err(io::Error::last_os_error()) } else { Ok(event) }
+}
+
+/// The same with a number that the program is told at each hit (kernel 5.15 and later). `semaphore`: where in the file the counter of a mark lies, which
+/// the kernel raises meanwhile.
+pub fn attach_with_cookie(
+    program: BorrowedFd<'_>,
+    place: Place<'_>,
+    semaphore: Option<u64>,
+    cookie: u64,
+) -> io::Result<OwnedFd> {
+    /// `BPF_LINK_CREATE`, `BPF_PERF_EVENT` (include/uapi/linux/bpf.h).
+    const LINK_CREATE: libc::c_long = 28;
+    const PERF_EVENT: u32 = 41;
+    /// `union bpf_attr`, the part for making a link to an event.
+    #[repr(C)]
+    struct Link {
+        program: u32,
+        event: u32,
+        kind: u32,
+        flags: u32,
+        cookie: u64,
+    }
+    let event = event(place, semaphore)?;
+    let link = Link {
+        program: program.as_raw_fd().cast_unsigned(),
+        event: event.as_raw_fd().cast_unsigned(),
+        kind: PERF_EVENT,
+        flags: 0,
+        cookie,
+    };
+    // SAFETY: the structure outlives the call, which is told its length.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const link, size_of::<Link>()) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it, and nobody else has it. It holds the event.
+    let made = unsafe { OwnedFd::from_raw_fd(made as i32) };
+    // SAFETY: takes a number.
+    if unsafe { libc::ioctl(event.as_raw_fd(), ENABLE, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(made)
+}
+
+/// An event of the kernel's unit, which does nothing by itself.
+fn event(place: Place<'_>, semaphore: Option<u64>) -> io::Result<OwnedFd> {
     let no_unit = || io::Error::other(format!("this kernel has no uprobes that perf can ask for ({UNIT})"));
     let unit = unit().ok_or_else(no_unit)?;
     let path = CString::new(place.path.as_os_str().as_bytes())?;
     let attributes = Attributes {
         kind: unit.kind,
         size: size_of::<Attributes>() as u32,
-        config: u64::from(place.at_return) << unit.return_bit,
+        // `ref_ctr_offset`: the upper half (format/ref_ctr_offset).
+        config: u64::from(place.at_return) << unit.return_bit | semaphore.unwrap_or(0) << 32,
         path: path.as_ptr() as u64,
         offset: place.offset,
         ..Attributes::default()
@@ -101,15 +157,7 @@ pub fn attach(program: BorrowedFd<'_>, place: Place<'_>) -> io::Result<OwnedFd> 
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call has just made it, and nobody else has it.
-    let event = unsafe { OwnedFd::from_raw_fd(event as i32) };
-    // SAFETY: both take a number.
-    let outcome = unsafe {
-        match libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) {
-            0 => libc::ioctl(event.as_raw_fd(), ENABLE, 0),
-            error => error,
-        }
-    };
-    if outcome != 0 { Err(io::Error::last_os_error()) } else { Ok(event) }
+    Ok(unsafe { OwnedFd::from_raw_fd(event as i32) })
 }
 
 /// Threads that attach or detach at once. Each attachment waits for a grace period of RCU where none has just been waited for, and each

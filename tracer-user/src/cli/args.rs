@@ -38,6 +38,10 @@ pub struct CaptureArgs {
     /// Connections of TLS: what programs say in them, seen in their own libraries, or only turns from outside [default: clear]
     #[arg(long, value_enum, value_name = "HOW", env = "TXRAY_TLS")]
     pub tls: Option<Tls>,
+    /// Make each call of this function a transaction (repeatable): BINARY:SYMBOL, with types for values (int,str)->int; * and ? stand for others;
+    /// BINARY:SYMBOL+0x12, BINARY:0xADDR, BINARY:usdt:PROVIDER:NAME
+    #[arg(long, value_name = "WHERE", env = "TXRAY_UPROBE", help_heading = "Capture")]
+    pub uprobe: Vec<String>,
     /// Bytes of the kernel's ring, a power of two [default: 16M]
     #[arg(long, value_name = "SIZE", env = "TXRAY_RING_SIZE", help_heading = "Capture")]
     pub ring_size: Option<Size>,
@@ -193,8 +197,9 @@ fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
 impl CaptureArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, tls, ring_size, queue_batches } = self.clone();
-        Settings { pid, comm, exe, cgroup, port, hooks, tls, ring_size, queue_batches, ..settings }
+        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, tls, uprobe, ring_size, queue_batches } =
+            self.clone();
+        Settings { pid, comm, exe, cgroup, port, hooks, tls, uprobe, ring_size, queue_batches, ..settings }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `txray live`: trace and show.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use clap::Args;
 
@@ -26,6 +26,7 @@ use crate::{
     },
     text::screen_text,
     tui,
+    uprobe::functions::Spec,
 };
 
 /// Trace, and show every transaction as it happens: the XLog and the operations table on a terminal, one line a second
@@ -66,6 +67,12 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
     // Everything that can be wrong with what was typed is found before anything is attached.
     run::filter(&config)?;
     let age_steps = run::screen(&config)?.age_steps;
+    let functions = config
+        .uprobes
+        .iter()
+        .map(|text| Spec::parse(text, Path::exists))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Expected::new(error.what, error.hint))?;
     let metrics = Metrics::default();
     let recorder = record::recorder(&config, &metrics)?;
     let everything = recorder.is_some() && config.record.payload == Payload::Full;
@@ -77,6 +84,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         capture: if everything { Capture::Everything } else { Capture::Heads },
         udp_ports: run::udp_ports(&config),
         tls: config.tls == Tls::Clear,
+        functions,
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;
@@ -98,6 +106,9 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
     let mut notes = format!("txray: tracing {targets} through {}\n", source.family());
     for name in targets::not_running(&config.targets) {
         notes.push_str(&format!("txray: no process {} yet: waiting for one to start\n", screen_text(&name)));
+    }
+    for note in source.notes() {
+        notes.push_str(&format!("txray: {}\n", screen_text(note)));
     }
     for missing in source.missing() {
         notes.push_str(&format!("txray: without {}: {}\n", missing.feature, missing.reason));

@@ -82,6 +82,9 @@ pub fn time(event: &Event) -> BootTime {
         Event::Counters(counters) => counters.time,
         Event::Tick(time) => *time,
         Event::Loss(loss) => loss.time,
+        Event::FunctionFacts(facts) => facts.time,
+        Event::FunctionEnter(enter) => enter.time,
+        Event::FunctionReturn(leave) => leave.time,
     }
 }
 
@@ -103,6 +106,10 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
         }
         Event::Datagram(datagram) => (time, datagram.conn.0, 5, datagram.number, datagram.direction() as u32),
         Event::ConnShut(shut) => (time, shut.conn.0, 7, shut.direction.index() as u64, 0),
+        Event::FunctionFacts(facts) => (time, 0, 3, 1, facts.function),
+        // Behind bytes that its thread has received by then; of one thread by their number.
+        Event::FunctionEnter(enter) => (time, u64::MAX, 7, enter.number, enter.tid),
+        Event::FunctionReturn(leave) => (time, u64::MAX, 7, leave.number, leave.tid),
         // Of several the youngest first: what is inside of a connection ends before it does.
         Event::ConnClose(close) => (time, u64::MAX, 8, !close.conn.0, 0),
         Event::Process(process) => (time, u64::MAX, 9, 0, process.pid),

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Link, Pipeline,
+    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Pipeline,
     PipelineConfig, State, Tally, VerdictSink, connections::TallyMore,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 type SavedEntry = (Connection, Exchange, Option<(String, Vec<u8>)>, bool, bool);
 
 /// What a checkpoint holds last: of each connection, and of what lies between them.
-type More = (Vec<EntryMore>, WatermarkMore, Datagrams, (Carriers, Vec<Option<Arc<TlsFacts>>>));
+type More = (Vec<EntryMore>, WatermarkMore, Datagrams, (Carriers, Vec<Option<Arc<TlsFacts>>>), Functions);
 /// The same of one connection.
 type EntryMore = (ExchangeMore, TallyMore, Option<Link>);
 
@@ -95,6 +95,7 @@ impl Pipeline {
                 rest.watermark.more(),
                 &rest.datagrams,
                 (&rest.carriers, rest.closed.tls()),
+                &rest.functions,
             ))
             .unwrap_or_default(),
         );
@@ -120,7 +121,7 @@ impl Pipeline {
             VERSION_WITHOUT_TALLIES => Default::default(),
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
-        let (more, of_watermark, datagrams, (carriers, of_closed)): More = match found {
+        let (more, of_watermark, datagrams, (carriers, of_closed), functions): More = match found {
             ..VERSION_WITH_MORE => Default::default(),
             _ => postcard::from_bytes(bytes).map_err(fault)?,
         };
@@ -165,6 +166,7 @@ impl Pipeline {
         rest.closed.restore_tls(of_closed);
         rest.datagrams = datagrams;
         rest.carriers = carriers;
+        rest.functions = functions;
         Ok(pipeline)
     }
 }

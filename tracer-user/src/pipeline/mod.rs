@@ -204,6 +204,7 @@ mod carriers;
 mod checkpoint;
 mod connections;
 mod datagrams;
+mod functions;
 mod looked_for;
 mod open;
 mod positions;
@@ -214,6 +215,7 @@ use carriers::{Carriers, Link};
 use connections::{ClosedConns, Tally};
 pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CONNS_LISTED};
 use datagrams::Datagrams;
+use functions::Functions;
 pub use looked_for::LookedFor;
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
 use positions::Noted;
@@ -283,6 +285,7 @@ struct Rest {
     closed: ClosedConns,
     datagrams: Datagrams,
     carriers: Carriers,
+    functions: Functions,
     /// Carriers of which more was told in the step in progress.
     told: Vec<ConnId>,
     noted: Option<Noted>,
@@ -345,6 +348,7 @@ impl Pipeline {
                 closed: ClosedConns::default(),
                 datagrams: Datagrams::default(),
                 carriers: Carriers::default(),
+                functions: Functions::default(),
                 told: Vec::new(),
                 noted: None,
                 marks: Vec::new(),
@@ -374,6 +378,7 @@ impl Pipeline {
             Event::ProcessFacts(facts) if !self.rest.processes.knows(facts.pid) => {
                 self.rest.processes.learn(facts.clone());
             }
+            Event::FunctionFacts(facts) => self.learn_function(facts),
             Event::Listening(listening) => self.rest.listening.add(listening.netns, listening.port),
             Event::Anchor(anchor) if self.rest.state.line.is_empty() => self.rest.state.line.add(*anchor),
             Event::Loss(loss) => self.rest.metrics.add(Counter::RecordingMissing, loss.n.unwrap_or(0)),
@@ -418,7 +423,9 @@ impl Pipeline {
             Event::ProcessFacts(facts) => self.rest.processes.learn(facts),
             Event::Anchor(anchor) => self.rest.state.line.add(anchor),
             Event::Counters(counters) => self.counters(counters),
-            Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
+            Event::FunctionEnter(enter) => self.function_enter(&enter),
+            Event::FunctionReturn(leave) => self.function_return(&leave),
+            Event::FunctionFacts(_) | Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }
         self.tell();
     }
@@ -444,6 +451,7 @@ impl Pipeline {
         self.end_stuck(now);
         self.forget_idle(now);
         self.end_conversations(now);
+        self.rest.release_calls(now);
         let lag = self.rest.config.watermark_lag_ns;
         let Rest { watermark, state, templates, .. } = &mut self.rest;
         watermark.advance(BootTime(now.0.saturating_sub(lag)), &state.line, templates);
@@ -588,6 +596,9 @@ impl Pipeline {
     }
 
     fn process(&mut self, process: &Process) {
+        if process.change != ProcessChange::Start {
+            self.end_calls_of(process.pid, process.time);
+        }
         if process.change == ProcessChange::Exit {
             self.rest.processes.end(process.pid, process.time);
             let due = BootTime(process.time.0.saturating_add(EXIT_GRACE_NS));
@@ -701,6 +712,7 @@ impl Pipeline {
                 exchange.pairs_mut().end_all(End::TracerStopped, frontier, turnover.fx);
             });
         }
+        self.end_all_calls(frontier);
         let Rest { watermark, templates, .. } = &mut self.rest;
         watermark.flush(templates);
         self.drain()

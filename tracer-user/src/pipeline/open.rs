@@ -151,6 +151,7 @@ impl OpenRequest {
             response_bytes: self.bytes[1],
             request_messages: self.messages[0],
             response_messages: self.messages[1],
+            call: None,
             end: End::TracerStopped,
             confidence: self.confidence,
             conn: self.conn,

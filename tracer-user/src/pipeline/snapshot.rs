@@ -6,7 +6,7 @@ use super::{AgeSteps, InFlight, MAX_OPEN_LISTED, OpenRequest, Pipeline, Snapshot
 use crate::{
     event::ConnId,
     time::BootTime,
-    transaction::{Kind, Unpaired},
+    transaction::{CallId, Kind, Unpaired},
 };
 
 impl Pipeline {
@@ -44,6 +44,21 @@ impl Pipeline {
                 by_service.entry(self.rest.service_of(entry, open.pid, &open.comm)).or_default()[class] += 1;
             }
         }
+        for open in self.open_calls() {
+            let CallId { conn, ordinal } = open.id();
+            let key = (open.enter.time, conn, ordinal);
+            let full = listed.len() >= MAX_OPEN_LISTED;
+            if !full || listed.last_key_value().is_some_and(|(last, _)| key < *last) {
+                listed.insert(key, self.open_call(open, frontier, anchor));
+                if full {
+                    listed.pop_last();
+                }
+            }
+            n_open += 1;
+            let class = age_steps.class(frontier.0.saturating_sub(open.enter.time.0));
+            let service = self.rest.processes.service_of(open.enter.pid, &open.enter.comm);
+            by_service.entry(service).or_default()[class] += 1;
+        }
         lost.high = lost.high.saturating_add(state.residual);
         Snapshot {
             time: frontier,
@@ -55,7 +70,7 @@ impl Pipeline {
             n_long_lived,
             n_left_out,
             n_unended: state.n_unended,
-            n_waiting: self.rest.watermark.n_waiting() as u64,
+            n_waiting: (self.rest.watermark.n_waiting() + self.rest.functions.n_waiting()) as u64,
             age_steps,
             in_flight: by_service
                 .into_iter()

@@ -218,6 +218,9 @@ impl Rest {
         let protocol = entry.exchange.protocol().unwrap_or_default();
         let requests = entry.exchange.requests();
         for ended in ended.drain(..) {
+            if self.functions.is_used() {
+                self.functions.answered(entry.conn.id, &ended);
+            }
             if let (Some(noted), Some(requests)) = (&mut self.noted, requests) {
                 noted.look(entry.conn.id, requests, &ended);
             }
@@ -285,6 +288,9 @@ impl Rest {
         };
         entry.tally.data(data, !entry.conn.streams[data.direction().index()].started);
         self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
+        if self.functions.is_used() {
+            self.note_served(entry, data);
+        }
         if !entry.port_told
             && let Some(capture) = entry.exchange.wants_captured()
         {

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Fault;
 use crate::{
-    event::{ConnId, Data, Datagram, ProcessChange, Role},
+    event::{ConnId, Data, Datagram, FunctionEnter, FunctionReturn, ProcessChange, Role},
     time::BootTime,
 };
 
@@ -100,6 +100,80 @@ impl TlsBlob {
             library: bytes.get_u16_le(),
             link: bytes.get_u16_le(),
         })
+    }
+}
+
+/// The part of a function's entry that has no column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EnterBlob {
+    pub goroutine: u64,
+    pub caller: u64,
+    pub registers: [u64; abi::FUNCTION_REGISTERS],
+    pub texts: Vec<Option<Bytes>>,
+}
+
+impl EnterBlob {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.goroutine);
+        out.put_u64_le(self.caller);
+        self.registers.iter().for_each(|register| out.put_u64_le(*register));
+        self.texts.iter().for_each(|text| put_text(out, text.as_ref()));
+    }
+
+    pub(super) fn read(mut bytes: Bytes) -> Result<EnterBlob, BadBlob> {
+        let goroutine = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
+        let caller = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
+        let mut registers = [0; abi::FUNCTION_REGISTERS];
+        for register in &mut registers {
+            *register = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
+        }
+        let mut texts = Vec::new();
+        while !bytes.is_empty() {
+            texts.push(get_text(&mut bytes)?);
+        }
+        Ok(EnterBlob { goroutine, caller, registers, texts })
+    }
+}
+
+/// The part of a function's return that has no column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ReturnBlob {
+    pub goroutine: u64,
+    pub value: u64,
+    pub text: Option<Bytes>,
+}
+
+impl ReturnBlob {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.goroutine);
+        out.put_u64_le(self.value);
+        put_text(out, self.text.as_ref());
+    }
+
+    pub(super) fn read(mut bytes: Bytes) -> Result<ReturnBlob, BadBlob> {
+        let goroutine = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
+        let value = bytes.try_get_u64_le().map_err(|_| BadBlob)?;
+        Ok(ReturnBlob { goroutine, value, text: get_text(&mut bytes)? })
+    }
+}
+
+/// A length, [`abi::NO_TEXT`] for none, and the text.
+fn put_text(out: &mut Vec<u8>, text: Option<&Bytes>) {
+    match text {
+        Some(text) => {
+            let length = text.len().min(abi::FUNCTION_TEXT_BYTES);
+            out.put_u16_le(length as u16);
+            out.put_slice(&text[..length]);
+        }
+        None => out.put_u16_le(abi::NO_TEXT),
+    }
+}
+
+fn get_text(bytes: &mut Bytes) -> Result<Option<Bytes>, BadBlob> {
+    match bytes.try_get_u16_le().map_err(|_| BadBlob)? {
+        abi::NO_TEXT => Ok(None),
+        length if bytes.len() >= usize::from(length) => Ok(Some(bytes.split_to(usize::from(length)))),
+        _ => Err(BadBlob),
     }
 }
 
@@ -260,6 +334,18 @@ impl Cells {
         let &Datagram { conn, number, bytes, flags, pid, tid, comm, .. } = datagram;
         let (conn, bytes) = (conn.0, u64::from(bytes));
         Cells { conn, position: number, bytes, flags, pid, tid, n_calls: 1, comm, ..Cells::default() }
+    }
+}
+
+impl Cells {
+    pub(super) fn of_enter(enter: &FunctionEnter) -> Cells {
+        let &FunctionEnter { number, stack, function, pid, tid, comm, .. } = enter;
+        Cells { position: number, bytes: stack, turn: function, pid, tid, comm, ..Cells::default() }
+    }
+
+    pub(super) fn of_return(leave: &FunctionReturn) -> Cells {
+        let &FunctionReturn { number, stack, function, pid, tid, flags, .. } = leave;
+        Cells { position: number, bytes: stack, turn: function, flags, pid, tid, ..Cells::default() }
     }
 }
 

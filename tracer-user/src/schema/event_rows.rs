@@ -12,6 +12,8 @@
 //! | `comm` | thread name without the zeros behind it; bytes, because names need not be UTF-8 |
 //! | `payload` | data: captured bytes; datagram: ends (40 bytes), namespace (4), captured bytes; `position` is its number; other kinds: what has no column; checkpoint: the pipeline's state |
 //!
+//! Of a function's call `position` is the record's number, `bytes` the frame, `turn` the function.
+//!
 //! Unsigned numbers of the kernel are stored as the signed ones of the same bits: every reader of Parquet has those.
 
 use std::sync::{Arc, LazyLock};
@@ -28,14 +30,14 @@ use tracer_ebpf as abi;
 use super::{
     Fault, PayloadMode,
     event_blob::{
-        BytesColumn, Cells, CloseBlob, DatagramBlob, OpenBlob, ProcessBlob, Shared, TlsBlob, before, column,
-        push_json, wrong_type,
+        BytesColumn, Cells, CloseBlob, DatagramBlob, EnterBlob, OpenBlob, ProcessBlob, ReturnBlob, Shared,
+        TlsBlob, before, column, push_json, wrong_type,
     },
 };
 use crate::{
     event::{
-        ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, Listening, Loss, Process,
-        TlsOpen,
+        ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, FunctionEnter,
+        FunctionReturn, Listening, Loss, Process, TlsOpen,
     },
     time::{Anchor, BootTime, WallTime},
 };
@@ -70,6 +72,12 @@ pub enum Kind {
     Datagram = 12,
     /// [`Event::TlsOpen`].
     TlsOpen = 13,
+    /// [`Event::FunctionFacts`].
+    FunctionFacts = 14,
+    /// [`Event::FunctionEnter`].
+    FunctionEnter = 15,
+    /// [`Event::FunctionReturn`].
+    FunctionReturn = 16,
     /// State of the pipeline before the event of this ordinal. No event itself.
     Checkpoint = 32,
     /// Events that the recorder could not keep. No event itself.
@@ -79,7 +87,7 @@ pub enum Kind {
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 15] = [
+        const ALL: [Kind; 18] = [
             Data,
             ConnOpen,
             ConnShut,
@@ -93,6 +101,9 @@ impl Kind {
             Loss,
             Datagram,
             TlsOpen,
+            FunctionFacts,
+            FunctionEnter,
+            FunctionReturn,
             Checkpoint,
             Hole,
         ];
@@ -246,6 +257,27 @@ impl EventRows {
                 let TlsOpen { time, conn, carrier, pid, library, link, flags } = *open;
                 TlsBlob { carrier, library, link }.write(out);
                 (Kind::TlsOpen, time, Cells { conn: conn.0, flags, pid, ..Cells::default() })
+            }
+            Event::FunctionFacts(facts) => {
+                push_json(out, facts);
+                (Kind::FunctionFacts, facts.time, Cells::default())
+            }
+            Event::FunctionEnter(enter) => {
+                let hides = self.payload_mode == PayloadMode::None;
+                let texts = enter.texts.iter().map(|text| text.clone().filter(|_| !hides)).collect();
+                EnterBlob {
+                    goroutine: enter.goroutine,
+                    caller: enter.caller,
+                    registers: enter.registers,
+                    texts,
+                }
+                .write(out);
+                (Kind::FunctionEnter, enter.time, Cells::of_enter(enter))
+            }
+            Event::FunctionReturn(leave) => {
+                let text = leave.text.clone().filter(|_| self.payload_mode != PayloadMode::None);
+                ReturnBlob { goroutine: leave.goroutine, value: leave.value, text }.write(out);
+                (Kind::FunctionReturn, leave.time, Cells::of_return(leave))
             }
             Event::ConnShut(shut) => {
                 let flags = match shut.direction {
@@ -537,6 +569,41 @@ impl<'a> EventColumns<'a> {
                 let (pid, flags) = (self.pid[i] as u32, self.flags[i]);
                 Event::TlsOpen(TlsOpen { time, conn, carrier, pid, library, link, flags })
             }
+            Kind::FunctionFacts => {
+                Event::FunctionFacts(serde_json::from_slice(&payload()).map_err(|_| bad())?)
+            }
+            Kind::FunctionEnter => {
+                let EnterBlob { goroutine, caller, registers, texts } =
+                    EnterBlob::read(payload()).map_err(|_| bad())?;
+                Event::FunctionEnter(FunctionEnter {
+                    time,
+                    number: self.position[i] as u64,
+                    stack: self.bytes[i] as u64,
+                    goroutine,
+                    caller,
+                    registers,
+                    texts,
+                    function: self.turn[i] as u32,
+                    pid: self.pid[i] as u32,
+                    tid: self.tid[i] as u32,
+                    comm: comm(),
+                })
+            }
+            Kind::FunctionReturn => {
+                let ReturnBlob { goroutine, value, text } = ReturnBlob::read(payload()).map_err(|_| bad())?;
+                Event::FunctionReturn(FunctionReturn {
+                    time,
+                    number: self.position[i] as u64,
+                    stack: self.bytes[i] as u64,
+                    goroutine,
+                    value,
+                    text,
+                    function: self.turn[i] as u32,
+                    pid: self.pid[i] as u32,
+                    tid: self.tid[i] as u32,
+                    flags: self.flags[i],
+                })
+            }
             Kind::ConnShut => Event::ConnShut(ConnShut {
                 time,
                 conn,
@@ -595,193 +662,5 @@ impl<'a> EventColumns<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::event::{Counters, LossReason, ProcessChange, ProcessFacts, Role};
-
-    fn time() -> impl Strategy<Value = BootTime> {
-        prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 1..1_000_000_u64].prop_map(BootTime)
-    }
-
-    fn payload() -> impl Strategy<Value = Bytes> {
-        proptest::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from)
-    }
-
-    fn data() -> impl Strategy<Value = Event> {
-        let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>(), any::<[u32; 4]>());
-        (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload()).prop_map(
-            |(time, first, arrival, conn, numbers, comm, payload)| {
-                let (position, bytes, turn, flags, [pid, tid, n_calls, error]) = numbers;
-                Event::Data(Data {
-                    time,
-                    first,
-                    arrival,
-                    conn: ConnId(conn),
-                    position,
-                    bytes,
-                    turn,
-                    flags,
-                    pid,
-                    tid,
-                    n_calls,
-                    error,
-                    comm,
-                    payload,
-                })
-            },
-        )
-    }
-
-    fn open() -> impl Strategy<Value = Event> {
-        let role = prop_oneof![Just(Role::Client), Just(Role::Server), Just(Role::Unknown)];
-        let tuple = any::<([u8; 16], [u8; 16], [u16; 3])>();
-        (time(), time(), any::<(u64, u64, u32, u32, u16)>(), role, tuple, payload()).prop_map(
-            |(time, established, (conn, inode, pid, netns, flags), role, tuple, unix_path)| {
-                let (local, remote, [local_port, remote_port, family]) = tuple;
-                Event::ConnOpen(ConnOpen {
-                    time,
-                    conn: ConnId(conn),
-                    established,
-                    inode,
-                    tuple: abi::Tuple { local, remote, local_port, remote_port, family, reserved: 0 },
-                    pid,
-                    netns,
-                    role,
-                    flags,
-                    unix_path,
-                })
-            },
-        )
-    }
-
-    fn datagram() -> impl Strategy<Value = Event> {
-        let numbers = any::<(u64, u64, u32, u16, [u32; 3], [u8; 16])>();
-        (time(), numbers, payload()).prop_map(|(time, numbers, payload)| {
-            let (conn, number, bytes, flags, [pid, tid, netns], comm) = numbers;
-            let tuple = abi::Tuple { local: comm, remote_port: flags, ..abi::Tuple::default() };
-            let conn = ConnId(conn);
-            Event::Datagram(Datagram {
-                time,
-                conn,
-                number,
-                bytes,
-                tuple,
-                flags,
-                pid,
-                tid,
-                netns,
-                comm,
-                payload,
-            })
-        })
-    }
-
-    fn other() -> impl Strategy<Value = Event> {
-        let change =
-            prop_oneof![Just(ProcessChange::Start), Just(ProcessChange::Exec), Just(ProcessChange::Exit)];
-        prop_oneof![
-            (time(), any::<u64>(), any::<bool>()).prop_map(|(time, conn, egress)| {
-                let direction = if egress { Direction::Egress } else { Direction::Ingress };
-                Event::ConnShut(ConnShut { time, conn: ConnId(conn), direction })
-            }),
-            (time(), any::<u64>(), any::<[u64; 2]>(), any::<[u32; 4]>()).prop_map(
-                |(time, conn, position, [turn, reason, n_refused, error])| {
-                    let conn = ConnId(conn);
-                    Event::ConnClose(ConnClose { time, conn, position, turn, reason, n_refused, error })
-                }
-            ),
-            (time(), any::<[u64; 2]>(), any::<u32>(), any::<[u16; 3]>()).prop_map(
-                |(time, [conn, carrier], pid, [library, link, flags])| {
-                    let (conn, carrier) = (ConnId(conn), ConnId(carrier));
-                    Event::TlsOpen(TlsOpen { time, conn, carrier, pid, library, link, flags })
-                }
-            ),
-            (time(), change, any::<[u32; 3]>(), any::<[u8; 16]>()).prop_map(
-                |(time, change, [pid, parent_pid, exit_code], comm)| {
-                    Event::Process(Process { time, change, pid, parent_pid, exit_code, comm })
-                }
-            ),
-            (time(), any::<u64>())
-                .prop_map(|(boot, wall)| Event::Anchor(Anchor { boot, wall: WallTime(wall) })),
-            (time(), any::<u32>(), any::<u64>(), any::<[String; 4]>()).prop_map(
-                |(time, pid, start_ticks, [comm, exe, service, container])| {
-                    Event::ProcessFacts(ProcessFacts {
-                        time,
-                        pid,
-                        start_ticks,
-                        comm: comm.into(),
-                        exe: exe.into(),
-                        service: service.into(),
-                        container: container.into(),
-                    })
-                }
-            ),
-            (time(), any::<u32>(), any::<u16>())
-                .prop_map(|(time, netns, port)| Event::Listening(Listening { time, netns, port })),
-            (time(), any::<Vec<(String, u64)>>()).prop_map(|(time, values)| {
-                let values = values.into_iter().map(|(name, count)| (name.into(), count)).collect();
-                Event::Counters(Counters { time, values })
-            }),
-            time().prop_map(Event::Tick),
-            (time(), any::<u64>(), any::<Option<u64>>()).prop_map(|(time, first_ordinal, n)| {
-                Event::Loss(Loss { time, first_ordinal, n, reason: LossReason::Damaged })
-            }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn every_event_comes_back_as_it_went_in(
-            events in proptest::collection::vec(prop_oneof![data(), datagram(), open(), other()], 1..40),
-            first in 0..u64::from(u32::MAX),
-        ) {
-            let mut rows = EventRows::new(PayloadMode::Heads, 4);
-            for (ordinal, event) in (first..).zip(&events) {
-                rows.push(ordinal, event);
-            }
-            let batch = rows.finish();
-            prop_assert!(rows.is_empty());
-            let columns = EventColumns::new(&batch).unwrap();
-            prop_assert_eq!(columns.len(), events.len());
-            for (i, event) in events.iter().enumerate() {
-                prop_assert_eq!(columns.ordinal(i), first + i as u64);
-                prop_assert_eq!(columns.row(i).unwrap(), Row::Event(event.clone()));
-            }
-        }
-    }
-
-    #[test]
-    fn without_payload_no_captured_byte_and_no_state_is_kept() {
-        let mut rows = EventRows::new(PayloadMode::None, 4);
-        let data = Data { payload: Bytes::from_static(b"secret"), bytes: 6, ..Data::default() };
-        rows.push_checkpoint(7, BootTime(5), b"secret");
-        rows.push(7, &Event::Data(data.clone()));
-        let batch = rows.finish();
-        let columns = EventColumns::new(&batch).unwrap();
-        assert_eq!(columns.row(0).unwrap(), Row::Checkpoint(Bytes::new()));
-        assert_eq!(columns.row(1).unwrap(), Row::Event(Event::Data(Data { payload: Bytes::new(), ..data })));
-    }
-
-    #[test]
-    fn a_blob_that_is_too_short_is_a_fault_and_no_panic() {
-        let open =
-            Event::ConnOpen(ConnOpen { unix_path: Bytes::from_static(b"/run/x"), ..ConnOpen::default() });
-        let mut rows = EventRows::new(PayloadMode::Heads, 64);
-        for cut in 0..=53 {
-            rows.push(cut, &open);
-            // Cut the row's payload: the last end and the bytes behind it.
-            let start = rows.payload.ends[rows.payload.ends.len() - 2];
-            let last = rows.payload.ends.len() - 1;
-            rows.payload.ends[last] = start + cut as i32;
-            rows.payload.bytes.truncate(start as usize + cut as usize);
-        }
-        let batch = rows.finish();
-        let columns = EventColumns::new(&batch).unwrap();
-        for cut in 0..53 {
-            assert!(columns.row(cut).is_err(), "{cut} bytes");
-        }
-        assert!(columns.row(53).is_ok(), "without a path it is whole");
-    }
-}
+#[path = "event_rows_tests.rs"]
+mod tests;

@@ -27,7 +27,7 @@ use crate::{
     protocol::{REGISTRY, TlsFacts},
     text::data_text,
     time::WallTime,
-    transaction::{Confidence, End, Kind, TimeBasis, Transaction},
+    transaction::{Call, CallId, Confidence, End, Kind, TimeBasis, Transaction},
 };
 
 /// Defines the columns once, in the order of the contract: name, type, whether it may be null.
@@ -79,6 +79,12 @@ columns! {
     "response_bytes" Int64 false,
     "request_messages" Int64 true,
     "response_messages" Int64 true,
+    "function" Utf8 true,
+    "arguments" Utf8 true,
+    "return" Utf8 true,
+    "parent_id" Utf8 true,
+    "root_id" Utf8 true,
+    "self_ns" Int64 true,
     "end" Utf8 false,
     "confidence" Utf8 false,
     "conn_id" Utf8 false,
@@ -97,6 +103,12 @@ pub const SINCE_VERSION_2: &[&str] = &[
     "tls_alpn",
     "request_messages",
     "response_messages",
+    "function",
+    "arguments",
+    "return",
+    "parent_id",
+    "root_id",
+    "self_ns",
 ];
 
 /// Transactions as columns.
@@ -169,6 +181,12 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         number(&|t| signed(t.response_bytes)),
         maybe(&|t| t.request_messages.map(signed)),
         maybe(&|t| t.response_messages.map(signed)),
+        maybe_text(&|t| t.call.as_ref().map(|call| Cow::Borrowed(&*call.function))),
+        maybe_text(&|t| t.call.as_ref().map(|call| Cow::Borrowed(&*call.arguments))),
+        maybe_text(&|t| t.call.as_ref()?.returned.as_deref().map(Cow::Borrowed)),
+        maybe_text(&|t| t.call.as_ref()?.parent.map(|id| Cow::Owned(id.to_string()))),
+        maybe_text(&|t| t.call.as_ref()?.root.map(|id| Cow::Owned(id.to_string()))),
+        maybe(&|t| t.call.as_ref().map(|call| signed(call.self_ns))),
         text(&|t| t.end.as_str()),
         text(&|t| t.confidence.as_str()),
         ids(&|t, out| push_hex(out, t.on_wire().0)),
@@ -242,6 +260,14 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         later_text("tls_sni")?,
         later_text("tls_alpn")?,
     ];
+    let call_texts = [
+        later_text("function")?,
+        later_text("arguments")?,
+        later_text("return")?,
+        later_text("parent_id")?,
+        later_text("root_id")?,
+    ];
+    let self_ns = later_int("self_ns")?;
     let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
     let (id, seq) = (text("id")?, int("seq")?);
 
@@ -279,7 +305,8 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                 .iter()
                 .map(|protocol| protocol.name())
                 .find(|name| *name == protocol.value(i))
-                .unwrap_or("unknown"),
+                // Of a function's call there is none.
+                .unwrap_or(if protocol.value(i).is_empty() { "" } else { "unknown" }),
             operation: names.share(operation.value(i)),
             target: maybe_bytes(target),
             namespace: namespace.and_then(maybe_bytes),
@@ -305,6 +332,24 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             response_bytes: count(response_bytes, "response_bytes")?,
             request_messages: later_count(request_messages, "request_messages")?,
             response_messages: later_count(response_messages, "response_messages")?,
+            call: {
+                let [function, arguments, returned, parent, root] = call_texts
+                    .map(|array| array.filter(|array| array.is_valid(i)).map(|array| array.value(i)));
+                let id = |text: Option<&str>, name: &str| {
+                    text.map(|text| text.parse::<CallId>().map_err(|()| bad(name))).transpose()
+                };
+                match function {
+                    Some(function) => Some(Arc::new(Call {
+                        function: names.share(function),
+                        arguments: names.share(arguments.unwrap_or("[]")),
+                        returned: returned.map(|text| names.share(text)),
+                        parent: id(parent, "parent_id")?,
+                        root: id(root, "root_id")?,
+                        self_ns: later_count(self_ns, "self_ns")?.unwrap_or(0),
+                    })),
+                    None => None,
+                }
+            },
             end: End::parse(end.value(i)).ok_or_else(|| bad("end"))?,
             confidence: Confidence::parse(confidence.value(i)).ok_or_else(|| bad("confidence"))?,
             conn: ConnId(conn),

@@ -10,7 +10,7 @@ use super::{Sink, SinkError};
 use crate::{
     protocol::TlsFacts,
     text::{data_text, push_json},
-    transaction::{Transaction, TransactionBatch},
+    transaction::{Call, Transaction, TransactionBatch},
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
@@ -54,6 +54,9 @@ pub const KEYS: [&str; 37] = [
     "seq",
 ];
 
+/// The keys that rows of functions' calls have beside those, before `end`.
+pub const CALL_KEYS: [&str; 6] = ["function", "arguments", "return", "parent_id", "root_id", "self_ns"];
+
 /// Appends one object and a line feed.
 pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     // Destructured whole: a new field of the record must be decided on here.
@@ -90,6 +93,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         response_bytes,
         request_messages,
         response_messages,
+        call,
         end,
         confidence,
         conn,
@@ -108,7 +112,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.text("time_basis", Some(time_basis.as_str()));
     row.text("kind", Some(kind.as_str()));
     row.text("role", Some(role.as_str()));
-    row.text("protocol", Some(protocol));
+    row.text("protocol", Some(*protocol).filter(|name| !name.is_empty()));
     row.text("operation", Some(operation));
     row.text("target", target.as_deref().map(data_text).as_deref());
     row.text("namespace", namespace.as_deref().map(data_text).as_deref());
@@ -130,6 +134,16 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.number("response_bytes", Some(response_bytes));
     row.number("request_messages", *request_messages);
     row.number("response_messages", *response_messages);
+    if let Some(call) = call {
+        let Call { function, arguments, returned, parent, root, self_ns } = &**call;
+        row.text("function", Some(function));
+        // Both are JSON as they are.
+        row.number("arguments", Some(arguments));
+        row.number("return", returned.as_ref());
+        row.number("parent_id", parent.map(|id| format!("\"{id}\"")));
+        row.number("root_id", root.map(|id| format!("\"{id}\"")));
+        row.number("self_ns", Some(self_ns));
+    }
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
     row.number("conn_id", Some(format_args!("\"{:016x}\"", transaction.on_wire().0)));

@@ -40,7 +40,7 @@ impl Class {
     pub fn of(transaction: &Transaction) -> Class {
         match transaction.end {
             End::Stuck => Class::Stuck,
-            End::Closed | End::Reset | End::Exited => Class::Aborted,
+            End::Closed | End::Reset | End::Exited | End::Unwound => Class::Aborted,
             End::Answered | End::Upgraded | End::TracerStopped => {
                 if transaction.error {
                     Class::Error

@@ -98,6 +98,8 @@ impl Executables {
                 Answer::Drop
             }
             Event::TlsOpen(open) => self.conn(open.conn, open.pid),
+            Event::FunctionEnter(enter) => self.process_of(enter.pid),
+            Event::FunctionReturn(leave) => self.process_of(leave.pid),
             Event::ConnShut(shut) => self.conn(shut.conn, 0),
             Event::ConnClose(close) => {
                 if self.refused_conns.remove(&close.conn) {
@@ -108,6 +110,10 @@ impl Executables {
             }
             _ => Answer::Keep,
         }
+    }
+
+    fn process_of(&self, pid: u32) -> Answer {
+        if self.refused.contains(&pid) { Answer::Drop } else { Answer::Keep }
     }
 
     fn conn(&mut self, conn: ConnId, pid: u32) -> Answer {

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     bpf::{
+        function_probes::{self, FunctionProbes},
         load::{self, Capture, Family, LoadConfig, LoadError, Missing},
         ring::{MapError, RawBatch, Reader, boot_now, records},
         targets::LiveTargets,
@@ -33,6 +34,7 @@ use crate::{
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
     protocol::{udp_ports, whole_ports},
+    uprobe::functions::{FunctionError, Spec},
 };
 
 /// Processes whose facts are remembered; beyond that they are read anew.
@@ -59,6 +61,8 @@ pub struct LiveConfig {
     pub udp_ports: Vec<u16>,
     /// Probes on TLS libraries show what connections carry in clear text.
     pub tls: bool,
+    /// Functions whose calls are told.
+    pub functions: Vec<Spec>,
 }
 
 impl Default for LiveConfig {
@@ -75,6 +79,7 @@ impl Default for LiveConfig {
             capture: Capture::Heads,
             udp_ports: udp_ports().collect(),
             tls: false,
+            functions: Vec::new(),
         }
     }
 }
@@ -91,6 +96,9 @@ pub enum LiveError {
     /// The targets.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The functions that were asked for.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
     /// The reader's thread.
     #[error("start the ring reader: {0}")]
     Thread(#[source] io::Error),
@@ -98,9 +106,10 @@ pub enum LiveError {
 
 impl LiveError {
     /// What to do about it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
         match self {
             LiveError::Load(error) => error.hint(),
+            LiveError::Function(error) => &error.hint,
             LiveError::Map(_) => "this is a defect of this build: the kernel side and txray do not match",
             LiveError::Target(TargetError::Thread { .. }) => "name the process: all its threads are traced",
             LiveError::Target(TargetError::Pid(_)) => {
@@ -157,6 +166,8 @@ pub struct LiveSource {
     executables: Option<(Executables, LiveTargets)>,
     /// The probes on TLS libraries; `None`: not wanted, or not to be had.
     tls: Option<TlsProbes>,
+    /// The probes on functions that were asked for.
+    functions: Option<FunctionProbes>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
     known: FxHashSet<u32>,
 }
@@ -173,6 +184,8 @@ impl LiveSource {
             .map(|listening| abi::PortKey { netns: listening.netns, port: u32::from(listening.port) });
         let executables = Executables::new(&config.targets, &resolved.pids);
         let pids = resolved.pids.clone();
+        // What is wrong with them is told before anything is loaded.
+        function_probes::find(&config.functions, &pids, true)?;
         let mut loaded = load::load(&LoadConfig {
             targets: Targets { cgroups: resolved.cgroups, ..config.targets.clone() },
             pids: resolved.pids,
@@ -184,6 +197,7 @@ impl LiveSource {
             capture: config.capture,
             udp_ports: config.udp_ports.clone(),
             tls: config.tls,
+            functions: !config.functions.is_empty(),
             has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
@@ -211,6 +225,10 @@ impl LiveSource {
                 None
             }
         };
+        let functions = match &config.functions[..] {
+            [] => None,
+            specs => Some(FunctionProbes::start(&mut loaded, specs, &config.targets, &pids)?),
+        };
         let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let left_opaque = tls.iter().flat_map(|tls| tls.status().get().left_opaque);
@@ -231,10 +249,20 @@ impl LiveSource {
             next_ordinal: 0,
             family,
             missing,
-            first: resolved.listening.into_iter().map(Event::Listening).collect(),
+            first: resolved
+                .listening
+                .into_iter()
+                .map(Event::Listening)
+                .chain(
+                    functions
+                        .iter()
+                        .flat_map(|probes| probes.facts.iter().cloned().map(Event::FunctionFacts)),
+                )
+                .collect(),
             facts: FactsReader::new(MAX_FACTS),
             executables,
             tls,
+            functions,
             known: FxHashSet::default(),
         })
     }
@@ -258,6 +286,11 @@ impl LiveSource {
         self.family
     }
 
+    /// What else whoever started it has to know.
+    pub fn notes(&self) -> &[String] {
+        self.functions.as_ref().map_or(&[], |functions| &functions.notes)
+    }
+
     /// What this run does without.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
@@ -275,10 +308,14 @@ impl LiveSource {
             Event::Data(data) => (data.pid, data.time),
             Event::Datagram(datagram) => (datagram.pid, datagram.time),
             Event::ConnOpen(open) => (open.pid, open.time),
+            Event::FunctionEnter(enter) => (enter.pid, enter.time),
             // What was known stays true of the late events of a process that has ended.
             Event::Process(process) if process.change == ProcessChange::Exit => {
                 if let Some(tls) = &self.tls {
                     tls.ended(process.pid);
+                }
+                if let Some(functions) = &self.functions {
+                    functions.ended(process.pid);
                 }
                 return;
             }
@@ -287,6 +324,9 @@ impl LiveSource {
                     (Some(tls), ProcessChange::Start) => tls.forked(process.pid, process.parent_pid),
                     (Some(tls), _) => tls.look(process.pid),
                     (None, _) => {}
+                }
+                if let Some(functions) = &self.functions {
+                    functions.look(process.pid);
                 }
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);

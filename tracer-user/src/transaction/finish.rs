@@ -159,6 +159,7 @@ pub fn finish(
         response_bytes: open.response_bytes,
         request_messages: open.more.messages[0],
         response_messages: open.more.messages[1],
+        call: None,
         end,
         confidence,
         conn,
@@ -194,7 +195,7 @@ fn outcome(
         End::Reset => Some("connection_reset"),
         End::Exited => Some("process_exited"),
         End::Stuck => Some("timeout"),
-        End::Answered | End::Upgraded | End::TracerStopped => None,
+        End::Answered | End::Upgraded | End::TracerStopped | End::Unwound => None,
     };
     (reason.is_some(), reason.map(Cow::Borrowed))
 }

@@ -2,6 +2,7 @@
 
 pub mod exchange;
 pub mod finish;
+pub mod function;
 pub mod latency;
 mod multiplexed;
 pub mod open;

@@ -88,11 +88,14 @@ pub struct Transaction {
     /// Messages within the response; of an event stream its events, where all of it was seen.
     #[serde(skip)]
     pub response_messages: Option<u64>,
+    /// Of a function's call: what was called, and from where.
+    #[serde(skip)]
+    pub call: Option<Arc<Call>>,
     /// How the end was seen.
     pub end: End,
     /// How sure the record is.
     pub confidence: Confidence,
-    /// The connection.
+    /// The connection; of a function's call its thread ([`CallId`]).
     pub conn: ConnId,
     /// The connection on the wire, where `conn` is the clear text inside of it.
     #[serde(skip)]
@@ -101,6 +104,56 @@ pub struct Transaction {
     pub ordinal: u64,
     /// Position in the run's order, given behind the watermark. Contiguous from 0 for everything that leaves it.
     pub seq: u64,
+}
+
+/// What is known of a function's call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// What was probed: the file, and the name or address in it.
+    pub function: Arc<str>,
+    /// Its arguments, as a JSON array.
+    pub arguments: Arc<str>,
+    /// What it returned, as JSON; `None`: nobody asked, or it did not return.
+    pub returned: Option<Arc<str>>,
+    /// The call or the request around it.
+    pub parent: Option<CallId>,
+    /// The request that its thread was serving.
+    pub root: Option<CallId>,
+    /// Its own time, without that of calls within it, ns.
+    pub self_ns: u64,
+}
+
+/// A transaction by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CallId {
+    /// Connection, or thread.
+    pub conn: ConnId,
+    /// Number on it.
+    pub ordinal: u64,
+}
+
+impl CallId {
+    /// Of a function's call: its thread in the place of a connection, and the number of its entry among the thread's records. Ids of connections are
+    /// times, whose first bit is 0 for 4 years of uptime.
+    pub fn of_call(pid: u32, tid: u32, number: u64) -> CallId {
+        CallId { conn: ConnId(1 << 63 | u64::from(pid) << 32 | u64::from(tid)), ordinal: number }
+    }
+}
+
+impl std::fmt::Display for CallId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}-{}", self.conn.0, self.ordinal)
+    }
+}
+
+impl std::str::FromStr for CallId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<CallId, ()> {
+        let (conn, ordinal) = text.split_once('-').ok_or(())?;
+        let conn = ConnId(u64::from_str_radix(conn, 16).map_err(|_| ())?);
+        Ok(CallId { conn, ordinal: ordinal.parse().map_err(|_| ())? })
+    }
 }
 
 /// What checkpoints hold of a transaction apart, since version 4.
@@ -112,6 +165,7 @@ pub(super) struct TransactionMore {
     messages: [Option<u64>; 2],
     tls: Option<Arc<TlsFacts>>,
     carrier: Option<ConnId>,
+    call: Option<Arc<Call>>,
 }
 
 /// The registry's own text of a protocol's name.
@@ -138,18 +192,20 @@ impl Transaction {
             messages: [self.request_messages, self.response_messages],
             tls: self.tls.clone(),
             carrier: self.carrier,
+            call: self.call.clone(),
         }
     }
 
     pub(super) fn restore_more(&mut self, more: TransactionMore) {
-        let TransactionMore { namespace, error_message, rows, messages, tls, carrier } = more;
+        let TransactionMore { namespace, error_message, rows, messages, tls, carrier, call } = more;
+        self.call = call;
         (self.namespace, self.error_message, self.rows, self.tls) = (namespace, error_message, rows, tls);
         ([self.request_messages, self.response_messages], self.carrier) = (messages, carrier);
     }
 
     /// The id: derived from recorded facts, the same in every replay.
     pub fn id(&self) -> String {
-        format!("{:016x}-{}", self.conn.0, self.ordinal)
+        CallId { conn: self.conn, ordinal: self.ordinal }.to_string()
     }
 
     /// The connection on the wire: what is printed as `conn_id`.
@@ -244,6 +300,8 @@ text_enum! {
         Upgraded = "upgraded",
         /// The tracer stopped first: counts as open, draws no dot.
         TracerStopped = "tracer_stopped",
+        /// A function's call was left without a return: an exception, a panic or `longjmp` went over it. The end is when that was seen.
+        Unwound = "unwound",
     }
 }
 

@@ -122,11 +122,12 @@ const EVENTS: [&str; 6] = [
 ];
 
 /// Where what txray itself counts as lost was lost.
-const STAGES: [(&str, &[&str]); 6] = [
+const STAGES: [(&str, &[&str]); 7] = [
     ("ring reader", &["probe_not_run", "batch_queue_full", "own_events_full"]),
     ("decoder", &["decode_short", "decode_unknown_kind"]),
     ("connections", &["tracker_full", "reorder_full", "late", "after_close"]),
     ("parsers", &["in_flight_full", "parser_invalid", "parser_gap"]),
+    ("functions", &["function_depth", "function_threads", "function_late", "function_unknown"]),
     ("recorder", &["recorder_queue_full", "recorder_write", "recording_missing"]),
     ("sinks", &["sink_queue_full", "sink_write"]),
 ];

@@ -3,6 +3,7 @@
 
 mod app;
 mod axis;
+mod call_tree;
 mod calls;
 mod chart;
 mod columns;

@@ -9,6 +9,7 @@ use std::{
 use super::{
     app::{App, Narrowing, Rows, Seen},
     axis::Axis,
+    call_tree::CallTree,
     calls::{self, Line},
     chart::{Chart, ChartArea, Geometry, Rectangle},
     contrast::{Contrast, Totals, contrast},
@@ -153,6 +154,8 @@ pub struct Model {
     pub neighbours: Vec<Arc<Transaction>>,
     /// There are more of them.
     pub neighbours_cut: bool,
+    /// Calls of functions within the one that is shown.
+    pub call_tree: CallTree,
     /// Heads of the one that is shown.
     pub heads: ShownHeads,
     /// Counter graphs; where they are shown.
@@ -330,12 +333,13 @@ impl Model {
                 rows.iter().filter(shown).partition(|row| rectangle.holds(row));
             contrast(selected.into_iter().map(|row| &**row), rest.into_iter().map(|row| &**row))
         });
-        let (neighbours, neighbours_cut, neighbours_ends) = match app.opened() {
+        let (neighbours, neighbours_cut, neighbours_ends, call_tree) = match app.opened() {
             Some(shown) => {
                 let recent = feed.recent.lock();
                 let (rows, cut) = neighbours(shown, &recent);
                 let ends = calls::ends_of(&rows, recent.rows(WallTime(0), WallTime(u64::MAX)));
-                (rows, cut, ends)
+                let tree = CallTree::of(shown, recent.rows(shown.start_time, WallTime(u64::MAX)));
+                (rows, cut, ends, tree)
             }
             None => Default::default(),
         };
@@ -442,6 +446,7 @@ impl Model {
             // Made beside the feed; whoever reads again shows what was there.
             graphs: before.and_then(|before| before.graphs.clone()).filter(|_| app.range.is_some()),
             neighbours_cut,
+            call_tree,
             neighbours_ends,
             base,
         }

@@ -8,8 +8,8 @@ use object::{LittleEndian as LE, elf::PT_LOAD, elf::Rela64, elf::SHT_RELA, pod};
 
 use super::{
     bytes::MAX_READ,
-    elf::Elf,
-    symbols::{Symbol, Symbols},
+    elf::{Elf, MAX_NAME},
+    symbols::{MAX_MATCHES, Symbol, Symbols, glob},
 };
 
 /// First bytes of a table: a mark by version, two zeroes, the smallest instruction's length, the size of a pointer.
@@ -102,6 +102,41 @@ impl Functions {
         let end = self.number(self.functions + (at + 1) * 8)?;
         let address = self.text_start.checked_add(u64::from(offset))?;
         Some(Symbol { name: name.to_owned(), address, size: u64::from(end.saturating_sub(offset)) })
+    }
+
+    /// Functions whose name matches a pattern of `*` and `?`, by address.
+    pub fn matching(&self, pattern: &str) -> Vec<Symbol> {
+        let mut found = Vec::new();
+        for at in 0..self.n_functions {
+            let Some(name) = self.name(at).filter(|name| glob(pattern.as_bytes(), name)) else { continue };
+            let Some((offset, _)) = self.entry(at) else { continue };
+            let Some(end) = self.number(self.functions + (at + 1) * 8) else { continue };
+            let Some(address) = self.text_start.checked_add(u64::from(offset)) else { continue };
+            let name = String::from_utf8_lossy(name).into_owned();
+            found.push(Symbol { name, address, size: u64::from(end.saturating_sub(offset)) });
+            if found.len() == MAX_MATCHES {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Shows all names.
+    pub fn each_name(&self, mut look: impl FnMut(&str)) {
+        for at in 0..self.n_functions {
+            if let Some(Ok(name)) = self.name(at).map(std::str::from_utf8) {
+                look(name);
+            }
+        }
+    }
+
+    fn name(&self, at: usize) -> Option<&[u8]> {
+        let (_, data) = self.entry(at)?;
+        let record = self.functions.checked_add(data as usize)?;
+        let name = self.names.checked_add(self.number(record.checked_add(4)?)? as usize)?;
+        let rest = self.table.get(name..)?;
+        let rest = &rest[..rest.len().min(MAX_NAME)];
+        Some(&rest[..memchr::memchr(0, rest).unwrap_or(rest.len())])
     }
 
     fn position(&self, name: &str) -> Option<usize> {

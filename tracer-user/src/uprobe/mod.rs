@@ -11,6 +11,7 @@ pub mod bytes;
 pub mod code;
 pub mod debug_files;
 pub mod elf;
+pub mod functions;
 pub mod go;
 pub mod maps;
 pub mod placement;

@@ -136,6 +136,21 @@ impl Symbols {
         self.entries.get(at).filter(|entry| entry.address == address).map(|_| self.symbol(at))
     }
 
+    /// The last function that begins before an address.
+    pub fn before(&self, address: u64) -> Option<Symbol> {
+        let at = self.entries.partition_point(|entry| entry.address < address);
+        at.checked_sub(1).map(|at| self.symbol(at))
+    }
+
+    /// Shows all names, as they are in the file.
+    pub fn each_name(&self, mut look: impl FnMut(&str)) {
+        for entry in &self.entries {
+            if let Ok(name) = std::str::from_utf8(self.name(entry)) {
+                look(name);
+            }
+        }
+    }
+
     /// Where the next function behind an address begins.
     pub fn next_after(&self, address: u64) -> Option<u64> {
         let at = self.entries.partition_point(|entry| entry.address <= address);

@@ -41,6 +41,9 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("gnutls-cli", "gnutls-bin"),
     ("tstclnt", "libnss3-tools"),
     ("restic", "restic"),
+    ("g++", "g++"),
+    ("nm", "binutils"),
+    ("go", "golang-go"),
 ];
 
 /// Programs of the VM tests and the package each comes in.

@@ -30,7 +30,7 @@ use crate::{
     protocol::TlsFacts,
     schema::groups::ColumnFacts,
     text::data_text,
-    transaction::{Kind, Transaction},
+    transaction::{Call, Kind, Transaction},
 };
 
 /// Expressions nested deeper are refused, so that neither reading nor evaluating one can exhaust the stack.
@@ -268,6 +268,11 @@ impl<'a> Value<'a> {
         text.map_or(Value::Null, |text| Value::Text(text.into()))
     }
 
+    /// Something of a function's call.
+    fn call(transaction: &'a Transaction, of: impl Fn(&'a Call) -> Option<Cow<'a, str>>) -> Value<'a> {
+        transaction.call.as_deref().and_then(of).map_or(Value::Null, Value::Text)
+    }
+
     /// Empty means not known, as in the rows.
     fn address(text: &'a str) -> Value<'a> {
         if text.is_empty() { Value::Null } else { Value::Text(text.into()) }
@@ -349,6 +354,12 @@ fields! {
     ResponseBytes "response_bytes" Bytes = |t| Value::Integer(t.response_bytes.into());
     RequestMessages "request_messages" Integer = |t| Value::integer(t.request_messages);
     ResponseMessages "response_messages" Integer = |t| Value::integer(t.response_messages);
+    Function "function" Text = |t| Value::call(t, |call| Some(call.function.as_ref().into()));
+    Arguments "arguments" Text = |t| Value::call(t, |call| Some(call.arguments.as_ref().into()));
+    Return "return" Text = |t| Value::call(t, |call| call.returned.as_deref().map(Cow::Borrowed));
+    ParentId "parent_id" Text = |t| Value::call(t, |call| call.parent.map(|id| id.to_string().into()));
+    RootId "root_id" Text = |t| Value::call(t, |call| call.root.map(|id| id.to_string().into()));
+    Self_ "self_ns" Span = |t| Value::integer(t.call.as_ref().map(|call| call.self_ns));
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());

@@ -303,6 +303,9 @@ fn event_time(event: &Event) -> BootTime {
         Event::Counters(counters) => counters.time,
         Event::Tick(time) => *time,
         Event::Loss(loss) => loss.time,
+        Event::FunctionFacts(facts) => facts.time,
+        Event::FunctionEnter(enter) => enter.time,
+        Event::FunctionReturn(leave) => leave.time,
     }
 }
 

@@ -20,9 +20,10 @@ use crate::{
     source::heads::Head,
     text::{data_text, screen_text},
     time::WallTime,
-    transaction::{Kind, Transaction},
+    transaction::{CallId, End, Kind, Transaction},
     tui::{
         app::App,
+        call_tree::TreeStep,
         edges::address,
         flight::Flight,
         heads::ShownHeads,
@@ -116,10 +117,25 @@ pub(super) fn lines(
         lines.push(named("namespace", screen_text(&data_text(namespace)).into_owned()));
     }
     lines.push(Line::default());
-    lines.extend(waterfall(shown, flight.is_some(), width, theme));
-    lines.push(Line::default());
-    lines.extend(heads(&model.heads, flight.is_none_or(Flight::is_answered), width, theme));
-    lines.push(Line::default());
+    let is_call = shown.kind == Kind::Function;
+    if !is_call {
+        lines.extend(waterfall(shown, flight.is_some(), width, theme));
+        lines.push(Line::default());
+        lines.extend(heads(&model.heads, flight.is_none_or(Flight::is_answered), width, theme));
+        lines.push(Line::default());
+    }
+    if let Some(call) = &shown.call {
+        lines.push(named("function", screen_text(&call.function).into_owned()));
+        lines.push(named("arguments", screen_text(&call.arguments).into_owned()));
+        if let Some(returned) = &call.returned {
+            lines.push(named("returned", screen_text(returned).into_owned()));
+        }
+        lines.push(named("self", duration(call.self_ns)));
+        let of = |id: Option<CallId>| id.map_or_else(|| "none known".to_owned(), |id| id.to_string());
+        lines.push(named("within", format!("{}  request {}", of(call.parent), of(call.root))));
+        lines.push(Line::default());
+    }
+    lines.extend(tree(model, shown, theme));
     lines.push(named("start", instant(shown.start_time)));
     match flight {
         None => lines.push(named("end", instant(shown.end_time))),
@@ -129,17 +145,21 @@ pub(super) fn lines(
         }
     }
     let address = |text: &str, port| screen_text(&address(text, port)).into_owned();
-    lines.push(named("client", address(&shown.client_addr, shown.client_port)));
-    lines.push(named("server", address(&shown.server_addr, shown.server_port)));
+    if !is_call {
+        lines.push(named("client", address(&shown.client_addr, shown.client_port)));
+        lines.push(named("server", address(&shown.server_addr, shown.server_port)));
+    }
     if let Some(facts) = &shown.tls {
         lines.push(named("tls", tls(facts)));
     }
     let Transaction { pid, tid, .. } = shown;
     lines.push(named("thread", format!("{}  pid {pid}  tid {tid}", screen_text(&shown.comm))));
-    lines.push(named(
-        "bytes",
-        format!("{} request  {} response", count(shown.request_bytes), count(shown.response_bytes)),
-    ));
+    if !is_call {
+        lines.push(named(
+            "bytes",
+            format!("{} request  {} response", count(shown.request_bytes), count(shown.response_bytes)),
+        ));
+    }
     let of = |what: &str, n: Option<u64>| n.map_or_else(String::new, |n| format!("{} {what}  ", count(n)));
     let [sent, received, rows] = [
         of("in the request", shown.request_messages),
@@ -163,12 +183,17 @@ pub(super) fn lines(
         "confidence",
         format!("{}  time_basis {}", shown.confidence.as_str(), shown.time_basis.as_str()),
     ));
-    lines.push(named("protocol", format!("{}  {}", shown.protocol, shown.kind.as_str())));
+    if is_call {
+        lines.push(named("kind", shown.kind.as_str().to_owned()));
+    } else {
+        lines.push(named("protocol", format!("{}  {}", shown.protocol, shown.kind.as_str())));
+    }
     let number = if flight.is_some() { String::new() } else { format!("  number {}", count(shown.seq)) };
     lines.push(named("id", format!("{}{number}", shown.id())));
     lines.push(Line::default());
     let more = if model.neighbours_cut { ", the nearest" } else { "" };
-    let heading = format!("on the same connection{more}");
+    let place = if is_call { "of the same thread" } else { "on the same connection" };
+    let heading = format!("{place}{more}");
     lines.push(Line::from(Span::styled(heading, theme.heading())));
     if model.neighbours.is_empty() {
         lines.push(Line::from(Span::styled("nothing else that is kept", theme.dim())));
@@ -205,6 +230,56 @@ pub(super) fn lines(
             lines.push(Line::from(Span::styled(text, theme.dim())));
         }
     }
+    lines
+}
+
+/// Calls of functions within it: number of the call around, own number, when, what lies before it, how long, how long by itself.
+fn tree(model: &Model, shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
+    let tree = &model.call_tree;
+    if tree.steps.is_empty() {
+        return Vec::new();
+    }
+    let elapsed = shown.duration_ns.max(0).unsigned_abs();
+    let heading = "  p#    #  time                  gap     exec     self  call";
+    let mut lines = vec![Line::from(Span::styled(heading, theme.heading()))];
+    for (i, step) in tree.steps.iter().enumerate() {
+        let TreeStep { row, depth, parent, gap_ns } = step;
+        let time = |ns| fit(&duration(ns), 8, Align::Right);
+        let call = row.call.as_deref();
+        let mut text =
+            format!("{}{}", "  ".repeat(depth.saturating_sub(1).min(20)), screen_text(&row.operation));
+        if let Some(arguments) = call.map(|call| &*call.arguments).filter(|arguments| *arguments != "[]") {
+            text.push_str(&format!("  {}", screen_text(arguments)));
+        }
+        if let Some(returned) = call.and_then(|call| call.returned.as_deref()) {
+            text.push_str(&format!(" = {}", screen_text(returned)));
+        }
+        if row.end != End::Answered {
+            text.push_str(&format!("  {}", row.end.as_str()));
+        }
+        // Of the whole: half of it is what one looks for, a tenth is worth a look.
+        let gap = match (u128::from(*gap_ns) * 100).checked_div(u128::from(elapsed)).unwrap_or(0) {
+            51.. => theme.class(Class::Error),
+            11.. => theme.heading(),
+            _ => Style::new(),
+        };
+        let at = row.start_time.0 / 1_000 % 1_000_000;
+        lines.push(Line::from(vec![
+            Span::styled(format!("{parent:>4} {:>4}  ", i + 1), theme.dim()),
+            Span::raw(format!("{}.{at:06} ", clock(row.start_time))),
+            Span::styled(time(*gap_ns), gap),
+            Span::raw(format!(
+                " {} {}  {text}",
+                time(row.duration_ns.max(0).unsigned_abs()),
+                time(call.map_or(0, |call| call.self_ns))
+            )),
+        ]));
+    }
+    if tree.n_more > 0 {
+        let text = format!("+ {} more, Σ {}", count(tree.n_more), duration(tree.more_self_ns));
+        lines.push(Line::from(Span::styled(text, theme.heading())));
+    }
+    lines.push(Line::default());
     lines
 }
 

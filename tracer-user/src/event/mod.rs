@@ -14,6 +14,10 @@ use crate::{
     time::{Anchor, BootTime},
 };
 
+mod function;
+
+pub use function::{Argument, FunctionEnter, FunctionFacts, FunctionReturn, ValueKind};
+
 /// A connection, never reused ([`tracer_ebpf::conn_id`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
@@ -99,6 +103,12 @@ pub enum Event {
     Datagram(Datagram),
     /// The clear text inside a TLS connection came into sight.
     TlsOpen(TlsOpen),
+    /// What a probed function is called, and how its arguments are read; comes before its first call.
+    FunctionFacts(FunctionFacts),
+    /// A probed function begins, or a place in it is passed.
+    FunctionEnter(FunctionEnter),
+    /// A probed function returns.
+    FunctionReturn(FunctionReturn),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -367,7 +377,7 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 10] = [
+pub const LOST_IN_KERNEL: [&str; 11] = [
     "refused_data",
     "refused_conn",
     "refused_process",
@@ -378,6 +388,7 @@ pub const LOST_IN_KERNEL: [&str; 10] = [
     "datagram_vector",
     "tls_unlinked",
     "tls_calls_full",
+    "refused_function",
 ];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
@@ -585,6 +596,10 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 link: raw.link,
                 flags: raw.header.flags,
             }))
+        }
+        abi::KIND_FUNCTION_ENTER => FunctionEnter::decode(&read(record)?, record).map(Event::FunctionEnter),
+        abi::KIND_FUNCTION_RETURN => {
+            FunctionReturn::decode(&read(record)?, record).map(Event::FunctionReturn)
         }
         kind => Err(DecodeError::UnknownKind(kind)),
     }
