@@ -39,7 +39,6 @@ use crate::{
     config::Targets,
     uprobe::{
         maps::FileId,
-        placement::Site,
         process::Process,
         tls::{self, Library},
     },
