@@ -300,7 +300,20 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
     );
     for run in runs(kernel) {
         run.check(console, note);
+        let whole = format!("{}/features", run.name);
+        let step = console.step(run.name);
+        note(&whole, step.and_then(|step| nothing_is_missing(&step.output, has_socket_hooks(kernel))));
     }
+}
+
+/// Whether the run did without something that this kernel can do: it says so at its start, and goes on.
+fn nothing_is_missing(output: &str, has_socket_hooks: bool) -> Result<String> {
+    // Its tracepoint came with the others.
+    let is_expected = |line: &&str| !has_socket_hooks && line.starts_with("txray: without queue time ");
+    let missing: Vec<&str> = output.lines().filter(|line| line.starts_with("txray: without ")).collect();
+    let unexpected: Vec<&&str> = missing.iter().filter(|line| !is_expected(line)).collect();
+    ensure!(unexpected.is_empty(), "it did {unexpected:?}");
+    Ok(format!("{} expected limits", missing.len()))
 }
 
 impl Run {
@@ -400,6 +413,16 @@ mod tests {
         ] {
             assert!(run.check_output(&wrong, 0).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_a_kernel_can_do_must_be_done() {
+        let printed = |what: &str| format!("txray: tracing pid 1\ntxray: without {what}: refused\n");
+        assert!(nothing_is_missing("txray: tracing pid 1\n", true).is_ok());
+        let queue = printed("queue time (arrival of requests; kernel 6.3 and later)");
+        assert!(nothing_is_missing(&queue, false).is_ok());
+        assert!(nothing_is_missing(&queue, true).is_err());
+        assert!(nothing_is_missing(&printed("datagrams (DNS over UDP)"), false).is_err());
     }
 
     #[test]
