@@ -82,15 +82,17 @@ trace() {
     return "$code"
 }
 
-# tls N: OpenSSL's server, and N clients that ask it for a file, traced by their name.
+# tls N: the whole host, then OpenSSL's server, and N clients that ask it for a file: the first is seen from its first byte on.
 tls() {
     rm -rf /tmp/recording /tmp/live /tmp/live.err
-    /openssl s_server -accept 4433 -key /key.pem -cert /certificate.pem -WWW >/tmp/tls.server 2>&1 &
-    server=$!
-    wait_for /tmp/tls.server ACCEPT "$server" || return 1
-    /txray record --comm openssl --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
+    /txray record --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
     tracer=$!
     if wait_for /tmp/live.err "txray: tracing" "$tracer"; then
+        # Its libraries are found while it starts, which takes a moment of an emulator's.
+        sleep 3
+        /openssl s_server -accept 4433 -key /key.pem -cert /certificate.pem -WWW >/tmp/tls.server 2>&1 &
+        server=$!
+        wait_for /tmp/tls.server ACCEPT "$server" || return 1
         n=0
         while [ "$n" -lt "$1" ]; do
             # Its server closes behind the file.

@@ -24,6 +24,7 @@ pub mod tls_probes;
 pub mod trial;
 pub mod uprobe_link;
 pub mod uprobe_trial;
+pub mod usual_libraries;
 pub mod verdicts;
 
 #[cfg(test)]

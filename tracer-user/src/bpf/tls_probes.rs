@@ -34,6 +34,7 @@ use super::{
     tls_places::{GO, GO_HANDSHAKE, RELEASES, RETURN, go_places, is_optional, number_of, place},
     uprobe_link::{self, Place},
     uprobe_trial,
+    usual_libraries::{self, Mapped},
 };
 use crate::{
     config::Targets,
@@ -130,8 +131,10 @@ impl TlsProbes {
             && targets.cgroups.is_empty()
             && !targets.pids.is_empty();
         let scope = if is_fixed { Scope::Each } else { Scope::All };
-        let all = if targets.is_whole_host() { running() } else { Vec::new() };
-        TlsProbes::start(programs, maps, scope, if all.is_empty() { pids } else { &all }).map(Some)
+        if !targets.is_whole_host() {
+            return TlsProbes::start(programs, maps, scope, Vec::new(), pids).map(Some);
+        }
+        TlsProbes::start(programs, maps, scope, usual_libraries::map(), &running()).map(Some)
     }
 
     /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
@@ -139,6 +142,7 @@ impl TlsProbes {
         programs: FxHashMap<&'static str, OwnedFd>,
         maps: Maps,
         scope: Scope,
+        held: Vec<Mapped>,
         pids: &[u32],
     ) -> Result<TlsProbes, String> {
         let status = Arc::new(Mutex::new(Status::default()));
@@ -156,6 +160,7 @@ impl TlsProbes {
             closer,
             harms_confined: trial.harms_confined,
             of_trial: trial.links,
+            _held: held,
             programs,
             maps,
             scope,
@@ -250,11 +255,11 @@ struct Probe {
     at_return: bool,
 }
 
-/// All processes, the oldest first: servers are older than what comes and goes.
+/// All processes: this one, which holds the usual libraries, then the oldest first: servers are older than what comes and goes.
 fn running() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
+    pids.sort_unstable_by_key(|&pid| (pid != std::process::id(), pid));
     pids
 }
 
@@ -322,6 +327,8 @@ struct Worker {
     /// Why programs that confine themselves are left alone.
     harms_confined: Option<String>,
     of_trial: Vec<OwnedFd>,
+    /// Libraries that txray has mapped itself, so that their probes are there as long as it is.
+    _held: Vec<Mapped>,
     programs: FxHashMap<&'static str, OwnedFd>,
     maps: Maps,
     scope: Scope,
@@ -393,11 +400,16 @@ impl Worker {
             lock(&self.status).n_lost += 1;
             return;
         }
-        let Ok(process) = Process::read(Path::new("/proc"), pid) else {
+        let Ok(mut process) = Process::read(Path::new("/proc"), pid) else {
             // It has ended, or is none of ours.
             self.end(pid);
             return;
         };
+        if pid == std::process::id() {
+            // What it holds for others; its own program has the names of all libraries in it.
+            let program = std::env::current_exe().unwrap_or_default();
+            process.files.retain(|file| Path::new(&file.path) != program);
+        }
         let files: Vec<FileId> = process.files.iter().map(|file| file.id).collect();
         let now = Instant::now();
         let known = self.known.entry(pid).or_default();
