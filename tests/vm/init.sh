@@ -68,8 +68,7 @@ trace() {
         . /tmp/loads
         # What the servers have left to do after their clients' last byte.
         sleep 1
-        # Kernel 5.12 and later: calls that met their own program preempted on the same processor, and ran none.
-        cat /proc/"$tracer"/fdinfo/* 2>/dev/null | awk '/^recursion_misses/ { n += $2 } END { print "misses: " n + 0 }'
+        misses "$tracer"
         kill -INT "$tracer"
     fi
     wait "$tracer"
@@ -80,6 +79,11 @@ trace() {
     # Interrupted, as it should be.
     [ "$code" = 130 ] && return 0
     return "$code"
+}
+
+# misses PID: kernel 5.12 and later: calls that met their own program preempted on the same processor, and ran none.
+misses() {
+    cat /proc/"$1"/fdinfo/* 2>/dev/null | awk '/^recursion_misses/ { n += $2 } END { print "misses: " n + 0 }'
 }
 
 # tls N: the whole host, then OpenSSL's server, and N clients that ask it for a file: the first is seen from its first byte on.
@@ -101,6 +105,7 @@ tls() {
             n=$((n + 1))
         done
         sleep 1
+        misses "$tracer"
         kill -INT "$tracer"
     fi
     wait "$tracer"

@@ -128,7 +128,7 @@ unsafe fn copy(to: *mut u8, address: u64, length: Option<u64>) -> u16 {
             // SAFETY: the destination has the room; the source may be anything.
             match unsafe { bpf_probe_read_user(to.cast(), length as u32, address as *const c_void) } {
                 0 => length as i64,
-                error => error as i64,
+                error => error,
             }
         }
         // SAFETY: as above. Its length counts the zero.

@@ -197,7 +197,7 @@ impl Run {
 }
 
 /// Calls for which the kernel ran no probe, as `init.sh` prints them.
-fn missed(output: &str) -> u64 {
+pub(super) fn missed(output: &str) -> u64 {
     output.lines().find_map(|line| line.strip_prefix("misses: ")?.trim().parse().ok()).unwrap_or(0)
 }
 
@@ -275,6 +275,11 @@ impl Summary {
     pub(super) fn n_of(&self, name: &str) -> (u64, u64) {
         let rows = self.operations.iter().filter(|row| row.operation == name);
         rows.fold((0, 0), |(n, errors), row| (n + row.count, errors + row.errors))
+    }
+
+    /// Requests that may be lost.
+    pub(super) fn most_lost(&self) -> u64 {
+        self.lost_requests.high
     }
 
     /// Nothing is lost, left over or left open.

@@ -8,7 +8,7 @@ use super::{
     guest::{Console, tail},
     image::Image,
     live::{add_libraries, libraries_of},
-    scenarios::Summary,
+    scenarios::{Summary, missed},
 };
 use crate::shell::{command, output, run, target_dir};
 
@@ -53,30 +53,39 @@ pub(super) fn script() -> String {
     format!("step tls tls {N}\nstep tls/replay replay\n")
 }
 
-/// Each request was seen once at each end, inside.
+/// Each request was seen once at each end, inside; where the kernel left out probes, what is missing is known to be lost.
 pub(super) fn check(console: &Console, note: &mut dyn FnMut(&str, Result<String>)) {
+    let n_missed = console.step("tls").map_or(0, |step| missed(&step.output));
     for name in ["tls", "tls/replay"] {
         let outcome = console.step(name).and_then(|step| {
             ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 25));
-            check_output(&step.output, name == "tls").with_context(|| tail(&step.output, 25))
+            check_output(&step.output, name == "tls", n_missed).with_context(|| tail(&step.output, 25))
         });
         note(name, outcome);
     }
 }
 
-fn check_output(output: &str, is_live: bool) -> Result<String> {
+fn check_output(output: &str, is_live: bool, n_missed: u64) -> Result<String> {
     let summary = Summary::of(output)?;
+    let (found, errors) = summary.n_of("GET /hello");
     if is_live {
         let inside = output
             .lines()
-            .find_map(|line| line.strip_prefix("inside: "))
+            .find_map(|line| line.strip_prefix("inside: ")?.trim().parse::<u64>().ok())
             .context("no count of what was inside")?;
-        ensure!(inside.trim() == (2 * N).to_string(), "{inside} rows with a library, not {}", 2 * N);
+        ensure!(inside == found, "{inside} rows with a library, not {found}");
     }
-    let found = summary.n_of("GET /hello");
-    ensure!(found == (2 * N, 0), "{} of `GET /hello`, {} of them errors, not {}", found.0, found.1, 2 * N);
+    ensure!(found <= 2 * N && errors == 0, "{found} of `GET /hello`, {errors} of them errors, not {}", 2 * N);
+    if n_missed != 0 {
+        let (told, most) = (found + summary.open, summary.most_lost());
+        ensure!(2 * N <= told + most, "{found} of {}, {most} at most are known to be lost", 2 * N);
+        return Ok(format!(
+            "GET /hello {found}, at most {most} lost (the kernel ran no probe for {n_missed} calls)"
+        ));
+    }
+    ensure!(found == 2 * N, "{found} of `GET /hello`, not {}", 2 * N);
     summary.lost_nothing()?;
-    Ok(format!("GET /hello {}", found.0))
+    Ok(format!("GET /hello {found}"))
 }
 
 #[cfg(test)]
@@ -85,20 +94,24 @@ mod tests {
 
     #[test]
     fn each_end_of_each_request_must_be_there() {
-        let printed = |count: u64, errors: u64, inside: u64| {
+        let printed = |count: u64, errors: u64, inside: u64, high: u64| {
             format!(
-                "inside: {inside}\n{{\"type\":\"summary\",\"transactions\":{count},\"open\":0,\"lost_requests\":{{\"low\":0,\"high\":0}},\
+                "inside: {inside}\n{{\"type\":\"summary\",\"transactions\":{count},\"open\":0,\"lost_requests\":{{\"low\":0,\"high\":{high}}},\
                  \"operations\":[{{\"operation\":\"GET /hello\",\"count\":{count},\"errors\":{errors}}}]}}"
             )
         };
-        assert!(check_output(&printed(2 * N, 0, 2 * N), true).is_ok());
-        for (count, errors, inside) in [(2 * N - 1, 0, 2 * N), (2 * N, 1, 2 * N), (2 * N, 0, N), (0, 0, 0)] {
+        let all = 2 * N;
+        assert!(check_output(&printed(all, 0, all, 0), true, 0).is_ok());
+        for (count, errors, inside) in [(all - 1, 0, all - 1), (all, 1, all), (all, 0, N), (0, 0, 0)] {
             assert!(
-                check_output(&printed(count, errors, inside), true).is_err(),
+                check_output(&printed(count, errors, inside, 0), true, 0).is_err(),
                 "{count} {errors} {inside}"
             );
         }
-        assert!(check_output("", false).is_err());
+        assert!(check_output("", false, 0).is_err());
+        assert!(check_output(&printed(all - 2, 0, all - 2, 2), true, 5).is_ok());
+        assert!(check_output(&printed(all - 3, 0, all - 3, 2), true, 5).is_err());
+        assert!(check_output(&printed(all - 2, 0, all - 2, 2), true, 0).is_err());
         assert!(super::super::INIT.contains("inside: "));
     }
 }
