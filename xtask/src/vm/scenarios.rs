@@ -277,9 +277,9 @@ impl Summary {
         rows.fold((0, 0), |(n, errors), row| (n + row.count, errors + row.errors))
     }
 
-    /// Requests that may be lost.
-    pub(super) fn most_lost(&self) -> u64 {
-        self.lost_requests.high
+    /// Requests that may be lost, or whose answers were not seen.
+    pub(super) fn most_unknown(&self) -> u64 {
+        self.open + self.lost_requests.high
     }
 
     /// Nothing is lost, left over or left open.
