@@ -10,8 +10,16 @@ use std::{
 
 use rustc_hash::FxHashSet;
 
-/// Where dynamic loaders look, x86-64 (Debian's multiarch, Fedora's, and what has neither).
-const FOLDERS: [&str; 4] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
+/// Where dynamic loaders look, x86-64 (Debian's multiarch, Fedora's, what has neither, and where `/lib` is a folder of its own).
+const FOLDERS: [&str; 7] = [
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+    "/lib/x86_64-linux-gnu",
+    "/lib64",
+    "/lib",
+];
 /// OpenSSL's, GnuTLS' and NSS' names, without versions.
 const NAMES: [&str; 3] = ["libssl.so.", "libgnutls.so.", "libssl3.so"];
 /// A host has a handful.
