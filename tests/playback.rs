@@ -1,6 +1,9 @@
 //! A recording played on the screen: what is seen at an instant is what was seen then.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ratatui::{buffer::Buffer, layout::Rect};
 use tracer_user::{
@@ -557,25 +560,36 @@ fn where_stored_transactions_cannot_be_read_a_window_comes_from_the_events() {
         if damage {
             for file in files(&temp.path().join("transactions")) {
                 let mut bytes = std::fs::read(&file).unwrap();
-                // Headers of pages among them: a bit alone may only make another value.
-                let (from, to) = (bytes.len() / 4, bytes.len() / 2);
-                bytes[from..to].iter_mut().for_each(|byte| *byte ^= 0xff);
+                // All of the pages, headers among them: a bit alone may only make another value. What says where they are stays.
+                let (pages, tail) = bytes.split_at(bytes.len() - 8);
+                let footer = u32::from_le_bytes(tail[..4].try_into().unwrap()) as usize;
+                let end = pages.len() - footer;
+                bytes[4..end].iter_mut().for_each(|byte| *byte ^= 0xff);
                 std::fs::write(&file, bytes).unwrap();
             }
         }
         let begin = Begin { order: Some(order), narrowed: None, pace: Pace::REAL };
         let player = Player::start(Tape { whole_events: 0, ..tape(temp.path()) }, begin).unwrap();
-        let played = arrived(&player);
+        arrived(&player);
         let from = WallTime(at.0 - window_ns);
-        let rows: Vec<_> = player.feed().recent.lock().rows(from, at).cloned().collect();
-        (rows, played.fault, player.finish().totals)
+        let rows = || -> Vec<_> { player.feed().recent.lock().rows(from, at).cloned().collect() };
+        // What is before the last checkpoint comes behind the rest, on a slow machine visibly so.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut n_rows = None;
+        while Instant::now() < deadline
+            && (n_rows != Some(rows().len()) || player.played().fault.0 < u64::from(damage))
+        {
+            n_rows = Some(rows().len());
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        (rows(), player.played().fault, player.finish().totals)
     };
     let (rows, fault, totals) = play(false);
     assert!(rows.len() > 100 && fault.0 == 0, "{} rows, {fault:?}", rows.len());
     let (again, fault, by_events) = play(true);
     assert_eq!(again, rows);
     assert!(fault.0 == 1 && fault.1.contains("come from the events"), "{fault:?}");
-    assert!(by_events.events > 2 * totals.events, "{} and {}", by_events.events, totals.events);
+    assert!(by_events.events > totals.events, "{} and {}", by_events.events, totals.events);
 }
 
 /// A load of which windows can be put together of what was stored.
