@@ -241,7 +241,7 @@ impl Boot {
             return scenarios::check_locked(console, note);
         }
         scenarios::check(&self.kernel, console, note);
-        tls::check(console, note);
+        tls::check(&self.kernel, console, note);
         if self.has_live {
             live::check(console, scenarios::has_socket_hooks(&self.kernel), note);
         }
