@@ -277,9 +277,9 @@ impl Summary {
         rows.fold((0, 0), |(n, errors), row| (n + row.count, errors + row.errors))
     }
 
-    /// Requests that may be lost, or whose answers were not seen.
+    /// Requests that may be lost, whose answers were not seen, or of which the answer alone was.
     pub(super) fn most_unknown(&self) -> u64 {
-        self.open + self.lost_requests.high
+        self.open + self.lost_requests.high + sum(&self.unpaired)
     }
 
     /// Nothing is lost, left over or left open.
