@@ -164,6 +164,30 @@ proptest! {
 }
 
 #[test]
+fn what_could_not_be_read_is_null_and_no_number() {
+    let enter = |unread| FunctionEnter {
+        time: BootTime(1_000 * MS),
+        number: 1,
+        stack: 64,
+        registers: [0; 8],
+        unread,
+        function: 2,
+        pid: 5,
+        tid: 6,
+        ..FunctionEnter::default()
+    };
+    for (unread, expected) in
+        [(0, serde_json::json!(0)), (1, serde_json::Value::Null), (2, serde_json::json!(0))]
+    {
+        let events: Vec<Event> = facts().chain([Event::FunctionEnter(enter(unread))]).collect();
+        let (rows, _) = through(&events, &[]);
+        let call = rows[0].call.as_ref().expect("a call");
+        let arguments: serde_json::Value = serde_json::from_str(&call.arguments).unwrap();
+        assert_eq!(arguments[0], expected, "{unread:b}");
+    }
+}
+
+#[test]
 fn values_are_printed_as_they_were_asked_for() {
     let enter = FunctionEnter {
         time: BootTime(1_000 * MS),

@@ -286,7 +286,8 @@ pub const FUNCTION_TEXT_BYTES: usize = 256;
 /// Instead of a length: the text was not copied.
 pub const NO_TEXT: u16 = u16::MAX;
 
-/// A probed function of a target begins, or a place in it is passed. `n_texts` fields of [`FUNCTION_TEXT_BYTES`] follow.
+/// A probed function of a target begins, or a place in it is passed. Its flags: a bit for each of `registers` that could not be read (a mark's argument in
+/// memory whose page was not resident). `n_texts` fields of [`FUNCTION_TEXT_BYTES`] follow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct FunctionEnter {

@@ -94,7 +94,7 @@ counters! {
     RefusedFunction = "refused_function",
     /// Texts of functions' arguments left out because the ring was over 75 % full.
     FunctionTextLeftOut = "function_text_left_out",
-    /// Texts of functions' arguments that could not be read: the address is none, or its page was not resident.
+    /// Texts of functions' arguments, and arguments of marks, that could not be read: the address is none, or its page was not resident.
     FunctionTextFault = "function_text_fault",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",

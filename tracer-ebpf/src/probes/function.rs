@@ -233,10 +233,9 @@ unsafe fn fill_texts(entry: *mut WithTexts, spec: &FunctionSpec) {
 
 /// Tells that a function begins, or that a place is passed.
 #[inline(always)]
-fn enter(context: *mut c_void, hit: &Hit, fill: impl Fn(*mut FunctionEnter)) {
+fn enter(hit: &Hit, fill: impl Fn(*mut FunctionEnter)) {
     let Some((has_room, wake)) = room() else { return };
     let wants_texts = hit.spec.n_texts != 0;
-    let _ = context;
     if wants_texts && has_room {
         let Some(mut entry) = EVENTS.reserve::<WithTexts>(0) else {
             count(Stat::RefusedFunction);
@@ -273,7 +272,7 @@ pub fn function_enter(context: ProbeContext) -> u32 {
     let at = context.as_ptr();
     let Some(hit) = hit(at, register!(context, rsp), register!(context, r14), 0) else { return 0 };
     // SAFETY: the record is a reservation of the ring.
-    enter(at, &hit, |record| unsafe { fill_registers(record, at, hit.spec.convention) });
+    enter(&hit, |record| unsafe { fill_registers(record, at, hit.spec.convention) });
     0
 }
 
@@ -282,27 +281,41 @@ pub fn function_enter(context: ProbeContext) -> u32 {
 pub fn function_mark(context: ProbeContext) -> u32 {
     let at = context.as_ptr();
     let Some(hit) = hit(at, register!(context, rsp), register!(context, r14), 0) else { return 0 };
-    enter(at, &hit, |record| {
+    enter(&hit, |record| {
+        let mut unread = 0;
         let mut i = 0;
         while i < FUNCTION_REGISTERS {
-            let value = argument(at, &hit.spec.places[i]);
+            let mut is_unread = 0;
+            let value = argument(at, &hit.spec.places[i], &mut is_unread);
+            unread |= (is_unread as u16 & 1) << i;
             // SAFETY: a reservation of the ring.
             unsafe { (&raw mut (*record).registers).cast::<u64>().add(i).write_volatile(value) };
             i += 1;
         }
+        if unread != 0 {
+            count(Stat::FunctionTextFault);
+        }
+        // SAFETY: a reservation of the ring.
+        unsafe { (&raw mut (*record).header.flags).write_volatile(unread) };
     });
     0
 }
 
-/// The value of a mark's argument, extended to 64 bits.
+/// The value of a mark's argument, extended to 64 bits. What cannot be read sets `is_unread` to 1.
 #[inline(never)]
-fn argument(context: *mut c_void, at: &ArgumentAt) -> u64 {
+fn argument(context: *mut c_void, at: &ArgumentAt, is_unread: &mut u64) -> u64 {
     let value = match at.kind {
         AT_CONSTANT => at.value as u64,
         AT_REGISTER => numbered(context, at.register),
         AT_MEMORY => {
             let address = numbered(context, at.register).wrapping_add(at.value as u64);
-            read_user(address).unwrap_or(0)
+            match read_user(address) {
+                Some(value) => value,
+                None => {
+                    *is_unread = 1;
+                    0
+                }
+            }
         }
         _ => 0,
     };

@@ -100,6 +100,8 @@ pub struct FunctionEnter {
     pub caller: u64,
     /// Registers, in the order of the calling convention.
     pub registers: [u64; abi::FUNCTION_REGISTERS],
+    /// A bit for each of them that could not be read.
+    pub unread: u16,
     /// Texts; `None`: not read.
     pub texts: Vec<Option<Bytes>>,
     /// Which function.
@@ -135,6 +137,7 @@ impl FunctionEnter {
             goroutine: raw.goroutine,
             caller: raw.caller,
             registers: raw.registers,
+            unread: raw.header.flags,
             texts,
             function: raw.function,
             pid: raw.pid,

@@ -304,8 +304,14 @@ fn arguments(facts: &FunctionFacts, enter: &FunctionEnter) -> String {
             ValueKind::Text(at) => enter.texts.get(usize::from(at)).and_then(|text| text.as_deref()),
             _ => None,
         };
-        let register = enter.registers.get(usize::from(argument.register)).copied().unwrap_or(0);
-        argument.kind.push_json(&mut out, register, text);
+        let at = usize::from(argument.register);
+        match enter.registers.get(at) {
+            Some(register) if enter.unread >> at & 1 == 0 => {
+                argument.kind.push_json(&mut out, *register, text)
+            }
+            // It could not be read, or is in none.
+            _ => out.extend_from_slice(b"null"),
+        }
     }
     out.push(b']');
     String::from_utf8_lossy(&out).into_owned()

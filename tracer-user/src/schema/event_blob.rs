@@ -339,8 +339,8 @@ impl Cells {
 
 impl Cells {
     pub(super) fn of_enter(enter: &FunctionEnter) -> Cells {
-        let &FunctionEnter { number, stack, function, pid, tid, comm, .. } = enter;
-        Cells { position: number, bytes: stack, turn: function, pid, tid, comm, ..Cells::default() }
+        let &FunctionEnter { number, stack, unread: flags, function, pid, tid, comm, .. } = enter;
+        Cells { position: number, bytes: stack, turn: function, flags, pid, tid, comm, ..Cells::default() }
     }
 
     pub(super) fn of_return(leave: &FunctionReturn) -> Cells {

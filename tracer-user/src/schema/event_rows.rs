@@ -582,6 +582,7 @@ impl<'a> EventColumns<'a> {
                     goroutine,
                     caller,
                     registers,
+                    unread: self.flags[i],
                     texts,
                     function: self.turn[i] as u32,
                     pid: self.pid[i] as u32,

@@ -93,23 +93,32 @@ fn other() -> impl Strategy<Value = Event> {
                 Event::TlsOpen(TlsOpen { time, conn, carrier, pid, library, link, flags })
             }
         ),
-        (time(), any::<[u64; 4]>(), any::<[u64; 8]>(), any::<[u32; 3]>(), texts, any::<[u8; 16]>()).prop_map(
-            |(time, [number, stack, goroutine, caller], registers, [function, pid, tid], texts, comm)| {
-                Event::FunctionEnter(FunctionEnter {
+        (time(), any::<[u64; 4]>(), any::<([u64; 8], u16)>(), any::<[u32; 3]>(), texts, any::<[u8; 16]>())
+            .prop_map(
+                |(
                     time,
-                    number,
-                    stack,
-                    goroutine,
-                    caller,
-                    registers,
+                    [number, stack, goroutine, caller],
+                    (registers, unread),
+                    [function, pid, tid],
                     texts,
-                    function,
-                    pid,
-                    tid,
                     comm,
-                })
-            }
-        ),
+                )| {
+                    Event::FunctionEnter(FunctionEnter {
+                        time,
+                        number,
+                        stack,
+                        goroutine,
+                        caller,
+                        registers,
+                        unread,
+                        texts,
+                        function,
+                        pid,
+                        tid,
+                        comm,
+                    })
+                }
+            ),
         (time(), any::<[u64; 4]>(), any::<[u32; 3]>(), proptest::option::of(payload()), any::<u16>())
             .prop_map(|(time, [number, stack, goroutine, value], [function, pid, tid], text, flags)| {
                 Event::FunctionReturn(FunctionReturn {
