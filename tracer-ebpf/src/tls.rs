@@ -235,7 +235,13 @@ pub fn returned(thread: &Thread, key: Key, value: u64, stack: u64) {
         0 => u64::from((value as i32).max(0) as u32),
         NO_LENGTH => 0,
         _ if value as u32 != 1 => 0,
-        at => read_user(at).unwrap_or(0),
+        at => match read_user(at) {
+            Some(bytes) => bytes,
+            None => {
+                count(Stat::TlsUnlinked);
+                0
+            }
+        },
     };
     ended(thread, key.pid, &call, bytes);
 }

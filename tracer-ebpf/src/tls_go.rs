@@ -193,6 +193,9 @@ pub fn copies(thread: &Thread, handle: u64, register: u64, from: u64, bytes: u64
     }
     let key = Key { pid: thread.pid, zero: 0, id: handle };
     let carrier = carrier(key).or_else(|| {
+        if handle == 0 {
+            return None;
+        }
         let running = running(thread, register)?;
         // SAFETY: only read; only this goroutine's thread writes it.
         let note = *unsafe { TLS_GOROUTINES.get(running) }?;

@@ -116,6 +116,8 @@ user_counters! {
     FunctionLate = "lost.function_late",
     /// Records of functions of which nothing is known: the recording has lost what they are called.
     FunctionUnknown = "lost.function_unknown",
+    /// Processes, or looks at them, without probes on functions that were asked for: too many, or the kernel refused them.
+    FunctionProcesses = "lost.function_processes",
     /// Turns of TLS that were taken for requests until their clear text was seen, which tells what they are. Not lost.
     Carried = "requests.carried",
 }

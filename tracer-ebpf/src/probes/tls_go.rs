@@ -3,9 +3,12 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::pt_regs, macros::uprobe, programs::ProbeContext};
 
+use tracer_ebpf::Stat;
+
 use crate::{
     filter::{Thread, current_target},
     memory::read_user,
+    stats::count,
     tls_go::{self, Sends},
 };
 
@@ -63,7 +66,10 @@ pub fn tls_go_copy_reader(context: ProbeContext) -> u32 {
     }
     let Some(thread) = current_target() else { return 0 };
     let registers = registers(&context);
-    let Some(reader) = read_user::<Reader>(registers.rax) else { return 0 };
+    let Some(reader) = read_user::<Reader>(registers.rax) else {
+        count(Stat::TlsUnlinked);
+        return 0;
+    };
     let left = reader.length.saturating_sub(reader.next);
     let room = registers.rcx;
     let bytes = if room < left { room } else { left };

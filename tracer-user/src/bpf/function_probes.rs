@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aya::maps::Array;
@@ -20,12 +20,14 @@ use super::{
     load::Loaded,
     marks,
     ring::boot_now,
+    tls_probes::{AGAIN, PERIOD},
     uprobe_link::{self, Place},
     uprobe_trial,
 };
 use crate::{
     config::Targets,
     event::{Argument, FunctionFacts, ValueKind},
+    metrics::{Counter, Metrics},
     uprobe::{
         functions::{self, End, Found, FunctionError, Language, Spec, Type, n_registers},
         maps::FileId,
@@ -33,21 +35,11 @@ use crate::{
     },
 };
 
-/// When a new process is looked at again: a dynamic loader takes some milliseconds.
-const AGAIN: [Duration; 5] = [
-    Duration::from_millis(3),
-    Duration::from_millis(10),
-    Duration::from_millis(30),
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-];
-/// Between two looks at a process afterwards: a library may be opened late.
-const PERIOD: Duration = Duration::from_secs(1);
-/// What waits to be looked at. Full: the process is found by its next event.
+/// What waits to be looked at. Full: counted (`lost.function_processes`).
 const MAX_COMMANDS: usize = 4096;
 /// Probes from which on it is told how long the end takes.
 const MANY_PROBES: usize = 50;
-/// Processes with probes of their own.
+/// Processes with probes of their own; beyond it others have none (`lost.function_processes`).
 const MAX_PROCESSES: usize = 4096;
 
 /// Finds what is asked for, all of it, within the bound of a run.
@@ -94,8 +86,9 @@ enum Command {
 pub struct FunctionProbes {
     commands: Option<SyncSender<Command>>,
     thread: Option<JoinHandle<()>>,
-    /// On files.
+    /// On files, and those of the trial: what is attached behind the end of one would wait for it.
     links: Vec<OwnedFd>,
+    metrics: Metrics,
     /// What they are called, to come before their calls.
     pub facts: Vec<FunctionFacts>,
     /// What a call costs more than it should, and what is not seen.
@@ -109,6 +102,7 @@ impl FunctionProbes {
         specs: &[Spec],
         targets: &Targets,
         pids: &[u32],
+        metrics: Metrics,
     ) -> Result<FunctionProbes, FunctionError> {
         let failed = |what: String| {
             FunctionError {
@@ -155,7 +149,7 @@ impl FunctionProbes {
         if n_slow > 0 {
             let first = found.iter().find(|one| one.is_single_stepped());
             notes.push(format!(
-                "{n_slow} of {} functions have no place that the kernel emulates for a probe, such as {}: each call costs some 12 µs more in a virtual machine, 2 µs on bare metal",
+                "{n_slow} of {} functions have no place that the kernel emulates for a probe, such as {}: each call costs some 12 µs more (seen in a virtual machine)",
                 found.len(),
                 first.map_or("", |one| &one.name)
             ));
@@ -168,7 +162,7 @@ impl FunctionProbes {
             found.iter().filter(|one| one.is_shared && is_fixed).map(|one| one.path.clone()).collect();
         let (each, whole): (Vec<OnFile>, Vec<OnFile>) =
             files.into_iter().partition(|file| shared.contains(&file.path) && file.id.is_some());
-        let mut links = Vec::new();
+        let mut links = trial.links;
         for file in &whole {
             attach_all(&programs, file, &file.path, None, &mut links).map_err(|(place, error)| {
                 failed(format!("attach to {} at {place:#x}: {error}", file.path.display()))
@@ -176,7 +170,8 @@ impl FunctionProbes {
         }
         let (mut commands, mut thread) = (None, None);
         if !each.is_empty() {
-            let mut worker = Worker { programs, files: each, known: FxHashMap::default() };
+            let mut worker =
+                Worker { programs, files: each, known: FxHashMap::default(), metrics: metrics.clone() };
             for pid in pids {
                 worker.look(*pid);
             }
@@ -187,7 +182,7 @@ impl FunctionProbes {
             thread = Some(started.map_err(|error| failed(format!("start a thread: {error}")))?);
             commands = Some(sender);
         }
-        Ok(FunctionProbes { commands, thread, links, facts, notes })
+        Ok(FunctionProbes { commands, thread, links, metrics, facts, notes })
     }
 
     /// A process began, or executed a program.
@@ -201,9 +196,10 @@ impl FunctionProbes {
     }
 
     fn send(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            // Full: it is found by its next event.
-            let _ = commands.try_send(command);
+        if let Some(commands) = &self.commands
+            && commands.try_send(command).is_err()
+        {
+            self.metrics.add(Counter::FunctionProcesses, 1);
         }
     }
 }
@@ -367,6 +363,7 @@ struct Worker {
     programs: FxHashMap<&'static str, OwnedFd>,
     files: Vec<OnFile>,
     known: FxHashMap<u32, Known>,
+    metrics: Metrics,
 }
 
 impl Worker {
@@ -403,6 +400,7 @@ impl Worker {
             return;
         };
         if self.known.len() >= MAX_PROCESSES && !self.known.contains_key(&pid) {
+            self.metrics.add(Counter::FunctionProcesses, 1);
             return;
         }
         let now = Instant::now();
@@ -423,6 +421,7 @@ impl Worker {
             let mut links = Vec::new();
             if let Err((place, error)) = attach_all(&self.programs, file, &opened.path, Some(pid), &mut links)
             {
+                self.metrics.add(Counter::FunctionProcesses, 1);
                 tracing::warn!(pid, place, %error, "no probes on its functions");
             }
             known.links.insert(at, links);

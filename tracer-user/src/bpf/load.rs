@@ -24,7 +24,7 @@ use crate::{
         pid_namespace,
         probes::{ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
         tls_libraries::TlsTrial,
-        uprobe_link, uprobe_trial,
+        uprobe_trial,
     },
     config::{Hooks, Targets},
 };
@@ -478,8 +478,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)
     });
     let tls = match tls {
-        Ok(uprobe_trial::Trial { ns_per_call, harms_confined, links }) => {
-            uprobe_link::detach_all(links);
+        Ok(uprobe_trial::Trial { ns_per_call, harms_confined, .. }) => {
             TlsTrial { ns_per_call, harms_confined, refused: None }
         }
         Err(refused) => TlsTrial { refused: Some(refused), ..TlsTrial::default() },

@@ -68,7 +68,7 @@ pub struct TlsLibrary {
 impl TlsLibrary {
     /// Whether there are programs for its functions. Whether there is a place for each in this very file, `doctor --pid` says.
     pub fn is_read(&self) -> bool {
-        [OPENSSL, OPENSSL_IN_NODE, "GnuTLS"].contains(&self.kind.as_str())
+        [OPENSSL, OPENSSL_IN_NODE, "GnuTLS", "NSS", "Go"].contains(&self.kind.as_str())
     }
 }
 

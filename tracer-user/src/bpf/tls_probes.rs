@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -46,9 +46,9 @@ use crate::{
 };
 
 /// Between two looks at a process that is not new.
-const PERIOD: Duration = Duration::from_secs(1);
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// When a new process is looked at again: a dynamic loader takes some milliseconds, an interpreter imports its library later.
-const AGAIN: [Duration; 5] = [
+pub(super) const AGAIN: [Duration; 5] = [
     Duration::from_millis(3),
     Duration::from_millis(10),
     Duration::from_millis(30),
@@ -67,6 +67,8 @@ const MAX_PROCESSES: usize = 16_384;
 const MAX_FILES: usize = 8192;
 /// Sets of files whose plans are remembered: a host has some hundred. Beyond it all are forgotten.
 const MAX_SETS: usize = 1024;
+/// Groups of probes that wait to be taken away, each group those of a process. Full: the thread that looks takes them away itself.
+const MAX_CLOSING: usize = 64;
 /// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
 const MAX_COMMANDS: usize = 4096;
 
@@ -149,17 +151,19 @@ impl TlsProbes {
         let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(format!("{name} is not loaded"));
         let trial = uprobe_trial::run(program("tls_openssl_write")?, program(RETURN)?)?;
         lock(&status).ns_per_call = trial.ns_per_call;
+        let is_named = scope == Scope::Each;
+        let patience = if is_named { PATIENCE_WITH_NAMED } else { PATIENCE };
         // What might end programs of others is on no file.
         let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
-        let (closer, to_close) = mpsc::channel::<Vec<OwnedFd>>();
+        let (closer, to_close) = mpsc::sync_channel::<Vec<OwnedFd>>(MAX_CLOSING);
         let closes = std::thread::Builder::new().name("txray-tls-end".to_owned());
         // It ends with the last who could give it any.
-        let closes = closes.spawn(move || to_close.iter().for_each(uprobe_link::detach_all));
+        let closes = closes.spawn(move || to_close.iter().for_each(drop));
         closes.map_err(|error| format!("start its second thread: {error}"))?;
         let mut worker = Worker {
             closer,
             harms_confined: trial.harms_confined,
-            of_trial: trial.links,
+            _of_trial: trial.links,
             _held: held,
             programs,
             maps,
@@ -175,10 +179,10 @@ impl TlsProbes {
         let (done, is_done) = mpsc::sync_channel(1);
         let pids = pids.to_vec();
         let thread = std::thread::Builder::new().name("txray-tls".to_owned()).spawn(move || {
-            // Of a whole host's processes those that are not reached in time are looked at as any others are.
+            // Those that are not reached in time are looked at as any others are.
             let began = Instant::now();
             for pid in pids {
-                if scope == Scope::Each || began.elapsed() < PATIENCE {
+                if began.elapsed() < patience {
                     worker.look(pid);
                 } else if worker.known.len() < MAX_PROCESSES {
                     worker.known.insert(pid, Known { due: Some(began), ..Known::default() });
@@ -189,7 +193,11 @@ impl TlsProbes {
             worker.run(&queue);
         });
         let thread = thread.map_err(|error| format!("start its thread: {error}"))?;
-        let _ = is_done.recv_timeout(if scope == Scope::Each { PATIENCE_WITH_NAMED } else { PATIENCE });
+        if is_done.recv_timeout(patience).is_err() && is_named {
+            let text =
+                "probes are still being attached: what is said inside until then is not shown".to_owned();
+            lock(&status).left_opaque.push(text);
+        }
         Ok(TlsProbes { commands: Some(commands), thread: Some(thread), status })
     }
 
@@ -326,7 +334,7 @@ pub struct Maps {
 struct Worker {
     /// Why programs that confine themselves are left alone.
     harms_confined: Option<String>,
-    of_trial: Vec<OwnedFd>,
+    _of_trial: Vec<OwnedFd>,
     /// Libraries that txray has mapped itself, so that their probes are there as long as it is.
     _held: Vec<Mapped>,
     programs: FxHashMap<&'static str, OwnedFd>,
@@ -340,17 +348,8 @@ struct Worker {
     /// When the last of them was attached, boot ns.
     shared_since_ns: u64,
     status: Arc<Mutex<Status>>,
-    /// Takes probes away: each waits until nobody can be in it, 20 to 100 ms, in which others are to be attached.
-    closer: Sender<Vec<OwnedFd>>,
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let own = self.known.drain().flat_map(|(_, known)| known.attached.into_values().flatten());
-        let shared = self.shared.drain().map(|(_, (link, _))| link);
-        let of_trial = self.of_trial.drain(..);
-        uprobe_link::detach_all(own.chain(shared).chain(of_trial).collect());
-    }
+    /// Takes probes away, one after the other: the kernel waits at each until nobody can be in it, some 90 ms, in which others are to be attached.
+    closer: SyncSender<Vec<OwnedFd>>,
 }
 
 impl Worker {
@@ -441,13 +440,17 @@ impl Worker {
             let known = self.known.entry(pid).or_default();
             plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
         };
+        let (there, new): (Vec<Probe>, Vec<Probe>) =
+            missing.iter().partition(|probe| self.shared.contains_key(*probe));
+        // Until all are there, nothing is told of a library that was not there before: neither of this process nor, where they are on files, of those that
+        // nobody has looked at yet.
         if !missing.is_empty() {
-            // Until all are there, nothing is told of a library that was not there before.
             let libraries = self.known.get(&pid).map_or(0, |known| known.libraries);
             let _ = self.maps.processes.insert(pid, abi::TlsProcess { since_ns: u64::MAX, libraries }, 0);
         }
-        let (there, new): (Vec<Probe>, Vec<Probe>) =
-            missing.into_iter().partition(|probe| self.shared.contains_key(probe));
+        if !new.is_empty() && self.scope == Scope::All {
+            let _ = self.maps.processes.insert(0, abi::TlsProcess { since_ns: u64::MAX, libraries: 0 }, 0);
+        }
         let known = self.known.entry(pid).or_default();
         for probe in there {
             if let Some((_, n_processes)) = self.shared.get_mut(&probe) {
@@ -455,8 +458,14 @@ impl Worker {
             }
             known.attached.insert(probe, None);
         }
+        // An address that is another connection's by now is to be known before anything is linked by it.
+        let (first, rest): (Vec<Probe>, Vec<Probe>) =
+            new.into_iter().partition(|probe| probe.program == GO_HANDSHAKE);
+        let own = (self.scope == Scope::Each).then_some(pid);
+        let mut attached = self.attach(&process, &first, own);
+        attached.extend(self.attach(&process, &rest, own));
         let mut is_whole = true;
-        for (probe, link) in self.attach(&process, &new, (self.scope == Scope::Each).then_some(pid)) {
+        for (probe, link) in attached {
             let link = match link {
                 Ok(link) if self.scope == Scope::All => {
                     self.share(probe, link, 1);
@@ -472,7 +481,7 @@ impl Worker {
             self.known.entry(pid).or_default().attached.insert(probe, link);
         }
         if !is_whole {
-            self.give_up_go(pid);
+            self.give_up(pid, &missing);
         }
         if plan.libraries != 0 && is_whole {
             let known = self.known.entry(pid).or_default();
@@ -568,8 +577,6 @@ impl Worker {
                 Err(reason) => return Err(reason),
             }
         }
-        // An address that is another connection's by now is to be known before anything is told of it.
-        places.sort_by_key(|(program, _)| *program != GO_HANDSHAKE);
         let mut probes = Vec::new();
         for (program, site) in places {
             if !self.programs.contains_key(program) {
@@ -613,14 +620,15 @@ impl Worker {
         };
     }
 
-    /// Takes back the probes on a process's program of Go, of which some were refused.
-    fn give_up_go(&mut self, pid: u32) {
+    /// Takes back probes of which some were refused: what the others see is not told.
+    fn give_up(&mut self, pid: u32, probes: &[Probe]) {
         let Some(known) = self.known.get_mut(&pid) else { return };
-        let given_up: Vec<Probe> = known.attached.keys().filter(|probe| is_of_go(probe)).copied().collect();
         let mut gone = Vec::new();
-        for probe in given_up {
-            gone.extend(known.attached.remove(&probe).flatten());
-            gone.extend(release(&mut self.shared, &probe));
+        for probe in probes {
+            if let Some(own) = known.attached.remove(probe) {
+                gone.extend(own);
+                gone.extend(release(&mut self.shared, probe));
+            }
         }
         self.close(gone);
     }
@@ -704,8 +712,8 @@ impl Worker {
     }
 
     fn close(&self, links: Vec<OwnedFd>) {
-        // If the other thread is gone they end here.
-        let _ = self.closer.send(links);
+        // If there is no room, or the other thread is gone, they end here.
+        let _ = self.closer.try_send(links);
     }
 
     fn leave_opaque(&self, text: String) {

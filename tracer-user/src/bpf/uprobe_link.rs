@@ -160,8 +160,8 @@ fn event(place: Place<'_>, semaphore: Option<u64>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(event as i32) })
 }
 
-/// Threads that attach or detach at once. Each attachment waits for a grace period of RCU where none has just been waited for, and each
-/// detachment for one: 0.08 to 0.46 s on two busy processors (Linux 6.18, AMD EPYC), and what waits at once waits for the same.
+/// Threads that attach at once. An attachment waits for a grace period of RCU where none has just been waited for (34 ms; 0.1 to 0.9 s on a
+/// machine with much to do), and those that wait at once wait for the same one (Linux 6.18, AMD EPYC, two processors).
 const AT_ONCE: usize = 16;
 
 /// Attaches several, in the order given.
@@ -188,19 +188,4 @@ pub fn attach_all(wanted: &[(BorrowedFd<'_>, Place<'_>)]) -> Vec<io::Result<Owne
         }
         links
     })
-}
-
-/// Detaches several.
-pub fn detach_all(links: Vec<OwnedFd>) {
-    let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
-    shares.resize_with(links.len().min(AT_ONCE), Vec::new);
-    for (idx, link) in links.into_iter().enumerate() {
-        shares[idx % AT_ONCE].push(link);
-    }
-    std::thread::scope(|scope| {
-        for share in shares {
-            // Where no thread is to be had they are dropped here.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(share));
-        }
-    });
 }

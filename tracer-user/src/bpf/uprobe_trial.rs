@@ -53,13 +53,10 @@ pub fn run(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>) -> Result<Trial, St
     let free = Subject::fork(false).map_err(failed)?;
     let confined = Subject::fork(true);
     let offset = offset().ok_or_else(|| failed("its own file is not mapped".to_owned()))?;
-    let place =
-        |pid, at_return| Place { path: Path::new("/proc/self/exe"), offset, at_return, pid: Some(pid) };
-    let pids = [Some(&free), confined.as_ref().ok()].into_iter().flatten().map(|subject| subject.pid);
+    // On the file, once for both: nobody else calls it.
+    let place = |at_return| Place { path: Path::new("/proc/self/exe"), offset, at_return, pid: None };
     let plain = free.calls();
-    // All at once: most of an attachment is waiting.
-    let wanted: Vec<_> =
-        pids.flat_map(|pid| [(entry, place(pid, false)), (at_return, place(pid, true))]).collect();
+    let wanted = [(entry, place(false)), (at_return, place(true))];
     let links: Result<Vec<OwnedFd>, io::Error> = uprobe_link::attach_all(&wanted).into_iter().collect();
     let outcome = links.map_err(|error| format!("attach: {error}")).and_then(|links| {
         let probed = free.calls();

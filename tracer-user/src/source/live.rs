@@ -227,7 +227,9 @@ impl LiveSource {
         };
         let functions = match &config.functions[..] {
             [] => None,
-            specs => Some(FunctionProbes::start(&mut loaded, specs, &config.targets, &pids)?),
+            specs => {
+                Some(FunctionProbes::start(&mut loaded, specs, &config.targets, &pids, metrics.clone())?)
+            }
         };
         let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));

@@ -127,7 +127,10 @@ const STAGES: [(&str, &[&str]); 7] = [
     ("decoder", &["decode_short", "decode_unknown_kind"]),
     ("connections", &["tracker_full", "reorder_full", "late", "after_close"]),
     ("parsers", &["in_flight_full", "parser_invalid", "parser_gap"]),
-    ("functions", &["function_depth", "function_threads", "function_late", "function_unknown"]),
+    (
+        "functions",
+        &["function_depth", "function_threads", "function_late", "function_unknown", "function_processes"],
+    ),
     ("recorder", &["recorder_queue_full", "recorder_write", "recording_missing"]),
     ("sinks", &["sink_queue_full", "sink_write"]),
 ];
