@@ -452,7 +452,7 @@ os.execv("/usr/bin/curl", ["curl", "-sk", "--http1.1", "-K", "-"])
     assert_eq!(client.process.wait("curl"), Some(0));
     let capture = tracer.stop();
     check_order_and_sums(&capture);
-    let why = format!("{:#?}\n{}", capture.transactions, capture.stderr);
+    let why = format!("{:#?}\n{:?}\n{}", capture.transactions, capture.summary, capture.stderr);
     for role in ["server", "client"] {
         let seen = inside(&capture, role);
         let n_of = |prefix: &str, comm: &str| {

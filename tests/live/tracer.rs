@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{BufRead as _, BufReader, Read as _},
     path::PathBuf,
     process::{Command, Stdio},
@@ -23,7 +24,7 @@ use super::{
 const READY: &str = "txray: tracing";
 
 /// A transaction as printed: all keys of the contract, and no other.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "the keys are the contract, whether or not a test looks at each")]
 pub(super) struct Transaction {
@@ -73,6 +74,25 @@ pub(super) struct Transaction {
     pub(super) conn_id: String,
     pub(super) id: String,
     pub(super) seq: u64,
+}
+
+/// One line: what a failed test prints is read by people, some of it in a log that is cut.
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start_time_ns, duration_ns, role, protocol, operation, pid, tid, comm, end, .. } = self;
+        let (target, status) = (self.target.as_deref().unwrap_or("-"), self.status_code.unwrap_or(-1));
+        write!(f, "{start_time_ns} +{duration_ns} {role} {protocol} {operation} {target} {status}")?;
+        let port = |port: Option<u16>| port.unwrap_or(0);
+        write!(f, " {comm} {pid}/{tid} {}>{}", port(self.client_port), port(self.server_port))?;
+        write!(f, " {}+{} B {end} {}", self.request_bytes, self.response_bytes, self.confidence)?;
+        if let Some(error) = &self.error_type {
+            write!(f, " error {error}")?;
+        }
+        if let Some(tls) = &self.tls {
+            write!(f, " tls {}", tls.library.as_deref().unwrap_or("?"))?;
+        }
+        Ok(())
+    }
 }
 
 fn none_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

@@ -10,8 +10,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_LINK_NESTED, TLS_LINK_ORDER, conn_first_seen,
-    target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_LINK_NESTED, TLS_LINK_ORDER, TlsProcess,
+    conn_first_seen, target_hint,
 };
 
 use crate::{
@@ -120,9 +120,8 @@ pub fn entered(key: Key, call: &Call) {
 #[inline(always)]
 pub fn moved(hit: &Hit, conn: &Conn) {
     let slot = target_hint(hit.thread.pid);
-    if TLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
-        note(hit, conn);
-    } else if conn.carries == CARRIES {
+    let may_call = TLS_HINTS.get(slot).is_some_and(|hint| *hint != 0);
+    if !(may_call && note(hit, conn) != 0) && conn.carries == CARRIES {
         unseen(hit.thread.pid);
     }
     if TLS_GO_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
@@ -130,17 +129,19 @@ pub fn moved(hit: &Hit, conn: &Conn) {
     }
 }
 
-/// A process that nobody has looked at moves bytes of a connection of which the clear text is told: a child goes on with what its parent began. What it
-/// says there is seen nowhere.
+/// A process without probes moves bytes of a connection of which the clear text is told: a child goes on with what its parent began, before it was
+/// looked at or while its probes are being attached. What it says there is seen nowhere.
 #[inline(never)]
 fn unseen(pid: u32) -> u32 {
-    // SAFETY: only asked whether the keys are there.
-    if unsafe { TLS_PROCESSES.get(pid).is_none() && TLS_PROCESSES.get(0).is_none() } {
+    // SAFETY: only read; user space writes whole values.
+    let (own, all) = unsafe { (TLS_PROCESSES.get(pid), TLS_PROCESSES.get(0)) };
+    if own.map_or(all.is_none(), |process| process.libraries == 0) {
         count(Stat::TlsUnlinked);
     }
     0
 }
 
+/// Notes the socket for the call that runs; 0: none does.
 #[inline(never)]
 fn note(hit: &Hit, conn: &Conn) -> u32 {
     let key = Key { pid: hit.thread.pid, zero: 0, id: u64::from(hit.thread.tid) };
@@ -346,16 +347,24 @@ pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
 /// The clear text's connection, created if need be.
 #[inline(never)]
 pub fn clear_text(carrier: &mut Conn, pid: u32, library: u32, link: u32) -> Option<&'static mut Conn> {
+    // SAFETY: only read; user space writes whole values.
+    let own = unsafe { TLS_PROCESSES.get(pid) };
+    // Not all probes of the library are there yet: what one of them shows would be half of the truth.
+    let is_whole = |process: &TlsProcess| process.libraries >> (library & 63) & 1 != 0;
     if carrier.carries == CARRIES
         && let Some(clear) = conn::find(carrier.id)
     {
-        return Some(clear);
+        // A child goes on with it. Where nobody has looked at the child yet, it met a probe on its parent's file, of which all are there.
+        if own.is_none_or(is_whole) {
+            return Some(clear);
+        }
+        count(Stat::TlsUnlinked);
+        return None;
     }
     // Of a process that user space has not looked at yet: what is on its files was there before it.
-    // SAFETY: only read; user space writes whole values.
-    let process = unsafe { TLS_PROCESSES.get(pid).or_else(|| TLS_PROCESSES.get(0)) }?;
-    // Not all probes of the library are there yet: what one of them shows would be half of the truth.
-    if process.libraries >> (library & 63) & 1 == 0 {
+    // SAFETY: as above.
+    let process = own.or_else(|| unsafe { TLS_PROCESSES.get(0) })?;
+    if !is_whole(process) {
         return None;
     }
     let since = process.since_ns;

@@ -5,9 +5,11 @@
 //! * vm: the shipped file on other kernels (`cargo xtask vm`).
 
 use std::{
+    collections::VecDeque,
     fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -93,27 +95,81 @@ struct Failures {
     is_within: bool,
     /// Lines of the test being told of.
     n_lines: usize,
+    /// The latest of them behind the first ones.
+    last: VecDeque<String>,
 }
 
 impl Failures {
-    /// Lines kept of one test: a panic with its place and values; a golden screen that differs is longer, and is cut.
-    const LONGEST: usize = 60;
+    /// The first lines kept of one test, with its place, and the last, with the two values: a golden screen that differs is longer.
+    const FIRST: usize = 40;
+    const LAST: usize = 30;
 
     fn line(&mut self, line: &str) {
         if line.starts_with("test result: ") {
+            self.end_test();
             self.is_within = false;
         } else if line == "failures:" {
+            self.end_test();
             self.is_within = true;
-            self.n_lines = 0;
         } else if self.is_within {
             if line.starts_with("---- ") {
-                self.n_lines = 0;
+                self.end_test();
             }
             self.n_lines += 1;
-            if self.n_lines <= Self::LONGEST {
+            if self.n_lines <= Self::FIRST {
                 self.text.push_str(line);
                 self.text.push('\n');
+                return;
             }
+            if self.last.len() == Self::LAST {
+                self.last.pop_front();
+            }
+            self.last.push_back(line.to_owned());
+        }
+    }
+
+    fn end_test(&mut self) {
+        let left_out = self.n_lines.saturating_sub(Self::FIRST + self.last.len());
+        if left_out > 0 {
+            self.text.push_str(&format!("({left_out} lines left out)\n"));
+        }
+        for line in self.last.drain(..) {
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+        self.n_lines = 0;
+    }
+}
+
+/// How long each test took, where one runs after the other: the time between their lines.
+#[derive(Debug)]
+struct Times {
+    since: Instant,
+    took: Vec<(Duration, String)>,
+}
+
+impl Times {
+    /// Tests named at the end of a layer.
+    const SLOWEST: usize = 25;
+
+    fn new() -> Self {
+        Self { since: Instant::now(), took: Vec::new() }
+    }
+
+    fn line(&mut self, line: &str) {
+        if line.starts_with("running ") {
+            self.since = Instant::now();
+        } else if let Some(name) = line.strip_prefix("test ").filter(|line| !line.starts_with("result: ")) {
+            let name = name.split(" ... ").next().unwrap_or(name);
+            self.took.push((self.since.elapsed(), name.to_owned()));
+            self.since = Instant::now();
+        }
+    }
+
+    fn show(mut self) {
+        self.took.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        for (took, name) in self.took.iter().take(Self::SLOWEST) {
+            println!("test: {:>7.1} s {name}", took.as_secs_f64());
         }
     }
 }
@@ -128,6 +184,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let mut failures = Failures::default();
     for &layer in layers {
         println!("test: layer {}", layer.name());
+        let began = Instant::now();
         // A layer that cannot run is a failure, and no reason to leave out the others.
         let (counts, ok) = run_layer(layer, args.filter.as_deref(), &mut failures).unwrap_or_else(|error| {
             let told = format!("test: layer {}: {error:#}\n", layer.name());
@@ -135,7 +192,12 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             failures.text.push_str(&told);
             (Counts { failed: 1, ..Counts::default() }, false)
         });
-        println!("test: layer {}: {} passed, {} failed", layer.name(), counts.passed, counts.failed);
+        let Counts { passed, failed, .. } = counts;
+        println!(
+            "test: layer {}: {passed} passed, {failed} failed in {} s",
+            layer.name(),
+            began.elapsed().as_secs()
+        );
         if !ok || counts.failed > 0 {
             red.push(layer.name());
         }
@@ -171,11 +233,16 @@ fn run_layer(layer: Layer, filter: Option<&str>, failures: &mut Failures) -> Res
         Layer::Live | Layer::Vm => command.arg("--test-threads=1"),
     };
     command.args(filter);
-    count(&mut command, failures)
+    let mut times = Times::new();
+    let counted = count(&mut command, failures, &mut times)?;
+    if matches!(layer, Layer::Live) {
+        times.show();
+    }
+    Ok(counted)
 }
 
 /// Runs a test command, shows what it prints, and sums its results.
-fn count(command: &mut Command, failures: &mut Failures) -> Result<(Counts, bool)> {
+fn count(command: &mut Command, failures: &mut Failures, times: &mut Times) -> Result<(Counts, bool)> {
     println!("   $ {}", show(command));
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("the child's output")?;
@@ -186,6 +253,7 @@ fn count(command: &mut Command, failures: &mut Failures) -> Result<(Counts, bool
         println!("{line}");
         counts.add(Counts::parse(&line).unwrap_or_default());
         failures.line(&line);
+        times.line(&line);
     }
     Ok((counts, child.wait()?.success()))
 }
@@ -214,14 +282,21 @@ mod tests {
     #[test]
     fn what_failed_is_kept_for_the_end() {
         let mut failures = Failures::default();
-        let long = "it went on\n".repeat(Failures::LONGEST * 2);
+        let n_long = (Failures::FIRST + Failures::LAST) * 2;
+        let long: String = (0..n_long).map(|n| format!("it went on: {n}\n")).collect();
         let printed = format!(
             "running 2 tests\ntest a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\n{long}\n---- c::d stdout ----\n\
              one line\n\n\nfailures:\n    a::b\n    c::d\n\ntest result: FAILED. 0 passed; 2 failed; 0 ignored\nrunning 1 test\n"
         );
         printed.lines().for_each(|line| failures.line(line));
         let kept: Vec<&str> = failures.text.lines().filter(|line| !line.is_empty()).collect();
-        assert_eq!(kept.iter().filter(|line| **line == "it went on").count(), Failures::LONGEST - 1);
+        let went_on: Vec<&&str> = kept.iter().filter(|line| line.starts_with("it went on")).collect();
+        // Two of its lines are its name and the empty one behind.
+        assert_eq!(went_on.len(), Failures::FIRST + Failures::LAST - 2);
+        let last = format!("it went on: {}", n_long - 1);
+        assert_eq!((**went_on.first().unwrap(), **went_on.last().unwrap()), ("it went on: 0", last.as_str()));
+        let left_out = format!("({} lines left out)", n_long + 2 - Failures::FIRST - Failures::LAST);
+        assert_eq!(kept.iter().filter(|line| **line == left_out).count(), 1);
         assert_eq!(kept[kept.len() - 4..], ["---- c::d stdout ----", "one line", "    a::b", "    c::d"]);
     }
 }

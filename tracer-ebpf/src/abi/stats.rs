@@ -84,7 +84,7 @@ counters! {
     /// gap in the socket's numbers. Lost.
     DatagramUnnamed = "datagram_unnamed",
     /// Bytes that a TLS library took or gave in a call during which nothing moved on a socket, by a handle that was not met before: whose they are
-    /// is not known; and calls on a connection of which the clear text is told, by a process without probes (a child that was not looked at yet). Lost.
+    /// is not known; and calls on a connection of which the clear text is told, by a process without all of its probes (a child that was not looked at yet). Lost.
     TlsUnlinked = "tls_unlinked",
     /// A call of a TLS library without a return: an exception or longjmp went over it, or its thread ended. Its bytes, if any, are lost.
     TlsCallLeft = "tls_call_left",

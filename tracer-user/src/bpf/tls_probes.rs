@@ -444,7 +444,7 @@ impl Worker {
             missing.iter().partition(|probe| self.shared.contains_key(*probe));
         // Until all are there, nothing is told of a library that was not there before: neither of this process nor, where they are on files, of those that
         // nobody has looked at yet.
-        if !missing.is_empty() {
+        if !new.is_empty() {
             let libraries = self.known.get(&pid).map_or(0, |known| known.libraries);
             let _ = self.maps.processes.insert(pid, abi::TlsProcess { since_ns: u64::MAX, libraries }, 0);
         }
