@@ -72,7 +72,11 @@ pub(super) fn wait_for_probes(tracer: &Tracer, before: usize) -> usize {
 pub(super) fn n_probes(tracer: &Tracer) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", tracer.pid())).unwrap().flatten();
     let is_probe = |file: &fs::DirEntry| {
-        fs::read_link(file.path()).is_ok_and(|name| name.to_string_lossy().contains("perf_event"))
+        // A link of many uprobes, or an event of perf. Links of tracepoints are files of the same sort, as many all the time.
+        fs::read_link(file.path()).is_ok_and(|name| {
+            let name = name.to_string_lossy();
+            name.contains("perf_event") || name.contains("bpf_link") || name.contains("bpf-link")
+        })
     };
     files.filter(is_probe).count()
 }

@@ -35,8 +35,8 @@ pub struct TlsProcess {
 // SAFETY: `repr(C)`, two integers.
 unsafe impl aya::Pod for TlsProcess {}
 
-/// Functions that one run may probe. The kernel takes probes away one by one and waits at each until nobody runs what it replaces: some 160 ms on a
-/// loaded machine with two processors (Linux 6.18), and a function of C++ has three probes or four.
+/// Functions that one run may probe. Before 6.10 the kernel takes probes away one by one and waits at each until nobody runs what it replaces: some 160 ms
+/// on a loaded machine with two processors (so measured with events of perf on Linux 6.18), and a function of C++ has three probes or four.
 pub const MAX_FUNCTIONS: u32 = 128;
 
 /// What the kernel side has to know of a probed function; value of the `FUNCTIONS` map. Its key goes with each probe as its cookie; 0 is none.

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     thread::JoinHandle,
@@ -22,6 +22,7 @@ use super::{
     ring::boot_now,
     tls_probes::{AGAIN, PERIOD},
     uprobe_link::{self, Place},
+    uprobe_programs::UprobePrograms,
     uprobe_trial,
 };
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
 
 /// What waits to be looked at. Full: counted (`lost.function_processes`).
 const MAX_COMMANDS: usize = 4096;
-/// Probes from which on it is told how long the end takes.
+/// Probes from which on it is told how long the end takes where they are taken away one by one.
 const MANY_PROBES: usize = 50;
 /// Processes with probes of their own; beyond it others have none (`lost.function_processes`).
 const MAX_PROCESSES: usize = 4096;
@@ -113,8 +114,7 @@ impl FunctionProbes {
         };
         let programs = std::mem::replace(&mut loaded.function_programs, Ok(FxHashMap::default()));
         let programs = programs.map_err(failed)?;
-        let program =
-            |name| programs.get(name).map(OwnedFd::as_fd).ok_or(failed(format!("{name} is not loaded")));
+        let program = |name| programs.get(name).ok_or(failed(format!("{name} is not loaded")));
         let trial =
             uprobe_trial::run(program("function_enter")?, program("function_return")?).map_err(failed)?;
         let mut notes = Vec::new();
@@ -141,7 +141,7 @@ impl FunctionProbes {
             on_file.probes.extend(probes_of(function, one));
         }
         let n_probes: usize = files.iter().map(|file| file.probes.len()).sum();
-        if n_probes > MANY_PROBES {
+        if n_probes > MANY_PROBES && !uprobe_link::has_multi() {
             notes
                 .push(format!("{n_probes} probes: to take them away again takes the kernel some 0.1 s each"));
         }
@@ -210,7 +210,7 @@ impl Drop for FunctionProbes {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.links.clear();
+        uprobe_link::close_all(std::mem::take(&mut self.links));
     }
 }
 
@@ -295,8 +295,10 @@ fn plain(kind: Type, language: Language) -> ValueKind {
     }
 }
 
-/// The probes of a function, its ends first: a return without its entry is only counted, an entry without its return would be taken for one that was
-/// left by an exception.
+/// Programs at the beginning of a call, or at a mark.
+const ENTRIES: [&str; 2] = ["function_enter", "function_mark"];
+
+/// The probes of a function.
 fn probes_of(function: u32, found: &Found) -> Vec<Probe> {
     let probe = |program, offset, at_return| Probe { program, offset, at_return, semaphore: None, function };
     let mut probes = match &found.end {
@@ -315,27 +317,30 @@ fn probes_of(function: u32, found: &Found) -> Vec<Probe> {
 
 /// Attaches all probes of a file, or none. An error names the place.
 fn attach_all(
-    programs: &FxHashMap<&'static str, OwnedFd>,
+    programs: &UprobePrograms,
     file: &OnFile,
     path: &Path,
     pid: Option<u32>,
     links: &mut Vec<OwnedFd>,
 ) -> Result<(), (u64, io::Error)> {
     let before = links.len();
-    for probe in &file.probes {
+    let attach = |probe: &Probe| {
         let Probe { program, offset, at_return, semaphore, function } = probe;
-        let attached = programs
-            .get(program)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
-            .and_then(|program| {
-                let place = Place { path, offset: *offset, at_return: *at_return, pid };
-                uprobe_link::attach_with_cookie(program.as_fd(), place, *semaphore, u64::from(*function))
-            });
-        match attached {
-            Ok(link) => links.push(link),
-            Err(error) => {
-                links.truncate(before);
-                return Err((*offset, error));
+        let program = programs.get(program).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let place = Place { path, offset: *offset, at_return: *at_return, pid };
+        uprobe_link::attach_with_cookie(program, place, *semaphore, u64::from(*function))
+    };
+    // A return without its entry is only counted, an entry without its return would be taken for one that was left by an exception.
+    let (ends, entries): (Vec<Probe>, Vec<Probe>) =
+        file.probes.iter().cloned().partition(|probe| !ENTRIES.contains(&probe.program));
+    for probes in [ends, entries] {
+        for (probe, link) in std::iter::zip(&probes, uprobe_link::at_once(&probes, attach)) {
+            match link {
+                Ok(link) => links.push(link),
+                Err(error) => {
+                    uprobe_link::close_all(links.split_off(before));
+                    return Err((probe.offset, error));
+                }
             }
         }
     }
@@ -360,7 +365,7 @@ struct Known {
 
 /// Follows processes.
 struct Worker {
-    programs: FxHashMap<&'static str, OwnedFd>,
+    programs: UprobePrograms,
     files: Vec<OnFile>,
     known: FxHashMap<u32, Known>,
     metrics: Metrics,

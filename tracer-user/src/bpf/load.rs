@@ -2,7 +2,7 @@
 //! hooks and the connection's life are indispensable.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
@@ -24,6 +24,7 @@ use crate::{
         pid_namespace,
         probes::{ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
         tls_libraries::TlsTrial,
+        uprobe_programs::{self, UprobePrograms},
         uprobe_trial,
     },
     config::{Hooks, Targets},
@@ -146,9 +147,11 @@ pub struct Loaded {
     pub missing: Vec<Missing>,
     /// The programs for functions of TLS libraries, by name: loaded, and attached to nothing. Empty where the kernel did not take them, or nobody
     /// asked for them.
-    pub tls_programs: FxHashMap<&'static str, OwnedFd>,
+    pub tls_programs: UprobePrograms,
     /// The programs for functions that somebody named, in the same way; an error where the kernel did not take them.
-    pub function_programs: Result<FxHashMap<&'static str, OwnedFd>, String>,
+    pub function_programs: Result<UprobePrograms, String>,
+    /// Those of both that `ebpf` does not hold.
+    pub others: Vec<(&'static str, OwnedFd)>,
     /// The probe at the exit of calls is loaded, and not attached.
     pub has_datagram_exit: bool,
     /// It is wanted from the start.
@@ -180,16 +183,23 @@ impl Loaded {
         link.map_err(|error| shortened(&chain(&error)))
     }
 
+    /// All programs that are loaded, by name.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        // One that this kernel has no use for is not loaded.
+        let own = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.fd().ok()?.as_fd())));
+        own.chain(self.others.iter().map(|(name, fd)| (*name, fd.as_fd())))
+    }
+
     /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
     /// interrupted; 0 where the kernel does not say (before 5.12). A softirq meets `data_ready` in the middle of itself on an ordinary
     /// host: up to 6 times in a run of 30 endless answers that were reset (Linux 6.18).
     pub fn not_run(&self) -> NotRun {
-        let of = |program: &aya::programs::Program| -> Option<u64> {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
+        let of = |fd: BorrowedFd<'_>| -> Option<u64> {
+            let fd = fd.as_raw_fd();
             let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
             text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
         };
-        self.ebpf.programs().fold(NotRun::default(), |mut sum, (name, program)| {
+        self.programs().fold(NotRun::default(), |mut sum, (name, program)| {
             let n = of(program).unwrap_or(0);
             if name == ARRIVALS {
                 sum.arrivals += n;
@@ -276,7 +286,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     if config.tls {
         // Those of Go by themselves: without them the others are read.
         for (programs, feature) in [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE)] {
-            match uprobe_programs(&mut ebpf, programs) {
+            match uprobe_programs::load(&mut ebpf, programs) {
                 Ok(programs) => tls_programs.extend(programs),
                 Err(reason) => {
                     missing.push(Missing { feature, reason });
@@ -286,7 +296,10 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         }
     }
     let function_programs =
-        if config.functions { uprobe_programs(&mut ebpf, FUNCTIONS) } else { Ok(FxHashMap::default()) };
+        if config.functions { uprobe_programs::load(&mut ebpf, FUNCTIONS) } else { Ok(FxHashMap::default()) };
+    let others = tls_programs.iter().chain(function_programs.iter().flatten());
+    let others = others.filter(|(_, program)| program.is_multi());
+    let others = others.filter_map(|(name, program)| Some((*name, program.fd().try_clone_to_owned().ok()?)));
     arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
     let datagram_exit_at_once = config.has_open_datagram_sockets;
@@ -294,29 +307,12 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         ebpf,
         family,
         missing,
+        others: others.collect(),
         tls_programs,
         function_programs,
         has_datagram_exit,
         datagram_exit_at_once,
     })
-}
-
-/// Loads programs for functions of other programs.
-fn uprobe_programs(
-    ebpf: &mut Ebpf,
-    names: &[&'static str],
-) -> Result<FxHashMap<&'static str, OwnedFd>, String> {
-    let load = |name: &&'static str| {
-        let Some(Program::UProbe(program)) = ebpf.program_mut(name) else {
-            return Err(NO_SUCH_PROGRAM.to_owned());
-        };
-        let loaded = program.load().and_then(|()| Ok(program.fd()?.as_fd().try_clone_to_owned()?));
-        match loaded {
-            Ok(fd) => Ok((*name, fd)),
-            Err(error) => Err(format!("load probe {name}: {}", shortened(&chain(&error)))),
-        }
-    };
-    names.iter().map(load).collect()
 }
 
 /// Lets the probes tell what they see, all from the same instant on, or no longer.
@@ -473,8 +469,8 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
     let probes = present.into_iter().map(trial).collect();
-    let tls = uprobe_programs(&mut ebpf, TLS).and_then(|programs| {
-        let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(NO_SUCH_PROGRAM);
+    let tls = uprobe_programs::load(&mut ebpf, TLS).and_then(|programs| {
+        let program = |name| programs.get(name).ok_or(NO_SUCH_PROGRAM);
         uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)
     });
     let tls = match tls {
@@ -573,10 +569,10 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
     }
 }
 
-const NO_SUCH_PROGRAM: &str = "the object has no such program";
+pub(super) const NO_SUCH_PROGRAM: &str = "the object has no such program";
 
 /// The head and the last line of a refusal: between them stands the verifier's log.
-fn shortened(reason: &str) -> String {
+pub(super) fn shortened(reason: &str) -> String {
     const HEAD: usize = 120;
     const TAIL: usize = 200;
     let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -604,7 +600,7 @@ fn detach(ebpf: &mut Ebpf, probe: &Probe) {
 }
 
 /// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::{
         Arc,
         mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
@@ -59,9 +59,8 @@ impl Meter {
         if loaded.missing.iter().any(|missing| missing.feature == FEATURE) {
             return None;
         }
-        let programs = loaded.ebpf.programs().filter_map(|(name, program)| {
-            // One that this kernel has no use for is not loaded.
-            let fd = program.fd().ok()?.as_fd().try_clone_to_owned().ok()?;
+        let programs = loaded.programs().filter_map(|(name, fd)| {
+            let fd = fd.try_clone_to_owned().ok()?;
             Some(Metered {
                 fd,
                 runs: format!("program.{name}.runs").into(),

@@ -23,6 +23,7 @@ mod tls_places;
 pub mod tls_probes;
 pub mod trial;
 pub mod uprobe_link;
+pub mod uprobe_programs;
 pub mod uprobe_trial;
 pub mod usual_libraries;
 pub mod verdicts;

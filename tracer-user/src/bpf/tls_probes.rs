@@ -11,14 +11,11 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -33,6 +30,7 @@ use super::{
     ring::boot_now,
     tls_places::{GO, GO_HANDSHAKE, RELEASES, RETURN, go_places, is_optional, number_of, place},
     uprobe_link::{self, Place},
+    uprobe_programs::UprobePrograms,
     uprobe_trial,
     usual_libraries::{self, Mapped},
 };
@@ -141,14 +139,14 @@ impl TlsProbes {
 
     /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
     pub fn start(
-        programs: FxHashMap<&'static str, OwnedFd>,
+        programs: UprobePrograms,
         maps: Maps,
         scope: Scope,
         held: Vec<Mapped>,
         pids: &[u32],
     ) -> Result<TlsProbes, String> {
         let status = Arc::new(Mutex::new(Status::default()));
-        let program = |name| programs.get(name).map(OwnedFd::as_fd).ok_or(format!("{name} is not loaded"));
+        let program = |name| programs.get(name).ok_or(format!("{name} is not loaded"));
         let trial = uprobe_trial::run(program("tls_openssl_write")?, program(RETURN)?)?;
         lock(&status).ns_per_call = trial.ns_per_call;
         let is_named = scope == Scope::Each;
@@ -158,12 +156,12 @@ impl TlsProbes {
         let (closer, to_close) = mpsc::sync_channel::<Vec<OwnedFd>>(MAX_CLOSING);
         let closes = std::thread::Builder::new().name("txray-tls-end".to_owned());
         // It ends with the last who could give it any.
-        let closes = closes.spawn(move || to_close.iter().for_each(drop));
+        let closes = closes.spawn(move || to_close.iter().for_each(uprobe_link::close_all));
         closes.map_err(|error| format!("start its second thread: {error}"))?;
         let mut worker = Worker {
             closer,
             harms_confined: trial.harms_confined,
-            _of_trial: trial.links,
+            of_trial: trial.links,
             _held: held,
             programs,
             maps,
@@ -334,10 +332,10 @@ pub struct Maps {
 struct Worker {
     /// Why programs that confine themselves are left alone.
     harms_confined: Option<String>,
-    _of_trial: Vec<OwnedFd>,
+    of_trial: Vec<OwnedFd>,
     /// Libraries that txray has mapped itself, so that their probes are there as long as it is.
     _held: Vec<Mapped>,
-    programs: FxHashMap<&'static str, OwnedFd>,
+    programs: UprobePrograms,
     maps: Maps,
     scope: Scope,
     known: FxHashMap<u32, Known>,
@@ -674,7 +672,7 @@ impl Worker {
             .iter()
             .filter_map(|probe| {
                 // There is none without a program: plans are made of these.
-                let program = self.programs.get(probe.program)?.as_fd();
+                let program = self.programs.get(probe.program)?;
                 let (path, Probe { offset, at_return, .. }) = (paths.get(&probe.file)?, *probe);
                 Some((program, Place { path, offset, at_return, pid }))
             })
@@ -712,8 +710,15 @@ impl Worker {
     }
 
     fn close(&self, links: Vec<OwnedFd>) {
+        if links.is_empty() {
+            return;
+        }
         // If there is no room, or the other thread is gone, they end here.
-        let _ = self.closer.try_send(links);
+        if let Err(TrySendError::Full(links) | TrySendError::Disconnected(links)) =
+            self.closer.try_send(links)
+        {
+            uprobe_link::close_all(links);
+        }
     }
 
     fn leave_opaque(&self, text: String) {
@@ -731,6 +736,14 @@ impl Worker {
         status.n_processes = self.known.values().filter(|known| known.libraries != 0).count();
         status.n_places = self.shared.len()
             + self.known.values().map(|known| known.attached.values().flatten().count()).sum::<usize>();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let of_processes = self.known.drain().flat_map(|(_, known)| known.attached.into_values().flatten());
+        let on_files = self.shared.drain().map(|(_, (link, _))| link);
+        uprobe_link::close_all(of_processes.chain(on_files).chain(self.of_trial.drain(..)).collect());
     }
 }
 

@@ -7,12 +7,15 @@
 use std::{
     arch::global_asm,
     fs, io,
-    os::fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{FromRawFd as _, OwnedFd},
     path::Path,
     time::Duration,
 };
 
-use super::uprobe_link::{self, Place};
+use super::{
+    uprobe_link::{self, Place},
+    uprobe_programs::UprobeProgram,
+};
 
 // Begins as most functions do, with an instruction that the kernel emulates. (handle, buffer, length) → 0.
 global_asm!(
@@ -48,7 +51,7 @@ pub struct Trial {
 }
 
 /// Tries both. An error: no such probe works here.
-pub fn run(entry: BorrowedFd<'_>, at_return: BorrowedFd<'_>) -> Result<Trial, String> {
+pub fn run(entry: &UprobeProgram, at_return: &UprobeProgram) -> Result<Trial, String> {
     let failed = |error: String| format!("a trial of probes failed: {error}");
     let free = Subject::fork(false).map_err(failed)?;
     let confined = Subject::fork(true);
