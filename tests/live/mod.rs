@@ -39,6 +39,7 @@ mod redis;
 mod replay;
 mod screen;
 mod targets;
+mod template;
 mod tls;
 mod tls_calls;
 mod tls_clear;

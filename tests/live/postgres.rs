@@ -21,7 +21,7 @@ use super::{
     check::check_order_and_sums,
     machine,
     process::{Process, wait_for},
-    tool,
+    template, tool,
     tracer::{Capture, Tracer, Transaction},
 };
 
@@ -29,6 +29,15 @@ use super::{
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// A user who needs a password.
 const GUEST: &str = "guest";
+
+const INITDB: [&str; 8] = ["-A", "trust", "-U", "postgres", "-N", "--no-locale", "-E", "UTF8"];
+const PRELOAD: &str = "shared_preload_libraries=pg_stat_statements";
+/// The database, a statement a line; [`GUEST`]'s password is `right`.
+const SETUP: &str = "CREATE EXTENSION pg_stat_statements;
+CREATE TABLE items (id int PRIMARY KEY, name text);
+INSERT INTO items SELECT i, 'item ' || i FROM generate_series(1, 20) i;
+CREATE USER guest PASSWORD 'right';
+";
 
 /// A server of its own, run by Debian's user for it: it refuses root.
 struct Postgres {
@@ -54,22 +63,35 @@ impl Postgres {
         let folder = TempDir::new().unwrap();
         std::os::unix::fs::chown(folder.path(), Some(ids[0]), Some(ids[1])).unwrap();
         let data = folder.path().join("data");
-        let run = |program: &str| {
+        let run = |program: &str, data: &Path| {
             let mut command = Command::new(programs.join(program));
-            command.uid(ids[0]).gid(ids[1]).current_dir(folder.path()).env("HOME", folder.path());
-            command.stdout(Stdio::null()).arg("-D").arg(&data);
+            // INVARIANT: the data lies in a folder.
+            let folder = data.parent().unwrap();
+            command.uid(ids[0]).gid(ids[1]).current_dir(folder).env("HOME", folder);
+            command.stdout(Stdio::null()).arg("-D").arg(data);
             command
         };
-        let made =
-            run("initdb").args(["-A", "trust", "-U", "postgres", "-N", "--no-locale", "-E", "UTF8"]).status();
-        assert!(made.unwrap().success(), "initdb");
+        let version = Command::new(programs.join("postgres")).arg("--version").output().unwrap();
+        let recipe = format!("{INITDB:?} {SETUP:?} {}", String::from_utf8_lossy(&version.stdout));
+        template::copy("postgres", &recipe, &data, |data| {
+            let above = data.parent().unwrap();
+            std::os::unix::fs::chown(above, Some(ids[0]), Some(ids[1])).unwrap();
+            assert!(run("initdb", data).args(INITDB).status().unwrap().success(), "initdb");
+            // Alone, it runs what it is given on its standard input, a statement a line, and ends. It wants `--single` first.
+            let mut alone = Command::new(programs.join("postgres"));
+            alone.uid(ids[0]).gid(ids[1]).current_dir(above).stdout(Stdio::null());
+            alone.arg("--single").arg("-D").arg(data).args(["-c", "fsync=off", "-c", PRELOAD, "postgres"]);
+            let mut alone = alone.stdin(Stdio::piped()).spawn().unwrap();
+            alone.stdin.take().unwrap().write_all(SETUP.as_bytes()).unwrap();
+            assert!(alone.wait().unwrap().success(), "the database was not made");
+        });
         // The first line that fits counts.
         let access = fs::read_to_string(data.join("pg_hba.conf")).unwrap();
         let guests = format!("host all {GUEST} 127.0.0.1/32 scram-sha-256\n{access}");
         fs::write(data.join("pg_hba.conf"), guests).unwrap();
         // Free a moment ago: the server cannot be asked to choose one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = run("postgres");
+        let mut command = run("postgres", &data);
         command.envs(libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries)));
         for setting in settings(&data) {
             command.args(["-c", &setting]);
@@ -79,7 +101,7 @@ impl Postgres {
         let usual = [
             "listen_addresses=127.0.0.1",
             "fsync=off",
-            "shared_preload_libraries=pg_stat_statements",
+            PRELOAD,
             "log_statement=all",
             "log_replication_commands=on",
             "log_connections=on",
@@ -93,12 +115,6 @@ impl Postgres {
         wait_for("postgres to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
         let server = Postgres { process, port, folder };
         wait_for("postgres to be ready", || server.psql(&["-c", "SELECT 1"]).0.then_some(()));
-        assert!(server.psql(&["-c", "CREATE EXTENSION pg_stat_statements"]).0);
-        assert!(server.psql(&["-c", "CREATE TABLE items (id int PRIMARY KEY, name text)"]).0);
-        assert!(
-            server.psql(&["-c", "INSERT INTO items SELECT i, 'item ' || i FROM generate_series(1, 20) i"]).0
-        );
-        assert!(server.psql(&["-c", &format!("CREATE USER {GUEST} PASSWORD 'right'")]).0);
         assert!(server.psql(&["-c", "SELECT pg_stat_statements_reset()"]).0);
         server
     }

@@ -18,8 +18,9 @@ use super::{
     Hooks,
     dns::counted,
     machine,
+    process::wait_for,
     tls_calls::{Client, ENDED, Server, check_paths, compiled},
-    tls_programs::check_whole,
+    tls_programs::{check_whole, n_probes},
     tracer::Tracer,
 };
 
@@ -115,4 +116,36 @@ fn attached_and_detached_under_load() {
     );
     assert_eq!(n_rounds, n_times, "in {:?}", began.elapsed());
     assert!(n_hits.into_inner() >= n_rounds as u64 && n_requests > 0);
+}
+
+/// The limit is one that it is over at any speed: a request of this program costs it some 100 µs, and four calls.
+#[test]
+fn who_would_pay_more_than_it_may_is_left_opaque() {
+    let _machine = machine();
+    let server = Server::start();
+    let folder = TempDir::new().unwrap();
+    let program = compiled(folder.path(), ENDED, &[]);
+    let mut command = Command::new(&program);
+    let mut client = Client::of(command.arg(server.port.to_string()).args(["0", "0"]).arg("").arg("endless"));
+    let pid = client.process.pid();
+    let flags = ["--tls", "clear", "--tls-limit", "1"];
+    let tracer = Tracer::start_with(Hooks::Socket, &[pid], &flags);
+    let before = n_probes(&tracer);
+    client.begin("");
+    wait_for("its probes to go", || (n_probes(&tracer) < before).then_some(()));
+    // It goes on, unseen.
+    thread::sleep(Duration::from_millis(300));
+    let n_requests = client.finish()["/endless"];
+    let capture = tracer.stop();
+    assert_eq!(counted(&capture, "tls.over_limit").last(), Some(&1), "{}", capture.stderr);
+    assert!(capture.stderr.contains("(--tls-limit)"), "{}", capture.stderr);
+    let summary = &capture.summary;
+    let told = capture.role("client").iter().filter(|one| one.protocol == "http1").count() as u64;
+    let why = format!("{told} of {n_requests}, {} {:?}", summary.lost["tls_unlinked"], summary.lost_requests);
+    assert!(told > 0 && told < n_requests, "{why}");
+    // The one in flight then, if there was one, is known.
+    assert!(summary.lost["tls_unlinked"] + 1 >= n_requests - told, "{why}");
+    assert!(told + summary.lost_requests.high >= n_requests, "{why}");
+    let usual = Tracer::start(Hooks::Socket, &[server.process.pid()]).stop();
+    assert_eq!(counted(&usual, "tls.over_limit").last(), Some(&0));
 }

@@ -102,7 +102,7 @@ pub static TLS_HANDLES: LruHashMap<Key, Handle> = LruHashMap::with_max_entries(6
 pub static TLS_MOVERS: LruHashMap<Key, Mover> = LruHashMap::with_max_entries(8192, 0);
 
 /// Whether a process may call a TLS library, by [`tracer_ebpf::target_hint`]: most hits of the data hooks end here. Set by user space when probes are
-/// attached and here at a call, never cleared.
+/// attached and here at a call, never cleared. Below the highest bit: how many calls there were, for what they cost.
 #[map]
 pub static TLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
 

@@ -10,7 +10,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_LINK_NESTED, TLS_LINK_ORDER, TlsProcess,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_HINT, TLS_LINK_NESTED, TLS_LINK_ORDER, TlsProcess,
     conn_first_seen, target_hint,
 };
 
@@ -91,8 +91,8 @@ pub const NO_LENGTH: u64 = u64::MAX;
 #[inline(always)]
 pub fn entered(key: Key, call: &Call) {
     if let Some(hint) = TLS_HINTS.get_ptr_mut(target_hint(key.pid)) {
-        // SAFETY: an aligned word of the map; whoever writes it writes 1.
-        unsafe { hint.write_volatile(1) };
+        // SAFETY: an aligned word of the map. Two processors at once may count one: user space estimates with it what the probes cost.
+        unsafe { hint.write_volatile(hint.read_volatile().wrapping_add(1) | TLS_HINT) };
     }
     if let Some(running) = TLS_CALLS.get_ptr_mut(key) {
         // SAFETY: map values stay readable for the program's run; only this thread touches the entry.

@@ -12,7 +12,8 @@
 
 use aya_ebpf::helpers::bpf_get_current_task;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, Stat, TLS_GO, TLS_LINK_NESTED, TlsProcess, conn_first_seen, target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, Stat, TLS_GO, TLS_HINT, TLS_LINK_NESTED, TlsProcess, conn_first_seen,
+    target_hint,
 };
 
 use crate::{
@@ -107,12 +108,12 @@ fn unlinked(pid: u32) {
     }
 }
 
-/// Has the hooks of sockets ask for the goroutine.
+/// Has the hooks of sockets ask for the goroutine, and counts calls (as in `tls::entered`).
 #[inline(always)]
 fn hint(pid: u32) {
     if let Some(hint) = TLS_GO_HINTS.get_ptr_mut(target_hint(pid)) {
-        // SAFETY: an aligned word of the map; whoever writes it writes 1.
-        unsafe { hint.write_volatile(1) };
+        // SAFETY: an aligned word of the map.
+        unsafe { hint.write_volatile(hint.read_volatile().wrapping_add(1) | TLS_HINT) };
     }
 }
 

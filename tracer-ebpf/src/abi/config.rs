@@ -35,6 +35,9 @@ pub struct TlsProcess {
 // SAFETY: `repr(C)`, two integers.
 unsafe impl aya::Pod for TlsProcess {}
 
+/// Set in a value of the maps `TLS_HINTS` and `TLS_GO_HINTS` where there may be calls; below it, how many there were.
+pub const TLS_HINT: u64 = 1 << 63;
+
 /// Functions that one run may probe. Before 6.10 the kernel takes probes away one by one and waits at each until nobody runs what it replaces: some 160 ms
 /// on a loaded machine with two processors (so measured with events of perf on Linux 6.18), and a function of C++ has three probes or four.
 pub const MAX_FUNCTIONS: u32 = 128;

@@ -470,6 +470,7 @@ impl Reader {
                 ("tls.processes".into(), status.n_processes as u64),
                 ("tls.places".into(), status.n_places as u64),
                 ("tls.left_opaque".into(), status.left_opaque.len() as u64),
+                ("tls.over_limit".into(), status.n_over_limit),
                 ("tls.looks_lost".into(), status.n_lost),
                 ("tls.ns_per_call".into(), status.ns_per_call),
             ]);

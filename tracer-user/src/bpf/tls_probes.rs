@@ -9,9 +9,7 @@
 //! a process that forks to serve (PostgreSQL, a process for each connection): each is handled before anybody could look at it.
 
 use std::{
-    fs::File,
-    io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,13 +20,15 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, MapData};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 
 use super::{
     load::Loaded,
     ring::boot_now,
-    tls_places::{GO, GO_HANDSHAKE, RELEASES, RETURN, go_places, is_optional, number_of, place},
+    tls_cost::{self, Cost},
+    tls_places::{GO_HANDSHAKE, RETURN},
+    tls_plan::{Planned, Plans, Probe, is_of_go},
     uprobe_link::{self, Place},
     uprobe_programs::UprobePrograms,
     uprobe_trial,
@@ -36,11 +36,7 @@ use super::{
 };
 use crate::{
     config::Targets,
-    uprobe::{
-        maps::FileId,
-        process::Process,
-        tls::{self, Library},
-    },
+    uprobe::{maps::FileId, process::Process},
 };
 
 /// Between two looks at a process that is not new.
@@ -61,10 +57,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_WITH_NAMED: Duration = Duration::from_secs(10);
 /// Processes that are looked at; beyond it new ones are not (`tls.processes_full`). As many as `TLS_PROCESSES` holds.
 const MAX_PROCESSES: usize = 16_384;
-/// Files whose plans are remembered: a host's processes have some thousand mapped. Beyond it all are forgotten, and looked into anew.
-const MAX_FILES: usize = 8192;
-/// Sets of files whose plans are remembered: a host has some hundred. Beyond it all are forgotten.
-const MAX_SETS: usize = 1024;
 /// Groups of probes that wait to be taken away, each group those of a process. Full: the thread that looks takes them away itself.
 const MAX_CLOSING: usize = 64;
 /// What waits to be looked at. Full: the process is found by its next event, or not at all (`tls.looks_lost`).
@@ -100,6 +92,8 @@ pub struct Status {
     pub left_opaque: Vec<String>,
     /// What the two probes of a function cost a call of a process that is no target, ns, by the trial at the start.
     pub ns_per_call: u64,
+    /// Processes that are left opaque because they would have paid too much.
+    pub n_over_limit: u64,
     /// Looks that were not taken because too many waited.
     pub n_lost: u64,
 }
@@ -113,7 +107,13 @@ pub struct TlsProbes {
 
 impl TlsProbes {
     /// Attaches to the TLS libraries of the targets; `None`: nobody asked for it, or the kernel refused the programs, which was told.
-    pub fn take(loaded: &mut Loaded, targets: &Targets, pids: &[u32]) -> Result<Option<TlsProbes>, String> {
+    /// `limit`: the share of its processor time, in percent, that a process may pay.
+    pub fn take(
+        loaded: &mut Loaded,
+        targets: &Targets,
+        pids: &[u32],
+        limit: u32,
+    ) -> Result<Option<TlsProbes>, String> {
         let programs = std::mem::take(&mut loaded.tls_programs);
         if programs.is_empty() {
             return Ok(None);
@@ -124,7 +124,8 @@ impl TlsProbes {
             let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
             Array::try_from(map).map_err(|error| error.to_string())
         };
-        let maps = Maps { processes: map, hints: hints("TLS_HINTS")?, go_hints: hints("TLS_GO_HINTS")? };
+        let maps =
+            Maps { processes: map, hints: hints("TLS_HINTS")?, go_hints: hints("TLS_GO_HINTS")?, limit };
         // Others may become targets by what they execute.
         let is_fixed = targets.comms.is_empty()
             && targets.exes.is_empty()
@@ -167,8 +168,7 @@ impl TlsProbes {
             maps,
             scope,
             known: FxHashMap::default(),
-            plans: FxHashMap::default(),
-            sets: FxHashMap::default(),
+            plans: Plans::default(),
             shared: FxHashMap::default(),
             shared_since_ns: 0,
             status: status.clone(),
@@ -252,60 +252,12 @@ fn lock(status: &Mutex<Status>) -> std::sync::MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A probe to be attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Probe {
-    file: FileId,
-    offset: u64,
-    program: &'static str,
-    at_return: bool,
-}
-
 /// All processes: this one, which holds the usual libraries, then the oldest first: servers are older than what comes and goes.
 fn running() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable_by_key(|&pid| (pid != std::process::id(), pid));
     pids
-}
-
-/// What files ask for.
-#[derive(Clone, Debug, Default)]
-struct Plan {
-    probes: Vec<Probe>,
-    /// A bit for each `TLS_*`.
-    libraries: u64,
-}
-
-/// The plan for a set of files, and the states of those that it has probes for.
-struct Set {
-    plan: Arc<Plan>,
-    stamps: Vec<(FileId, Stamp)>,
-}
-
-/// Which state of a file a plan is for: one that is gone may leave its numbers to another, and one may be written anew in its place. Places of
-/// the one would be in the middle of the other's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn in_process(process: &Process, file: FileId) -> Option<Stamp> {
-        let mapped = process.files.iter().find(|mapped| mapped.id == file)?;
-        Stamp::of(&process.open(mapped).ok()?.file).ok()
-    }
-
-    fn of(file: &File) -> io::Result<Stamp> {
-        let it = file.metadata()?;
-        Ok(Stamp {
-            size: it.size(),
-            modified: (it.mtime(), it.mtime_nsec()),
-            changed: (it.ctime(), it.ctime_nsec()),
-        })
-    }
 }
 
 /// A process that was looked at.
@@ -320,6 +272,9 @@ struct Known {
     /// The process that it was forked from, until it is clear whether it executes a program of its own.
     parent: Option<u32>,
     due: Option<Instant>,
+    cost: Option<Cost>,
+    /// It would have paid too much: the program that it then was.
+    left: Option<PathBuf>,
 }
 
 /// What the kernel side is told of processes.
@@ -327,6 +282,17 @@ pub struct Maps {
     processes: HashMap<MapData, u32, abi::TlsProcess>,
     hints: Array<MapData, u64>,
     go_hints: Array<MapData, u64>,
+    /// The share of its processor time, in percent, that a process may pay.
+    limit: u32,
+}
+
+impl Maps {
+    /// Calls of TLS libraries by a process so far, and those of others whose number leads to the same place.
+    fn n_calls(&self, pid: u32) -> u64 {
+        let of =
+            |hints: &Array<MapData, u64>| hints.get(&abi::target_hint(pid), 0).unwrap_or(0) & !abi::TLS_HINT;
+        of(&self.hints).saturating_add(of(&self.go_hints))
+    }
 }
 
 struct Worker {
@@ -339,8 +305,7 @@ struct Worker {
     maps: Maps,
     scope: Scope,
     known: FxHashMap<u32, Known>,
-    plans: FxHashMap<FileId, (Stamp, Plan)>,
-    sets: FxHashMap<Vec<FileId>, Set>,
+    plans: Plans,
     /// The probes on files, and how many processes want each.
     shared: FxHashMap<Probe, (OwnedFd, usize)>,
     /// When the last of them was attached, boot ns.
@@ -413,6 +378,11 @@ impl Worker {
         known.due = Some(now + AGAIN.get(known.n_looks).copied().unwrap_or(PERIOD));
         known.n_looks += 1;
         if known.files == files {
+            if let Some(share) = self.share_over_limit(pid, now) {
+                self.leave(pid, share);
+                return;
+            }
+            let Some(known) = self.known.get_mut(&pid) else { return };
             // What has not executed anything by now serves.
             if self.harms_confined.is_none()
                 && known.n_looks > AGAIN.len() / 2
@@ -426,6 +396,11 @@ impl Worker {
         }
         known.files.clone_from(&files);
         known.parent = None;
+        // It is left alone for as long as it is that program.
+        if known.left.is_some() && known.left == program_of(pid) {
+            return;
+        }
+        known.left = None;
         if let Some(reason) = &self.harms_confined
             && is_confined(pid)
         {
@@ -433,7 +408,11 @@ impl Worker {
             self.leave_opaque(text);
             return;
         }
-        let plan = self.plan(&process, files);
+        let Planned { plan, anew, left_opaque } = self.plans.plan(&process, files, &self.programs);
+        for (file, one) in anew {
+            self.shared.retain(|probe, _| probe.file != file || one.probes.contains(probe));
+        }
+        left_opaque.into_iter().for_each(|reason| self.leave_opaque(reason));
         let missing: Vec<Probe> = {
             let known = self.known.entry(pid).or_default();
             plan.probes.iter().filter(|probe| !known.attached.contains_key(probe)).copied().collect()
@@ -491,8 +470,9 @@ impl Worker {
             let is_go = known.libraries >> abi::TLS_GO & 1 != 0;
             let has_others = known.libraries & !(1 << abi::TLS_GO) != 0;
             for (hints, has) in [(&mut self.maps.hints, has_others), (&mut self.maps.go_hints, is_go)] {
-                if has {
-                    let _ = hints.set(abi::target_hint(pid), 1, 0);
+                let slot = abi::target_hint(pid);
+                if has && hints.get(&slot, 0).is_ok_and(|hint| hint == 0) {
+                    let _ = hints.set(slot, abi::TLS_HINT, 0);
                 }
             }
             let _ = self.maps.processes.insert(pid, process, 0);
@@ -501,93 +481,49 @@ impl Worker {
         self.tell();
     }
 
-    /// What the files of a process ask for. Each is looked into once; of a set that is known only those with probes are opened (a child that was just
-    /// forked is not waited for).
-    fn plan(&mut self, process: &Process, files: Vec<FileId>) -> Arc<Plan> {
-        if let Some(set) = self.sets.get(&files)
-            && set.stamps.iter().all(|(file, stamp)| Stamp::in_process(process, *file) == Some(*stamp))
-        {
-            return set.plan.clone();
-        }
-        let (mut plan, mut stamps) = (Plan::default(), Vec::new());
-        for mapped in &process.files {
-            // What cannot be opened, or is none, asks for nothing.
-            let Ok(opened) = process.open(mapped) else { continue };
-            let Ok(stamp) = Stamp::of(&opened.file) else { continue };
-            let one = match self.plans.get(&mapped.id) {
-                Some((known, one)) if *known == stamp => one,
-                _ => {
-                    let one = self.plan_of(&tls::of_file(process, mapped, &opened));
-                    // Of what stood there before, whoever begins now must not meet a probe.
-                    self.shared.retain(|probe, _| probe.file != mapped.id || one.probes.contains(probe));
-                    if self.plans.len() >= MAX_FILES {
-                        self.plans.clear();
-                    }
-                    &self.plans.entry(mapped.id).insert_entry((stamp, one)).into_mut().1
-                }
-            };
-            if !one.probes.is_empty() {
-                stamps.push((mapped.id, stamp));
-            }
-            plan.libraries |= one.libraries;
-            plan.probes.extend(&one.probes);
-        }
-        if self.sets.len() >= MAX_SETS {
-            self.sets.clear();
-        }
-        let plan = Arc::new(plan);
-        self.sets.insert(files, Set { plan: plan.clone(), stamps });
-        plan
+    /// What the probes cost a process, percent of its own processor time, if it is more than it may pay.
+    fn share_over_limit(&mut self, pid: u32, now: Instant) -> Option<u64> {
+        let known = self.known.get_mut(&pid).filter(|known| known.libraries != 0)?;
+        let so_far = (self.maps.n_calls(pid), tls_cost::cpu_ns(Path::new("/proc"), pid)?);
+        let Some(cost) = &mut known.cost else {
+            known.cost = Some(Cost::begin(now, so_far.0, so_far.1));
+            return None;
+        };
+        cost.look(now, so_far, lock(&self.status).ns_per_call, self.maps.limit)
     }
 
-    /// What the libraries of one file ask for.
-    fn plan_of(&self, libraries: &[Library]) -> Plan {
-        let mut plan = Plan::default();
-        // A program of Go without TLS is none of them.
-        for library in libraries.iter().filter(|library| library.kind != "Go") {
-            match self.probes_of(library) {
-                Ok(probes) => {
-                    plan.libraries |= 1 << number_of(library.kind).unwrap_or(0);
-                    plan.probes.extend(probes);
-                }
-                Err(reason) => self.leave_opaque(format!("{} ({}): {reason}", library.kind, library.file)),
-            }
+    /// Leaves a process opaque. What it says on connections that are open is counted as lost; later ones are shown turn by turn.
+    fn leave(&mut self, pid: u32, share: u64) {
+        let Some(known) = self.known.get_mut(&pid) else { return };
+        let attached = std::mem::take(&mut known.attached);
+        known.libraries = 0;
+        known.cost = None;
+        known.parent = None;
+        known.left = program_of(pid);
+        let is_on_file = attached.values().any(Option::is_none);
+        // Where others keep the probes on its file, it still meets them, and nothing is told of it.
+        let _ = self.maps.processes.insert(pid, abi::TlsProcess { since_ns: u64::MAX, libraries: 0 }, 0);
+        let mut gone = Vec::new();
+        for (probe, link) in attached {
+            gone.extend(link);
+            gone.extend(release(&mut self.shared, &probe));
         }
-        let mut seen = FxHashSet::default();
-        plan.probes.retain(|probe| seen.insert(*probe));
-        plan
-    }
-
-    /// The probes of a library, all or none: half of them would show answers without questions.
-    fn probes_of(&self, library: &Library) -> Result<Vec<Probe>, String> {
-        if let (true, Some(note)) = (library.functions.is_empty(), &library.note) {
-            return Err(note.clone());
+        let also =
+            if is_on_file { "; it still meets those that others keep on its library's file" } else { "" };
+        let text = format!(
+            "pid {pid}: probes on its TLS library take some {share} % of its processor time, and it may pay {} % (--tls-limit){also}",
+            self.maps.limit
+        );
+        tracing::warn!(%text, "left opaque");
+        lock(&self.status).n_over_limit += 1;
+        self.leave_opaque(text);
+        self.publish();
+        // A call whose return was not seen any more would be taken for one that goes on: nothing says any more that this process may be in one.
+        uprobe_link::close_all(gone);
+        for hints in [&mut self.maps.hints, &mut self.maps.go_hints] {
+            let _ = hints.set(abi::target_hint(pid), 0, 0);
         }
-        let mut places = Vec::new();
-        for function in &library.functions {
-            if library.kind == GO {
-                places.extend(go_places(function)?);
-                continue;
-            }
-            match place(library.kind, function) {
-                Ok(place) => places.push(place),
-                Err(_) if is_optional(&function.name) => {}
-                Err(reason) => return Err(reason),
-            }
-        }
-        let mut probes = Vec::new();
-        for (program, site) in places {
-            if !self.programs.contains_key(program) {
-                return Err(format!("the program {program} is not loaded"));
-            }
-            let at =
-                |program, at_return| Probe { file: library.id, offset: site.file_offset, program, at_return };
-            probes.push(at(program, false));
-            if library.kind != GO && program != RELEASES {
-                probes.push(at(RETURN, true));
-            }
-        }
-        Ok(probes)
+        self.tell();
     }
 
     /// A probe is on its file.
@@ -747,10 +683,6 @@ impl Drop for Worker {
     }
 }
 
-fn is_of_go(probe: &Probe) -> bool {
-    probe.program.starts_with("tls_go")
-}
-
 /// A process does not want a probe on a file any more; when none does, it is given back, to be detached.
 fn release(shared: &mut FxHashMap<Probe, (OwnedFd, usize)>, probe: &Probe) -> Option<OwnedFd> {
     let (_, n_processes) = shared.get_mut(probe)?;
@@ -762,6 +694,11 @@ fn release(shared: &mut FxHashMap<Probe, (OwnedFd, usize)>, probe: &Probe) -> Op
 fn is_confined(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_none_or(|mode| mode.trim() != "0")
+}
+
+/// The program that a process runs.
+fn program_of(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// A path by which the kernel finds a file of a process; empty if it is gone.

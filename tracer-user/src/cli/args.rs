@@ -38,6 +38,9 @@ pub struct CaptureArgs {
     /// Connections of TLS: what programs say in them, seen in their own libraries, or only turns from outside [default: clear]
     #[arg(long, value_enum, value_name = "HOW", env = "TXRAY_TLS")]
     pub tls: Option<Tls>,
+    /// Leave a process' TLS opaque when probes on its library take more of its processor time than this, percent [default: 30]
+    #[arg(long, value_name = "PERCENT", env = "TXRAY_TLS_LIMIT", help_heading = "Capture")]
+    pub tls_limit: Option<u32>,
     /// Make each call of this function a transaction (repeatable): BINARY:SYMBOL, with types for values (int,str)->int; * and ? stand for others;
     /// BINARY:SYMBOL+0x12, BINARY:0xADDR, BINARY:usdt:PROVIDER:NAME
     #[arg(long, value_name = "WHERE", env = "TXRAY_UPROBE", help_heading = "Capture")]
@@ -197,9 +200,33 @@ fn home_of(uid: u32, passwd: &str) -> Option<PathBuf> {
 impl CaptureArgs {
     /// The flags' layer, under what `settings` says already.
     pub fn settings(&self, settings: Settings) -> Settings {
-        let CaptureArgs { pid, comm, exe, cgroup, port, hooks, tls, uprobe, ring_size, queue_batches } =
-            self.clone();
-        Settings { pid, comm, exe, cgroup, port, hooks, tls, uprobe, ring_size, queue_batches, ..settings }
+        let CaptureArgs {
+            pid,
+            comm,
+            exe,
+            cgroup,
+            port,
+            hooks,
+            tls,
+            tls_limit,
+            uprobe,
+            ring_size,
+            queue_batches,
+        } = self.clone();
+        Settings {
+            pid,
+            comm,
+            exe,
+            cgroup,
+            port,
+            hooks,
+            tls,
+            tls_limit,
+            uprobe,
+            ring_size,
+            queue_batches,
+            ..settings
+        }
     }
 }
 

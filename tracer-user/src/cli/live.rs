@@ -84,6 +84,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         capture: if everything { Capture::Everything } else { Capture::Heads },
         udp_ports: run::udp_ports(&config),
         tls: config.tls == Tls::Clear,
+        tls_limit: config.tls_limit,
         functions,
         ..LiveConfig::default()
     };

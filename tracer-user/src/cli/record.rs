@@ -39,7 +39,7 @@ pub struct RecordArgs {
     /// Of each TCP connection, and of DNS over UDP, its server's side, named by its address; times are those of the packets. Everything that was captured is
     /// kept (--payload full), and a replay gives what `txray replay FILE` gives.
     #[arg(long, value_name = "FILE", help_heading = "Recording",
-        conflicts_with_all = ["pid", "comm", "exe", "cgroup", "port", "hooks", "tls", "ring_size", "queue_batches"])]
+        conflicts_with_all = ["pid", "comm", "exe", "cgroup", "port", "hooks", "tls", "tls_limit", "ring_size", "queue_batches"])]
     from: Vec<PathBuf>,
     /// Payload kept in events [default: heads]
     ///

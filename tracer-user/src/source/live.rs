@@ -28,7 +28,7 @@ use crate::{
         tls_probes::TlsProbes,
         verdicts::LiveVerdicts,
     },
-    config::{Hooks, Targets},
+    config::{DEFAULT_TLS_LIMIT, Hooks, Targets},
     enrich::process::FactsReader,
     event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
@@ -61,6 +61,8 @@ pub struct LiveConfig {
     pub udp_ports: Vec<u16>,
     /// Probes on TLS libraries show what connections carry in clear text.
     pub tls: bool,
+    /// The share of its own processor time, in percent, that its probes may take of a process.
+    pub tls_limit: u32,
     /// Functions whose calls are told.
     pub functions: Vec<Spec>,
 }
@@ -79,6 +81,7 @@ impl Default for LiveConfig {
             capture: Capture::Heads,
             udp_ports: udp_ports().collect(),
             tls: false,
+            tls_limit: DEFAULT_TLS_LIMIT,
             functions: Vec::new(),
         }
     }
@@ -218,7 +221,7 @@ impl LiveSource {
             }
             None => None,
         };
-        let tls = match TlsProbes::take(&mut loaded, &config.targets, &pids) {
+        let tls = match TlsProbes::take(&mut loaded, &config.targets, &pids, config.tls_limit) {
             Ok(tls) => tls,
             Err(reason) => {
                 missing.push(Missing { feature: "clear text of TLS", reason });
