@@ -13,6 +13,7 @@ use crate::{
     datagram::Vector,
     tls::{Call, Handle, Key, Mover},
     tls_go::{Carried, Goroutine},
+    tls_rustls::{Pending, Worker},
 };
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
@@ -115,10 +116,24 @@ pub static TLS_GO_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS,
 #[map]
 pub static TLS_GOROUTINES: LruHashMap<Key, Goroutine> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Which `*tls.Conn` a connection on the wire is of, by the connection's id. Written and read here. Full: the one used longest ago is forgotten; what
-/// was linked stays so.
+/// Whose a connection on the wire is (a `*tls.Conn`, a decrypter of rustls), by the connection's id. Written and read here. Full: the one used longest
+/// ago is forgotten; what was linked stays so.
 #[map]
-pub static TLS_GO_CARRIED: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(65_536, 0);
+pub static TLS_CARRIED: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(65_536, 0);
+
+/// The same for processes with rustls: of those, hits ask for the thread.
+#[map]
+pub static TLS_RUSTLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// What threads with rustls do: the record in progress, and what was moved last. Written and read here. Full: the thread used longest ago is forgotten, and
+/// what it has in progress is not seen (`tls_unlinked`, where bytes are lost by it).
+#[map]
+pub static TLS_RUSTLS_THREADS: LruHashMap<Key, Worker> = LruHashMap::with_max_entries(8192, 0);
+
+/// What was said by keys of rustls whose connection is not known yet. Written and read here. Full: the keys used longest ago are forgotten, and what they said
+/// is lost.
+#[map]
+pub static TLS_RUSTLS_PENDING: LruHashMap<Key, Pending> = LruHashMap::with_max_entries(4096, 0);
 
 /// Processes with probes on TLS libraries. Written by user space when all of a process are attached. Full: its connections count as joined in
 /// the middle.

@@ -22,7 +22,10 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
-        probes::{ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
+        probes::{
+            ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
+            TLS_RUSTLS_FEATURE,
+        },
         tls_libraries::TlsTrial,
         uprobe_trial,
     },
@@ -274,13 +277,17 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut tls_programs = FxHashMap::default();
     if config.tls {
-        // Those of Go by themselves: without them the others are read.
-        for (programs, feature) in [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE)] {
+        // Those of Go and of rustls by themselves: without them the others are read.
+        let groups =
+            [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
+        for (programs, feature) in groups {
             match uprobe_programs(&mut ebpf, programs) {
                 Ok(programs) => tls_programs.extend(programs),
                 Err(reason) => {
                     missing.push(Missing { feature, reason });
-                    break;
+                    if feature == TLS_FEATURE {
+                        break;
+                    }
                 }
             }
         }
@@ -414,7 +421,9 @@ fn object(
         .map_max_entries("TLS_MOVERS", if settings.tls == 0 { 1 } else { 8192 })
         .map_max_entries("TLS_HANDLES", if settings.tls == 0 { 1 } else { max_conns })
         .map_max_entries("TLS_GOROUTINES", if settings.tls == 0 { 1 } else { 16_384 })
-        .map_max_entries("TLS_GO_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
+        .map_max_entries("TLS_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
+        .map_max_entries("TLS_RUSTLS_THREADS", if settings.tls == 0 { 1 } else { 8192 })
+        .map_max_entries("TLS_RUSTLS_PENDING", if settings.tls == 0 { 1 } else { 4096 })
         // Of threads that make records of functions: 1.5 MiB.
         .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
         .load(OBJECT)

@@ -142,6 +142,9 @@ pub(super) const TLS: &[&str] = &[
 pub(super) const TLS_GO: &[&str] =
     &["tls_go_handshake", "tls_go_read", "tls_go_copy", "tls_go_copy_reader", "tls_go_send", "tls_go_sent"];
 
+/// The same for rustls.
+pub(super) const TLS_RUSTLS: &[&str] = &["tls_rustls_encrypt", "tls_rustls_decrypt", "tls_rustls_return"];
+
 /// Programs for functions that somebody named (`function_probes`).
 pub(super) const FUNCTIONS: &[&str] =
     &["function_enter", "function_return", "function_end", "function_tail", "function_mark"];
@@ -150,6 +153,8 @@ pub(super) const FUNCTIONS: &[&str] =
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
 /// The same for Go's.
 pub(super) const TLS_GO_FEATURE: &str = "clear text of Go's TLS";
+/// The same for rustls.
+pub(super) const TLS_RUSTLS_FEATURE: &str = "clear text of rustls";
 
 /// What a run without the probes of datagrams does without.
 const DATAGRAMS: &str = "datagrams (DNS over UDP)";

@@ -31,7 +31,7 @@ use tracer_ebpf as abi;
 use super::{
     load::Loaded,
     ring::boot_now,
-    tls_places::{GO, GO_HANDSHAKE, RELEASES, RETURN, go_places, is_optional, number_of, place},
+    tls_places::{GO, GO_HANDSHAKE, RETURN, at_return, go_places, is_optional, number_of, place},
     uprobe_link::{self, Place},
     uprobe_trial,
     usual_libraries::{self, Mapped},
@@ -126,7 +126,12 @@ impl TlsProbes {
             let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
             Array::try_from(map).map_err(|error| error.to_string())
         };
-        let maps = Maps { processes: map, hints: hints("TLS_HINTS")?, go_hints: hints("TLS_GO_HINTS")? };
+        let maps = Maps {
+            processes: map,
+            hints: hints("TLS_HINTS")?,
+            go_hints: hints("TLS_GO_HINTS")?,
+            rustls_hints: hints("TLS_RUSTLS_HINTS")?,
+        };
         // Others may become targets by what they execute.
         let is_fixed = targets.comms.is_empty()
             && targets.exes.is_empty()
@@ -329,6 +334,7 @@ pub struct Maps {
     processes: HashMap<MapData, u32, abi::TlsProcess>,
     hints: Array<MapData, u64>,
     go_hints: Array<MapData, u64>,
+    rustls_hints: Array<MapData, u64>,
 }
 
 struct Worker {
@@ -490,9 +496,14 @@ impl Worker {
             let is_shared = known.attached.values().all(Option::is_none);
             let since_ns = if is_shared { self.shared_since_ns } else { boot_now().0 };
             let process = abi::TlsProcess { since_ns, libraries: known.libraries };
-            let is_go = known.libraries >> abi::TLS_GO & 1 != 0;
-            let has_others = known.libraries & !(1 << abi::TLS_GO) != 0;
-            for (hints, has) in [(&mut self.maps.hints, has_others), (&mut self.maps.go_hints, is_go)] {
+            let has = |libraries: u64| known.libraries & libraries != 0;
+            let (go, rustls) = (1 << abi::TLS_GO, 1 << abi::TLS_RUSTLS);
+            let maps = &mut self.maps;
+            for (hints, has) in [
+                (&mut maps.hints, has(!(go | rustls))),
+                (&mut maps.go_hints, has(go)),
+                (&mut maps.rustls_hints, has(rustls)),
+            ] {
                 if has {
                     let _ = hints.set(abi::target_hint(pid), 1, 0);
                 }
@@ -585,9 +596,7 @@ impl Worker {
             let at =
                 |program, at_return| Probe { file: library.id, offset: site.file_offset, program, at_return };
             probes.push(at(program, false));
-            if library.kind != GO && program != RELEASES {
-                probes.push(at(RETURN, true));
-            }
+            probes.extend(at_return(library.kind, program).map(|program| at(program, true)));
         }
         Ok(probes)
     }
