@@ -149,18 +149,19 @@ pub static FUNCTIONS: Array<FunctionSpec> = Array::with_max_entries(MAX_FUNCTION
 #[map]
 pub static FUNCTION_NUMBERS: LruHashMap<Key, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// The program for datagrams behind `socket_send`. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
+/// The programs behind `socket_send`: for datagrams, and [`tracer_ebpf::SEND_RUSTLS`]. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
 /// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.
 #[map]
-pub static DATAGRAM_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static DATAGRAM_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// The one behind `socket_receive`.
 #[map]
 pub static DATAGRAM_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Those behind `syscall_exit` and `datagram_exit`: [`tracer_ebpf::SYS_EXIT_SINGLE`], [`tracer_ebpf::SYS_EXIT_VECTOR`].
+/// Those behind `syscall_exit` and `datagram_exit`: [`tracer_ebpf::SYS_EXIT_SINGLE`], [`tracer_ebpf::SYS_EXIT_VECTOR`],
+/// [`tracer_ebpf::SYS_EXIT_RUSTLS`].
 #[map]
-pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(3, 0);
 
 /// Ports on which targets listen: connections to them get state as soon as they are established, so that the time in the
 /// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.

@@ -8,20 +8,21 @@
 //! record that was encrypted lies where what is sent next, or one of its first pieces, begins: that send is the connection's. Both are certain. Where a
 //! program copies records on their way between its sockets and the library, nothing is linked, and what was said is counted (`tls_unlinked`).
 
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm};
 use tracer_ebpf::{
     CARRIES, Conn, EGRESS, INGRESS, Stat, TLS_LINK_NESTED, TLS_RUSTLS, TlsProcess, conn_first_seen,
     target_hint,
 };
 
 use crate::{
-    capture::{BUFFER_IOVECS, BUFFER_SINGLE},
+    capture::{self, BUFFER_IOVECS, BUFFER_NONE, BUFFER_SINGLE, Buffer, Moved},
     conn,
     filter::Thread,
     gather::Iovec,
     maps::{
         TLS_CARRIED, TLS_HANDLES, TLS_PROCESSES, TLS_RUSTLS_HINTS, TLS_RUSTLS_PENDING, TLS_RUSTLS_THREADS,
     },
-    memory::{read_user, zero},
+    memory::{forget, read_user, zero},
     probes::hit::Hit,
     stats::count,
     tls::{self, Handle, Key, Told},
@@ -56,10 +57,28 @@ pub struct Worker {
     pub unlinked: u64,
     /// Where the first of their records is that is not sent yet.
     pub record: u64,
+    /// Keys that were linked by what was just sent: what they said is told by a program of its own (`rustls_sent`); 0 = none.
+    pub linked: u64,
+    /// Keys whose record is to be told.
+    pub speaks: u64,
+    /// Where its bytes are: the rest of a piece, and pieces; or one of them.
+    pub parts: [Part; 2],
+}
+
+/// Bytes of a record.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Where they are, or their pieces; 0: what they say is not known.
+    pub address: u64,
+    /// How many pieces; 0: it is one.
+    pub n_pieces: u64,
+    /// How many bytes; 0: there are none.
+    pub bytes: u64,
 }
 
 /// Pieces of what waits: a head and a body are two, however many records they take.
-const MAX_WAITING: usize = 6;
+const MAX_WAITING: usize = 4;
 
 /// What was said by keys whose connection is not known yet.
 #[repr(C)]
@@ -192,7 +211,7 @@ pub struct Arguments {
     pub stack: u64,
 }
 
-/// A record is about to be encrypted.
+/// A record is about to be encrypted; not 0: its bytes are to be told ([`speaks`]).
 #[inline(never)]
 pub fn encrypts(thread: &Thread, arguments: &Arguments) -> u32 {
     hint(thread.pid);
@@ -209,103 +228,156 @@ pub fn encrypts(thread: &Thread, arguments: &Arguments) -> u32 {
         forget_pending(thread.pid, worker.unlinked);
         worker.unlinked = 0;
     }
-    let carrier = carrier(keys);
+    let is_linked = carrier(keys).is_some();
     worker.keys = 0;
-    if carrier.is_none() {
+    if !is_linked {
         worker.keys = arguments.keys;
         worker.message = 0;
         worker.result = arguments.result;
         worker.stack = arguments.stack;
     }
-    if message.kind as u8 != APPLICATION_DATA {
-        return 0;
-    }
-    said(thread, keys, carrier, &message)
-}
-
-/// Tells a record's bytes, or has them wait.
-#[inline(never)]
-fn said(thread: &Thread, keys: Key, carrier: Option<&'static mut Conn>, message: &Outbound) -> u32 {
     let (begin, end) = match message.pieces {
         0 => (0, message.begin),
         _ => (message.begin, message.end),
     };
     let bytes = end.wrapping_sub(begin);
-    if bytes == 0 || bytes > MAX_RECORD {
+    if message.kind as u8 != APPLICATION_DATA || bytes == 0 || bytes > MAX_RECORD {
         return 0;
     }
-    let clear = match carrier {
-        None => None,
-        Some(carrier) => {
-            match tls::clear_text(carrier, thread.pid, u32::from(TLS_RUSTLS), u32::from(TLS_LINK_NESTED)) {
-                None => return 0,
-                clear => clear,
-            }
-        }
-    };
-    let mut sink = Sink { clear, keys, time_ns: conn::now() };
-    if message.pieces == 0 {
-        sink.take(thread, message.n_or_address, bytes);
-        return 0;
+    worker.speaks = arguments.keys;
+    worker.parts[0] = Part { address: message.n_or_address, n_pieces: 0, bytes };
+    worker.parts[1].bytes = 0;
+    if message.pieces != 0 {
+        find_parts(worker, &message);
     }
-    // Where in the pieces the one that is looked at begins.
-    let mut at = 0;
-    let mut left = bytes;
-    let mut i = 0;
-    while i < MAX_PIECES {
-        if i >= message.n_or_address || left == 0 {
-            break;
-        }
-        let Some(piece) = read_user::<Iovec>(message.pieces.wrapping_add(i * size_of::<Iovec>() as u64))
-        else {
-            break;
-        };
-        let from = if begin > at { begin - at } else { 0 };
-        at += piece.length;
-        if from < piece.length {
-            let room = piece.length - from;
-            let bytes = if room < left { room } else { left };
-            sink.take(thread, piece.base.wrapping_add(from), bytes);
-            left -= bytes;
-        }
-        i += 1;
+    if is_linked {
+        return 1;
     }
-    if left != 0 {
-        count(Stat::IovecsCut);
-        sink.take(thread, 0, left);
-    }
+    waits(keys, worker);
     0
 }
 
-/// Where a record's bytes go.
-struct Sink {
-    /// The clear text's connection; `None`: it is not known.
-    clear: Option<&'static mut Conn>,
-    keys: Key,
-    time_ns: u64,
+/// Finds where in its pieces a record begins.
+#[inline(never)]
+fn find_parts(worker: &mut Worker, message: &Outbound) -> u32 {
+    let bytes = message.end.wrapping_sub(message.begin);
+    let mut at = 0;
+    let mut i = 0;
+    while i < MAX_PIECES {
+        if i >= message.n_or_address {
+            break;
+        }
+        let pieces = message.pieces.wrapping_add(i * size_of::<Iovec>() as u64);
+        let Some(piece) = read_user::<Iovec>(pieces) else { break };
+        i += 1;
+        let end = at + piece.length;
+        if message.begin >= end {
+            at = end;
+            continue;
+        }
+        let from = message.begin - at;
+        let room = piece.length - from;
+        let address = piece.base.wrapping_add(from);
+        if room >= bytes {
+            worker.parts[0] = Part { address, n_pieces: 0, bytes };
+        } else if from == 0 {
+            let n_pieces = message.n_or_address - (i - 1);
+            worker.parts[0] = Part { address: pieces, n_pieces, bytes };
+        } else {
+            worker.parts[0] = Part { address, n_pieces: 0, bytes: room };
+            let address = pieces.wrapping_add(size_of::<Iovec>() as u64);
+            worker.parts[1] = Part { address, n_pieces: message.n_or_address - i, bytes: bytes - room };
+        }
+        return 0;
+    }
+    count(Stat::IovecsCut);
+    worker.parts[0] = Part { address: 0, n_pieces: 0, bytes };
+    0
 }
 
-impl Sink {
-    /// Takes a piece; `address` 0: what it says is not known.
-    #[inline(always)]
-    fn take(&mut self, thread: &Thread, address: u64, bytes: u64) {
-        match &mut self.clear {
-            Some(clear) => {
-                let told =
-                    Told { buffer: address, bytes, time_ns: self.time_ns, direction: u64::from(EGRESS) };
-                tell(thread, clear, &told);
-            }
-            None => {
-                wait(self.keys, address, bytes, self.time_ns);
-            }
+/// Tells the record that is about to be encrypted.
+#[inline(never)]
+pub fn speaks(thread: &Thread) -> u32 {
+    let Some(worker) = worker(thread) else { return 0 };
+    let keys = Key { pid: thread.pid, zero: 0, id: worker.speaks };
+    let Some(carrier) = carrier(keys) else { return 0 };
+    let (library, link) = (u32::from(TLS_RUSTLS), u32::from(TLS_LINK_NESTED));
+    let Some(clear) = tls::clear_text(carrier, thread.pid, library, link) else { return 0 };
+    let time_ns = conn::now();
+    let mut i = 0;
+    while i < 2 {
+        let part = &worker.parts[i];
+        if part.bytes == 0 {
+            break;
         }
+        let count = if part.n_pieces > u64::from(u32::MAX) { u32::MAX } else { part.n_pieces as u32 };
+        let kind = match (part.address, count) {
+            (0, _) => BUFFER_NONE,
+            (_, 0) => BUFFER_SINGLE,
+            _ => BUFFER_IOVECS,
+        };
+        let mut moved = Moved {
+            thread: *thread,
+            comm: [0; 2],
+            time_ns,
+            enter_ns: 0,
+            bytes: part.bytes,
+            end: 0,
+            consumed: 0,
+            direction: EGRESS,
+            has_sequence: 0,
+            buffer: Buffer { kind, count, address: part.address },
+        };
+        // SAFETY: the name has 16 bytes.
+        unsafe { bpf_get_current_comm((&raw mut moved.comm).cast(), 16) };
+        // SAFETY: plain integers.
+        unsafe { forget(&mut moved) };
+        capture::moved::<true>(clear, &moved);
+        i += 1;
     }
+    0
 }
 
 /// Tells a piece.
 #[inline(never)]
 fn tell(thread: &Thread, clear: &mut Conn, told: &Told) -> u32 {
     tls::tell(thread, clear, told);
+    0
+}
+
+/// Has a record wait for its connection.
+#[inline(never)]
+fn waits(keys: Key, worker: &Worker) -> u32 {
+    let time_ns = conn::now();
+    let mut k = 0;
+    while k < 2 {
+        let part = &worker.parts[k];
+        k += 1;
+        if part.n_pieces == 0 {
+            if part.bytes != 0 {
+                wait(keys, part.address, part.bytes, time_ns);
+            }
+            continue;
+        }
+        let mut left = part.bytes;
+        let mut i = 0;
+        while i < MAX_WAITING as u64 {
+            if i >= part.n_pieces || left == 0 {
+                break;
+            }
+            let at = part.address.wrapping_add(i * size_of::<Iovec>() as u64);
+            let Some(piece) = read_user::<Iovec>(at) else { break };
+            let bytes = if piece.length < left { piece.length } else { left };
+            if bytes != 0 {
+                wait(keys, piece.base, bytes, time_ns);
+            }
+            left -= bytes;
+            i += 1;
+        }
+        if left != 0 {
+            wait(keys, 0, left, time_ns);
+        }
+    }
     0
 }
 
@@ -383,7 +455,8 @@ fn forget_pending(pid: u32, keys: u64) -> u32 {
 
 /// Tells what waited for its connection, once.
 #[inline(never)]
-fn tell_pending(thread: &Thread, keys: Key, carrier: &mut Conn, direction: u64) -> u32 {
+fn tell_pending(thread: &Thread, keys: Key, carrier: &mut Conn) -> u32 {
+    let direction = u64::from(EGRESS);
     // SAFETY: only read; a connection's records come one by one.
     let Some(pending) = (unsafe { TLS_RUSTLS_PENDING.get(keys) }) else { return 0 };
     let library = u32::from(TLS_RUSTLS);
@@ -511,28 +584,36 @@ fn decrypted(thread: &Thread, worker: &Worker, keys: Key) -> u32 {
         return 0;
     };
     let conn_id = carrier.id;
-    tell_pending(thread, keys, carrier, u64::from(INGRESS));
     let Some(clear) =
         tls::clear_text(carrier, thread.pid, u32::from(TLS_RUSTLS), u32::from(TLS_LINK_NESTED))
     else {
         return 0;
     };
     clear.arrival_ns = 0;
+    let (direction, time_ns) = (u64::from(INGRESS), conn::now());
+    let lost = lost_before(keys);
+    if lost != 0 {
+        tell(thread, clear, &Told { buffer: 0, bytes: lost, time_ns, direction });
+    }
     if let Some(carried) = TLS_CARRIED.get_ptr_mut(conn_id) {
         // SAFETY: map values stay readable for the program's run.
         let carried = unsafe { &mut *carried };
         clear.arrival_ns = carried.arrival_ns;
         carried.arrival_ns = 0;
     }
-    let told = Told {
-        buffer: plain.address,
-        bytes: plain.bytes,
-        time_ns: conn::now(),
-        direction: u64::from(INGRESS),
-    };
-    tell(thread, clear, &told);
+    tell(thread, clear, &Told { buffer: plain.address, bytes: plain.bytes, time_ns, direction });
     clear.arrival_ns = 0;
     0
+}
+
+/// Bytes that were lost before the connection of these keys was known, once.
+#[inline(never)]
+fn lost_before(keys: Key) -> u64 {
+    // SAFETY: only read; a connection's records come one by one.
+    let Some(pending) = (unsafe { TLS_RUSTLS_PENDING.get(keys) }) else { return 0 };
+    let lost = pending.lost;
+    let _ = TLS_RUSTLS_PENDING.remove(keys);
+    lost
 }
 
 /// A socket moved bytes.
@@ -590,6 +671,26 @@ pub fn moved(hit: &Hit, conn: &Conn) -> u32 {
         return forget_pending(keys.pid, keys.id);
     }
     link(keys, hit.sock as u64, conn.id);
-    let Some(carrier) = carrier(keys) else { return 0 };
-    tell_pending(&hit.thread, keys, carrier, u64::from(EGRESS))
+    worker.linked = keys.id;
+    0
+}
+
+/// Whether something is to be told behind a send: the hook's stack has no room for it, nor for an argument of this.
+#[inline(never)]
+pub fn is_due() -> u32 {
+    let id = bpf_get_current_pid_tgid();
+    let thread = Thread { pid: (id >> 32) as u32, tid: id as u32 };
+    let is_hinted = TLS_RUSTLS_HINTS.get(target_hint(thread.pid)).is_some_and(|hint| *hint != 0);
+    u32::from(is_hinted && worker(&thread).is_some_and(|worker| worker.linked != 0))
+}
+
+/// Tells it.
+#[inline(always)]
+pub fn sent(thread: &Thread) {
+    let Some(worker) = worker(thread) else { return };
+    let keys = Key { pid: thread.pid, zero: 0, id: worker.linked };
+    worker.linked = 0;
+    if let Some(carrier) = carrier(keys) {
+        tell_pending(thread, keys, carrier);
+    }
 }

@@ -4,8 +4,8 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::pt_regs,
-    macros::{uprobe, uretprobe},
-    programs::{ProbeContext, RetProbeContext},
+    macros::{btf_tracepoint, uprobe, uretprobe},
+    programs::{BtfTracePointContext, ProbeContext, RetProbeContext},
 };
 
 use crate::{
@@ -31,7 +31,9 @@ fn arguments(context: &ProbeContext) -> Arguments {
 #[uprobe]
 pub fn tls_rustls_encrypt(context: ProbeContext) -> u32 {
     if let Some(thread) = current_target() {
-        tls_rustls::encrypts(&thread, &arguments(&context));
+        if tls_rustls::encrypts(&thread, &arguments(&context)) != 0 {
+            tls_rustls::speaks(&thread);
+        }
     }
     0
 }
@@ -52,5 +54,25 @@ pub fn tls_rustls_return(context: RetProbeContext) -> u32 {
     // SAFETY: the context of such a program is its registers.
     let registers = unsafe { &*context.as_ptr().cast::<pt_regs>() };
     tls_rustls::returned(&thread, registers.rsp);
+    0
+}
+
+/// Behind `socket_send`, where what was sent has told whose keys some were.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn rustls_sent(_: BtfTracePointContext) -> i32 {
+    sent()
+}
+
+/// The same behind `syscall_exit`.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn rustls_sent_call(_: BtfTracePointContext) -> i32 {
+    sent()
+}
+
+#[inline(always)]
+fn sent() -> i32 {
+    if let Some(thread) = current_target() {
+        tls_rustls::sent(&thread);
+    }
     0
 }

@@ -281,7 +281,12 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         let groups =
             [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
         for (programs, feature) in groups {
-            match uprobe_programs(&mut ebpf, programs) {
+            let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
+            let is_there = behind.map_or(Ok(()), |probe| {
+                is_loaded(&mut ebpf, probe)?;
+                self::attach(&mut ebpf, probe)
+            });
+            match is_there.and_then(|()| uprobe_programs(&mut ebpf, programs)) {
                 Ok(programs) => tls_programs.extend(programs),
                 Err(reason) => {
                     missing.push(Missing { feature, reason });

@@ -42,6 +42,14 @@ impl Family {
         }
     }
 
+    /// What the programs for rustls need.
+    pub(super) fn rustls(self) -> &'static Probe {
+        match self {
+            Family::Socket => &SOCKET_RUSTLS,
+            Family::Syscall => &SYSCALL_RUSTLS,
+        }
+    }
+
     /// Those that complete what is told of datagrams, attached when they are needed.
     pub(super) fn datagram_exits(self) -> &'static [Probe] {
         match self {
@@ -170,6 +178,13 @@ pub(super) const SYSCALL_DATAGRAMS: &[Probe] = &[
     behind(EXITS, "SYS_EXIT", abi::SYS_EXIT_SINGLE, "datagram_call", DATAGRAMS),
     behind(EXITS, "SYS_EXIT", abi::SYS_EXIT_VECTOR, "datagrams_call", DATAGRAMS),
 ];
+
+/// Behind [`SOCKET`], for rustls.
+const SOCKET_RUSTLS: Probe =
+    behind(SENDS, "DATAGRAM_SEND", abi::SEND_RUSTLS, "rustls_sent", TLS_RUSTLS_FEATURE);
+/// Behind [`SYSCALL`], for rustls.
+const SYSCALL_RUSTLS: Probe =
+    behind(EXITS, "SYS_EXIT", abi::SYS_EXIT_RUSTLS, "rustls_sent_call", TLS_RUSTLS_FEATURE);
 
 /// What a run without the probes at the exit of calls does without.
 const UNNAMED: &str = "datagrams received by sockets without a peer and several at once (DNS servers)";
