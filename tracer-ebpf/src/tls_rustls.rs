@@ -7,6 +7,8 @@
 //! It is linked by the memory that records lie in. A record that is decrypted lies where the thread has just received: those bytes are the connection's. A
 //! record that was encrypted lies where what is sent next, or one of its first pieces, begins: that send is the connection's. Both are certain. Where a
 //! program copies records on their way between its sockets and the library, nothing is linked, and what was said is counted (`tls_unlinked`).
+//!
+//! What was said by keys that are linked by a send waits for it, where its caller has it; whether it is still there is seen by how it begins.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm};
 use tracer_ebpf::{
@@ -134,12 +136,17 @@ fn worker_of(thread: &Thread) -> Option<&'static mut Worker> {
     worker(thread)
 }
 
+/// Of a process that user space has looked at.
+#[inline(always)]
+fn process(pid: u32) -> Option<&'static TlsProcess> {
+    // SAFETY: only read; user space writes whole values.
+    unsafe { TLS_PROCESSES.get(pid) }.filter(|process| process.libraries >> TLS_RUSTLS & 1 != 0)
+}
+
 /// Counts bytes whose connection is not known. Before all probes of a process are there, it is nothing that was missed.
 #[inline(always)]
 fn unlinked(pid: u32) {
-    // SAFETY: only read; user space writes whole values.
-    let process: Option<&TlsProcess> = unsafe { TLS_PROCESSES.get(pid) };
-    if process.is_some_and(|process| process.libraries >> TLS_RUSTLS & 1 != 0) {
+    if process(pid).is_some() {
         count(Stat::TlsUnlinked);
     }
 }
@@ -667,7 +674,15 @@ pub fn moved(hit: &Hit, conn: &Conn) -> u32 {
             i += 1;
         }
     }
-    if !is_sent {
+    // Where a connection's handshake was seen, its other direction was linked within it; or what is received is copied, and only large records are sent as they
+    // are: answers would be told without requests.
+    // SAFETY: only asked whether it is there.
+    let has_other = unsafe { TLS_CARRIED.get(conn.id) }.is_some();
+    let is_older = || {
+        process(keys.pid)
+            .is_some_and(|process| conn.mid_join != 0 || conn_first_seen(conn.id) <= process.since_ns)
+    };
+    if !is_sent || !(has_other || is_older()) {
         return forget_pending(keys.pid, keys.id);
     }
     link(keys, hit.sock as u64, conn.id);
