@@ -19,9 +19,7 @@ use crate::{
     capture::{self, BUFFER_NONE, BUFFER_SINGLE, Buffer, Moved},
     conn::{self, Birth},
     filter::Thread,
-    maps::{
-        TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RUSTLS_HINTS,
-    },
+    maps::{TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RUSTLS_HINTS},
     memory::{forget, read_user},
     probes::hit::Hit,
     stats::count,

@@ -80,7 +80,7 @@ pub struct Part {
 }
 
 /// Pieces of what waits: a head and a body are two, however many records they take.
-const MAX_WAITING: usize = 4;
+const MAX_WAITING: usize = 8;
 
 /// What was said by keys whose connection is not known yet.
 #[repr(C)]
@@ -575,7 +575,11 @@ fn decrypted(thread: &Thread, worker: &Worker, keys: Key) -> u32 {
     if known.is_none() {
         // Of a record that came in several pieces, the last one.
         let is_received = message < worker.from.wrapping_add(worker.bytes) && worker.from < end;
-        if worker.socket != 0 && is_received {
+        let socket = conn::find(worker.socket).filter(|conn| conn.id == worker.conn_id);
+        if let Some(conn) = socket
+            && is_received
+            && (lost(keys) == 0 || is_older(thread.pid, conn))
+        {
             link(keys, worker.socket, worker.conn_id);
             known = carrier(keys);
             let carried = Carried { handle: keys.id, arrival_ns: worker.arrival_ns };
@@ -591,8 +595,7 @@ fn decrypted(thread: &Thread, worker: &Worker, keys: Key) -> u32 {
         return 0;
     };
     let conn_id = carrier.id;
-    let Some(clear) =
-        tls::clear_text(carrier, thread.pid, u32::from(TLS_RUSTLS), u32::from(TLS_LINK_NESTED))
+    let Some(clear) = tls::clear_text(carrier, thread.pid, u32::from(TLS_RUSTLS), u32::from(TLS_LINK_NESTED))
     else {
         return 0;
     };
@@ -613,14 +616,28 @@ fn decrypted(thread: &Thread, worker: &Worker, keys: Key) -> u32 {
     0
 }
 
-/// Bytes that were lost before the connection of these keys was known, once.
+/// Bytes that were lost before the connection of these keys was known. Of one that is not older than the probes none may be: behind them an answer would be taken for
+/// another request's.
+#[inline(always)]
+fn lost(keys: Key) -> u64 {
+    // SAFETY: only read; a connection's records come one by one.
+    unsafe { TLS_RUSTLS_PENDING.get(keys) }.map_or(0, |pending| pending.lost)
+}
+
+/// The same, once.
 #[inline(never)]
 fn lost_before(keys: Key) -> u64 {
-    // SAFETY: only read; a connection's records come one by one.
-    let Some(pending) = (unsafe { TLS_RUSTLS_PENDING.get(keys) }) else { return 0 };
-    let lost = pending.lost;
-    let _ = TLS_RUSTLS_PENDING.remove(keys);
+    let lost = lost(keys);
+    if lost != 0 {
+        let _ = TLS_RUSTLS_PENDING.remove(keys);
+    }
     lost
+}
+
+/// Whether a connection was there before the probes of its process.
+#[inline(never)]
+fn is_older(pid: u32, conn: &Conn) -> bool {
+    process(pid).is_some_and(|process| conn.mid_join != 0 || conn_first_seen(conn.id) <= process.since_ns)
 }
 
 /// A socket moved bytes.
@@ -674,15 +691,11 @@ pub fn moved(hit: &Hit, conn: &Conn) -> u32 {
             i += 1;
         }
     }
-    // Where a connection's handshake was seen, its other direction was linked within it; or what is received is copied, and only large records are sent as they
-    // are: answers would be told without requests.
+    // Where a connection's handshake was seen, its other direction was linked within it. If not, what is received is copied, and only large records are sent
+    // as they are: answers would be told without requests.
     // SAFETY: only asked whether it is there.
     let has_other = unsafe { TLS_CARRIED.get(conn.id) }.is_some();
-    let is_older = || {
-        process(keys.pid)
-            .is_some_and(|process| conn.mid_join != 0 || conn_first_seen(conn.id) <= process.since_ns)
-    };
-    if !is_sent || !(has_other || is_older()) {
+    if !is_sent || !(is_older(keys.pid, conn) || has_other && lost(keys) == 0) {
         return forget_pending(keys.pid, keys.id);
     }
     link(keys, hit.sock as u64, conn.id);

@@ -278,8 +278,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     let mut tls_programs = FxHashMap::default();
     if config.tls {
         // Those of Go and of rustls by themselves: without them the others are read.
-        let groups =
-            [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
+        let groups = [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
         for (programs, feature) in groups {
             let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
             let is_there = behind.map_or(Ok(()), |probe| {
