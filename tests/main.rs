@@ -48,6 +48,8 @@ mod recognition;
 mod recording;
 /// A replay gives what the recorded run gave.
 mod replay;
+/// Programs with rustls, built by this toolchain.
+mod rustls;
 /// Many streams on one connection, through the pipeline.
 mod streams;
 mod tidy;

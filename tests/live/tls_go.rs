@@ -28,16 +28,22 @@ use crate::go::{Https, PLAIN, Row, STRIPPED, places, toolchains};
 const AROUND: u64 = 1500;
 
 /// Two sides of 960 requests with bodies: more than the usual ring takes while a busy processor keeps its reader waiting.
-const FLAGS: &[&str] = &["--tls", "clear", "--ring-size", "64M"];
+pub(super) const FLAGS: &[&str] = &["--tls", "clear", "--ring-size", "64M"];
 
 /// What was read inside.
-fn inside<'a>(capture: &'a Capture, role: &str) -> Vec<&'a Transaction> {
+pub(super) fn inside<'a>(capture: &'a Capture, role: &str) -> Vec<&'a Transaction> {
     capture.role(role).into_iter().filter(|one| one.protocol != "tls").collect()
 }
 
 /// Each row is one transaction of its side, and there are no others.
 #[track_caller]
-fn check_rows(capture: &Capture, rows: &[Row], protocol: &str, confidences: &[&str], what: &str) {
+pub(super) fn check_rows(
+    capture: &Capture,
+    rows: &[Row],
+    protocol: &str,
+    confidences: &[&str],
+    (library, what): (&str, &str),
+) {
     check_order_and_sums(capture);
     for side in ["server", "client"] {
         let logged: BTreeMap<&str, &Row> =
@@ -61,7 +67,11 @@ fn check_rows(capture: &Capture, rows: &[Row], protocol: &str, confidences: &[&s
             for (bytes, body) in [(one.request_bytes, row.request), (one.response_bytes, row.response)] {
                 assert!((body..body + AROUND).contains(&bytes), "{row:?} {one:?}; {why}");
             }
-            assert_eq!(one.tls.as_ref().and_then(|tls| tls.library.as_deref()), Some("go"), "{one:?}; {why}");
+            assert_eq!(
+                one.tls.as_ref().and_then(|tls| tls.library.as_deref()),
+                Some(library),
+                "{one:?}; {why}"
+            );
         }
     }
     assert_eq!(capture.summary.lost_requests.high, 0, "{what}: {}", capture.stderr);
@@ -70,7 +80,7 @@ fn check_rows(capture: &Capture, rows: &[Row], protocol: &str, confidences: &[&s
 }
 
 /// Connections on the wire.
-fn n_conns(capture: &Capture, role: &str) -> usize {
+pub(super) fn n_conns(capture: &Capture, role: &str) -> usize {
     inside(capture, role).iter().map(|one| &one.conn_id).collect::<BTreeSet<_>>().len()
 }
 
@@ -93,7 +103,7 @@ fn each_request_is_one_on_both_sides(
         let rows = https.ask("a", n);
         let capture = tracer.stop();
         assert!(https.end().is_empty());
-        check_rows(&capture, &rows, protocol, &["complete"], &go.version);
+        check_rows(&capture, &rows, protocol, &["complete"], ("go", &go.version));
         assert_eq!((n_conns(&capture, "server"), n_conns(&capture, "client")), (n_wires, n_wires));
         let others: Vec<_> = capture.transactions.iter().filter(|one| one.protocol == "tls").collect();
         assert!(others.iter().all(|one| one.operation == "TLS handshake"), "{others:?}");
@@ -122,7 +132,7 @@ fn connections_that_were_there_before_are_read_from_the_next_request_on(
         assert!(https.end().is_empty());
         // On HTTP/2 names that were said before may be missing.
         let confidences: &[&str] = if protocol == "http1" { &["complete"] } else { &["gap"] };
-        check_rows(&capture, &rows, protocol, confidences, &go.version);
+        check_rows(&capture, &rows, protocol, confidences, ("go", &go.version));
     }
 }
 
@@ -142,7 +152,7 @@ fn however_it_is_called(#[case] built: &[&str], #[case] flags: &[&str], #[case] 
         let rows = https.ask("a", n);
         let capture = tracer.stop();
         assert!(https.end().is_empty());
-        check_rows(&capture, &rows, "http1", &["complete"], &go.version);
+        check_rows(&capture, &rows, "http1", &["complete"], ("go", &go.version));
     }
 }
 

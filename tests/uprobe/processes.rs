@@ -283,36 +283,52 @@ fn a_stripped_program_of_go_says_where_it_reads_and_writes() {
 #[test]
 fn rustls_is_known_by_its_functions_or_by_what_it_left() {
     let folder = TempDir::new().unwrap();
-    let source = folder.path().join("main.rs");
-    // Not rustls, but names as the compiler makes them for it.
-    fs::write(
-        &source,
-        "pub mod conn { pub mod connection { pub struct Reader(pub u8); pub struct Writer(pub u8);\n\
-         impl std::io::Read for Reader { #[inline(never)] fn read(&mut self, b: &mut [u8]) -> std::io::Result<usize> {\n\
-         println!(\"{}\", self.0); Ok(b.len()) } }\n\
-         impl std::io::Write for Writer { #[inline(never)] fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {\n\
-         println!(\"{}\", self.0); Ok(b.len()) } fn flush(&mut self) -> std::io::Result<()> { Ok(()) } } } }\n\
-         use std::io::{Read, Write}; fn main() { let mut b = [0];\n\
-         let _ = (conn::connection::Reader(1).read(&mut b), conn::connection::Writer(1).write(&b));\n\
-         println!(\"/x/rustls-0.23.37/src/check.rs\"); loop { std::thread::park(); } }\n",
-    )
-    .unwrap();
-    let program = folder.path().join("app");
-    let (source, out) = (source.to_str().unwrap(), program.to_str().unwrap());
-    printed("rustc", &["--edition", "2021", "--crate-name", "rustls", "-o", out, source]);
-    let (_, library) = Running::new(&mut Command::new(&program)).library("rustls");
-    assert_eq!(
-        names(&library),
-        [
-            "<rustls::conn::connection::Reader as std::io::Read>::read",
-            "<rustls::conn::connection::Writer as std::io::Write>::write"
-        ]
-    );
-    assert_eq!((library.version.as_deref(), &library.note), (Some("0.23.37"), &None));
+    let (source, program) = (folder.path().join("main.rs"), folder.path().join("app"));
+    let (from, out) = (source.to_str().unwrap(), program.to_str().unwrap());
+    let build = |version: &str, mangling: &[&str]| {
+        // Not rustls, but names as the compiler makes them for it.
+        let text = "pub mod crypto { pub mod cipher {\n\
+             pub trait MessageEncrypter { fn encrypt(&mut self, m: [u8; 40], n: u64) -> [u8; 40]; }\n\
+             pub trait MessageDecrypter { fn decrypt(&mut self, m: [u8; 40], n: u64) -> [u8; 40]; }\n\
+             pub struct InvalidMessageEncrypter; impl MessageEncrypter for InvalidMessageEncrypter {\n\
+             fn encrypt(&mut self, m: [u8; 40], _: u64) -> [u8; 40] { m } } }\n\
+             pub mod ring { use super::cipher::*; pub struct Keys(pub u64);\n\
+             impl MessageEncrypter for Keys { fn encrypt(&mut self, mut m: [u8; 40], n: u64) -> [u8; 40] {\n\
+             println!(\"{n}\"); m[0] = self.0 as u8; m } }\n\
+             impl MessageDecrypter for Keys { fn decrypt(&mut self, mut m: [u8; 40], n: u64) -> [u8; 40] {\n\
+             println!(\"{n}\"); m[1] = self.0 as u8; m } } } }\n\
+             use crypto::{cipher::*, ring::Keys}; fn main() {\n\
+             let mut all: Vec<Box<dyn MessageEncrypter>> = vec![Box::new(Keys(1)), Box::new(InvalidMessageEncrypter)];\n\
+             let mut other: Box<dyn MessageDecrypter> = Box::new(Keys(2));\n\
+             for (n, one) in all.iter_mut().enumerate() { other.decrypt(one.encrypt([0; 40], n as u64), 1); }\n\
+             println!(\"/x/rustls-VERSION/src/check.rs\"); loop { std::thread::park(); } }\n";
+        fs::write(&source, text.replace("VERSION", version)).unwrap();
+        let flags = ["--edition", "2021", "--crate-name", "rustls", "-Cstrip=none", "-o", out, from];
+        printed("rustc", &[&flags, mangling].concat());
+    };
+    let look = || Running::new(&mut Command::new(&program)).library("rustls").1;
+    // Stable compilers have the older mangling of their own accord.
+    for mangling in [&[][..], &["-Csymbol-mangling-version=v0"]] {
+        build("0.23.37", mangling);
+        let library = look();
+        assert_eq!(
+            names(&library),
+            [
+                "<rustls::crypto::ring::Keys as rustls::crypto::cipher::MessageEncrypter>::encrypt",
+                "<rustls::crypto::ring::Keys as rustls::crypto::cipher::MessageDecrypter>::decrypt"
+            ]
+        );
+        assert_eq!((library.version.as_deref(), &library.note), (Some("0.23.37"), &None));
+    }
     printed("strip", &[out]);
-    let (_, library) = Running::new(&mut Command::new(&program)).library("rustls");
+    let library = look();
     assert_eq!((names(&library).len(), library.version.as_deref()), (0, Some("0.23.37")));
     assert!(library.note.as_deref().unwrap().contains("stripped"), "{library:?}");
+    // Of another version the structures are not known.
+    build("0.22.4", &[]);
+    let library = look();
+    assert_eq!((names(&library).len(), library.version.as_deref()), (0, Some("0.22.4")));
+    assert!(library.note.as_deref().unwrap().contains("0.23.*"), "{library:?}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod socket;
 mod stats;
 mod tls;
 mod tls_go;
+mod tls_rustls;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -13,6 +13,7 @@ use crate::{
     datagram::Vector,
     tls::{Call, Handle, Key, Mover},
     tls_go::{Carried, Goroutine},
+    tls_rustls::{Pending, Worker},
 };
 
 /// The one ring, for everything that needs order. Size set by user space (default 8 MiB). Full: the record is refused and counted.
@@ -115,10 +116,24 @@ pub static TLS_GO_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS,
 #[map]
 pub static TLS_GOROUTINES: LruHashMap<Key, Goroutine> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Which `*tls.Conn` a connection on the wire is of, by the connection's id. Written and read here. Full: the one used longest ago is forgotten; what
-/// was linked stays so.
+/// Whose a connection on the wire is (a `*tls.Conn`, a decrypter of rustls), by the connection's id. Written and read here. Full: the one used longest
+/// ago is forgotten; what was linked stays so.
 #[map]
-pub static TLS_GO_CARRIED: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(65_536, 0);
+pub static TLS_CARRIED: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(65_536, 0);
+
+/// The same for processes with rustls: of those, hits ask for the thread.
+#[map]
+pub static TLS_RUSTLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// What threads with rustls do: the record in progress, and what was moved last. Written and read here. Full: the thread used longest ago is forgotten, and
+/// what it has in progress is not seen (`tls_unlinked`, where bytes are lost by it).
+#[map]
+pub static TLS_RUSTLS_THREADS: LruHashMap<Key, Worker> = LruHashMap::with_max_entries(8192, 0);
+
+/// What was said by keys of rustls whose connection is not known yet. Written and read here. Full: the keys used longest ago are forgotten, and what they said
+/// is lost.
+#[map]
+pub static TLS_RUSTLS_PENDING: LruHashMap<Key, Pending> = LruHashMap::with_max_entries(4096, 0);
 
 /// Processes with probes on TLS libraries. Written by user space when all of a process are attached. Full: its connections count as joined in
 /// the middle.
@@ -134,18 +149,19 @@ pub static FUNCTIONS: Array<FunctionSpec> = Array::with_max_entries(MAX_FUNCTION
 #[map]
 pub static FUNCTION_NUMBERS: LruHashMap<Key, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// The program for datagrams behind `socket_send`. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
+/// The programs behind `socket_send`: for datagrams, and [`tracer_ebpf::SEND_RUSTLS`]. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
 /// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.
 #[map]
-pub static DATAGRAM_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static DATAGRAM_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// The one behind `socket_receive`.
 #[map]
 pub static DATAGRAM_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Those behind `syscall_exit` and `datagram_exit`: [`tracer_ebpf::SYS_EXIT_SINGLE`], [`tracer_ebpf::SYS_EXIT_VECTOR`].
+/// Those behind `syscall_exit` and `datagram_exit`: [`tracer_ebpf::SYS_EXIT_SINGLE`], [`tracer_ebpf::SYS_EXIT_VECTOR`],
+/// [`tracer_ebpf::SYS_EXIT_RUSTLS`].
 #[map]
-pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(3, 0);
 
 /// Ports on which targets listen: connections to them get state as soon as they are established, so that the time in the
 /// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.

@@ -2,7 +2,8 @@
 //! of its own.
 //!
 //! A call is known by its thread. What moves on a socket while it runs is the connection that carries it: no structure of a library is read.
-//! Where nothing moves (it serves from what it has decrypted, or buffers), the handle says whose it is. Go's own is another file's (`tls_go`).
+//! Where nothing moves (it serves from what it has decrypted, or buffers), the handle says whose it is. Go's and
+//! rustls' own are other files' (`tls_go`, `tls_rustls`).
 //!
 //! Programs with an event loop move the records themselves: what they receive they give to the library and then ask it, and what it makes of their
 //! bytes they send behind its call. There a handle is linked by what the thread moved before and behind, when it was the same connection
@@ -15,14 +16,14 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    capture::{self, BUFFER_SINGLE, Buffer, Moved},
+    capture::{self, BUFFER_NONE, BUFFER_SINGLE, Buffer, Moved},
     conn::{self, Birth},
     filter::Thread,
-    maps::{TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES},
+    maps::{TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RUSTLS_HINTS},
     memory::{forget, read_user},
     probes::hit::Hit,
     stats::count,
-    tls_go,
+    tls_go, tls_rustls,
 };
 
 /// A thread, a goroutine or a library's handle, within a process.
@@ -126,6 +127,9 @@ pub fn moved(hit: &Hit, conn: &Conn) {
     }
     if TLS_GO_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         tls_go::moved(hit, conn);
+    }
+    if TLS_RUSTLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
+        tls_rustls::moved(hit, conn);
     }
 }
 
@@ -312,7 +316,7 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
 
 /// Clear text that moved.
 pub struct Told {
-    /// User address of the bytes.
+    /// User address of the bytes; 0: what they say is not known.
     pub buffer: u64,
     /// How many.
     pub bytes: u64,
@@ -335,7 +339,11 @@ pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
         consumed: 0,
         direction: told.direction as u8,
         has_sequence: 0,
-        buffer: Buffer { kind: BUFFER_SINGLE, count: 0, address: told.buffer },
+        buffer: Buffer {
+            kind: if told.buffer == 0 { BUFFER_NONE } else { BUFFER_SINGLE },
+            count: 0,
+            address: told.buffer,
+        },
     };
     // SAFETY: the name has 16 bytes.
     unsafe { bpf_get_current_comm((&raw mut moved.comm).cast(), 16) };

@@ -19,7 +19,7 @@ use tracer_ebpf::{
 use crate::{
     conn,
     filter::Thread,
-    maps::{TLS_GO_CARRIED, TLS_GO_HINTS, TLS_GOROUTINES, TLS_HANDLES, TLS_PROCESSES},
+    maps::{TLS_CARRIED, TLS_GO_HINTS, TLS_GOROUTINES, TLS_HANDLES, TLS_PROCESSES},
     memory::{Memory as _, Probed, read_user},
     probes::hit::Hit,
     settings::setting,
@@ -131,7 +131,7 @@ fn carrier(handle: Key) -> Option<&'static mut Conn> {
 fn link(handle: Key, socket: u64, conn_id: u64, known: u64) -> Option<&'static mut Conn> {
     let carrier = conn::find(socket).filter(|conn| conn.id == conn_id)?;
     // SAFETY: only read.
-    match unsafe { TLS_GO_CARRIED.get(conn_id) } {
+    match unsafe { TLS_CARRIED.get(conn_id) } {
         Some(carried) if carried.handle == handle.id => {}
         // Another one's, that has said something: that of the outer connection.
         _ if carrier.carries == CARRIES && known != conn_id => return None,
@@ -144,7 +144,7 @@ fn link(handle: Key, socket: u64, conn_id: u64, known: u64) -> Option<&'static m
     let link = u32::from(TLS_LINK_NESTED);
     let _ = TLS_HANDLES.insert(handle, Handle { socket, conn_id, link, n_agreed: 0 }, 0);
     let carried = Carried { handle: handle.id, arrival_ns: 0 };
-    let _ = TLS_GO_CARRIED.insert(conn_id, carried, 0);
+    let _ = TLS_CARRIED.insert(conn_id, carried, 0);
     Some(carrier)
 }
 
@@ -156,7 +156,7 @@ pub fn handshake(thread: &Thread, handle: u64, register: u64) {
     let known = unsafe { TLS_HANDLES.get(key) }.map_or(0, |linked| linked.conn_id);
     if known != 0 {
         let _ = TLS_HANDLES.remove(key);
-        let _ = TLS_GO_CARRIED.remove(known);
+        let _ = TLS_CARRIED.remove(known);
     }
     let _ = TLS_GOROUTINES.remove(pending(key));
     let Some(running) = running(thread, register) else { return };
@@ -171,7 +171,7 @@ pub fn reads(thread: &Thread, handle: u64, register: u64) {
     let linked = carrier(Key { pid: thread.pid, zero: 0, id: handle }).map(|carrier| carrier.id);
     let Some(running) = running(thread, register) else { return };
     if let Some(conn_id) = linked {
-        if let Some(carried) = TLS_GO_CARRIED.get_ptr_mut(conn_id) {
+        if let Some(carried) = TLS_CARRIED.get_ptr_mut(conn_id) {
             // SAFETY: map values stay readable for the program's run. What arrived before was not for this call.
             unsafe { (*carried).arrival_ns = 0 };
         }
@@ -224,7 +224,7 @@ pub fn copies(thread: &Thread, handle: u64, register: u64, from: u64, bytes: u64
     else {
         return 0;
     };
-    let carried = TLS_GO_CARRIED.get_ptr_mut(conn_id);
+    let carried = TLS_CARRIED.get_ptr_mut(conn_id);
     // SAFETY: map values stay readable for the program's run.
     let carried = carried.map(|carried| unsafe { &mut *carried });
     clear.arrival_ns = 0;
@@ -351,7 +351,7 @@ fn tell(thread: &Thread, carrier: &mut Conn, told: &mut Told) {
 pub fn moved(hit: &Hit, conn: &Conn) -> u32 {
     let is_ingress = hit.direction == u64::from(INGRESS);
     let pid = hit.thread.pid;
-    if let Some(carried) = TLS_GO_CARRIED.get_ptr_mut(conn.id) {
+    if let Some(carried) = TLS_CARRIED.get_ptr_mut(conn.id) {
         // SAFETY: map values stay readable for the program's run.
         let carried = unsafe { &mut *carried };
         if is_ingress && (carried.arrival_ns == 0 || conn.carries != CARRIES) {

@@ -231,6 +231,11 @@ pub const EXIT_ATTACHED: u32 = 1;
 pub const SYS_EXIT_SINGLE: u32 = 0;
 /// In `SYS_EXIT`: the one for a call that moved a vector of messages.
 pub const SYS_EXIT_VECTOR: u32 = 1;
+/// What keys of rustls said that were linked by a send.
+pub const SYS_EXIT_RUSTLS: u32 = 2;
+
+/// The same behind `socket_send`, in `DATAGRAM_SEND`.
+pub const SEND_RUSTLS: u32 = 1;
 
 /// Most names in `TARGET_COMMS`.
 pub const MAX_COMMS: u32 = 16;

@@ -10,3 +10,4 @@ pub mod syscall;
 pub mod tcp;
 pub mod tls;
 pub mod tls_go;
+pub mod tls_rustls;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use tracer_ebpf::{EGRESS, INGRESS};
+use tracer_ebpf::{EGRESS, INGRESS, SEND_RUSTLS};
 
 use super::{
     call,
@@ -18,7 +18,9 @@ use crate::{
     filter::current_target,
     maps::{DATAGRAM_RECEIVE, DATAGRAM_SEND, VECTORS},
     memory::Typed,
+    settings::setting,
     socket::{self, Kind},
+    tls_rustls,
 };
 
 /// Bytes sent on a socket. Reads: the socket, the user registers, the buffer. Emits: opens, data.
@@ -67,4 +69,8 @@ fn on_hit(context: &BtfTracePointContext, direction: u8) {
         return;
     }
     hit::<Typed>(&site, kind);
+    if direction == EGRESS && setting!(tls) != 0 && tls_rustls::is_due() != 0 {
+        // SAFETY: as above.
+        unsafe { DATAGRAM_SEND.tail_call(context, SEND_RUSTLS) };
+    }
 }

@@ -22,7 +22,10 @@ use crate::{
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
-        probes::{ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE},
+        probes::{
+            ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
+            TLS_RUSTLS_FEATURE,
+        },
         tls_libraries::TlsTrial,
         uprobe_programs::{self, UprobePrograms},
         uprobe_trial,
@@ -284,13 +287,21 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut tls_programs = FxHashMap::default();
     if config.tls {
-        // Those of Go by themselves: without them the others are read.
-        for (programs, feature) in [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE)] {
-            match uprobe_programs::load(&mut ebpf, programs) {
+        // Those of Go and of rustls by themselves: without them the others are read.
+        let groups = [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
+        for (programs, feature) in groups {
+            let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
+            let is_there = behind.map_or(Ok(()), |probe| {
+                is_loaded(&mut ebpf, probe)?;
+                self::attach(&mut ebpf, probe)
+            });
+            match is_there.and_then(|()| uprobe_programs::load(&mut ebpf, programs)) {
                 Ok(programs) => tls_programs.extend(programs),
                 Err(reason) => {
                     missing.push(Missing { feature, reason });
-                    break;
+                    if feature == TLS_FEATURE {
+                        break;
+                    }
                 }
             }
         }
@@ -410,7 +421,9 @@ fn object(
         .map_max_entries("TLS_MOVERS", if settings.tls == 0 { 1 } else { 8192 })
         .map_max_entries("TLS_HANDLES", if settings.tls == 0 { 1 } else { max_conns })
         .map_max_entries("TLS_GOROUTINES", if settings.tls == 0 { 1 } else { 16_384 })
-        .map_max_entries("TLS_GO_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
+        .map_max_entries("TLS_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
+        .map_max_entries("TLS_RUSTLS_THREADS", if settings.tls == 0 { 1 } else { 8192 })
+        .map_max_entries("TLS_RUSTLS_PENDING", if settings.tls == 0 { 1 } else { 4096 })
         // Of threads that make records of functions: 1.5 MiB.
         .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
         .load(OBJECT)

@@ -42,6 +42,14 @@ impl Family {
         }
     }
 
+    /// What the programs for rustls need.
+    pub(super) fn rustls(self) -> &'static Probe {
+        match self {
+            Family::Socket => &SOCKET_RUSTLS,
+            Family::Syscall => &SYSCALL_RUSTLS,
+        }
+    }
+
     /// Those that complete what is told of datagrams, attached when they are needed.
     pub(super) fn datagram_exits(self) -> &'static [Probe] {
         match self {
@@ -142,6 +150,9 @@ pub(super) const TLS: &[&str] = &[
 pub(super) const TLS_GO: &[&str] =
     &["tls_go_handshake", "tls_go_read", "tls_go_copy", "tls_go_copy_reader", "tls_go_send", "tls_go_sent"];
 
+/// The same for rustls.
+pub(super) const TLS_RUSTLS: &[&str] = &["tls_rustls_encrypt", "tls_rustls_decrypt", "tls_rustls_return"];
+
 /// Programs for functions that somebody named (`function_probes`).
 pub(super) const FUNCTIONS: &[&str] =
     &["function_enter", "function_return", "function_end", "function_tail", "function_mark"];
@@ -150,6 +161,8 @@ pub(super) const FUNCTIONS: &[&str] =
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
 /// The same for Go's.
 pub(super) const TLS_GO_FEATURE: &str = "clear text of Go's TLS";
+/// The same for rustls.
+pub(super) const TLS_RUSTLS_FEATURE: &str = "clear text of rustls";
 
 /// What a run without the probes of datagrams does without.
 const DATAGRAMS: &str = "datagrams (DNS over UDP)";
@@ -165,6 +178,13 @@ pub(super) const SYSCALL_DATAGRAMS: &[Probe] = &[
     behind(EXITS, "SYS_EXIT", abi::SYS_EXIT_SINGLE, "datagram_call", DATAGRAMS),
     behind(EXITS, "SYS_EXIT", abi::SYS_EXIT_VECTOR, "datagrams_call", DATAGRAMS),
 ];
+
+/// Behind [`SOCKET`], for rustls.
+const SOCKET_RUSTLS: Probe =
+    behind(SENDS, "DATAGRAM_SEND", abi::SEND_RUSTLS, "rustls_sent", TLS_RUSTLS_FEATURE);
+/// Behind [`SYSCALL`], for rustls.
+const SYSCALL_RUSTLS: Probe =
+    behind(EXITS, "SYS_EXIT", abi::SYS_EXIT_RUSTLS, "rustls_sent_call", TLS_RUSTLS_FEATURE);
 
 /// What a run without the probes at the exit of calls does without.
 const UNNAMED: &str = "datagrams received by sockets without a peer and several at once (DNS servers)";

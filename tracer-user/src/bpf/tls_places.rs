@@ -5,7 +5,7 @@ use tracer_ebpf as abi;
 use crate::uprobe::{
     code::Step,
     placement::Site,
-    tls::{Copy, End, Function},
+    tls::{Copy, End, Function, RUSTLS},
 };
 
 /// The number by which the kernel side and recordings call a library.
@@ -16,19 +16,30 @@ pub(super) fn number_of(kind: &str) -> Option<u16> {
         "GnuTLS" => abi::TLS_GNUTLS,
         "NSS" => abi::TLS_NSS,
         GO => abi::TLS_GO,
-        "rustls" => abi::TLS_RUSTLS,
+        RUSTLS => abi::TLS_RUSTLS,
         _ => return None,
     })
 }
 
-/// The program at the return of all others.
+/// The program at the return of most others.
 pub(super) const RETURN: &str = "tls_return";
+/// At the return of rustls' functions.
+const RUSTLS_RETURN: &str = "tls_rustls_return";
 /// The program for functions that let go of a handle: their return says nothing.
 pub(super) const RELEASES: &str = "tls_free";
 
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 pub(super) fn is_optional(function: &str) -> bool {
     ["SSL_do_handshake", "SSL_free", "SSL_write_early_data"].contains(&function)
+}
+
+/// The program at a function's return; `None`: that says nothing, or Go does not survive it.
+pub(super) fn at_return(kind: &str, program: &str) -> Option<&'static str> {
+    match kind {
+        GO => None,
+        RUSTLS => Some(RUSTLS_RETURN),
+        _ => (program != RELEASES).then_some(RETURN),
+    }
 }
 
 /// Go's TLS: of its places none has a return probe, which Go does not survive.
@@ -80,6 +91,9 @@ pub(super) fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static 
         ("GnuTLS", "gnutls_record_send" | "gnutls_record_send2") => "tls_gnutls_write",
         ("NSS", "ssl_SecureRecv") => "tls_nss_read",
         ("NSS", "ssl_SecureSend") => "tls_nss_write",
+        // Each is many, by provider and version of TLS.
+        (RUSTLS, name) if name.ends_with(">::encrypt") => "tls_rustls_encrypt",
+        (RUSTLS, name) if name.ends_with(">::decrypt") => "tls_rustls_decrypt",
         _ => return Err(format!("there is no program for {name} yet")),
     };
     let (program, site) = match (&function.end, by_name, &function.entry) {
@@ -95,7 +109,9 @@ pub(super) fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static 
         (End::Inner(site), "tls_gnutls_read", _) => ("tls_gnutls_recv_int", site),
         _ => return Err(format!("{name} has no place at which its end can be seen")),
     };
-    if site.step != Step::Emulated {
+    // What nobody optimised makes room on its stack first: there rustls' records, of up to 16 KiB, cost more than the probe does.
+    let is_unoptimised = kind == RUSTLS && site.step == Step::SingleStepped && site.into == 0;
+    if site.step != Step::Emulated && !is_unoptimised {
         return Err(dear(name, site));
     }
     Ok((program, site))

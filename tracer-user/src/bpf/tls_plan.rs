@@ -5,7 +5,7 @@ use std::{fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    tls_places::{GO, RELEASES, RETURN, go_places, is_optional, number_of, place},
+    tls_places::{GO, at_return, go_places, is_optional, number_of, place},
     uprobe_programs::UprobePrograms,
 };
 use crate::uprobe::{
@@ -179,9 +179,7 @@ fn probes_of(library: &Library, programs: &UprobePrograms) -> Result<Vec<Probe>,
         let at =
             |program, at_return| Probe { file: library.id, offset: site.file_offset, program, at_return };
         probes.push(at(program, false));
-        if library.kind != GO && program != RELEASES {
-            probes.push(at(RETURN, true));
-        }
+        probes.extend(at_return(library.kind, program).map(|program| at(program, true)));
     }
     Ok(probes)
 }

@@ -124,8 +124,13 @@ impl TlsProbes {
             let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
             Array::try_from(map).map_err(|error| error.to_string())
         };
-        let maps =
-            Maps { processes: map, hints: hints("TLS_HINTS")?, go_hints: hints("TLS_GO_HINTS")?, limit };
+        let maps = Maps {
+            processes: map,
+            hints: hints("TLS_HINTS")?,
+            go_hints: hints("TLS_GO_HINTS")?,
+            rustls_hints: hints("TLS_RUSTLS_HINTS")?,
+            limit,
+        };
         // Others may become targets by what they execute.
         let is_fixed = targets.comms.is_empty()
             && targets.exes.is_empty()
@@ -282,6 +287,7 @@ pub struct Maps {
     processes: HashMap<MapData, u32, abi::TlsProcess>,
     hints: Array<MapData, u64>,
     go_hints: Array<MapData, u64>,
+    rustls_hints: Array<MapData, u64>,
     /// The share of its processor time, in percent, that a process may pay.
     limit: u32,
 }
@@ -291,7 +297,7 @@ impl Maps {
     fn n_calls(&self, pid: u32) -> u64 {
         let of =
             |hints: &Array<MapData, u64>| hints.get(&abi::target_hint(pid), 0).unwrap_or(0) & !abi::TLS_HINT;
-        of(&self.hints).saturating_add(of(&self.go_hints))
+        [&self.hints, &self.go_hints, &self.rustls_hints].into_iter().map(of).fold(0, u64::saturating_add)
     }
 }
 
@@ -467,9 +473,14 @@ impl Worker {
             let is_shared = known.attached.values().all(Option::is_none);
             let since_ns = if is_shared { self.shared_since_ns } else { boot_now().0 };
             let process = abi::TlsProcess { since_ns, libraries: known.libraries };
-            let is_go = known.libraries >> abi::TLS_GO & 1 != 0;
-            let has_others = known.libraries & !(1 << abi::TLS_GO) != 0;
-            for (hints, has) in [(&mut self.maps.hints, has_others), (&mut self.maps.go_hints, is_go)] {
+            let has = |libraries: u64| known.libraries & libraries != 0;
+            let (go, rustls) = (1 << abi::TLS_GO, 1 << abi::TLS_RUSTLS);
+            let maps = &mut self.maps;
+            for (hints, has) in [
+                (&mut maps.hints, has(!(go | rustls))),
+                (&mut maps.go_hints, has(go)),
+                (&mut maps.rustls_hints, has(rustls)),
+            ] {
                 let slot = abi::target_hint(pid);
                 if has && hints.get(&slot, 0).is_ok_and(|hint| hint == 0) {
                     let _ = hints.set(slot, abi::TLS_HINT, 0);
@@ -520,7 +531,7 @@ impl Worker {
         self.publish();
         // A call whose return was not seen any more would be taken for one that goes on: nothing says any more that this process may be in one.
         uprobe_link::close_all(gone);
-        for hints in [&mut self.maps.hints, &mut self.maps.go_hints] {
+        for hints in [&mut self.maps.hints, &mut self.maps.go_hints, &mut self.maps.rustls_hints] {
             let _ = hints.set(abi::target_hint(pid), 0, 0);
         }
         self.tell();

@@ -106,6 +106,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
         // A program with OpenSSL inside is made of it.
         packages::install(&["libssl-dev"])?;
         go_modules()?;
+        crates()?;
         // Clients by other libraries than OpenSSL.
         packages::install(&["libcurl3-nss", "libcurl3-gnutls"])?;
         python_venv()?;
@@ -123,6 +124,16 @@ fn go_modules() -> Result<()> {
     let mut download = command("/usr/bin/go", ["mod", "download"]);
     download.current_dir(workspace_root().join("fixtures/servers/go/grpc"));
     output(&mut download).map(drop).context("download the modules of the tests' programs in Go")
+}
+
+/// What the tests' programs with rustls are built of.
+fn crates() -> Result<()> {
+    for program in ["https", "old"] {
+        let mut fetch = command("cargo", ["fetch", "--quiet", "--locked"]);
+        fetch.current_dir(workspace_root().join("fixtures/servers/rustls").join(program));
+        output(&mut fetch).context("download the crates of the tests' programs with rustls")?;
+    }
+    Ok(())
 }
 
 /// The tests of recordings open them with pyarrow and the like, which they install into a folder of their own.

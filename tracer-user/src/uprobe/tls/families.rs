@@ -1,6 +1,6 @@
 //! The libraries: what tells each, which of its functions take and give plaintext, and why there may be no place in it.
 
-use super::{End, Function, Library, go, nss, version};
+use super::{End, Function, Library, go, nss, rustls, version};
 use crate::uprobe::{
     code::{Registers, Step},
     elf::Elf,
@@ -58,10 +58,6 @@ const PLAIN: &[Plain] = &[
     },
 ];
 
-/// rustls' functions, as written; each is a pattern, since impls have their types in their names.
-const RUSTLS: &[(&str, usize)] =
-    &[("<rustls::*Reader as std::io::Read>::read", 3), ("<rustls::*Writer as std::io::Write>::write", 3)];
-
 /// The families that a file holds, each with its functions.
 pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(Family, Vec<Function>)> {
     let mut found = Vec::new();
@@ -72,7 +68,7 @@ pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(F
             found.extend(of_plain(plain, elf, symbols, constants));
         }
     }
-    if let Some(rustls) = rustls(elf, symbols, constants) {
+    if let Some(rustls) = rustls::find(elf, symbols, constants) {
         found.push(rustls);
     }
     if elf.soname().is_some_and(|name| name == "libjvm.so") {
@@ -169,7 +165,7 @@ fn openssl_kind(symbols: &Symbols) -> &'static str {
     }
 }
 
-fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: usize) -> Function {
+pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: usize) -> Function {
     let code = Code::read(elf, symbol.address, symbol.size);
     let is_cheap = |site: &Site| site.step == Step::Emulated && site.once;
     let own = code.return_probe(elf);
@@ -192,32 +188,6 @@ fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: us
     }
 }
 
-fn rustls(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Family, Vec<Function>)> {
-    let version = version::rustls(constants);
-    let functions: Vec<Function> = RUSTLS
-        .iter()
-        .flat_map(|&(pattern, n_arguments)| {
-            symbols.demangled(pattern, "rustls").into_iter().map(move |symbol| (symbol, n_arguments))
-        })
-        .map(|(symbol, n_arguments)| {
-            let mut function = c_function(elf, symbols, &symbol, n_arguments);
-            function.name = crate::uprobe::symbols::demangle(&symbol.name).unwrap_or(symbol.name);
-            function
-        })
-        .collect();
-    let note = match (functions.is_empty(), &version, symbols.has_local) {
-        (false, _, _) => None,
-        (true, None, _) => return None,
-        (true, Some(_), true) => Some(
-            "it is linked in, and its functions that take plaintext were compiled into their callers: none has a symbol",
-        ),
-        (true, Some(_), false) => {
-            Some("it is linked in, and the program's symbols were stripped: nothing says where")
-        }
-    };
-    Some((Family { kind: "rustls", version, note: note.map(str::to_owned) }, functions))
-}
-
 /// What has no symbols any more, by the texts that it left.
 fn stripped(constants: &[u8]) -> Option<(Family, Vec<Function>)> {
     // Where OpenSSL and BoringSSL say which of their files an error comes from.
@@ -229,7 +199,7 @@ fn stripped(constants: &[u8]) -> Option<(Family, Vec<Function>)> {
     })
 }
 
-fn has(constants: &[u8], text: &str) -> bool {
+pub(super) fn has(constants: &[u8], text: &str) -> bool {
     memchr::memmem::find(constants, text.as_bytes()).is_some()
 }
 

@@ -6,6 +6,7 @@
 mod families;
 mod go;
 mod nss;
+mod rustls;
 mod version;
 
 use std::{fs, path::Path};
@@ -13,7 +14,10 @@ use std::{fs, path::Path};
 use serde::Serialize;
 
 use self::families::Family;
-pub use self::go::{Copy, Send};
+pub use self::{
+    go::{Copy, Send},
+    rustls::RUSTLS,
+};
 use super::{
     debug_files,
     elf::{Elf, ElfError},
