@@ -526,6 +526,7 @@ fn calls_of_functions_stand_as_a_tree_below_their_request_and_a_call_says_what_i
             parent: Some(parent),
             root: Some(root),
             self_ns: own,
+            stack: None,
         })),
         end,
         conn: of(0).conn,

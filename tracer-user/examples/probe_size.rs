@@ -1,5 +1,5 @@
 //! How many instructions the verifier of this kernel walks for each probe (the limit is 1,000,000), as root:
-//! `cargo run --example probe_size [socket|syscall]`. Traces nothing.
+//! `cargo run --example probe_size [socket|syscall] [stacks]`. Traces nothing.
 
 use tracer_user::{
     bpf::load::{LoadConfig, load},
@@ -11,11 +11,19 @@ fn main() -> anyhow::Result<()> {
         Some("syscall") => Hooks::Syscall,
         _ => Hooks::Socket,
     };
+    let stacks = std::env::args().nth(2).is_some().then_some(1);
     // Itself, which is never traced.
     let pids = vec![std::process::id()];
     let targets = Targets { pids: pids.clone(), ..Targets::default() };
-    let config =
-        LoadConfig { hooks, targets, pids, ring_bytes: 65_536, max_conns: 64, ..LoadConfig::nothing() };
+    let config = LoadConfig {
+        hooks,
+        targets,
+        pids,
+        ring_bytes: 65_536,
+        max_conns: 64,
+        stacks,
+        ..LoadConfig::nothing()
+    };
     let loaded = load(&config)?;
     let mut sizes = Vec::new();
     for (name, program) in loaded.ebpf.programs() {

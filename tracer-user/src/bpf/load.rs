@@ -59,6 +59,8 @@ pub struct LoadConfig {
     pub tls: bool,
     /// Calls of functions are told.
     pub functions: bool,
+    /// From which duration on their stacks are told too, ns; 0 = of all.
+    pub stacks: Option<u64>,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -393,6 +395,12 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settin
         },
         datagrams: u32::from(!config.udp_ports.is_empty()),
         tls: u32::from(config.tls),
+        stacks: match config.stacks {
+            None => abi::STACKS_NONE,
+            Some(0) => abi::STACKS_ALL,
+            Some(_) => abi::STACKS_SLOW,
+        },
+        stack_ns: config.stacks.unwrap_or(0),
         offsets: abi::KernelOffsets::from(offsets),
     }
 }
@@ -417,6 +425,8 @@ fn object(
         .map_max_entries("TLS_GO_CARRIED", if settings.tls == 0 { 1 } else { max_conns })
         // Of threads that make records of functions: 1.5 MiB.
         .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
+        // Of calls that have begun: 1.5 MiB.
+        .map_max_entries("FUNCTION_OPEN", if settings.stacks == abi::STACKS_NONE { 1 } else { 16_384 })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
 }
@@ -502,6 +512,7 @@ impl LoadConfig {
             udp_ports: vec![53],
             tls: true,
             functions: true,
+            stacks: None,
             has_open_datagram_sockets: false,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,7 @@ use tracer_ebpf as abi;
 use super::{
     Source, SourceError,
     executables::{Answer, Executables},
+    stacks::Resolver,
     targets::{self, TargetError},
 };
 use crate::{
@@ -30,7 +32,7 @@ use crate::{
     },
     config::{Hooks, Targets},
     enrich::process::FactsReader,
-    event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
+    event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, StackEnd, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
     protocol::{udp_ports, whole_ports},
@@ -63,6 +65,8 @@ pub struct LiveConfig {
     pub tls: bool,
     /// Functions whose calls are told.
     pub functions: Vec<Spec>,
+    /// From which duration on the stacks of these calls are told, ns; 0 = of all.
+    pub stacks: Option<u64>,
 }
 
 impl Default for LiveConfig {
@@ -80,6 +84,7 @@ impl Default for LiveConfig {
             udp_ports: udp_ports().collect(),
             tls: false,
             functions: Vec::new(),
+            stacks: None,
         }
     }
 }
@@ -168,6 +173,8 @@ pub struct LiveSource {
     tls: Option<TlsProbes>,
     /// The probes on functions that were asked for.
     functions: Option<FunctionProbes>,
+    /// Who calls functions; `None`: nobody asked.
+    resolver: Option<Resolver>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
     known: FxHashSet<u32>,
 }
@@ -198,6 +205,7 @@ impl LiveSource {
             udp_ports: config.udp_ports.clone(),
             tls: config.tls,
             functions: !config.functions.is_empty(),
+            stacks: config.stacks,
             has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
@@ -228,7 +236,8 @@ impl LiveSource {
         let functions = match &config.functions[..] {
             [] => None,
             specs => {
-                Some(FunctionProbes::start(&mut loaded, specs, &config.targets, &pids, metrics.clone())?)
+                let (targets, stacks, metrics) = (&config.targets, config.stacks, metrics.clone());
+                Some(FunctionProbes::start(&mut loaded, specs, targets, &pids, stacks, metrics)?)
             }
         };
         let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
@@ -265,6 +274,7 @@ impl LiveSource {
             executables,
             tls,
             functions,
+            resolver: config.stacks.map(|_| Resolver::new(Path::new("/proc"))),
             known: FxHashSet::default(),
         })
     }
@@ -332,6 +342,9 @@ impl LiveSource {
                 }
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
+                if let Some(resolver) = &mut self.resolver {
+                    resolver.forget(process.pid);
+                }
                 self.known.remove(&process.pid);
                 if process.change == ProcessChange::Start {
                     return;
@@ -349,6 +362,10 @@ impl LiveSource {
         self.known.insert(pid);
         if let Some(tls) = &self.tls {
             tls.look(pid);
+        }
+        if let Some(resolver) = &mut self.resolver {
+            // While it lives: its calls may be told when it has ended.
+            resolver.look(pid);
         }
         // Of a process that is gone nothing is known: the names in its events have to do.
         let n_denied = self.facts.n_denied();
@@ -375,12 +392,17 @@ impl LiveSource {
         let mut n_decoded = 0;
         for record in records(batch) {
             match decode(&record) {
-                Ok(event) => {
+                Ok(mut event) => {
                     n_decoded += 1;
                     if !self.is_wanted(&event) {
                         continue;
                     }
                     self.tell_facts(&event, events);
+                    if let (Event::Stack(stack), Some(resolver)) = (&mut event, &mut self.resolver) {
+                        resolver.resolve(stack);
+                        self.metrics
+                            .add(Counter::StackUnresolved, u64::from(stack.end == StackEnd::Unresolved));
+                    }
                     events.push(event);
                 }
                 Err(DecodeError::Short { .. }) => self.metrics.add(Counter::DecodeShort, 1),
