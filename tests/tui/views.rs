@@ -531,7 +531,7 @@ fn calls_of_functions_stand_as_a_tree_below_their_request_and_a_call_says_what_i
             self_ns: own,
             stack: (name == "handle").then(|| CallStack {
                 frames: "[\"shop\\u001b::serve(int)+0x2a (app)\",\"+0x1f0c (libc.so.6)\"]".into(),
-                end: StackEnd::NoFramePointer,
+                end: StackEnd::UnknownCaller,
             }),
         })),
         end,

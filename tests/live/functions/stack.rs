@@ -137,47 +137,58 @@ fn check_nothing_is_lost(capture: &Capture) {
     }
 }
 
+/// From the outermost that the program knows of the C library's own go on, to where the thread begins.
+#[track_caller]
+fn check_c(truth: &Truth, frames: &[String], end: &str) {
+    let n = truth.callers.len().min(MAX_FRAMES);
+    assert_eq!(names(frames)[..n], truth.callers[..n], "{frames:?}");
+    let (_, place, file) = parts(&frames[0]);
+    assert_eq!((place, file), (truth.place.as_str(), "callers"), "{frames:?}");
+    if truth.callers.len() >= MAX_FRAMES {
+        assert_eq!((end, frames.len()), ("truncated", MAX_FRAMES), "{frames:?}");
+        return;
+    }
+    assert_eq!(end, "complete", "{frames:?}");
+    let is_main = truth.callers.last().unwrap() == "main";
+    let (last, rest) = frames[n..].split_last().unwrap();
+    assert!(rest.iter().all(|frame| parts(frame).2 == "libc.so.6"), "{frames:?}");
+    let begins = if is_main { ("_start", "callers") } else { (parts(last).0, "libc.so.6") };
+    assert_eq!((parts(last).0, parts(last).2), begins, "{frames:?}");
+}
+
 #[rstest]
 fn callers_in_c_are_told_in_order_through_recursion_return_probes_and_threads(
     #[values(SLOW, "--stack=all")] stack: &str,
     #[values(false, true)] are_callers_probed: bool,
+    #[values(FRAME_POINTERS, NONE)] flag: &str,
 ) {
     let _machine = machine();
-    let mut program = Program::start_with("callers.c", &[FRAME_POINTERS]);
+    let mut program = Program::start_with("callers.c", &[flag]);
     let mut functions = vec!["work(int)->int"];
     if are_callers_probed {
         // The kernel replaces their return addresses, which are in the stacks of what they call.
         functions.extend(["inner(int)", "middle(int)", "outer(int)", "climb(int,int)", "jumps(int)"]);
     }
     let (capture, truth) = trace(&mut program, &functions, stack);
-    let is_all = stack == "--stack=all";
-    for (truth, frames, end) in stacks(&capture, &truth, "work", is_all) {
-        let n = truth.callers.len().min(MAX_FRAMES);
-        assert_eq!(names(&frames)[..n], truth.callers[..n], "{frames:?}");
-        let (_, place, file) = parts(&frames[0]);
-        assert_eq!((place, file), (truth.place.trim_start_matches('+'), "callers"), "{frames:?}");
-        let is_cut = truth.callers.len() >= MAX_FRAMES;
-        assert_eq!(end, if is_cut { "truncated" } else { "no_frame_pointer" }, "{frames:?}");
-        if !is_cut {
-            // The C library, which called the outermost, keeps none.
-            assert_eq!(frames.len(), n + 1, "{frames:?}");
-            assert!(frames[n].ends_with("(libc.so.6)"), "{frames:?}");
-        }
+    for (truth, frames, end) in stacks(&capture, &truth, "work", stack != SLOW) {
+        check_c(&truth, &frames, &end);
     }
     check_nothing_is_lost(&capture);
     check_replay(&capture);
     program.ends();
 }
 
+/// Without frame pointers and without tables nobody knows more than where the function itself returns to.
 #[test]
-fn where_code_keeps_no_frame_pointer_the_caller_is_told_and_that_no_more_is_known() {
+fn where_nothing_says_how_code_finds_its_caller_one_is_told_and_that_no_more_is_known() {
     let _machine = machine();
-    let mut program = Program::start_with("callers.c", &[NONE]);
+    let flags = [NONE, "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    let mut program = Program::start_with("callers.c", &flags);
     let (capture, truth) = trace(&mut program, &["work(int)->int"], "--stack=all");
     for (truth, frames, end) in stacks(&capture, &truth, "work", true) {
         let (function, place, file) = parts(&frames[0]);
         assert_eq!((function, place, file), (truth.callers[0].as_str(), truth.place.as_str(), "callers"));
-        assert_eq!((frames.len(), end.as_str()), (1, "no_frame_pointer"), "{frames:?}");
+        assert_eq!((frames.len(), end.as_str()), (1, "unknown_caller"), "{frames:?}");
     }
     check_replay(&capture);
     program.ends();
@@ -208,12 +219,16 @@ fn callers_in_a_stripped_program_are_told_by_their_places() {
 }
 
 #[rstest]
-fn callers_in_cpp_are_told_as_their_author_wrote_them(#[values(SLOW, "--stack=all")] stack: &str) {
+fn callers_in_cpp_are_told_as_their_author_wrote_them(
+    #[values(SLOW, "--stack=all")] stack: &str,
+    #[values(FRAME_POINTERS, NONE)] flag: &str,
+) {
     let _machine = machine();
-    let mut program = Program::start_with("callers.cc", &[FRAME_POINTERS]);
+    let mut program = Program::start_with("callers.cc", &[flag]);
     let (capture, truth) = trace(&mut program, &["shop::work(int)->int"], stack);
     // One is left by an exception: its stack is known if it was taken at its beginning.
-    for (truth, frames, _) in stacks(&capture, &truth, "shop::work(int)", stack != SLOW) {
+    for (truth, frames, end) in stacks(&capture, &truth, "shop::work(int)", stack != SLOW) {
+        assert_eq!(end, "complete");
         assert_eq!(names(&frames)[..truth.callers.len()], truth.callers, "{frames:?}");
     }
     check_nothing_is_lost(&capture);
@@ -222,11 +237,16 @@ fn callers_in_cpp_are_told_as_their_author_wrote_them(#[values(SLOW, "--stack=al
 }
 
 #[rstest]
-fn callers_in_rust_are_told_as_their_author_wrote_them(#[values(SLOW, "--stack=all")] stack: &str) {
+fn callers_in_rust_are_told_as_their_author_wrote_them(
+    #[values(SLOW, "--stack=all")] stack: &str,
+    #[values("yes", "no")] frame_pointers: &str,
+) {
     let _machine = machine();
-    let mut program = Program::start_with("callers.rs", &["-C", "force-frame-pointers=yes"]);
+    let flag = format!("force-frame-pointers={frame_pointers}");
+    let mut program = Program::start_with("callers.rs", &["-C", &flag]);
     let (capture, truth) = trace(&mut program, &["callers::work(i64)->i64"], stack);
-    for (truth, frames, _) in stacks(&capture, &truth, "callers::work", stack != SLOW) {
+    for (truth, frames, end) in stacks(&capture, &truth, "callers::work", stack != SLOW) {
+        assert_eq!(end, "complete");
         assert_eq!(names(&frames)[..truth.callers.len()], truth.callers, "{frames:?}");
     }
     check_replay(&capture);

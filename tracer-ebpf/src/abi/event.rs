@@ -350,7 +350,13 @@ pub const KIND_STACK: u16 = 13;
 /// Addresses of a stack that are told at most. Stacks of services in C, Rust and Go are some 10 to 50 deep.
 pub const STACK_FRAMES: usize = 64;
 
-/// Who called what a thread runs: addresses, the innermost first, found by frame pointers. `n_addresses` of 8 bytes follow.
+/// Bytes of a stack that are copied at most, of slow calls. The frames of 64 functions in C are some 6 KiB, with buffers in them more.
+pub const STACK_BYTES: usize = 16 << 10;
+/// The same where the stack of each call is told.
+pub const STACK_BYTES_ALL: usize = 4 << 10;
+
+/// Who called what a thread runs: addresses, the innermost first, found by frame pointers, and a copy of the stack for code that keeps none. `n_addresses` of
+/// 8 bytes follow; if `n_bytes` is not 0, room for [`STACK_FRAMES`] of them and then the copy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Stack {
@@ -358,14 +364,22 @@ pub struct Stack {
     pub header: Header,
     /// Number of that record, which follows: of a [`FunctionEnter`] or, of a slow call, its [`FunctionReturn`].
     pub number: u64,
+    /// The stack pointer behind the return to the first address: where the copy begins.
+    pub stack: u64,
+    /// The frame pointer there.
+    pub frame: u64,
     /// Thread group (process).
     pub pid: u32,
     /// Thread.
     pub tid: u32,
     /// Addresses that follow.
     pub n_addresses: u32,
-    /// Where it ends: `STACK_END_*`.
+    /// Where they end: `STACK_END_*`.
     pub end: u32,
+    /// Bytes of the copy.
+    pub n_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// [`Stack`]: the first address is that of the place itself, and not one to which a call returns.
@@ -389,7 +403,7 @@ pub const FLAG_HANDS_OVER: u16 = 1 << 0;
 
 const _: () = assert!(size_of::<FunctionEnter>() == 152);
 const _: () = assert!(size_of::<FunctionReturn>() == 64);
-const _: () = assert!(size_of::<Stack>() == 40);
+const _: () = assert!(size_of::<Stack>() == 64);
 const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);
 const _: () = assert!(size_of::<Datagram>() == 112);

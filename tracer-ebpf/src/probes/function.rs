@@ -19,8 +19,8 @@ use aya_ebpf::{
 use tracer_ebpf::{
     AT_CONSTANT, AT_MEMORY, AT_REGISTER, ArgumentAt, CALL_GO, FLAG_HANDS_OVER, FUNCTION_REGISTERS,
     FUNCTION_TEXT_BYTES, FUNCTION_TEXTS, FunctionEnter, FunctionReturn, FunctionSpec, KIND_FUNCTION_ENTER,
-    KIND_FUNCTION_RETURN, NO_REGISTER, NO_TEXT, RETURN_PROBES, STACK_FLAG_PLACE, STACKS_ALL, STACKS_NONE,
-    STACKS_SLOW, Stat, TextAt,
+    KIND_FUNCTION_RETURN, NO_REGISTER, NO_TEXT, RETURN_PROBES, STACK_BYTES, STACK_BYTES_ALL,
+    STACK_FLAG_PLACE, STACKS_ALL, STACKS_NONE, STACKS_SLOW, Stat, TextAt,
 };
 
 use crate::{
@@ -70,7 +70,7 @@ impl Hit {
 
     /// Who called a function that is about to return, if it was slow. The frames of its callers are what they were when it began.
     #[inline(always)]
-    fn slow(&self, frame: u64, first: impl Fn() -> u64) {
+    fn slow(&self, stack: u64, frame: u64, first: impl Fn() -> u64) {
         if setting!(stacks) != STACKS_SLOW {
             return;
         }
@@ -81,14 +81,20 @@ impl Hit {
             return;
         };
         if self.time.wrapping_sub(open.time) >= setting!(stack_ns) {
-            self.tell_stack(first(), frame, 0);
+            self.tell_stack::<STACK_BYTES>(first(), stack, frame, 0);
         }
     }
 
     #[inline(always)]
-    fn tell_stack(&self, first: u64, frame: u64, flags: u16) {
+    fn tell_stack<const N: usize>(&self, first: u64, stack: u64, frame: u64, flags: u16) {
         let (thread, id, number, time) = (self.thread, self.id(), self.number, self.time);
-        stack::tell(&Walk { thread, id, number, time, first, frame, flags });
+        let walk = Walk { thread, id, number, time, first, stack, frame, flags };
+        if self.spec.convention == CALL_GO {
+            // Which keeps frame pointers.
+            stack::tell::<0>(&walk);
+        } else {
+            stack::tell::<N>(&walk);
+        }
     }
 }
 
@@ -100,7 +106,7 @@ fn begins(hit: &Hit, top: u64, place: u64, frame: u64) {
     }
     if hit.spec.is_place != 0 {
         if setting!(stacks) == STACKS_ALL {
-            hit.tell_stack(place, frame, STACK_FLAG_PLACE);
+            hit.tell_stack::<STACK_BYTES_ALL>(place, top, frame, STACK_FLAG_PLACE);
         }
         return;
     }
@@ -110,7 +116,7 @@ fn begins(hit: &Hit, top: u64, place: u64, frame: u64) {
         if caller >= RETURN_PROBES {
             caller = stack::caller_of(hit.thread.pid, hit.id(), hit.stack);
         }
-        hit.tell_stack(caller, frame, 0);
+        hit.tell_stack::<STACK_BYTES_ALL>(caller, top + 8, frame, 0);
     }
 }
 
@@ -500,7 +506,7 @@ unsafe fn fill_return(record: *mut FunctionReturn, hit: &Hit, value: u64, flags:
 pub fn function_return(context: RetProbeContext) -> u32 {
     // The return address has been taken from the stack.
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), 0, 8) else { return 0 };
-    hit.slow(register!(context, rbp), || register!(context, rip));
+    hit.slow(register!(context, rsp), register!(context, rbp), || register!(context, rip));
     end(&hit, register!(context, rax), register!(context, rdx), 0);
     0
 }
@@ -512,7 +518,8 @@ pub fn function_end(context: ProbeContext) -> u32 {
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), register!(context, r14), 0) else {
         return 0;
     };
-    hit.slow(register!(context, rbp), || read_user(register!(context, rsp)).unwrap_or(0));
+    let top = register!(context, rsp);
+    hit.slow(top + 8, register!(context, rbp), || read_user(top).unwrap_or(0));
     // Both are read, and then one is chosen: a choice of places to read from is none that the verifier allows.
     let (c, go) = (opaque(register!(context, rdx)), opaque(register!(context, rbx)));
     let second = if hit.spec.convention == CALL_GO { go } else { c };
@@ -526,7 +533,8 @@ pub fn function_tail(context: ProbeContext) -> u32 {
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), register!(context, r14), 0) else {
         return 0;
     };
-    hit.slow(register!(context, rbp), || read_user(register!(context, rsp)).unwrap_or(0));
+    let top = register!(context, rsp);
+    hit.slow(top + 8, register!(context, rbp), || read_user(top).unwrap_or(0));
     end(&hit, 0, 0, FLAG_HANDS_OVER);
     0
 }

@@ -31,6 +31,12 @@ pub struct Stack {
     /// The first address is a place and not one to which a call returns.
     #[serde(skip)]
     pub is_place: bool,
+    /// The stack pointer, and the frame pointer, where the first address is reached.
+    #[serde(skip)]
+    pub pointers: [u64; 2],
+    /// The stack from there on. Never recorded.
+    #[serde(skip)]
+    pub copy: Bytes,
 }
 
 /// Where a stack ends.
@@ -38,11 +44,11 @@ pub struct Stack {
 pub enum StackEnd {
     /// At the beginning of the thread or goroutine.
     Complete,
-    /// Behind as many frames as are told.
+    /// Behind as many frames as are told, or where the copy of the stack ends.
     Truncated,
-    /// At code that is not known to keep a frame pointer: who called that is not known.
+    /// At code of which nothing says how it finds its caller.
     #[default]
-    NoFramePointer,
+    UnknownCaller,
     /// Where memory could not be read.
     Unreadable,
     /// Nowhere: what the process runs could not be read any more. Its addresses are told as they are.
@@ -53,7 +59,7 @@ impl StackEnd {
     const ALL: [StackEnd; 5] = [
         StackEnd::Complete,
         StackEnd::Truncated,
-        StackEnd::NoFramePointer,
+        StackEnd::UnknownCaller,
         StackEnd::Unreadable,
         StackEnd::Unresolved,
     ];
@@ -63,7 +69,7 @@ impl StackEnd {
         match self {
             StackEnd::Complete => "complete",
             StackEnd::Truncated => "truncated",
-            StackEnd::NoFramePointer => "no_frame_pointer",
+            StackEnd::UnknownCaller => "unknown_caller",
             StackEnd::Unreadable => "unreadable",
             StackEnd::Unresolved => "unresolved",
         }
@@ -92,6 +98,14 @@ impl Stack {
         let need = start + 8 * n;
         let bytes = record.get(start..need).ok_or(DecodeError::Short { have: record.len(), need })?;
         let (words, _) = bytes.as_chunks::<8>();
+        let start = start + 8 * abi::STACK_FRAMES;
+        let need = start + (raw.n_bytes as usize).min(abi::STACK_BYTES);
+        let copy = match raw.n_bytes {
+            0 => Bytes::new(),
+            // A slice of its batch: it is read at once.
+            _ if record.len() >= need => record.slice(start..need),
+            _ => return Err(DecodeError::Short { have: record.len(), need }),
+        };
         Ok(Stack {
             time: BootTime(raw.header.time_ns),
             number: raw.number,
@@ -102,10 +116,12 @@ impl Stack {
                 abi::STACK_END_WHOLE => StackEnd::Complete,
                 abi::STACK_END_LIMIT => StackEnd::Truncated,
                 abi::STACK_END_FAULT => StackEnd::Unreadable,
-                _ => StackEnd::NoFramePointer,
+                _ => StackEnd::UnknownCaller,
             },
             addresses: words.iter().map(|word| u64::from_le_bytes(*word)).collect(),
             is_place: raw.header.flags & abi::STACK_FLAG_PLACE != 0,
+            pointers: [raw.stack, raw.frame],
+            copy,
         })
     }
 }

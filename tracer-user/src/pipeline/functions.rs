@@ -149,7 +149,7 @@ impl Pipeline {
         let mut ended = Vec::new();
         self.rest.functions.calls.leave(leave, &mut ended);
         if let Some(stack) = self.rest.functions.stack_of(leave.pid, leave.tid, leave.number) {
-            match ended.last_mut().filter(|one| one.end == End::Answered) {
+            match ended.last_mut().filter(|one| one.end == End::Answered && one.call.stack.is_none()) {
                 Some(one) => one.call.stack = Some(stack),
                 None => self.rest.metrics.add(Counter::FunctionStackUnused, 1),
             }

@@ -32,7 +32,7 @@ use crate::{
     },
     config::{Hooks, Targets},
     enrich::process::FactsReader,
-    event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, StackEnd, decode},
+    event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
     pipeline::VerdictSink,
     protocol::{udp_ports, whole_ports},
@@ -398,10 +398,8 @@ impl LiveSource {
                         continue;
                     }
                     self.tell_facts(&event, events);
-                    if let (Event::Stack(stack), Some(resolver)) = (&mut event, &mut self.resolver) {
-                        resolver.resolve(stack);
-                        self.metrics
-                            .add(Counter::StackUnresolved, u64::from(stack.end == StackEnd::Unresolved));
+                    if let Some(resolver) = &mut self.resolver {
+                        resolver.take(&mut event, &self.metrics);
                     }
                     events.push(event);
                 }

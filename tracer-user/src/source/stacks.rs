@@ -1,7 +1,7 @@
 //! Call stacks: from addresses in a process to names, which are the same wherever they are read.
 //!
-//! A walk by frame pointers passes over callers that keep none, and goes astray in code that uses the register for something else. So what it found is shown only as far
-//! as the tables of the code say that each function keeps a frame pointer where it calls: up to there it is what a debugger shows.
+//! What the kernel found by frame pointers passes over callers that keep none, and goes astray in code that uses the register for something else. So each caller is
+//! looked for where the tables of the code (`.eh_frame`) say, in what the kernel found or in its copy of the stack. What is shown is what a debugger shows.
 
 use std::{
     collections::VecDeque,
@@ -10,16 +10,19 @@ use std::{
     sync::Arc,
 };
 
-use rustc_hash::FxHashMap;
+use bytes::Bytes;
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf as abi;
 
 use crate::{
-    event::{Stack, StackEnd},
+    event::{Event, FunctionEnter, Stack, StackEnd},
+    metrics::{Counter, Metrics},
     text::push_json,
     uprobe::{
         maps::{MappedFile, Range},
         process::Process,
         resolve::Code,
-        unwind::Caller,
+        unwind::{Caller, Place},
     },
 };
 
@@ -27,14 +30,20 @@ use crate::{
 const MAX_PROCESSES: usize = 1024;
 /// Files whose functions are known: some 40 bytes a function and their names; beyond it all are read anew.
 const MAX_FILES: usize = 256;
-/// Stacks of one process that are known; beyond it all are resolved anew. At most some 5 KB each.
-const MAX_STACKS: usize = 1024;
+/// Places of one process that are known; beyond it all are resolved anew.
+const MAX_PLACES: usize = 16_384;
+/// How often the maps of a process are read: libraries are loaded a few times in its life, and what is no code is met again and again.
+const MAX_READS: u32 = 64;
+/// Return addresses that the kernel has replaced and that are known; beyond it all are forgotten, and stacks end there (`truncated`).
+const MAX_REPLACED: usize = 16_384;
+/// Stacks whose text is shared; beyond it all are forgotten, and written anew.
+const MAX_TEXTS: usize = 4096;
 
 /// A file as it is: another one may have its number later.
 type FileKey = (u64, u64, u64, i64, i64);
 
-/// Which stack: its addresses, whether the first is a place, how the walk ended.
-type StackKey = (Vec<u64>, bool, StackEnd);
+/// Where a return address stands that the kernel has replaced: process, thread, address.
+type Frame = (u32, u32, u64);
 
 /// Code of a process, by addresses.
 #[derive(Debug)]
@@ -50,7 +59,10 @@ struct Known {
     areas: Vec<(Range, What)>,
     /// By the process's file. `None`: not to be read.
     codes: FxHashMap<usize, Option<Arc<Code>>>,
-    stacks: FxHashMap<StackKey, (Arc<str>, StackEnd)>,
+    /// What stands at addresses, of places themselves or of those behind a call.
+    places: FxHashMap<(u64, bool), (Arc<str>, Caller)>,
+    /// How often its maps were read.
+    n_reads: u32,
 }
 
 impl Known {
@@ -67,7 +79,8 @@ impl Known {
             process,
             areas,
             codes: FxHashMap::default(),
-            stacks: FxHashMap::default(),
+            places: FxHashMap::default(),
+            n_reads: 1,
         })
     }
 
@@ -85,6 +98,8 @@ pub struct Resolver {
     /// In the order in which they were met.
     order: VecDeque<u32>,
     files: FxHashMap<FileKey, Option<Arc<Code>>>,
+    replaced: FxHashMap<Frame, u64>,
+    texts: FxHashSet<Arc<str>>,
 }
 
 impl Resolver {
@@ -95,7 +110,33 @@ impl Resolver {
             processes: FxHashMap::default(),
             order: VecDeque::new(),
             files: FxHashMap::default(),
+            replaced: FxHashMap::default(),
+            texts: FxHashSet::default(),
         }
+    }
+
+    /// An event comes by: a stack gets its names.
+    pub fn take(&mut self, event: &mut Event, metrics: &Metrics) {
+        match event {
+            Event::FunctionEnter(enter) if enter.caller != 0 => self.note(enter),
+            Event::Stack(stack) => {
+                self.resolve(stack);
+                metrics.add(Counter::StackUnresolved, u64::from(stack.end == StackEnd::Unresolved));
+            }
+            _ => {}
+        }
+    }
+
+    /// A function begins whose return address the kernel replaces.
+    fn note(&mut self, enter: &FunctionEnter) {
+        // Another one that has jumped here returns where it would.
+        if enter.is_jumped_to() {
+            return;
+        }
+        if self.replaced.len() >= MAX_REPLACED {
+            self.replaced.clear();
+        }
+        self.replaced.insert((enter.pid, enter.tid, enter.stack), enter.caller);
     }
 
     /// Notes what a process runs, unless that is known.
@@ -121,83 +162,172 @@ impl Resolver {
     }
 
     /// Gives the names of a stack's addresses.
-    pub fn resolve(&mut self, stack: &mut Stack) {
-        let key = (std::mem::take(&mut stack.addresses), stack.is_place, stack.end);
+    fn resolve(&mut self, stack: &mut Stack) {
+        let addresses = std::mem::take(&mut stack.addresses);
         self.look(stack.pid);
-        let is_known = |known: &Known| key.0.iter().all(|address| known.area(*address).is_some());
-        match self.processes.get(&stack.pid) {
-            Some(known) => {
-                if let Some((frames, end)) = known.stacks.get(&key) {
-                    (stack.frames, stack.end) = (frames.clone(), *end);
-                    return;
-                }
-                // A library may have been loaded since.
-                if !is_known(known)
-                    && let Some(now) = Known::read(&self.proc_root, stack.pid)
-                {
-                    self.processes.insert(stack.pid, now);
-                }
-            }
+        let Some(known) = self.processes.get_mut(&stack.pid) else {
+            let texts: Vec<Arc<str>> = addresses.iter().map(|at| format!("{at:#x}").into()).collect();
+            (stack.frames, stack.end) = (json(&texts), StackEnd::Unresolved);
+            return;
+        };
+        let [top, frame] = stack.pointers;
+        let walk = || Walk {
+            stack,
+            addresses: &addresses,
+            by_kernel: Some(1),
+            top: Some(top),
+            frame: Some(frame),
+            replaced: &self.replaced,
+        };
+        let (mut texts, mut end, is_lost) = frames(known, &mut self.files, walk());
+        // A library may have been loaded since.
+        if is_lost
+            && known.n_reads < MAX_READS
+            && let Some(now) = Known::read(&self.proc_root, stack.pid)
+        {
+            *known = Known { n_reads: known.n_reads + 1, ..now };
+            (texts, end, _) = frames(known, &mut self.files, walk());
+        }
+        let frames = json(&texts);
+        if self.texts.len() >= MAX_TEXTS {
+            self.texts.clear();
+        }
+        stack.frames = match self.texts.get(&frames) {
+            Some(shared) => shared.clone(),
             None => {
-                let texts = key.0.iter().map(|address| format!("{address:#x}"));
-                (stack.frames, stack.end) = (json(texts), StackEnd::Unresolved);
-                return;
+                self.texts.insert(frames.clone());
+                frames
             }
-        }
-        let Some(known) = self.processes.get_mut(&stack.pid) else { return };
-        let (texts, end) = frames(known, &mut self.files, &key);
-        (stack.frames, stack.end) = (json(texts.into_iter()), end);
-        if known.stacks.len() >= MAX_STACKS {
-            known.stacks.clear();
-        }
-        known.stacks.insert(key, (stack.frames.clone(), stack.end));
+        };
+        stack.end = end;
+        (stack.copy, stack.pointers, stack.is_place) = (Bytes::new(), [0; 2], false);
     }
 }
 
-/// The frames that are certain, and where they end.
+/// A walk from frame to frame.
+struct Walk<'a> {
+    stack: &'a Stack,
+    addresses: &'a [u64],
+    /// As long as all frames so far have frame pointers: the place of the next one's address among those that the kernel found by them.
+    by_kernel: Option<usize>,
+    /// The stack pointer and the frame pointer; `None`: not known, because it is beyond the copy.
+    top: Option<u64>,
+    frame: Option<u64>,
+    replaced: &'a FxHashMap<Frame, u64>,
+}
+
+impl Walk<'_> {
+    /// What the copy of the stack holds at an address.
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.stack.pointers[0])?).ok()?;
+        let bytes = self.stack.copy.get(at..at.checked_add(8)?)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    /// Where a function returns to whose return address stands there.
+    fn returns_to(&self, address: u64) -> Option<u64> {
+        let found = self.word(address)?;
+        match found {
+            abi::RETURN_PROBES.. => self.replaced.get(&(self.stack.pid, self.stack.tid, address)).copied(),
+            found => Some(found),
+        }
+    }
+
+    /// Goes on to the caller; gives where it goes on, or where the stack ends.
+    fn step(&mut self, caller: Caller) -> Result<u64, StackEnd> {
+        match caller {
+            Caller::None => Err(StackEnd::Complete),
+            Caller::Unknown => Err(StackEnd::UnknownCaller),
+            Caller::FramePointer => {
+                let frame = self.frame;
+                self.top = frame.and_then(|frame| frame.checked_add(16));
+                let found = frame.and_then(|frame| self.returns_to(frame.checked_add(8)?));
+                self.frame = frame.and_then(|frame| self.word(frame));
+                let Some(at) = self.by_kernel else { return found.ok_or(StackEnd::Truncated) };
+                self.by_kernel = Some(at + 1);
+                self.addresses.get(at).copied().ok_or(self.stack.end)
+            }
+            Caller::Below(Place { by_frame, offset, saved_frame }) => {
+                self.by_kernel = None;
+                let from = if by_frame { self.frame } else { self.top };
+                let top = from.ok_or(StackEnd::Truncated)?.wrapping_add_signed(offset);
+                let found = self.returns_to(top.wrapping_sub(8)).ok_or(StackEnd::Truncated)?;
+                if let Some(saved) = saved_frame {
+                    self.frame = self.word(top.wrapping_add_signed(saved));
+                }
+                self.top = Some(top);
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// The frames, and where they end: each caller is where the tables of the code say. The flag: at an address that is no code.
 fn frames(
     known: &mut Known,
     files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
-    (addresses, is_place, end): &StackKey,
-) -> (Vec<String>, StackEnd) {
+    mut walk: Walk<'_>,
+) -> (Vec<Arc<str>>, StackEnd, bool) {
     let mut texts = Vec::new();
-    for (i, address) in addresses.iter().enumerate() {
-        // Where something returns to is behind the call.
-        let inside = if i == 0 && *is_place { *address } else { address.saturating_sub(1) };
-        let Some(area) = known.area(inside) else {
-            // No code: what was taken for a frame pointer was none.
-            if i == 0 {
-                texts.push(format!("{address:#x} ([unknown])"));
-            }
-            return (texts, StackEnd::NoFramePointer);
+    let mut next = walk.addresses.first().copied().ok_or(StackEnd::UnknownCaller);
+    let mut is_place = walk.stack.is_place;
+    loop {
+        let address = match next {
+            Ok(address) => address,
+            Err(end) => return (texts, end, false),
         };
-        let (range, what) = &known.areas[area];
-        let file = match what {
-            What::File(file) => *file,
-            What::Other(name) => {
-                let name = if name.is_empty() { "[anon]" } else { name };
-                texts.push(format!("{address:#x} ({name})"));
-                return (texts, StackEnd::NoFramePointer);
-            }
-        };
-        let offset = |at: u64| at - range.start + range.offset;
-        let (place, behind) = (offset(inside), address.wrapping_sub(inside));
-        let mapped = &known.process.files[file];
-        let code = known.codes.entry(file).or_insert_with(|| read(&known.process, mapped, files));
-        let inside = code.as_ref().and_then(|code| Some((code, code.address(place)?)));
-        let Some((code, inside)) = inside else {
-            let name = Path::new(&mapped.path).file_name().unwrap_or_default().to_string_lossy();
-            texts.push(format!("+{:#x} ({name})", place + behind));
-            return (texts, StackEnd::NoFramePointer);
-        };
-        texts.push(code.text(inside + behind, inside));
-        match code.caller(inside) {
-            Caller::FramePointer => {}
-            Caller::None => return (texts, StackEnd::Complete),
-            Caller::Otherwise | Caller::Unknown => return (texts, StackEnd::NoFramePointer),
+        if texts.len() == abi::STACK_FRAMES {
+            return (texts, StackEnd::Truncated, false);
         }
+        let Some((text, caller)) = place(known, files, address, is_place) else {
+            if texts.is_empty() {
+                texts.push(format!("{address:#x} ([unknown])").into());
+            }
+            return (texts, StackEnd::UnknownCaller, true);
+        };
+        texts.push(text);
+        next = walk.step(caller);
+        is_place = false;
     }
-    (texts, *end)
+}
+
+/// What stands at an address, and how that finds its caller; `None`: no code.
+fn place(
+    known: &mut Known,
+    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
+    address: u64,
+    is_place: bool,
+) -> Option<(Arc<str>, Caller)> {
+    if let Some((text, caller)) = known.places.get(&(address, is_place)) {
+        return Some((text.clone(), *caller));
+    }
+    // Where something returns to is behind the call.
+    let inside = if is_place { address } else { address.checked_sub(1)? };
+    let (range, what) = &known.areas[known.area(inside)?];
+    let (text, caller) = match what {
+        What::Other(name) => {
+            let name = if name.is_empty() { "[anon]" } else { name };
+            (format!("{address:#x} ({name})"), Caller::Unknown)
+        }
+        What::File(file) => {
+            let (place, behind) = (inside - range.start + range.offset, address - inside);
+            let mapped = &known.process.files[*file];
+            let code = known.codes.entry(*file).or_insert_with(|| read(&known.process, mapped, files));
+            match code.as_ref().and_then(|code| Some((code, code.address(place)?))) {
+                Some((code, inside)) => (code.text(inside + behind, inside), code.caller(inside)),
+                None => {
+                    let name = Path::new(&mapped.path).file_name().unwrap_or_default().to_string_lossy();
+                    (format!("+{:#x} ({name})", place + behind), Caller::Unknown)
+                }
+            }
+        }
+    };
+    if known.places.len() >= MAX_PLACES {
+        known.places.clear();
+    }
+    let text: Arc<str> = text.into();
+    known.places.insert((address, is_place), (text.clone(), caller));
+    Some((text, caller))
 }
 
 /// What is known of the code of a process's file.
@@ -218,13 +348,13 @@ fn read(
         .clone()
 }
 
-fn json(texts: impl Iterator<Item = String>) -> Arc<str> {
+fn json(texts: &[Arc<str>]) -> Arc<str> {
     let mut out = vec![b'['];
-    for (i, text) in texts.enumerate() {
+    for (i, text) in texts.iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        push_json(&mut out, &text);
+        push_json(&mut out, text);
     }
     out.push(b']');
     String::from_utf8_lossy(&out).into()
@@ -263,7 +393,7 @@ mod tests {
     fn what_is_no_code_ends_a_stack_and_of_a_process_that_is_gone_addresses_are_told() {
         assert_eq!(
             resolved(&[0x10, 0x20], false, StackEnd::Complete),
-            (vec!["0x10 ([unknown])".to_owned()], StackEnd::NoFramePointer)
+            (vec!["0x10 ([unknown])".to_owned()], StackEnd::UnknownCaller)
         );
         let mut stack = Stack { pid: u32::MAX, addresses: vec![0x10, 0x20], ..Stack::default() };
         Resolver::new(Path::new("/proc")).resolve(&mut stack);

@@ -1,7 +1,6 @@
 //! How the caller of code is found: what `.eh_frame` says of each instruction, for exceptions to find their way.
 //!
-//! Only asked whether a function keeps a frame pointer where it calls. The rest of the tables is what a walk through code without frame pointers needs, with a
-//! copy of the stack: there is none yet.
+//! Of the rules that the format has those are known that compilers write for functions; an expression (in the linker's stubs, around signals) ends a walk.
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, LittleEndian, Pointer, RegisterRule, UnwindContext,
@@ -17,14 +16,25 @@ const MAX_TABLES: u64 = 64 << 20;
 /// How the caller is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// By the frame pointer.
+    /// By the frame pointer: it stands where that points to, the return address above it.
     FramePointer,
-    /// In another way.
-    Otherwise,
+    /// Below a place on the stack the return address.
+    Below(Place),
     /// There is none: a thread begins here.
     None,
-    /// The tables say nothing of this code.
+    /// The tables say nothing of this code, or something that is not known here.
     Unknown,
+}
+
+/// Where the stack pointer is when this function has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// By the frame pointer, or by the stack pointer.
+    pub by_frame: bool,
+    /// What is added to it.
+    pub offset: i64,
+    /// Where from there the caller's frame pointer was saved; `None`: it is in its register.
+    pub saved_frame: Option<i64>,
 }
 
 /// The tables of a file.
@@ -68,9 +78,23 @@ impl Tables {
         if row.register(X86_64::RA) == Some(RegisterRule::Undefined) {
             return Some(Caller::None);
         }
-        let is_above = matches!(row.cfa(), CfaRule::RegisterAndOffset { register: X86_64::RBP, offset: 16 });
-        let is_saved = row.register(X86_64::RBP) == Some(RegisterRule::Offset(-16));
-        Some(if is_above && is_saved { Caller::FramePointer } else { Caller::Otherwise })
+        if row.register(X86_64::RA) != Some(RegisterRule::Offset(-8)) {
+            return None;
+        }
+        let saved_frame = match row.register(X86_64::RBP) {
+            Some(RegisterRule::Offset(offset)) => Some(offset),
+            None | Some(RegisterRule::SameValue | RegisterRule::Undefined) => None,
+            _ => return None,
+        };
+        let (by_frame, offset) = match *row.cfa() {
+            CfaRule::RegisterAndOffset { register: X86_64::RBP, offset } => (true, offset),
+            CfaRule::RegisterAndOffset { register: X86_64::RSP, offset } => (false, offset),
+            _ => return None,
+        };
+        Some(match (by_frame, offset, saved_frame) {
+            (true, 16, Some(-16)) => Caller::FramePointer,
+            _ => Caller::Below(Place { by_frame, offset, saved_frame }),
+        })
     }
 }
 

@@ -293,7 +293,9 @@ fn stack(stack: &CallStack, theme: Theme) -> Vec<Line<'static>> {
     let end = match stack.end {
         StackEnd::Complete => "",
         StackEnd::Truncated => "more: only so many are told",
-        StackEnd::NoFramePointer => "what called this is not known: its code keeps no frame pointer",
+        StackEnd::UnknownCaller => {
+            "what called this is not known: nothing says how its code finds its caller"
+        }
         StackEnd::Unreadable => "what called this could not be read",
         StackEnd::Unresolved => "addresses: what the process ran could not be read any more",
     };
