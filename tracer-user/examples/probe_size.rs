@@ -1,5 +1,6 @@
 //! How many instructions the verifier of this kernel walks for each probe (the limit is 1,000,000), as root:
-//! `cargo run --example probe_size [socket|syscall] [stacks]`. Traces nothing.
+//! `cargo run --example probe_size [socket|syscall] [slow|all]`: with stacks of slow calls of
+//! functions, or of all. Traces nothing.
 
 use tracer_user::{
     bpf::load::{LoadConfig, load},
@@ -11,7 +12,11 @@ fn main() -> anyhow::Result<()> {
         Some("syscall") => Hooks::Syscall,
         _ => Hooks::Socket,
     };
-    let stacks = std::env::args().nth(2).is_some().then_some(1);
+    let stacks = match std::env::args().nth(2).as_deref() {
+        Some("slow") => Some(1),
+        Some("all") => Some(0),
+        _ => None,
+    };
     // Itself, which is never traced.
     let pids = vec![std::process::id()];
     let targets = Targets { pids: pids.clone(), ..Targets::default() };
