@@ -31,6 +31,9 @@ fn main() -> anyhow::Result<()> {
     };
     let loaded = load(&config)?;
     let mut sizes = Vec::new();
+    if let Err(refused) = &loaded.function_programs {
+        println!("functions: {refused}");
+    }
     for (name, program) in loaded.ebpf.programs() {
         if let Ok(info) = program.info() {
             sizes.push((info.verified_instruction_count().unwrap_or_default(), name.to_owned()));
