@@ -1,6 +1,6 @@
 //! Who called: the frames that are told of a call against those that the program wrote down itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use rstest::rstest;
 use tempfile::TempDir;
@@ -10,6 +10,7 @@ use tracer_user::{
     source::{Source as _, recording::Recording, replay::ReplaySource},
     time::WallTime,
     transaction::WallRange,
+    uprobe::functions::{Spec, find},
 };
 
 use super::{
@@ -270,21 +271,36 @@ fn callers_in_go_are_told_as_the_runtime_tells_them(#[values(SLOW, "--stack=all"
 }
 
 #[test]
-fn a_mark_and_a_place_have_the_stack_at_the_place_itself() {
+fn a_place_has_the_stack_at_the_place_itself_and_a_mark_has_none() {
     let _machine = machine();
-    let mut program = Program::start_with("marks.c", &[FRAME_POINTERS]);
+    for flag in [FRAME_POINTERS, NONE] {
+        let mut program = Program::start_with("callers.c", &[flag]);
+        // Behind its first instruction, wherever that ends: before it has set up its frame.
+        let text = format!("{}:inner+0x1", program.path.display());
+        let offset = match find(&Spec::parse(&text, Path::exists).unwrap(), &[], 9, true) {
+            Ok(_) => "+0x1".to_owned(),
+            Err(error) => error.hint.rsplit(' ').next().unwrap().to_owned(),
+        };
+        let (capture, truth) = trace(&mut program, &[&format!("inner{offset}")], "--stack=all");
+        let all = calls(&capture);
+        let made = truth.values().filter(|one| one.callers[0] == "inner").count();
+        assert_eq!(all.len(), made, "{}", capture.stderr);
+        for one in all {
+            let frames = one.stack.as_deref().unwrap();
+            assert_eq!(frames[0], format!("inner{offset} (callers)"));
+            assert!(["main", "middle"].contains(&names(frames)[1].as_str()), "{frames:?}");
+            assert_eq!(one.stack_end.as_deref(), Some("complete"), "{frames:?}");
+        }
+        program.ends();
+    }
+    let mut program = Program::start("marks.c");
     let mut flags = program.flags(&["usdt:shop:sold(int,str,int)"]);
     flags.push("--stack=all".to_owned());
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let tracer = Tracer::start_with(Hooks::Socket, &[program.pid()], &flags);
     program.works();
     let capture = tracer.stop();
-    let all = calls(&capture);
-    assert!(!all.is_empty());
-    for one in all {
-        let frames = one.stack.as_deref().unwrap();
-        assert_eq!(names(frames)[..2], ["counts", "main"], "{frames:?}");
-    }
+    assert!(!calls(&capture).is_empty() && calls(&capture).iter().all(|one| one.stack.is_none()));
     program.ends();
 }
 

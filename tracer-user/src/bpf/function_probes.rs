@@ -129,7 +129,7 @@ impl FunctionProbes {
         for (function, one) in (1..).zip(&found) {
             let (spec, own) = describe(function, one);
             map.set(function, spec, 0).map_err(|error| failed(format!("fill the map FUNCTIONS: {error}")))?;
-            facts.push(FunctionFacts { time: now, stack_ns: stacks, ..own });
+            facts.push(FunctionFacts { time: now, stack_ns: stacks.filter(|_| one.mark.is_none()), ..own });
             let on_file = match files.iter_mut().find(|file| file.path == one.path) {
                 Some(file) => file,
                 None => {

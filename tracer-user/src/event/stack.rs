@@ -134,13 +134,20 @@ mod tests {
 
     #[test]
     fn a_record_holds_as_many_addresses_as_it_says_and_a_short_one_none() {
-        let raw = abi::Stack { n_addresses: 2, end: abi::STACK_END_WHOLE, ..abi::Stack::default() };
+        let mut raw = abi::Stack { n_addresses: 2, end: abi::STACK_END_WHOLE, ..abi::Stack::default() };
+        raw.header.flags = abi::STACK_FLAG_PLACE;
         let mut record = raw.as_bytes().to_vec();
         record.extend_from_slice(&7_u64.to_le_bytes());
         assert!(Stack::decode(&raw, &record.clone().into()).is_err());
         record.extend_from_slice(&9_u64.to_le_bytes());
-        let stack = Stack::decode(&raw, &record.into()).unwrap();
-        assert_eq!((stack.addresses, stack.end), (vec![7, 9], StackEnd::Complete));
+        let stack = Stack::decode(&raw, &record.clone().into()).unwrap();
+        assert_eq!((stack.addresses, stack.end, stack.is_place), (vec![7, 9], StackEnd::Complete, true));
+        // With a copy of the stack, which stands behind the room for all addresses.
+        let raw = abi::Stack { n_bytes: 3, ..raw };
+        assert!(Stack::decode(&raw, &record.clone().into()).is_err());
+        record.resize(size_of::<abi::Stack>() + 8 * abi::STACK_FRAMES, 0);
+        record.extend_from_slice(b"abc");
+        assert_eq!(Stack::decode(&raw, &record.into()).unwrap().copy, "abc");
     }
 
     #[test]
