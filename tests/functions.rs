@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use tracer_ebpf as abi;
 use tracer_user::{
     event::{
-        Argument, Event, FunctionEnter, FunctionFacts, FunctionReturn, Process, ProcessChange, ValueKind,
+        Argument, Event, FunctionEnter, FunctionFacts, FunctionReturn, Process, ProcessChange, Stack,
+        StackEnd, ValueKind,
     },
     metrics::{Counter, Metrics},
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
@@ -29,6 +30,8 @@ fn facts() -> impl Iterator<Item = Event> {
             ],
             returned: Some(if function == 2 { ValueKind::Text(0) } else { ValueKind::Unsigned(8) }),
             is_mark: function == 3,
+            // Of all calls of the first, of slow ones of the second.
+            stack_ns: [Some(0), Some(5 * MS), None][function as usize - 1],
             ..FunctionFacts::default()
         })
     })
@@ -61,6 +64,18 @@ fn through(events: &[Event], cuts: &[usize]) -> (Vec<Transaction>, Metrics) {
     }
     out.extend(pipeline.finish().transactions);
     assert_eq!(metrics.get(Counter::FunctionCalls), out.len() as u64);
+    let n_told = events.iter().filter(|event| matches!(event, Event::Stack(_))).count() as u64;
+    let (used, unused) = (Counter::FunctionStacks, Counter::FunctionStackUnused);
+    assert_eq!(metrics.get(used) + metrics.get(unused), n_told, "stacks told = those of calls + unused");
+    let with = out.iter().filter(|one| one.call.as_ref().unwrap().stack.is_some()).count() as u64;
+    assert_eq!(metrics.get(used), with);
+    let wanted = |one: &&Transaction| match &*one.operation {
+        "f1" => true,
+        "f2" => one.end == End::Answered && one.duration_ns.cast_unsigned() >= 5 * MS,
+        _ => false,
+    };
+    let n_wanted = out.iter().filter(wanted).count() as u64;
+    assert_eq!(metrics.get(Counter::FunctionStackMissing), n_wanted - with, "wanted = with + missing");
     (out, metrics)
 }
 
@@ -92,6 +107,17 @@ fn anything() -> impl Strategy<Value = Vec<Event>> {
                 tid,
                 ..FunctionEnter::default()
             };
+            let told = Event::Stack(Stack {
+                time,
+                number: *number,
+                pid,
+                tid,
+                frames: format!("[\"f{number}\"]").into(),
+                end: StackEnd::Complete,
+                ..Stack::default()
+            });
+            let is_told = what < 9 && wait % 2 == 0;
+            events.extend(is_told.then_some(told));
             match what {
                 0..5 => {
                     events.push(Event::FunctionEnter(enter));
@@ -159,6 +185,9 @@ proptest! {
             let call = one.call.as_ref().unwrap();
             prop_assert!(call.self_ns <= one.duration_ns.cast_unsigned());
             prop_assert!(one.end == End::Answered || call.returned.is_none());
+            // Its own: of its entry, or of its return.
+            let own = call.stack.as_ref().map(|stack| stack.frames.trim_matches(['[', ']', '"', 'f']).parse::<u64>());
+            prop_assert!(own.is_none_or(|own| own.is_ok_and(|own| own >= one.ordinal)));
         }
     }
 }

@@ -405,6 +405,8 @@ mod tests {
                 parent_id: None,
                 root_id: None,
                 self_ns: None,
+                stack: None,
+                stack_end: None,
                 end: "answered".into(),
                 confidence: "complete".into(),
                 conn_id: format!("{place:016x}"),

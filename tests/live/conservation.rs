@@ -112,6 +112,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
                     | Event::TlsOpen(_)
                     | Event::FunctionEnter(_)
                     | Event::FunctionReturn(_)
+                    | Event::Stack(_)
                     | Event::ConnOpen(_)
                     | Event::ConnShut(_)
                     | Event::ConnClose(_)

@@ -63,25 +63,22 @@ impl Postgres {
         let folder = TempDir::new().unwrap();
         std::os::unix::fs::chown(folder.path(), Some(ids[0]), Some(ids[1])).unwrap();
         let data = folder.path().join("data");
-        let run = |program: &str, data: &Path| {
+        let run = |program: &str, first: &[&str], data: &Path| {
             let mut command = Command::new(programs.join(program));
-            // INVARIANT: the data lies in a folder.
-            let folder = data.parent().unwrap();
-            command.uid(ids[0]).gid(ids[1]).current_dir(folder).env("HOME", folder);
-            command.stdout(Stdio::null()).arg("-D").arg(data);
+            let above = data.parent().unwrap();
+            command.uid(ids[0]).gid(ids[1]).current_dir(above).env("HOME", above);
+            command.stdout(Stdio::null()).args(first).arg("-D").arg(data);
             command
         };
         let version = Command::new(programs.join("postgres")).arg("--version").output().unwrap();
         let recipe = format!("{INITDB:?} {SETUP:?} {}", String::from_utf8_lossy(&version.stdout));
         template::copy("postgres", &recipe, &data, |data| {
-            let above = data.parent().unwrap();
-            std::os::unix::fs::chown(above, Some(ids[0]), Some(ids[1])).unwrap();
-            assert!(run("initdb", data).args(INITDB).status().unwrap().success(), "initdb");
+            std::os::unix::fs::chown(data.parent().unwrap(), Some(ids[0]), Some(ids[1])).unwrap();
+            assert!(run("initdb", &[], data).args(INITDB).status().unwrap().success(), "initdb");
             // Alone, it runs what it is given on its standard input, a statement a line, and ends. It wants `--single` first.
-            let mut alone = Command::new(programs.join("postgres"));
-            alone.uid(ids[0]).gid(ids[1]).current_dir(above).stdout(Stdio::null());
-            alone.arg("--single").arg("-D").arg(data).args(["-c", "fsync=off", "-c", PRELOAD, "postgres"]);
-            let mut alone = alone.stdin(Stdio::piped()).spawn().unwrap();
+            let mut alone = run("postgres", &["--single"], data);
+            alone.args(["-c", "fsync=off", "-c", PRELOAD, "postgres"]).stdin(Stdio::piped());
+            let mut alone = alone.spawn().unwrap();
             alone.stdin.take().unwrap().write_all(SETUP.as_bytes()).unwrap();
             assert!(alone.wait().unwrap().success(), "the database was not made");
         });
@@ -91,24 +88,16 @@ impl Postgres {
         fs::write(data.join("pg_hba.conf"), guests).unwrap();
         // Free a moment ago: the server cannot be asked to choose one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = run("postgres", &data);
+        let mut command = run("postgres", &[], &data);
         command.envs(libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries)));
         for setting in settings(&data) {
             command.args(["-c", &setting]);
         }
         command.args(["-p", &port.to_string(), "-k", folder.path().to_str().unwrap()]);
         command.stderr(File::create(folder.path().join("log")).unwrap());
-        let usual = [
-            "listen_addresses=127.0.0.1",
-            "fsync=off",
-            PRELOAD,
-            "log_statement=all",
-            "log_replication_commands=on",
-            "log_connections=on",
-            "log_disconnections=on",
-            "log_line_prefix=%p %e ",
-        ];
-        for setting in usual {
+        let usual = "listen_addresses=127.0.0.1 fsync=off log_statement=all log_replication_commands=on log_connections=on \
+                     log_disconnections=on";
+        for setting in usual.split_whitespace().chain([PRELOAD, "log_line_prefix=%p %e "]) {
             command.args(["-c", setting]);
         }
         let process = Process::spawn(&mut command);

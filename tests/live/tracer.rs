@@ -69,6 +69,8 @@ pub(super) struct Transaction {
     pub(super) parent_id: Option<String>,
     pub(super) root_id: Option<String>,
     pub(super) self_ns: Option<u64>,
+    pub(super) stack: Option<Vec<String>>,
+    pub(super) stack_end: Option<String>,
     pub(super) end: String,
     pub(super) confidence: String,
     pub(super) conn_id: String,

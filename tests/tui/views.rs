@@ -503,7 +503,10 @@ fn the_end_of_what_is_typed_is_seen_however_wide_it_is() {
 #[test]
 fn calls_of_functions_stand_as_a_tree_below_their_request_and_a_call_says_what_it_was_given() {
     use std::sync::Arc;
-    use tracer_user::transaction::{Call, CallId, End, Kind};
+    use tracer_user::{
+        event::StackEnd,
+        transaction::{Call, CallId, CallStack, End, Kind},
+    };
     let request = transaction(0);
     let root = CallId { conn: request.conn, ordinal: request.ordinal };
     let of = |number| CallId::of_call(request.pid, request.tid, number);
@@ -526,6 +529,10 @@ fn calls_of_functions_stand_as_a_tree_below_their_request_and_a_call_says_what_i
             parent: Some(parent),
             root: Some(root),
             self_ns: own,
+            stack: (name == "handle").then(|| CallStack {
+                frames: "[\"shop\\u001b::serve(int)+0x2a (app)\",\"+0x1f0c (libc.so.6)\"]".into(),
+                end: StackEnd::UnknownCaller,
+            }),
         })),
         end,
         conn: of(0).conn,

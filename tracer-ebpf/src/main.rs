@@ -20,6 +20,7 @@ mod memory;
 mod probes;
 mod settings;
 mod socket;
+mod stack;
 mod stats;
 mod tls;
 mod tls_go;

@@ -11,6 +11,7 @@ use tracer_ebpf::{
 
 use crate::{
     datagram::Vector,
+    stack::{Frame, Open},
     tls::{Call, Handle, Key, Mover},
     tls_go::{Carried, Goroutine},
     tls_rustls::{Pending, Worker},
@@ -148,6 +149,11 @@ pub static FUNCTIONS: Array<FunctionSpec> = Array::with_max_entries(MAX_FUNCTION
 /// which user space takes for a loss. One entry in runs without functions.
 #[map]
 pub static FUNCTION_NUMBERS: LruHashMap<Key, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Functions that have begun, by the frame: when, and where they return to. Written and read here; what has returned stays until its frame is used again.
+/// Full: the one used longest ago is forgotten, and its stack, were it slow, not taken (`function_stack_unknown`). One entry in runs without stacks.
+#[map]
+pub static FUNCTION_OPEN: LruHashMap<Frame, Open> = LruHashMap::with_max_entries(16_384, 0);
 
 /// The programs behind `socket_send`: for datagrams, and [`tracer_ebpf::SEND_RUSTLS`]. A tail call costs streams nothing, where a second program on their tracepoint cost every hit 80 ns; and
 /// the kernel wants an array for each tracepoint. Written by user space at start. Empty: no datagrams, which is told.

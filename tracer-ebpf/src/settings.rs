@@ -6,6 +6,7 @@ use tracer_ebpf::{ABI_VERSION, KernelOffsets, NO_OFFSET, Settings};
 /// Overridden by the loader. The values here make a program that was loaded without it do nothing.
 #[unsafe(no_mangle)]
 pub static SETTINGS: Settings = Settings {
+    stack_ns: 0,
     abi_version: ABI_VERSION,
     self_pid: 0,
     mode: u32::MAX,
@@ -19,6 +20,7 @@ pub static SETTINGS: Settings = Settings {
     capture: 0,
     datagrams: 0,
     tls: 0,
+    stacks: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,
         sock_common_state: NO_OFFSET,

@@ -135,6 +135,7 @@ fn stretched(mut event: Event, begin: u64) -> Event {
         Event::FunctionFacts(facts) => stretch(&mut facts.time, begin),
         Event::FunctionEnter(enter) => stretch(&mut enter.time, begin),
         Event::FunctionReturn(leave) => stretch(&mut leave.time, begin),
+        Event::Stack(stack) => stretch(&mut stack.time, begin),
         Event::ConnShut(shut) => stretch(&mut shut.time, begin),
         Event::ConnClose(close) => stretch(&mut close.time, begin),
         Event::Process(process) => stretch(&mut process.time, begin),

@@ -1,5 +1,6 @@
 //! How many instructions the verifier of this kernel walks for each probe (the limit is 1,000,000), as root:
-//! `cargo run --example probe_size [socket|syscall]`. Traces nothing.
+//! `cargo run --example probe_size [socket|syscall] [slow|all]`: with stacks of slow calls of
+//! functions, or of all. Traces nothing.
 
 use tracer_user::{
     bpf::load::{LoadConfig, load},
@@ -11,13 +12,28 @@ fn main() -> anyhow::Result<()> {
         Some("syscall") => Hooks::Syscall,
         _ => Hooks::Socket,
     };
+    let stacks = match std::env::args().nth(2).as_deref() {
+        Some("slow") => Some(1),
+        Some("all") => Some(0),
+        _ => None,
+    };
     // Itself, which is never traced.
     let pids = vec![std::process::id()];
     let targets = Targets { pids: pids.clone(), ..Targets::default() };
-    let config =
-        LoadConfig { hooks, targets, pids, ring_bytes: 65_536, max_conns: 64, ..LoadConfig::nothing() };
+    let config = LoadConfig {
+        hooks,
+        targets,
+        pids,
+        ring_bytes: 65_536,
+        max_conns: 64,
+        stacks,
+        ..LoadConfig::nothing()
+    };
     let loaded = load(&config)?;
     let mut sizes = Vec::new();
+    if let Err(refused) = &loaded.function_programs {
+        println!("functions: {refused}");
+    }
     for (name, program) in loaded.ebpf.programs() {
         if let Ok(info) = program.info() {
             sizes.push((info.verified_instruction_count().unwrap_or_default(), name.to_owned()));

@@ -201,6 +201,35 @@ impl ParseError {
     }
 }
 
+/// Of which calls of functions the stack is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacks {
+    /// Of slow ones, as filters mean it.
+    Slow,
+    /// Of all.
+    All,
+    /// Of those that take so long or longer.
+    From(Span),
+}
+
+impl std::str::FromStr for Stacks {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fail = || ParseError::new(text, "slow, all or a duration such as 10ms");
+        match text {
+            "slow" => Ok(Stacks::Slow),
+            "all" => Ok(Stacks::All),
+            // A number alone would be seconds, of which nobody thinks here.
+            text if text.bytes().all(|byte| byte.is_ascii_digit()) => Err(fail()),
+            text => {
+                let span: Span = text.parse().map_err(|_| fail())?;
+                if span.0.is_zero() { Err(fail()) } else { Ok(Stacks::From(span)) }
+            }
+        }
+    }
+}
+
 macro_rules! deserialize_from_text_or_number {
     ($($name:ident),*) => {$(
         impl<'de> Deserialize<'de> for $name {
@@ -217,7 +246,7 @@ macro_rules! deserialize_from_text_or_number {
         }
     )*};
 }
-deserialize_from_text_or_number!(Size, Span);
+deserialize_from_text_or_number!(Size, Span, Stacks);
 
 /// One layer of settings: a configuration file, or what the environment and the flags say. `None` and empty lists
 /// leave it to the layer below.
@@ -244,6 +273,8 @@ pub struct Settings {
     pub tls_limit: Option<u32>,
     /// Functions whose calls are transactions.
     pub uprobe: Vec<String>,
+    /// Of which of these calls the stack is taken.
+    pub stack: Option<Stacks>,
     /// Protocols looked for, by registry name; empty = all.
     pub protocol: Vec<String>,
     /// Ports on which what no parser knows is followed turn by turn.
@@ -321,6 +352,7 @@ impl Settings {
             tls: upper.tls.or(self.tls),
             tls_limit: upper.tls_limit.or(self.tls_limit),
             uprobe: list(self.uprobe, upper.uprobe),
+            stack: upper.stack.or(self.stack),
             protocol: list(self.protocol, upper.protocol),
             opaque_port: list(self.opaque_port, upper.opaque_port),
             filter: upper.filter.or(self.filter),
@@ -384,6 +416,8 @@ pub struct Config {
     pub tls_limit: u32,
     /// Functions whose calls are transactions, as typed.
     pub uprobes: Vec<String>,
+    /// Of which of these calls the stack is taken; `None` = of none.
+    pub stacks: Option<Stacks>,
     /// Protocols looked for, by registry name; empty = all.
     pub protocols: Vec<String>,
     /// UDP ports whose datagrams are DNS, beside the usual ones.
@@ -465,6 +499,7 @@ impl Default for Config {
             tls: Tls::Clear,
             tls_limit: DEFAULT_TLS_LIMIT,
             uprobes: Vec::new(),
+            stacks: None,
             protocols: Vec::new(),
             udp_ports: Vec::new(),
             opaque_ports: Vec::new(),
@@ -516,6 +551,7 @@ impl Config {
             tls: settings.tls.unwrap_or(default.tls),
             tls_limit: percent(settings.tls_limit, default.tls_limit)?,
             uprobes: settings.uprobe,
+            stacks: settings.stack,
             protocols: settings.protocol,
             udp_ports: settings.udp_port,
             opaque_ports: settings.opaque_port,
@@ -589,6 +625,18 @@ mod tests {
         for bad in ["", "s", "-1s", "1y", "1e99", "999999999999d"] {
             assert_eq!(span(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn stacks_are_of_slow_calls_of_all_or_from_a_duration_on() {
+        let stacks = |text: &str| text.parse::<Stacks>().ok();
+        assert_eq!((stacks("slow"), stacks("all")), (Some(Stacks::Slow), Some(Stacks::All)));
+        assert_eq!(stacks("10ms"), Some(Stacks::From(Span(Duration::from_millis(10)))));
+        for bad in ["", "10", "0ms", "fast", "-1ms"] {
+            assert_eq!(stacks(bad), None, "{bad}");
+        }
+        let file: Settings = toml::from_str("stack = \"all\"").unwrap();
+        assert_eq!(Config::resolve([file]).unwrap().stacks, Some(Stacks::All));
     }
 
     #[test]

@@ -108,6 +108,14 @@ user_counters! {
     FunctionUnpaired = "functions.unpaired",
     /// Records of functions that are missing among those of their threads.
     FunctionMissing = "functions.missing",
+    /// Call stacks of calls.
+    FunctionStacks = "functions.stacks",
+    /// Call stacks that belong to no call that asks for one: it turned out not to be slow, or its records are missing. `stacks + unused` = told.
+    FunctionStackUnused = "functions.stacks_unused",
+    /// Call stacks of which the process's code could not be read any more: its addresses are told as they are.
+    StackUnresolved = "functions.stacks_unresolved",
+    /// Calls that should have a stack and have none: its record was refused or lost, or their beginning was forgotten.
+    FunctionStackMissing = "functions.stacks_missing",
     /// Calls that are not followed: their thread has too many open.
     FunctionDepth = "lost.function_depth",
     /// Calls that are not followed: too many threads have open ones.

@@ -1,5 +1,7 @@
 //! Calls of functions, in programs made for it: exactly what each wrote down of its own calls.
 
+mod stack;
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -54,8 +54,10 @@ pub struct FunctionSpec {
     pub returned: TextAt,
     /// 1 = its end is told by a return probe.
     pub by_return_probe: u8,
+    /// 1 = it is a place that is passed: what is on top of the stack there is no return address.
+    pub is_place: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// Where the texts are, by register ([`crate::FunctionEnter::registers`]).
     pub texts: [TextAt; crate::FUNCTION_TEXTS],
     /// Where a mark's arguments are.
@@ -188,6 +190,8 @@ pub const MODE_TARGETS: u32 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Settings {
+    /// With [`STACKS_SLOW`]: from how long on a call is slow, ns.
+    pub stack_ns: u64,
     /// [`crate::ABI_VERSION`] of user space.
     pub abi_version: u32,
     /// The tracer's own process: never traced.
@@ -214,9 +218,18 @@ pub struct Settings {
     pub datagrams: u32,
     /// 1 = calls of TLS libraries are told.
     pub tls: u32,
+    /// Of which calls of functions the stack is told: `STACKS_*`.
+    pub stacks: u32,
     /// Where things are.
     pub offsets: KernelOffsets,
 }
+
+/// Of none.
+pub const STACKS_NONE: u32 = 0;
+/// Of those that took at least [`Settings::stack_ns`], when they return.
+pub const STACKS_SLOW: u32 = 1;
+/// Of all, when they begin.
+pub const STACKS_ALL: u32 = 2;
 
 /// Words of `UDP_PORTS`: one bit for each port.
 pub const UDP_PORT_WORDS: u32 = 1024;

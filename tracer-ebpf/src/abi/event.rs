@@ -344,11 +344,66 @@ pub struct FunctionReturn {
     pub reserved: u16,
 }
 
+/// [`Stack`] and its addresses.
+pub const KIND_STACK: u16 = 13;
+
+/// Addresses of a stack that are told at most. Stacks of services in C, Rust and Go are some 10 to 50 deep.
+pub const STACK_FRAMES: usize = 64;
+
+/// Bytes of a stack that are copied at most, of slow calls. The frames of 64 functions in C are some 6 KiB, with buffers in them more.
+pub const STACK_BYTES: usize = 16 << 10;
+/// The same where the stack of each call is told.
+pub const STACK_BYTES_ALL: usize = 4 << 10;
+
+/// Who called what a thread runs: addresses, the innermost first, found by frame pointers, and a copy of the stack for code that keeps none. `n_addresses` of
+/// 8 bytes follow; if `n_bytes` is not 0, room for [`STACK_FRAMES`] of them and then the copy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Stack {
+    /// Time of the record of the function that it belongs to. Its flags: `STACK_FLAG_*`.
+    pub header: Header,
+    /// Number of that record, which follows: of a [`FunctionEnter`] or, of a slow call, its [`FunctionReturn`].
+    pub number: u64,
+    /// The stack pointer behind the return to the first address: where the copy begins.
+    pub stack: u64,
+    /// The frame pointer there.
+    pub frame: u64,
+    /// Thread group (process).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Addresses that follow.
+    pub n_addresses: u32,
+    /// Where they end: `STACK_END_*`.
+    pub end: u32,
+    /// Bytes of the copy.
+    pub n_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// [`Stack`]: the first address is that of the place itself, and not one to which a call returns.
+pub const STACK_FLAG_PLACE: u16 = 1 << 0;
+
+/// There was no room for more.
+pub const STACK_END_LIMIT: u32 = 0;
+/// The last frame says that none is behind it.
+pub const STACK_END_WHOLE: u32 = 1;
+/// Where the next frame should be nothing can be read.
+pub const STACK_END_FAULT: u32 = 2;
+/// The next frame would be below the last: that was no frame pointer.
+pub const STACK_END_BROKEN: u32 = 3;
+
+/// The kernel's page for return probes is the last of a process's memory (`xol_add_vma`, kernel/events/uprobes.c): a return address from here on is not
+/// the program's own. The last MiB below 2^47.
+pub const RETURN_PROBES: u64 = (1 << 47) - (1 << 20);
+
 /// [`FunctionReturn`]: it hands over to another function (a tail call), whose value nobody sees here.
 pub const FLAG_HANDS_OVER: u16 = 1 << 0;
 
 const _: () = assert!(size_of::<FunctionEnter>() == 152);
 const _: () = assert!(size_of::<FunctionReturn>() == 64);
+const _: () = assert!(size_of::<Stack>() == 64);
 const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);
 const _: () = assert!(size_of::<Datagram>() == 112);

@@ -96,6 +96,11 @@ counters! {
     FunctionTextLeftOut = "function_text_left_out",
     /// Texts of functions' arguments, and arguments of marks, that could not be read: the address is none, or its page was not resident.
     FunctionTextFault = "function_text_fault",
+    /// Records of call stacks refused: the ring was over 75 % full. Lost.
+    RefusedStack = "refused_stack",
+    /// A function ended of which the beginning is not known (it began before the run, or too many were open): whether it was slow is not known, and its
+    /// stack was not taken.
+    StackUnknown = "function_stack_unknown",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",
     /// A kernel structure could not be read.

@@ -103,6 +103,7 @@ impl FunctionProbes {
         specs: &[Spec],
         targets: &Targets,
         pids: &[u32],
+        stacks: Option<u64>,
         metrics: Metrics,
     ) -> Result<FunctionProbes, FunctionError> {
         let failed = |what: String| {
@@ -128,7 +129,7 @@ impl FunctionProbes {
         for (function, one) in (1..).zip(&found) {
             let (spec, own) = describe(function, one);
             map.set(function, spec, 0).map_err(|error| failed(format!("fill the map FUNCTIONS: {error}")))?;
-            facts.push(FunctionFacts { time: now, ..own });
+            facts.push(FunctionFacts { time: now, stack_ns: stacks.filter(|_| one.mark.is_none()), ..own });
             let on_file = match files.iter_mut().find(|file| file.path == one.path) {
                 Some(file) => file,
                 None => {
@@ -225,6 +226,7 @@ fn describe(function: u32, found: &Found) -> (abi::FunctionSpec, FunctionFacts) 
         },
         returned: no_text,
         by_return_probe: u8::from(found.end == End::ReturnProbe),
+        is_place: u8::from(found.end == End::None),
         texts: [no_text; abi::FUNCTION_TEXTS],
         ..abi::FunctionSpec::default()
     };

@@ -2,7 +2,7 @@
 //! hooks and the connection's life are indispensable.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
@@ -23,7 +23,7 @@ use crate::{
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{
-            ARRIVALS, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
+            FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
             TLS_RUSTLS_FEATURE,
         },
         tls_libraries::TlsTrial,
@@ -63,6 +63,8 @@ pub struct LoadConfig {
     pub tls: bool,
     /// Calls of functions are told.
     pub functions: bool,
+    /// From which duration on their stacks are told too, ns; 0 = of all.
+    pub stacks: Option<u64>,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -185,42 +187,6 @@ impl Loaded {
         let link = program.attach().and_then(|id| program.take_link(id));
         link.map_err(|error| shortened(&chain(&error)))
     }
-
-    /// All programs that are loaded, by name.
-    pub fn programs(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
-        // One that this kernel has no use for is not loaded.
-        let own = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.fd().ok()?.as_fd())));
-        own.chain(self.others.iter().map(|(name, fd)| (*name, fd.as_fd())))
-    }
-
-    /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
-    /// interrupted; 0 where the kernel does not say (before 5.12). A softirq meets `data_ready` in the middle of itself on an ordinary
-    /// host: up to 6 times in a run of 30 endless answers that were reset (Linux 6.18).
-    pub fn not_run(&self) -> NotRun {
-        let of = |fd: BorrowedFd<'_>| -> Option<u64> {
-            let fd = fd.as_raw_fd();
-            let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
-        };
-        self.programs().fold(NotRun::default(), |mut sum, (name, program)| {
-            let n = of(program).unwrap_or(0);
-            if name == ARRIVALS {
-                sum.arrivals += n;
-            } else {
-                sum.others += n;
-            }
-            sum
-        })
-    }
-}
-
-/// Hits for which no program ran, by what they cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NotRun {
-    /// Of the program that only notes arrivals: times, and no request.
-    pub arrivals: u64,
-    /// Of all others: a request may be missing for each.
-    pub others: u64,
 }
 
 /// Loads and attaches everything; the data hooks last, so that no byte is seen before its connection can be.
@@ -400,6 +366,12 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settin
         },
         datagrams: u32::from(!config.udp_ports.is_empty()),
         tls: u32::from(config.tls),
+        stacks: match config.stacks {
+            None => abi::STACKS_NONE,
+            Some(0) => abi::STACKS_ALL,
+            Some(_) => abi::STACKS_SLOW,
+        },
+        stack_ns: config.stacks.unwrap_or(0),
         offsets: abi::KernelOffsets::from(offsets),
     }
 }
@@ -426,6 +398,8 @@ fn object(
         .map_max_entries("TLS_RUSTLS_PENDING", if settings.tls == 0 { 1 } else { 4096 })
         // Of threads that make records of functions: 1.5 MiB.
         .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
+        // Of calls that have begun: 1.5 MiB.
+        .map_max_entries("FUNCTION_OPEN", if settings.stacks == abi::STACKS_NONE { 1 } else { 16_384 })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
 }
@@ -511,6 +485,7 @@ impl LoadConfig {
             udp_ports: vec![53],
             tls: true,
             functions: true,
+            stacks: None,
             has_open_datagram_sockets: false,
         }
     }

@@ -9,6 +9,7 @@ pub mod kernel_log;
 pub mod load;
 mod marks;
 pub mod meter;
+pub mod not_run;
 pub mod offsets;
 pub mod pid_namespace;
 mod probes;

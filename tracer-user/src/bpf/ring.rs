@@ -21,8 +21,9 @@ use crate::{
     bpf::{
         datagram_exit::DatagramExit,
         kernel_log::KernelLog,
-        load::{Loaded, NotRun},
+        load::Loaded,
         meter::{Meter, Sample},
+        not_run::NotRun,
         ring_fill::RingFill,
         sweep::Sweep,
         tls_probes::StatusHandle,

@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Config, Hooks, Settings, Size, Span, SummaryForm, Terminal, Tls},
+    config::{Config, Hooks, Settings, Size, Span, Stacks, SummaryForm, Terminal, Tls},
     protocol::REGISTRY,
     report::filter::Thresholds,
     sink::recording::Owner,
@@ -45,6 +45,18 @@ pub struct CaptureArgs {
     /// BINARY:SYMBOL+0x12, BINARY:0xADDR, BINARY:usdt:PROVIDER:NAME
     #[arg(long, value_name = "WHERE", env = "TXRAY_UPROBE", help_heading = "Capture")]
     pub uprobe: Vec<String>,
+    /// Show which code called the functions of --uprobe: of slow calls (3 s, or what `slow` in the settings says), of those that take at least a
+    /// duration, or of all [default: none; without a value: slow]
+    #[arg(
+        long,
+        value_name = "slow|all|DURATION",
+        env = "TXRAY_STACK",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "slow",
+        help_heading = "Capture"
+    )]
+    pub stack: Option<Stacks>,
     /// Bytes of the kernel's ring, a power of two [default: 16M]
     #[arg(long, value_name = "SIZE", env = "TXRAY_RING_SIZE", help_heading = "Capture")]
     pub ring_size: Option<Size>,
@@ -210,6 +222,7 @@ impl CaptureArgs {
             tls,
             tls_limit,
             uprobe,
+            stack,
             ring_size,
             queue_batches,
         } = self.clone();
@@ -223,6 +236,7 @@ impl CaptureArgs {
             tls,
             tls_limit,
             uprobe,
+            stack,
             ring_size,
             queue_batches,
             ..settings

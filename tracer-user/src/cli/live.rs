@@ -17,7 +17,7 @@ use crate::{
         features::{Capabilities, Capability, Features},
         load::Capture,
     },
-    config::{Config, Payload, Settings, Targets, Tls},
+    config::{Config, Payload, Settings, Stacks, Targets, Tls},
     metrics::Metrics,
     pipeline::PipelineConfig,
     source::{
@@ -66,7 +66,17 @@ pub fn run(args: &LiveArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong with what was typed is found before anything is attached.
     run::filter(&config)?;
-    let age_steps = run::screen(&config)?.age_steps;
+    let screen = run::screen(&config)?;
+    let age_steps = screen.age_steps;
+    if config.stacks.is_some() && config.uprobes.is_empty() {
+        let hint = "name a function with --uprobe BINARY:SYMBOL; stacks are those of its calls";
+        return Err(Expected::new("--stack has no functions to take the stacks of", hint).into());
+    }
+    let stacks = config.stacks.map(|stacks| match stacks {
+        Stacks::Slow => screen.thresholds().slow_ns.max(1),
+        Stacks::All => 0,
+        Stacks::From(span) => u64::try_from(span.0.as_nanos()).unwrap_or(u64::MAX),
+    });
     let functions = config
         .uprobes
         .iter()
@@ -86,6 +96,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         tls: config.tls == Tls::Clear,
         tls_limit: config.tls_limit,
         functions,
+        stacks,
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;

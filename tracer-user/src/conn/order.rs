@@ -85,6 +85,7 @@ pub fn time(event: &Event) -> BootTime {
         Event::FunctionFacts(facts) => facts.time,
         Event::FunctionEnter(enter) => enter.time,
         Event::FunctionReturn(leave) => leave.time,
+        Event::Stack(stack) => stack.time,
     }
 }
 
@@ -110,6 +111,8 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
         // Behind bytes that its thread has received by then; of one thread by their number.
         Event::FunctionEnter(enter) => (time, u64::MAX, 7, enter.number, enter.tid),
         Event::FunctionReturn(leave) => (time, u64::MAX, 7, leave.number, leave.tid),
+        // Before the record that it belongs to.
+        Event::Stack(stack) => (time, u64::MAX, 6, stack.number, stack.tid),
         // Of several the youngest first: what is inside of a connection ends before it does.
         Event::ConnClose(close) => (time, u64::MAX, 8, !close.conn.0, 0),
         Event::Process(process) => (time, u64::MAX, 9, 0, process.pid),

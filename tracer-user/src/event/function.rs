@@ -30,6 +30,9 @@ pub struct FunctionFacts {
     pub by_return_probe: bool,
     /// Its entry is passed again when Go's stack grows.
     pub restarts: bool,
+    /// From which duration on its calls have a stack, ns; 0 = all have. `None`: nobody asked.
+    #[serde(default)]
+    pub stack_ns: Option<u64>,
 }
 
 impl FunctionFacts {
@@ -116,11 +119,9 @@ pub struct FunctionEnter {
 
 impl FunctionEnter {
     /// Whether it returns into the kernel's page for return probes, which is the last of a process's memory: another function that has such a probe has
-    /// jumped to it. (`xol_add_vma`, kernel/events/uprobes.c.)
+    /// jumped to it.
     pub fn is_jumped_to(&self) -> bool {
-        /// The last MiB below 2^47.
-        const LAST: u64 = (1 << 47) - (1 << 20);
-        self.caller >= LAST
+        self.caller >= abi::RETURN_PROBES
     }
 
     pub(super) fn decode(raw: &abi::FunctionEnter, record: &Bytes) -> Result<FunctionEnter, DecodeError> {

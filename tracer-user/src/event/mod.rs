@@ -15,8 +15,10 @@ use crate::{
 };
 
 mod function;
+mod stack;
 
 pub use function::{Argument, FunctionEnter, FunctionFacts, FunctionReturn, ValueKind};
+pub use stack::{Stack, StackEnd};
 
 /// A connection, never reused ([`tracer_ebpf::conn_id`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -109,6 +111,8 @@ pub enum Event {
     FunctionEnter(FunctionEnter),
     /// A probed function returns.
     FunctionReturn(FunctionReturn),
+    /// Who called what a thread runs: of the record of a function that follows.
+    Stack(Stack),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -377,7 +381,7 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 11] = [
+pub const LOST_IN_KERNEL: [&str; 12] = [
     "refused_data",
     "refused_conn",
     "refused_process",
@@ -389,6 +393,7 @@ pub const LOST_IN_KERNEL: [&str; 11] = [
     "tls_unlinked",
     "tls_calls_full",
     "refused_function",
+    "refused_stack",
 ];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
@@ -601,6 +606,7 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
         abi::KIND_FUNCTION_RETURN => {
             FunctionReturn::decode(&read(record)?, record).map(Event::FunctionReturn)
         }
+        abi::KIND_STACK => Stack::decode(&read(record)?, record).map(Event::Stack),
         kind => Err(DecodeError::UnknownKind(kind)),
     }
 }

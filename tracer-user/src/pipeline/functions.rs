@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, OpenRequest, Pipeline, Rest, Step};
 use crate::{
-    event::{ConnId, Data, Direction, FunctionEnter, FunctionFacts, FunctionReturn, Role, ValueKind},
+    event::{ConnId, Data, Direction, FunctionEnter, FunctionFacts, FunctionReturn, Role, Stack, ValueKind},
     metrics::Counter,
     protocol::Operation,
     time::{Anchor, BootTime},
     transaction::{
-        Call, CallId, Confidence, Kind, TimeBasis, Transaction,
+        Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction,
         function::{CallCounts, Calls, EndedCall, OpenCall},
         open::Ended,
     },
@@ -35,6 +35,10 @@ const WAIT_WINDOWS: u64 = 2;
 const MAX_SERVED: usize = 8;
 /// Threads whose requests are remembered; beyond it all are forgotten, and calls that began before lack theirs.
 const MAX_SERVING: usize = 16_384;
+
+/// Threads whose stack waits for the record that it belongs to, which comes right behind it; beyond it all are forgotten, and counted
+/// (`functions.stacks_unused`).
+const MAX_STACKS: usize = 4_096;
 
 /// What a thread serves or served.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -53,6 +57,8 @@ pub(super) struct Functions {
     waiting: VecDeque<EndedCall>,
     /// By process and thread, each the newest last.
     serving: BTreeMap<(u32, u32), VecDeque<Served>>,
+    /// By process and thread: the stack of the record of this number, which is the next.
+    stacks: BTreeMap<(u32, u32), (u64, CallStack)>,
 }
 
 impl Functions {
@@ -99,6 +105,15 @@ impl Functions {
         threads.into_iter().for_each(|key| drop(self.serving.remove(&key)));
     }
 
+    /// The stack of the record of this number.
+    fn stack_of(&mut self, pid: u32, tid: u32, number: u64) -> Option<CallStack> {
+        let key = (pid, tid);
+        (self.stacks.get(&key)?.0 == number)
+            .then(|| self.stacks.remove(&key))
+            .flatten()
+            .map(|(_, stack)| stack)
+    }
+
     /// Calls that have ended and wait.
     pub(super) fn n_waiting(&self) -> usize {
         self.waiting.len()
@@ -118,13 +133,41 @@ impl Pipeline {
         };
         let mut ended = Vec::new();
         functions.calls.enter(enter, &facts, &mut ended);
+        if let Some(stack) = functions.stack_of(enter.pid, enter.tid, enter.number) {
+            let is_it =
+                |one: &EndedCall| one.call.enter.number == enter.number && one.call.enter.tid == enter.tid;
+            if let Some(passed) = ended.last_mut().filter(|one| is_it(one)) {
+                passed.call.stack = Some(stack);
+            } else if !functions.calls.set_stack(enter, &stack) {
+                self.rest.metrics.add(Counter::FunctionStackUnused, 1);
+            }
+        }
         self.rest.take_calls(ended);
     }
 
     pub(super) fn function_return(&mut self, leave: &FunctionReturn) {
         let mut ended = Vec::new();
         self.rest.functions.calls.leave(leave, &mut ended);
+        if let Some(stack) = self.rest.functions.stack_of(leave.pid, leave.tid, leave.number) {
+            match ended.last_mut().filter(|one| one.end == End::Answered && one.call.stack.is_none()) {
+                Some(one) => one.call.stack = Some(stack),
+                None => self.rest.metrics.add(Counter::FunctionStackUnused, 1),
+            }
+        }
         self.rest.take_calls(ended);
+    }
+
+    /// Who called: of the record of its thread that comes next.
+    pub(super) fn stack(&mut self, stack: Stack) {
+        let Stack { number, pid, tid, frames, end, .. } = stack;
+        let stacks = &mut self.rest.functions.stacks;
+        let mut unused = 0;
+        if stacks.len() >= MAX_STACKS && !stacks.contains_key(&(pid, tid)) {
+            unused += stacks.len();
+            stacks.clear();
+        }
+        unused += usize::from(stacks.insert((pid, tid), (number, CallStack { frames, end })).is_some());
+        self.rest.metrics.add(Counter::FunctionStackUnused, unused as u64);
     }
 
     /// Its calls never return.
@@ -139,6 +182,8 @@ impl Pipeline {
         let mut ended = Vec::new();
         self.rest.functions.calls.end_all(at, &mut ended);
         self.rest.take_calls(ended);
+        let unused = std::mem::take(&mut self.rest.functions.stacks).len();
+        self.rest.metrics.add(Counter::FunctionStackUnused, unused as u64);
         self.rest.release_calls(BootTime(u64::MAX));
     }
 
@@ -243,7 +288,7 @@ impl Rest {
 
     fn emit_call(&mut self, ended: EndedCall) {
         let EndedCall { call, end, at, returned, parent } = ended;
-        let OpenCall { enter, inner_ns, .. } = &call;
+        let OpenCall { enter, inner_ns, stack, .. } = &call;
         let Some(facts) = self.functions.facts.get(&enter.function).cloned() else { return };
         let request = match enter.goroutine {
             0 => self.functions.request_at(enter.pid, enter.tid, enter.time),
@@ -256,6 +301,7 @@ impl Rest {
             (None, request) => request.map(|request| request.id),
         };
         let took = at.signed_since(enter.time);
+        let stack = self.call_stack(&facts, stack.clone(), took, end);
         let (epoch, anchor) = self.state.line.at(at);
         let CallId { conn, ordinal } = call.id();
         let service = self.processes.service(enter.pid, &enter.comm);
@@ -279,6 +325,7 @@ impl Rest {
                 parent,
                 root: request.map(|request| request.id),
                 self_ns: u64::try_from(took).unwrap_or(0).saturating_sub(*inner_ns),
+                stack,
             })),
             end,
             conn,
@@ -290,6 +337,31 @@ impl Rest {
         }
         let operation = Operation::Fixed(Cow::Owned((*facts.name).to_owned()));
         self.watermark.push(epoch, transaction, operation);
+    }
+
+    /// The stack of a call that has ended. Of a call that did not take as long as those of which the stack was asked for there is none: the kernel
+    /// takes two functions of which one jumps to the other for one.
+    fn call_stack(
+        &self,
+        facts: &FunctionFacts,
+        stack: Option<CallStack>,
+        took: i64,
+        end: End,
+    ) -> Option<CallStack> {
+        let is_wanted = match facts.stack_ns {
+            None => false,
+            Some(0) => true,
+            // Its end is seen at its return alone.
+            Some(ns) => end == End::Answered && u64::try_from(took).is_ok_and(|took| took >= ns),
+        };
+        let counter = match (&stack, is_wanted) {
+            (Some(_), true) => Counter::FunctionStacks,
+            (Some(_), false) => Counter::FunctionStackUnused,
+            (None, true) => Counter::FunctionStackMissing,
+            (None, false) => return None,
+        };
+        self.metrics.add(counter, 1);
+        stack.filter(|_| is_wanted)
     }
 }
 

@@ -425,6 +425,7 @@ impl Pipeline {
             Event::Counters(counters) => self.counters(counters),
             Event::FunctionEnter(enter) => self.function_enter(&enter),
             Event::FunctionReturn(leave) => self.function_return(&leave),
+            Event::Stack(stack) => self.stack(stack),
             Event::FunctionFacts(_) | Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }
         self.tell();

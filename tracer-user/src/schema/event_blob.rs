@@ -8,7 +8,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Fault;
 use crate::{
-    event::{ConnId, Data, Datagram, FunctionEnter, FunctionReturn, ProcessChange, Role},
+    event::{ConnId, Data, Datagram, FunctionEnter, FunctionReturn, ProcessChange, Role, Stack},
     time::BootTime,
 };
 
@@ -346,6 +346,11 @@ impl Cells {
     pub(super) fn of_return(leave: &FunctionReturn) -> Cells {
         let &FunctionReturn { number, stack, function, pid, tid, flags, .. } = leave;
         Cells { position: number, bytes: stack, turn: function, flags, pid, tid, ..Cells::default() }
+    }
+
+    pub(super) fn of_stack(stack: &Stack) -> Cells {
+        let &Stack { number, pid, tid, end, .. } = stack;
+        Cells { position: number, flags: end.number(), pid, tid, ..Cells::default() }
     }
 }
 

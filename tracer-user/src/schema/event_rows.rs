@@ -37,7 +37,7 @@ use super::{
 use crate::{
     event::{
         ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, FunctionEnter,
-        FunctionReturn, Listening, Loss, Process, TlsOpen,
+        FunctionReturn, Listening, Loss, Process, Stack, StackEnd, TlsOpen,
     },
     time::{Anchor, BootTime, WallTime},
 };
@@ -78,6 +78,8 @@ pub enum Kind {
     FunctionEnter = 15,
     /// [`Event::FunctionReturn`].
     FunctionReturn = 16,
+    /// [`Event::Stack`].
+    Stack = 17,
     /// State of the pipeline before the event of this ordinal. No event itself.
     Checkpoint = 32,
     /// Events that the recorder could not keep. No event itself.
@@ -87,7 +89,7 @@ pub enum Kind {
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 18] = [
+        const ALL: [Kind; 19] = [
             Data,
             ConnOpen,
             ConnShut,
@@ -104,6 +106,7 @@ impl Kind {
             FunctionFacts,
             FunctionEnter,
             FunctionReturn,
+            Stack,
             Checkpoint,
             Hole,
         ];
@@ -278,6 +281,10 @@ impl EventRows {
                 let text = leave.text.clone().filter(|_| self.payload_mode != PayloadMode::None);
                 ReturnBlob { goroutine: leave.goroutine, value: leave.value, text }.write(out);
                 (Kind::FunctionReturn, leave.time, Cells::of_return(leave))
+            }
+            Event::Stack(stack) => {
+                out.extend_from_slice(stack.frames.as_bytes());
+                (Kind::Stack, stack.time, Cells::of_stack(stack))
             }
             Event::ConnShut(shut) => {
                 let flags = match shut.direction {
@@ -605,6 +612,15 @@ impl<'a> EventColumns<'a> {
                     flags: self.flags[i],
                 })
             }
+            Kind::Stack => Event::Stack(Stack {
+                time,
+                number: self.position[i] as u64,
+                pid: self.pid[i] as u32,
+                tid: self.tid[i] as u32,
+                frames: std::str::from_utf8(&payload()).map_err(|_| bad())?.into(),
+                end: StackEnd::from_number(self.flags[i]).ok_or_else(bad)?,
+                ..Stack::default()
+            }),
             Kind::ConnShut => Event::ConnShut(ConnShut {
                 time,
                 conn,

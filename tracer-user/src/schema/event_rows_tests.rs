@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{
-    Argument, Counters, FunctionFacts, LossReason, ProcessChange, ProcessFacts, Role, ValueKind,
+    Argument, Counters, FunctionFacts, LossReason, ProcessChange, ProcessFacts, Role, Stack, StackEnd,
+    ValueKind,
 };
 
 fn time() -> impl Strategy<Value = BootTime> {
@@ -134,6 +135,19 @@ fn other() -> impl Strategy<Value = Event> {
                     flags,
                 })
             }),
+        (time(), any::<[u64; 2]>(), any::<[u32; 2]>(), any::<String>()).prop_map(
+            |(time, [number, end], [pid, tid], frames)| {
+                Event::Stack(Stack {
+                    time,
+                    number,
+                    pid,
+                    tid,
+                    frames: frames.into(),
+                    end: StackEnd::from_number((end % 5) as u16).unwrap(),
+                    ..Stack::default()
+                })
+            }
+        ),
         (time(), any::<u32>(), any::<[String; 2]>(), any::<[u8; 2]>()).prop_map(
             |(time, function, [name, place], [register, bytes])| {
                 Event::FunctionFacts(FunctionFacts {
@@ -146,6 +160,7 @@ fn other() -> impl Strategy<Value = Event> {
                     is_mark: bytes > 7,
                     by_return_probe: bytes > 9,
                     restarts: bytes > 11,
+                    stack_ns: (bytes > 12).then_some(u64::from(bytes)),
                 })
             }
         ),

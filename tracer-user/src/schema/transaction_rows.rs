@@ -23,11 +23,11 @@ use super::{
     event_blob::{column, wrong_type},
 };
 use crate::{
-    event::{ConnId, Role},
+    event::{ConnId, Role, StackEnd},
     protocol::{REGISTRY, TlsFacts},
     text::data_text,
     time::WallTime,
-    transaction::{Call, CallId, Confidence, End, Kind, TimeBasis, Transaction},
+    transaction::{Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction},
 };
 
 /// Defines the columns once, in the order of the contract: name, type, whether it may be null.
@@ -85,6 +85,8 @@ columns! {
     "parent_id" Utf8 true,
     "root_id" Utf8 true,
     "self_ns" Int64 true,
+    "stack" Utf8 true,
+    "stack_end" Utf8 true,
     "end" Utf8 false,
     "confidence" Utf8 false,
     "conn_id" Utf8 false,
@@ -109,6 +111,8 @@ pub const SINCE_VERSION_2: &[&str] = &[
     "parent_id",
     "root_id",
     "self_ns",
+    "stack",
+    "stack_end",
 ];
 
 /// Transactions as columns.
@@ -187,6 +191,8 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         maybe_text(&|t| t.call.as_ref()?.parent.map(|id| Cow::Owned(id.to_string()))),
         maybe_text(&|t| t.call.as_ref()?.root.map(|id| Cow::Owned(id.to_string()))),
         maybe(&|t| t.call.as_ref().map(|call| signed(call.self_ns))),
+        maybe_text(&|t| Some(Cow::Borrowed(&*t.call.as_ref()?.stack.as_ref()?.frames))),
+        maybe_text(&|t| Some(Cow::Borrowed(t.call.as_ref()?.stack.as_ref()?.end.as_str()))),
         text(&|t| t.end.as_str()),
         text(&|t| t.confidence.as_str()),
         ids(&|t, out| push_hex(out, t.on_wire().0)),
@@ -268,6 +274,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         later_text("root_id")?,
     ];
     let self_ns = later_int("self_ns")?;
+    let (stack, stack_end) = (later_text("stack")?, later_text("stack_end")?);
     let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
     let (id, seq) = (text("id")?, int("seq")?);
 
@@ -346,6 +353,15 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                         parent: id(parent, "parent_id")?,
                         root: id(root, "root_id")?,
                         self_ns: later_count(self_ns, "self_ns")?.unwrap_or(0),
+                        stack: match [stack, stack_end]
+                            .map(|array| array.filter(|array| array.is_valid(i)).map(|array| array.value(i)))
+                        {
+                            [Some(frames), Some(end)] => Some(CallStack {
+                                frames: names.share(frames),
+                                end: StackEnd::parse(end).ok_or_else(|| bad("stack_end"))?,
+                            }),
+                            _ => None,
+                        },
                     })),
                     None => None,
                 }

@@ -55,7 +55,8 @@ pub const KEYS: [&str; 37] = [
 ];
 
 /// The keys that rows of functions' calls have beside those, before `end`.
-pub const CALL_KEYS: [&str; 6] = ["function", "arguments", "return", "parent_id", "root_id", "self_ns"];
+pub const CALL_KEYS: [&str; 8] =
+    ["function", "arguments", "return", "parent_id", "root_id", "self_ns", "stack", "stack_end"];
 
 /// Appends one object and a line feed.
 pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
@@ -135,7 +136,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.number("request_messages", *request_messages);
     row.number("response_messages", *response_messages);
     if let Some(call) = call {
-        let Call { function, arguments, returned, parent, root, self_ns } = &**call;
+        let Call { function, arguments, returned, parent, root, self_ns, stack } = &**call;
         row.text("function", Some(function));
         // Both are JSON as they are.
         row.number("arguments", Some(arguments));
@@ -143,6 +144,8 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         row.number("parent_id", parent.map(|id| format!("\"{id}\"")));
         row.number("root_id", root.map(|id| format!("\"{id}\"")));
         row.number("self_ns", Some(self_ns));
+        row.number("stack", stack.as_ref().map(|stack| &stack.frames));
+        row.text("stack_end", stack.as_ref().map(|stack| stack.end.as_str()));
     }
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));

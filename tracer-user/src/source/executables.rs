@@ -100,6 +100,7 @@ impl Executables {
             Event::TlsOpen(open) => self.conn(open.conn, open.pid),
             Event::FunctionEnter(enter) => self.process_of(enter.pid),
             Event::FunctionReturn(leave) => self.process_of(leave.pid),
+            Event::Stack(stack) => self.process_of(stack.pid),
             Event::ConnShut(shut) => self.conn(shut.conn, 0),
             Event::ConnClose(close) => {
                 if self.refused_conns.remove(&close.conn) {

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,7 @@ use tracer_ebpf as abi;
 use super::{
     Source, SourceError,
     executables::{Answer, Executables},
+    stacks::Resolver,
     targets::{self, TargetError},
 };
 use crate::{
@@ -65,6 +67,8 @@ pub struct LiveConfig {
     pub tls_limit: u32,
     /// Functions whose calls are told.
     pub functions: Vec<Spec>,
+    /// From which duration on the stacks of these calls are told, ns; 0 = of all.
+    pub stacks: Option<u64>,
 }
 
 impl Default for LiveConfig {
@@ -83,6 +87,7 @@ impl Default for LiveConfig {
             tls: false,
             tls_limit: DEFAULT_TLS_LIMIT,
             functions: Vec::new(),
+            stacks: None,
         }
     }
 }
@@ -171,6 +176,8 @@ pub struct LiveSource {
     tls: Option<TlsProbes>,
     /// The probes on functions that were asked for.
     functions: Option<FunctionProbes>,
+    /// Who calls functions; `None`: nobody asked.
+    resolver: Option<Resolver>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
     known: FxHashSet<u32>,
 }
@@ -201,6 +208,7 @@ impl LiveSource {
             udp_ports: config.udp_ports.clone(),
             tls: config.tls,
             functions: !config.functions.is_empty(),
+            stacks: config.stacks,
             has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
@@ -231,7 +239,8 @@ impl LiveSource {
         let functions = match &config.functions[..] {
             [] => None,
             specs => {
-                Some(FunctionProbes::start(&mut loaded, specs, &config.targets, &pids, metrics.clone())?)
+                let (targets, stacks, metrics) = (&config.targets, config.stacks, metrics.clone());
+                Some(FunctionProbes::start(&mut loaded, specs, targets, &pids, stacks, metrics)?)
             }
         };
         let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
@@ -268,6 +277,7 @@ impl LiveSource {
             executables,
             tls,
             functions,
+            resolver: config.stacks.map(|_| Resolver::new(Path::new("/proc"))),
             known: FxHashSet::default(),
         })
     }
@@ -335,6 +345,9 @@ impl LiveSource {
                 }
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
+                if let Some(resolver) = &mut self.resolver {
+                    resolver.forget(process.pid);
+                }
                 self.known.remove(&process.pid);
                 if process.change == ProcessChange::Start {
                     return;
@@ -352,6 +365,10 @@ impl LiveSource {
         self.known.insert(pid);
         if let Some(tls) = &self.tls {
             tls.look(pid);
+        }
+        if let Some(resolver) = &mut self.resolver {
+            // While it lives: its calls may be told when it has ended.
+            resolver.look(pid);
         }
         // Of a process that is gone nothing is known: the names in its events have to do.
         let n_denied = self.facts.n_denied();
@@ -378,12 +395,15 @@ impl LiveSource {
         let mut n_decoded = 0;
         for record in records(batch) {
             match decode(&record) {
-                Ok(event) => {
+                Ok(mut event) => {
                     n_decoded += 1;
                     if !self.is_wanted(&event) {
                         continue;
                     }
                     self.tell_facts(&event, events);
+                    if let Some(resolver) = &mut self.resolver {
+                        resolver.take(&mut event, &self.metrics);
+                    }
                     events.push(event);
                 }
                 Err(DecodeError::Short { .. }) => self.metrics.add(Counter::DecodeShort, 1),

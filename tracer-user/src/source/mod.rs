@@ -11,6 +11,7 @@ pub mod pcap;
 pub mod recording;
 pub mod replay;
 pub mod rollups;
+pub mod stacks;
 pub mod synthetic;
 pub mod targets;
 

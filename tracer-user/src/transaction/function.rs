@@ -17,7 +17,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
-use super::{CallId, End};
+use super::{CallId, CallStack, End};
 use crate::{
     event::{FunctionEnter, FunctionFacts, FunctionReturn},
     time::BootTime,
@@ -38,6 +38,8 @@ pub struct OpenCall {
     pub enter: FunctionEnter,
     /// What calls within it took, ns: those that have ended.
     pub inner_ns: u64,
+    /// Who called it.
+    pub stack: Option<CallStack>,
     /// The kernel has no return probe left for it.
     is_blind: bool,
     by_return_probe: bool,
@@ -113,6 +115,7 @@ impl Calls {
         let mut call = OpenCall {
             enter: enter.clone(),
             inner_ns: 0,
+            stack: None,
             is_blind: false,
             by_return_probe: facts.by_return_probe,
         };
@@ -195,6 +198,17 @@ impl Calls {
         if stack.is_empty() {
             self.stacks.remove(&key);
         }
+    }
+
+    /// Who called a call that has just begun. `false`: there is none such open.
+    pub fn set_stack(&mut self, enter: &FunctionEnter, stack: &CallStack) -> bool {
+        let key = key(enter.pid, enter.tid, enter.goroutine);
+        let top = self.stacks.get_mut(&key).and_then(|stack| stack.last_mut());
+        match top.filter(|open| open.enter.number == enter.number && open.enter.tid == enter.tid) {
+            Some(open) => open.stack = Some(stack.clone()),
+            None => return false,
+        }
+        true
     }
 
     /// A process ended, or runs another program: its calls never return.

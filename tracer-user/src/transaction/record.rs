@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{ConnId, Role},
+    event::{ConnId, Role, StackEnd},
     protocol::{REGISTRY, TlsFacts},
     time::WallTime,
 };
@@ -121,6 +121,17 @@ pub struct Call {
     pub root: Option<CallId>,
     /// Its own time, without that of calls within it, ns.
     pub self_ns: u64,
+    /// Who called it, where that was asked for.
+    pub stack: Option<CallStack>,
+}
+
+/// Who called a function: see [`crate::event::Stack`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallStack {
+    /// What was called from where, the innermost first, as a JSON array of texts.
+    pub frames: Arc<str>,
+    /// Where it ends.
+    pub end: StackEnd,
 }
 
 /// A transaction by its id.

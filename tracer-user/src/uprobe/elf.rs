@@ -189,6 +189,13 @@ impl<'a> Elf<'a> {
         self.loaded(address).map(|(offset, _)| offset)
     }
 
+    /// Executable parts: where in the file, where in memory before relocation, bytes.
+    pub fn code_parts(&self) -> Vec<(u64, u64, u64)> {
+        let is_code = |segment: &&Segment| segment.kind == PT_LOAD && segment.executable;
+        let part = |segment: &Segment| (segment.offset, segment.address, segment.size);
+        self.segments.iter().filter(is_code).map(part).collect()
+    }
+
     /// File offset of an address, and how many bytes of its segment follow in the file.
     fn loaded(&self, address: u64) -> Option<(u64, u64)> {
         self.segments.iter().filter(|segment| segment.kind == PT_LOAD).find_map(|segment| {

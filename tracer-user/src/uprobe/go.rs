@@ -121,6 +121,26 @@ impl Functions {
         found
     }
 
+    /// The function in whose code an address is.
+    pub fn around(&self, address: u64) -> Option<Symbol> {
+        let offset = u32::try_from(address.checked_sub(self.text_start)?).ok()?;
+        // By address: the last that begins at or before it.
+        let (mut low, mut high) = (0, self.n_functions);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.entry(middle)?.0 <= offset { low = middle + 1 } else { high = middle }
+        }
+        let at = low.checked_sub(1)?;
+        let (start, end) = (self.entry(at)?.0, self.number(self.functions + (at + 1) * 8)?);
+        let name = String::from_utf8_lossy(self.name(at)?).into_owned();
+        let symbol = Symbol {
+            name,
+            address: self.text_start.checked_add(start.into())?,
+            size: end.saturating_sub(start).into(),
+        };
+        (offset < end).then_some(symbol)
+    }
+
     /// Shows all names.
     pub fn each_name(&self, mut look: impl FnMut(&str)) {
         for at in 0..self.n_functions {

@@ -59,8 +59,31 @@ pub fn executable_files(maps: &[u8]) -> Vec<MappedFile> {
     files
 }
 
-/// One line: `START-END PERMISSIONS OFFSET MAJOR:MINOR INODE    PATH`. `None` if it is no file's code.
-fn mapping(line: &[u8]) -> Option<MappedFile> {
+/// Executable ranges that are no file's, by what the kernel calls them: `[vdso]`, nothing for memory into which a program writes code.
+pub fn other_code(maps: &[u8]) -> Vec<(Range, String)> {
+    maps.split(|&byte| byte == b'\n')
+        .filter_map(line)
+        .filter(|line| line.is_code && !line.is_file())
+        .map(|line| (line.range, String::from_utf8_lossy(line.path).into_owned()))
+        .take(MAX_FILES)
+        .collect()
+}
+
+/// A line: `START-END PERMISSIONS OFFSET MAJOR:MINOR INODE    PATH`.
+struct Line<'a> {
+    range: Range,
+    is_code: bool,
+    id: FileId,
+    path: &'a [u8],
+}
+
+impl Line<'_> {
+    fn is_file(&self) -> bool {
+        self.id.inode != 0 && self.path.starts_with(b"/")
+    }
+}
+
+fn line(line: &[u8]) -> Option<Line<'_>> {
     let mut rest = line;
     let mut field = || {
         let start = rest.iter().position(|&byte| byte != b' ')?;
@@ -75,19 +98,22 @@ fn mapping(line: &[u8]) -> Option<MappedFile> {
     let offset = hex(field()?)?;
     let (major, minor) = field()?.split_once(':')?;
     let inode = field()?.parse().ok()?;
-    let path = rest.trim_ascii_start();
-    if !is_code || inode == 0 || !path.starts_with(b"/") {
-        return None;
-    }
     let range = Range { start: hex(start)?, end: hex(end)?, offset };
     let device = (u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?);
+    Some(Line { range, is_code, id: FileId { device, inode }, path: rest.trim_ascii_start() })
+}
+
+/// `None` if it is no file's code.
+fn mapping(text: &[u8]) -> Option<MappedFile> {
+    let line = line(text).filter(|line| line.is_code && line.is_file())?;
+    let (id, range, path) = (line.id, line.range, line.path);
     // A name that ends like this itself is taken for a deleted one: it is only said, and the file is found by its number.
     let (path, deleted) = match path.strip_suffix(b" (deleted)") {
         Some(path) => (path, true),
         None => (path, false),
     };
     let path = OsString::from_vec(unescape(path));
-    Some(MappedFile { id: FileId { device, inode }, path, deleted, ranges: vec![range] })
+    Some(MappedFile { id, path, deleted, ranges: vec![range] })
 }
 
 /// The kernel writes a line feed in a name as `\012`, and nothing else so.
@@ -134,12 +160,16 @@ garbage\n";
             ]
         );
         assert_eq!(files[1].ranges, [Range { start: 0x7f00, end: 0x7f08, offset: 0x2000 }]);
+        let others = other_code(maps);
+        let short: Vec<_> = others.iter().map(|(range, name)| (range.start, name.as_str())).collect();
+        assert_eq!(short, [(0x7f30, ""), (0x7ffc, "[vdso]")]);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             executable_files(&bytes);
+            other_code(&bytes);
         }
 
         #[test]

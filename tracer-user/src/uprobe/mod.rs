@@ -16,6 +16,8 @@ pub mod go;
 pub mod maps;
 pub mod placement;
 pub mod process;
+pub mod resolve;
 pub mod symbols;
 pub mod tls;
+pub mod unwind;
 pub mod usdt;

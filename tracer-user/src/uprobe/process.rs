@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::maps::{MappedFile, executable_files};
+use super::maps::{MappedFile, Range, executable_files, other_code};
 
 /// Bytes of maps that are read: a JVM has tens of thousands of lines of about 100 bytes.
 const MAX_MAPS: u64 = 8 << 20;
@@ -57,6 +57,8 @@ pub struct Process {
     dir: PathBuf,
     /// The files whose code it has mapped.
     pub files: Vec<MappedFile>,
+    /// Code that is no file's.
+    pub others: Vec<(Range, String)>,
     /// The name of its main thread.
     pub name: Vec<u8>,
     /// Whether its maps were longer than what is read.
@@ -84,7 +86,7 @@ impl Process {
         let mut name = Vec::new();
         let _ = File::open(dir.join("comm")).and_then(|file| file.take(64).read_to_end(&mut name));
         name.truncate(name.strip_suffix(b"\n").unwrap_or(&name).len());
-        Ok(Process { dir, files: executable_files(&maps), name, cut_short })
+        Ok(Process { dir, files: executable_files(&maps), others: other_code(&maps), name, cut_short })
     }
 
     /// Opens a file: by its mapping, which is certain, or else by its path below the process's root, if that still names it.

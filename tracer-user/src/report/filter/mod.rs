@@ -360,6 +360,8 @@ fields! {
     ParentId "parent_id" Text = |t| Value::call(t, |call| call.parent.map(|id| id.to_string().into()));
     RootId "root_id" Text = |t| Value::call(t, |call| call.root.map(|id| id.to_string().into()));
     Self_ "self_ns" Span = |t| Value::integer(t.call.as_ref().map(|call| call.self_ns));
+    Stack "stack" Text = |t| Value::call(t, |call| call.stack.as_ref().map(|stack| stack.frames.as_ref().into()));
+    StackEnd "stack_end" Text = |t| Value::call(t, |call| call.stack.as_ref().map(|stack| stack.end.as_str().into()));
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());

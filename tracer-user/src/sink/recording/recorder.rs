@@ -306,6 +306,7 @@ fn event_time(event: &Event) -> BootTime {
         Event::FunctionFacts(facts) => facts.time,
         Event::FunctionEnter(enter) => enter.time,
         Event::FunctionReturn(leave) => leave.time,
+        Event::Stack(stack) => stack.time,
     }
 }
 

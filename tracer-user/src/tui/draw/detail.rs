@@ -10,6 +10,7 @@ use unicode_width::UnicodeWidthChar as _;
 
 use super::{list::status, operations::role_letter};
 use crate::{
+    event::StackEnd,
     pipeline::Step,
     protocol::TlsFacts,
     report::{
@@ -20,7 +21,7 @@ use crate::{
     source::heads::Head,
     text::{data_text, screen_text},
     time::WallTime,
-    transaction::{CallId, End, Kind, Transaction},
+    transaction::{CallId, CallStack, End, Kind, Transaction},
     tui::{
         app::App,
         call_tree::TreeStep,
@@ -136,6 +137,9 @@ pub(super) fn lines(
         lines.push(Line::default());
     }
     lines.extend(tree(model, shown, theme));
+    if let Some(stack) = shown.call.as_ref().and_then(|call| call.stack.as_ref()) {
+        lines.extend(self::stack(stack, theme));
+    }
     lines.push(named("start", instant(shown.start_time)));
     match flight {
         None => lines.push(named("end", instant(shown.end_time))),
@@ -278,6 +282,27 @@ fn tree(model: &Model, shown: &Transaction, theme: Theme) -> Vec<Line<'static>> 
     if tree.n_more > 0 {
         let text = format!("+ {} more, Σ {}", count(tree.n_more), duration(tree.more_self_ns));
         lines.push(Line::from(Span::styled(text, theme.heading())));
+    }
+    lines.push(Line::default());
+    lines
+}
+
+/// Who called it, the innermost first.
+fn stack(stack: &CallStack, theme: Theme) -> Vec<Line<'static>> {
+    let frames: Vec<String> = serde_json::from_str(&stack.frames).unwrap_or_default();
+    let end = match stack.end {
+        StackEnd::Complete => "",
+        StackEnd::Truncated => "more: only so many are told",
+        StackEnd::UnknownCaller => {
+            "what called this is not known: nothing says how its code finds its caller"
+        }
+        StackEnd::Unreadable => "what called this could not be read",
+        StackEnd::Unresolved => "addresses: what the process ran could not be read any more",
+    };
+    let mut lines = vec![Line::from(Span::styled("called from", theme.heading()))];
+    lines.extend(frames.iter().map(|frame| Line::from(format!("  {}", screen_text(frame)))));
+    if !end.is_empty() {
+        lines.push(Line::from(Span::styled(format!("  {end}"), theme.dim())));
     }
     lines.push(Line::default());
     lines

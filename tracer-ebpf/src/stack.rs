@@ -1,0 +1,156 @@
+//! Call stacks of targets: return addresses, found by frame pointers, and a copy of the stack, by which user space finds those of code without them.
+//!
+//! The walk is made here and not by `bpf_get_stack`: that leaves out the caller of a function that has not set up its frame yet (until Linux 6.11, and after it
+//! where the first instruction is another than `push rbp`), shows return probes' page instead of callers, and does not say why it ended. One step is one read of 16 bytes.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use tracer_ebpf::{
+    KIND_STACK, RETURN_PROBES, STACK_END_BROKEN, STACK_END_FAULT, STACK_END_LIMIT, STACK_END_WHOLE,
+    STACK_FRAMES, Stack, Stat,
+};
+
+use crate::{
+    capture::{self, NO_PAYLOAD},
+    filter::Thread,
+    maps::{EVENTS, FUNCTION_OPEN},
+    memory::read_user,
+    stats::count,
+};
+
+/// Where on a thread's stack the return address of a function is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub pid: u32,
+    pub zero: u32,
+    /// Thread, or goroutine.
+    pub id: u64,
+    pub stack: u64,
+}
+
+/// A function that has begun.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Open {
+    pub time: u64,
+    /// Where it returns to.
+    pub caller: u64,
+}
+
+/// Where a walk begins.
+pub struct Walk {
+    pub thread: Thread,
+    /// Thread, or goroutine.
+    pub id: u64,
+    pub number: u64,
+    pub time: u64,
+    /// The first address.
+    pub first: u64,
+    /// The stack pointer there.
+    pub stack: u64,
+    /// The frame pointer there.
+    pub frame: u64,
+    /// `STACK_FLAG_*`.
+    pub flags: u16,
+}
+
+/// Bytes that are copied at a time: what is less below the end of a stack is not copied, and holds the environment or what the C library knows of a
+/// thread.
+const PIECE: usize = 1024;
+
+/// A record and room for its addresses and a copy of the stack.
+#[repr(C)]
+struct WithStack<const N: usize> {
+    record: Stack,
+    addresses: [u64; STACK_FRAMES],
+    bytes: [u8; N],
+}
+
+/// Where a probed function returns to whose return address the kernel has replaced; 0 = not known.
+#[inline(always)]
+pub fn caller_of(pid: u32, id: u64, stack: u64) -> u64 {
+    let frame = Frame { pid, zero: 0, id, stack };
+    // SAFETY: the value is copied at once.
+    unsafe { FUNCTION_OPEN.get(frame) }.map_or(0, |open| open.caller)
+}
+
+/// Tells who called, with a copy of `N` bytes. A function of its own: it is in several programs.
+#[inline(never)]
+pub fn tell<const N: usize>(walk: &Walk) -> u64 {
+    count(Stat::EventsAttempted);
+    let (pressure, wake) = capture::pressure();
+    if pressure >= NO_PAYLOAD {
+        count(Stat::RefusedStack);
+        return 0;
+    }
+    let Some(mut entry) = EVENTS.reserve::<WithStack<N>>(0) else {
+        count(Stat::RefusedStack);
+        return 0;
+    };
+    count(Stat::EventsReserved);
+    let record: *mut WithStack<N> = entry.as_mut_ptr();
+    // SAFETY: a reservation of the ring; each field is written once, by itself, and addresses within their array.
+    unsafe {
+        let addresses = (&raw mut (*record).addresses).cast::<u64>();
+        addresses.write_volatile(walk.first);
+        let mut n = 1;
+        let mut end = STACK_END_LIMIT;
+        let mut frame = walk.frame;
+        if frame == 0 {
+            end = STACK_END_WHOLE;
+        }
+        while n < STACK_FRAMES {
+            if end != STACK_END_LIMIT {
+                break;
+            }
+            // The caller's frame pointer, and above it where this one returns to.
+            let Some([next, mut address]) = read_user::<[u64; 2]>(frame) else {
+                end = STACK_END_FAULT;
+                break;
+            };
+            if address == 0 {
+                end = STACK_END_WHOLE;
+                break;
+            }
+            if address >= RETURN_PROBES {
+                address = caller_of(walk.thread.pid, walk.id, frame + 8);
+            }
+            addresses.add(n).write_volatile(address);
+            n += 1;
+            if next == 0 {
+                end = STACK_END_WHOLE;
+            } else if next <= frame {
+                end = STACK_END_BROKEN;
+            }
+            frame = next;
+        }
+        let bytes = (&raw mut (*record).bytes).cast::<u8>();
+        let mut copied = 0;
+        while copied < N {
+            let from = (walk.stack + copied as u64) as *const c_void;
+            if bpf_probe_read_user(bytes.add(copied).cast(), PIECE as u32, from) != 0 {
+                break;
+            }
+            copied += PIECE;
+        }
+        let behind = if copied == 0 { 8 * n } else { 8 * STACK_FRAMES + copied };
+        let record = &raw mut (*record).record;
+        (&raw mut (*record).header.time_ns).write_volatile(walk.time);
+        (&raw mut (*record).header.kind).write_volatile(KIND_STACK);
+        (&raw mut (*record).header.flags).write_volatile(walk.flags);
+        (&raw mut (*record).header.length).write_volatile((size_of::<Stack>() + behind) as u32);
+        (&raw mut (*record).number).write_volatile(walk.number);
+        (&raw mut (*record).pid).write_volatile(walk.thread.pid);
+        (&raw mut (*record).tid).write_volatile(walk.thread.tid);
+        (&raw mut (*record).n_addresses).write_volatile(n as u32);
+        (&raw mut (*record).end).write_volatile(end);
+        (&raw mut (*record).stack).write_volatile(walk.stack);
+        (&raw mut (*record).frame).write_volatile(walk.frame);
+        (&raw mut (*record).n_bytes).write_volatile(copied as u32);
+        (&raw mut (*record).reserved).write_volatile(0);
+    }
+    entry.submit(wake);
+    1
+}

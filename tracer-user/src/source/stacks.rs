@@ -1,0 +1,402 @@
+//! Call stacks: from addresses in a process to names, which are the same wherever they are read.
+//!
+//! What the kernel found by frame pointers passes over callers that keep none, and goes astray in code that uses the register for something else. So each caller is
+//! looked for where the tables of the code (`.eh_frame`) say, in what the kernel found or in its copy of the stack. What is shown is what a debugger shows.
+
+use std::{
+    collections::VecDeque,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracer_ebpf as abi;
+
+use crate::{
+    event::{Event, FunctionEnter, Stack, StackEnd},
+    metrics::{Counter, Metrics},
+    text::push_json,
+    uprobe::{
+        maps::{MappedFile, Range},
+        process::Process,
+        resolve::Code,
+        unwind::{Caller, Place},
+    },
+};
+
+/// Processes whose code is known; beyond it the one met first is looked at anew.
+const MAX_PROCESSES: usize = 1024;
+/// Files whose functions are known: some 40 bytes a function and their names; beyond it all are read anew.
+const MAX_FILES: usize = 256;
+/// Places of one process that are known; beyond it all are resolved anew.
+const MAX_PLACES: usize = 16_384;
+/// How often the maps of a process are read: libraries are loaded a few times in its life, and what is no code is met again and again.
+const MAX_READS: u32 = 64;
+/// Return addresses that the kernel has replaced and that are known; beyond it all are forgotten, and stacks end there (`truncated`).
+const MAX_REPLACED: usize = 16_384;
+/// Stacks whose text is shared; beyond it all are forgotten, and written anew.
+const MAX_TEXTS: usize = 4096;
+
+/// A file as it is: another one may have its number later.
+type FileKey = (u64, u64, u64, i64, i64);
+
+/// Where a return address stands that the kernel has replaced: process, thread, address.
+type Frame = (u32, u32, u64);
+
+/// Code of a process, by addresses.
+#[derive(Debug)]
+enum What {
+    File(usize),
+    Other(String),
+}
+
+#[derive(Debug)]
+struct Known {
+    process: Process,
+    /// By address.
+    areas: Vec<(Range, What)>,
+    /// By the process's file. `None`: not to be read.
+    codes: FxHashMap<usize, Option<Arc<Code>>>,
+    /// What stands at addresses, of places themselves or of those behind a call.
+    places: FxHashMap<(u64, bool), (Arc<str>, Caller)>,
+    /// How often its maps were read.
+    n_reads: u32,
+}
+
+impl Known {
+    fn read(proc_root: &Path, pid: u32) -> Option<Known> {
+        let process = Process::read(proc_root, pid).ok()?;
+        let mut areas: Vec<(Range, What)> = Vec::new();
+        for (at, MappedFile { ranges, .. }) in process.files.iter().enumerate() {
+            areas.extend(ranges.iter().map(|range| (*range, What::File(at))));
+        }
+        areas.extend(process.others.iter().map(|(range, name)| (*range, What::Other(name.clone()))));
+        areas.sort_by_key(|(range, _)| range.start);
+        // One that is ending has none.
+        (!areas.is_empty()).then(|| Known {
+            process,
+            areas,
+            codes: FxHashMap::default(),
+            places: FxHashMap::default(),
+            n_reads: 1,
+        })
+    }
+
+    fn area(&self, address: u64) -> Option<usize> {
+        let at = self.areas.partition_point(|(range, _)| range.start <= address).checked_sub(1)?;
+        (address < self.areas[at].0.end).then_some(at)
+    }
+}
+
+/// Resolves.
+#[derive(Debug)]
+pub struct Resolver {
+    proc_root: PathBuf,
+    processes: FxHashMap<u32, Known>,
+    /// In the order in which they were met.
+    order: VecDeque<u32>,
+    files: FxHashMap<FileKey, Option<Arc<Code>>>,
+    replaced: FxHashMap<Frame, u64>,
+    texts: FxHashSet<Arc<str>>,
+}
+
+impl Resolver {
+    /// Knows nothing yet. `proc_root` is `/proc`.
+    pub fn new(proc_root: &Path) -> Resolver {
+        Resolver {
+            proc_root: proc_root.to_owned(),
+            processes: FxHashMap::default(),
+            order: VecDeque::new(),
+            files: FxHashMap::default(),
+            replaced: FxHashMap::default(),
+            texts: FxHashSet::default(),
+        }
+    }
+
+    /// An event comes by: a stack gets its names.
+    pub fn take(&mut self, event: &mut Event, metrics: &Metrics) {
+        match event {
+            Event::FunctionEnter(enter) if enter.caller != 0 => self.note(enter),
+            Event::Stack(stack) => {
+                self.resolve(stack);
+                metrics.add(Counter::StackUnresolved, u64::from(stack.end == StackEnd::Unresolved));
+            }
+            _ => {}
+        }
+    }
+
+    /// A function begins whose return address the kernel replaces.
+    fn note(&mut self, enter: &FunctionEnter) {
+        // Another one that has jumped here returns where it would.
+        if enter.is_jumped_to() {
+            return;
+        }
+        if self.replaced.len() >= MAX_REPLACED {
+            self.replaced.clear();
+        }
+        self.replaced.insert((enter.pid, enter.tid, enter.stack), enter.caller);
+    }
+
+    /// Notes what a process runs, unless that is known.
+    pub fn look(&mut self, pid: u32) {
+        if self.processes.contains_key(&pid) {
+            return;
+        }
+        let Some(known) = Known::read(&self.proc_root, pid) else { return };
+        if self.processes.len() >= MAX_PROCESSES
+            && let Some(first) = self.order.pop_front()
+        {
+            self.processes.remove(&first);
+        }
+        self.order.push_back(pid);
+        self.processes.insert(pid, known);
+    }
+
+    /// It runs another program, or is another process.
+    pub fn forget(&mut self, pid: u32) {
+        if self.processes.remove(&pid).is_some() {
+            self.order.retain(|other| *other != pid);
+        }
+    }
+
+    /// Gives the names of a stack's addresses.
+    fn resolve(&mut self, stack: &mut Stack) {
+        let addresses = std::mem::take(&mut stack.addresses);
+        self.look(stack.pid);
+        let Some(known) = self.processes.get_mut(&stack.pid) else {
+            let texts: Vec<Arc<str>> = addresses.iter().map(|at| format!("{at:#x}").into()).collect();
+            (stack.frames, stack.end) = (json(&texts), StackEnd::Unresolved);
+            return;
+        };
+        let [top, frame] = stack.pointers;
+        let walk = || Walk {
+            stack,
+            addresses: &addresses,
+            by_kernel: Some(1),
+            top: Some(top),
+            frame: Some(frame),
+            replaced: &self.replaced,
+        };
+        let (mut texts, mut end, is_lost) = frames(known, &mut self.files, walk());
+        // A library may have been loaded since.
+        if is_lost
+            && known.n_reads < MAX_READS
+            && let Some(now) = Known::read(&self.proc_root, stack.pid)
+        {
+            *known = Known { n_reads: known.n_reads + 1, ..now };
+            (texts, end, _) = frames(known, &mut self.files, walk());
+        }
+        let frames = json(&texts);
+        if self.texts.len() >= MAX_TEXTS {
+            self.texts.clear();
+        }
+        stack.frames = match self.texts.get(&frames) {
+            Some(shared) => shared.clone(),
+            None => {
+                self.texts.insert(frames.clone());
+                frames
+            }
+        };
+        stack.end = end;
+        (stack.copy, stack.pointers, stack.is_place) = (Bytes::new(), [0; 2], false);
+    }
+}
+
+/// A walk from frame to frame.
+struct Walk<'a> {
+    stack: &'a Stack,
+    addresses: &'a [u64],
+    /// As long as all frames so far have frame pointers: the place of the next one's address among those that the kernel found by them.
+    by_kernel: Option<usize>,
+    /// The stack pointer and the frame pointer; `None`: not known, because it is beyond the copy.
+    top: Option<u64>,
+    frame: Option<u64>,
+    replaced: &'a FxHashMap<Frame, u64>,
+}
+
+impl Walk<'_> {
+    /// What the copy of the stack holds at an address.
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.stack.pointers[0])?).ok()?;
+        let bytes = self.stack.copy.get(at..at.checked_add(8)?)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    /// Where a function returns to whose return address stands there.
+    fn returns_to(&self, address: u64) -> Option<u64> {
+        let found = self.word(address)?;
+        match found {
+            abi::RETURN_PROBES.. => self.replaced.get(&(self.stack.pid, self.stack.tid, address)).copied(),
+            found => Some(found),
+        }
+    }
+
+    /// Goes on to the caller; gives where it goes on, or where the stack ends.
+    fn step(&mut self, caller: Caller) -> Result<u64, StackEnd> {
+        match caller {
+            Caller::None => Err(StackEnd::Complete),
+            Caller::Unknown => Err(StackEnd::UnknownCaller),
+            Caller::FramePointer => {
+                let frame = self.frame;
+                self.top = frame.and_then(|frame| frame.checked_add(16));
+                let found = frame.and_then(|frame| self.returns_to(frame.checked_add(8)?));
+                self.frame = frame.and_then(|frame| self.word(frame));
+                let Some(at) = self.by_kernel else { return found.ok_or(StackEnd::Truncated) };
+                self.by_kernel = Some(at + 1);
+                self.addresses.get(at).copied().ok_or(self.stack.end)
+            }
+            Caller::Below(Place { by_frame, offset, saved_frame }) => {
+                self.by_kernel = None;
+                let from = if by_frame { self.frame } else { self.top };
+                let top = from.ok_or(StackEnd::Truncated)?.wrapping_add_signed(offset);
+                let found = self.returns_to(top.wrapping_sub(8)).ok_or(StackEnd::Truncated)?;
+                if let Some(saved) = saved_frame {
+                    self.frame = self.word(top.wrapping_add_signed(saved));
+                }
+                self.top = Some(top);
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// The frames, and where they end: each caller is where the tables of the code say. The flag: at an address that is no code.
+fn frames(
+    known: &mut Known,
+    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
+    mut walk: Walk<'_>,
+) -> (Vec<Arc<str>>, StackEnd, bool) {
+    let mut texts = Vec::new();
+    let mut next = walk.addresses.first().copied().ok_or(StackEnd::UnknownCaller);
+    let mut is_place = walk.stack.is_place;
+    loop {
+        let address = match next {
+            Ok(address) => address,
+            Err(end) => return (texts, end, false),
+        };
+        if texts.len() == abi::STACK_FRAMES {
+            return (texts, StackEnd::Truncated, false);
+        }
+        let Some((text, caller)) = place(known, files, address, is_place) else {
+            if texts.is_empty() {
+                texts.push(format!("{address:#x} ([unknown])").into());
+            }
+            return (texts, StackEnd::UnknownCaller, true);
+        };
+        texts.push(text);
+        next = walk.step(caller);
+        is_place = false;
+    }
+}
+
+/// What stands at an address, and how that finds its caller; `None`: no code.
+fn place(
+    known: &mut Known,
+    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
+    address: u64,
+    is_place: bool,
+) -> Option<(Arc<str>, Caller)> {
+    if let Some((text, caller)) = known.places.get(&(address, is_place)) {
+        return Some((text.clone(), *caller));
+    }
+    // Where something returns to is behind the call.
+    let inside = if is_place { address } else { address.checked_sub(1)? };
+    let (range, what) = &known.areas[known.area(inside)?];
+    let (text, caller) = match what {
+        What::Other(name) => {
+            let name = if name.is_empty() { "[anon]" } else { name };
+            (format!("{address:#x} ({name})"), Caller::Unknown)
+        }
+        What::File(file) => {
+            let (place, behind) = (inside - range.start + range.offset, address - inside);
+            let mapped = &known.process.files[*file];
+            let code = known.codes.entry(*file).or_insert_with(|| read(&known.process, mapped, files));
+            match code.as_ref().and_then(|code| Some((code, code.address(place)?))) {
+                Some((code, inside)) => (code.text(inside + behind, inside), code.caller(inside)),
+                None => {
+                    let name = Path::new(&mapped.path).file_name().unwrap_or_default().to_string_lossy();
+                    (format!("+{:#x} ({name})", place + behind), Caller::Unknown)
+                }
+            }
+        }
+    };
+    if known.places.len() >= MAX_PLACES {
+        known.places.clear();
+    }
+    let text: Arc<str> = text.into();
+    known.places.insert((address, is_place), (text.clone(), caller));
+    Some((text, caller))
+}
+
+/// What is known of the code of a process's file.
+fn read(
+    process: &Process,
+    mapped: &MappedFile,
+    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
+) -> Option<Arc<Code>> {
+    let opened = process.open(mapped).ok()?;
+    let metadata = opened.file.metadata().ok()?;
+    let key = (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    if files.len() >= MAX_FILES && !files.contains_key(&key) {
+        files.clear();
+    }
+    files
+        .entry(key)
+        .or_insert_with(|| Code::read(&opened.file, Path::new(&mapped.path)).ok().map(Arc::new))
+        .clone()
+}
+
+fn json(texts: &[Arc<str>]) -> Arc<str> {
+    let mut out = vec![b'['];
+    for (i, text) in texts.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        push_json(&mut out, text);
+    }
+    out.push(b']');
+    String::from_utf8_lossy(&out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(addresses: &[u64], is_place: bool, end: StackEnd) -> (Vec<String>, StackEnd) {
+        let mut resolver = Resolver::new(Path::new("/proc"));
+        let pid = std::process::id();
+        let stack = Stack { pid, addresses: addresses.to_vec(), is_place, end, ..Stack::default() };
+        let [mut once, mut again] = [stack.clone(), stack];
+        resolver.resolve(&mut once);
+        resolver.resolve(&mut again);
+        assert_eq!(once, again, "what is known is what was found");
+        (serde_json::from_str(&once.frames).unwrap(), once.end)
+    }
+
+    #[inline(never)]
+    fn function_of_this_test(n: u64) -> u64 {
+        std::hint::black_box(n) + 1
+    }
+
+    #[test]
+    fn a_place_has_the_name_of_its_function_and_its_file() {
+        let address = function_of_this_test as fn(u64) -> u64 as usize as u64;
+        let (frames, _) = resolved(&[address], true, StackEnd::Complete);
+        let (name, file) = frames[0].split_once(" (").unwrap();
+        assert!(name.ends_with("stacks::tests::function_of_this_test+0x0"), "{frames:?}");
+        assert!(file.starts_with("tracer_user"), "{frames:?}");
+    }
+
+    #[test]
+    fn what_is_no_code_ends_a_stack_and_of_a_process_that_is_gone_addresses_are_told() {
+        assert_eq!(
+            resolved(&[0x10, 0x20], false, StackEnd::Complete),
+            (vec!["0x10 ([unknown])".to_owned()], StackEnd::UnknownCaller)
+        );
+        let mut stack = Stack { pid: u32::MAX, addresses: vec![0x10, 0x20], ..Stack::default() };
+        Resolver::new(Path::new("/proc")).resolve(&mut stack);
+        assert_eq!((&*stack.frames, stack.end), ("[\"0x10\",\"0x20\"]", StackEnd::Unresolved));
+    }
+}
