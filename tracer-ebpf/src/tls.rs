@@ -11,8 +11,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_HINT, TLS_LINK_NESTED, TLS_LINK_ORDER, TlsProcess,
-    conn_first_seen, target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_AND_RUSTLS, TLS_HINT, TLS_LINK_NESTED,
+    TLS_LINK_ORDER, TlsProcess, conn_first_seen, target_hint,
 };
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     maps::{TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RUSTLS_HINTS},
     memory::{forget, read_user},
     probes::hit::Hit,
+    settings::setting,
     stats::count,
     tls_go, tls_rustls,
 };
@@ -128,7 +129,7 @@ pub fn moved(hit: &Hit, conn: &Conn) {
     if TLS_GO_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         tls_go::moved(hit, conn);
     }
-    if TLS_RUSTLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
+    if setting!(tls) == TLS_AND_RUSTLS && TLS_RUSTLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         tls_rustls::moved(hit, conn);
     }
 }

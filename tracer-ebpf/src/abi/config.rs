@@ -35,6 +35,13 @@ pub struct TlsProcess {
 // SAFETY: `repr(C)`, two integers.
 unsafe impl aya::Pod for TlsProcess {}
 
+/// [`Settings::tls`]: no calls.
+pub const TLS_NOTHING: u32 = 0;
+/// Those of all libraries but rustls: the verifiers of kernels before 6.3 do not come to an end of what its bytes take.
+pub const TLS_LIBRARIES: u32 = 1;
+/// Those of rustls as well.
+pub const TLS_AND_RUSTLS: u32 = 2;
+
 /// Set in a value of the maps `TLS_HINTS` and `TLS_GO_HINTS` where there may be calls; below it, how many there were.
 pub const TLS_HINT: u64 = 1 << 63;
 
@@ -216,7 +223,7 @@ pub struct Settings {
     pub capture: u32,
     /// 1 = datagrams of the ports in `UDP_PORTS` are told.
     pub datagrams: u32,
-    /// 1 = calls of TLS libraries are told.
+    /// Whether calls of TLS libraries are told: `TLS_NOTHING`, `TLS_LIBRARIES` or `TLS_AND_RUSTLS`.
     pub tls: u32,
     /// Of which calls of functions the stack is told: `STACKS_*`.
     pub stacks: u32,

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use tracer_ebpf::{EGRESS, INGRESS, SEND_RUSTLS};
+use tracer_ebpf::{EGRESS, INGRESS, SEND_RUSTLS, TLS_AND_RUSTLS};
 
 use super::{
     call,
@@ -69,7 +69,7 @@ fn on_hit(context: &BtfTracePointContext, direction: u8) {
         return;
     }
     hit::<Typed>(&site, kind);
-    if direction == EGRESS && setting!(tls) != 0 && tls_rustls::is_due() != 0 {
+    if direction == EGRESS && setting!(tls) == TLS_AND_RUSTLS && tls_rustls::is_due() != 0 {
         // SAFETY: as above.
         unsafe { DATAGRAM_SEND.tail_call(context, SEND_RUSTLS) };
     }

@@ -4,7 +4,7 @@
 //! fd → file → socket → sock by walking the task's structures: works for sockets older than the tracer, inherited, duplicated and passed.
 
 use aya_ebpf::{helpers::bpf_get_current_task, macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_ebpf::{EGRESS, INGRESS, SYS_EXIT_RUSTLS, SYS_EXIT_SINGLE, SYS_EXIT_VECTOR, Stat};
+use tracer_ebpf::{EGRESS, INGRESS, SYS_EXIT_RUSTLS, SYS_EXIT_SINGLE, SYS_EXIT_VECTOR, Stat, TLS_AND_RUSTLS};
 
 use super::{
     call::{self, Call, MMSGHDR_BYTES, MMSGHDR_LENGTH, NAMES, Registers},
@@ -87,7 +87,7 @@ pub fn syscall_exit(context: BtfTracePointContext) -> i32 {
         return 0;
     }
     hit::<Probed>(&site, kind);
-    if site.direction == u64::from(EGRESS) && setting!(tls) != 0 && tls_rustls::is_due() != 0 {
+    if site.direction == u64::from(EGRESS) && setting!(tls) == TLS_AND_RUSTLS && tls_rustls::is_due() != 0 {
         // SAFETY: as above.
         unsafe { SYS_EXIT.tail_call(&context, SYS_EXIT_RUSTLS) };
     }

@@ -197,7 +197,8 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     let offsets = Offsets::resolve(&kernel)?;
     let families = families(config.hooks, Family::Socket.is_of(&kernel))?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
-    let mut ebpf = object(&settings(config, &offsets, own_pid), config.max_conns, config.functions, &btf)?;
+    let settings = settings(config, &offsets, own_pid, &kernel);
+    let mut ebpf = object(&settings, config.max_conns, config.functions, &btf)?;
     fill(&mut ebpf, config)?;
 
     let mut missing = Vec::new();
@@ -255,7 +256,8 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     if config.tls {
         // Those of Go and of rustls by themselves: without them the others are read.
         let groups = [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
-        for (programs, feature) in groups {
+        let has_rustls = settings.tls == abi::TLS_AND_RUSTLS;
+        for (programs, feature) in groups.into_iter().take(if has_rustls { 3 } else { 2 }) {
             let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
             let is_there = behind.map_or(Ok(()), |probe| {
                 is_loaded(&mut ebpf, probe)?;
@@ -341,7 +343,7 @@ fn data_hooks(
 const SOCKET_FEATURE: &str = "socket tracepoints (system calls are traced in their place, which costs more)";
 
 /// What the probes are told.
-fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settings {
+fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32, kernel: &KernelBtf) -> abi::Settings {
     let targets = &config.targets;
     let by_process = !(config.pids.is_empty()
         && targets.pids.is_empty()
@@ -365,7 +367,12 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32) -> abi::Settin
             Capture::Everything => abi::VERDICT_EVERYTHING,
         },
         datagrams: u32::from(!config.udp_ports.is_empty()),
-        tls: u32::from(config.tls),
+        tls: match config.tls {
+            false => abi::TLS_NOTHING,
+            // They came with 6.3.
+            true if Family::Socket.is_of(kernel) => abi::TLS_AND_RUSTLS,
+            true => abi::TLS_LIBRARIES,
+        },
         stacks: match config.stacks {
             None => abi::STACKS_NONE,
             Some(0) => abi::STACKS_ALL,
@@ -436,7 +443,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         budget: abi::DEFAULT_BUDGET,
         // The smallest: it is never written to.
         ring_bytes: 64 * 1024,
-        ..settings(&LoadConfig::nothing(), &offsets, 0)
+        ..settings(&LoadConfig::nothing(), &offsets, 0, &kernel)
     };
     let mut ebpf = object(&settings, 64, false, &btf)?;
     // What goes with hooks that this kernel does not have is not its lack.

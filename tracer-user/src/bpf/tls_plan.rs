@@ -173,6 +173,9 @@ fn probes_of(library: &Library, programs: &UprobePrograms) -> Result<Vec<Probe>,
     }
     let mut probes = Vec::new();
     for (program, site) in places {
+        if library.kind == "rustls" && !programs.contains_key(program) {
+            return Err("reading it takes the tracepoints on sockets (Linux 6.3 and later)".to_owned());
+        }
         if !programs.contains_key(program) {
             return Err(format!("the program {program} is not loaded"));
         }
