@@ -30,10 +30,10 @@ fn arguments(context: &ProbeContext) -> Arguments {
 /// `fn encrypt(&mut self, msg: OutboundPlainMessage<'_>, seq: u64) -> Result<OutboundOpaqueMessage, Error>` of `MessageEncrypter`.
 #[uprobe]
 pub fn tls_rustls_encrypt(context: ProbeContext) -> u32 {
-    if let Some(thread) = current_target() {
-        if tls_rustls::encrypts(&thread, &arguments(&context)) != 0 {
-            tls_rustls::speaks(&thread);
-        }
+    if let Some(thread) = current_target()
+        && tls_rustls::encrypts(&thread, &arguments(&context)) != 0
+    {
+        tls_rustls::speaks(&thread);
     }
     0
 }
