@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod kept;
+mod kernel;
 mod lists;
 mod protocols;
 

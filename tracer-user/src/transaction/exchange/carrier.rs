@@ -25,13 +25,27 @@ impl Exchange {
     /// the number of those.
     pub fn carry(&mut self, conn: &mut Connection) -> u64 {
         self.carries = true;
-        if let (Known::No { .. }, Role::Client | Role::Server) = (self.known, conn.role)
-            && let Some(at) = REGISTRY.iter().position(|protocol| protocol.name() == TLS)
-        {
+        let tls = REGISTRY.iter().position(|protocol| protocol.name() == TLS);
+        if let (Known::No { .. }, Role::Client | Role::Server, Some(at)) = (self.known, conn.role, tls) {
             let requests = if conn.role == Role::Client { Direction::Egress } else { Direction::Ingress };
             self.recognised(conn, at, requests);
+        } else if let Some(at) = tls.filter(|_| self.was_read_as_clear_text(conn)) {
+            let guessed = self.guessed;
+            self.recognised(conn, at, self.requests);
+            self.guessed = guessed;
+            for direction in [Direction::Ingress, Direction::Egress] {
+                self.not_looked_at(direction);
+                self.flows[direction.index()].until_close = false;
+            }
         }
         if self.is_mute() { self.pairs.take_back() } else { 0 }
+    }
+
+    /// The kernel encrypts: on the socket the clear text itself is seen, and where the handshake was over before that, it is taken for what it says.
+    /// (Elsewhere TLS within another protocol is within a tunnel.)
+    fn was_read_as_clear_text(&self, conn: &Connection) -> bool {
+        let is_read = self.known == Known::Yes && self.captures() != Capture::Turns;
+        is_read && !self.is_tunnel() && (conn.mid_join || conn.forgotten)
     }
 
     /// Its clear text is seen.
