@@ -16,6 +16,10 @@ use crate::shell::{command, output, run, target_dir};
 /// Connections, of one request each.
 const N: u64 = 6;
 
+/// Requests of which a kernel that preempts probes may leave something out that it does not count: seen on 7.3, in six runs, are 0 to 2 of 12 that are missing, or
+/// whose answer is.
+const UNCOUNTED: u64 = 4;
+
 /// OpenSSL's program, and a key and certificate for its server.
 #[derive(Clone, Debug)]
 pub(super) struct TlsProgram {
@@ -56,19 +60,19 @@ pub(super) fn script() -> String {
 
 /// Each request was seen once at each end, inside; where the kernel left out probes, what is missing is known to be lost.
 pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&str, Result<String>)) {
-    // A kernel that preempts probes leaves out some that it does not count (seen on 7.3).
-    let n_uncounted = u64::from(kernel.is_at_least("7.0"));
+    let n_uncounted = if kernel.is_at_least("7.0") { UNCOUNTED } else { 0 };
     let n_missed = n_uncounted + console.step("tls").map_or(0, |step| missed(&step.output));
     for name in ["tls", "tls/replay"] {
         let outcome = console.step(name).and_then(|step| {
             ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 25));
-            check_output(&step.output, name == "tls", n_missed).with_context(|| tail(&step.output, 25))
+            check_output(&step.output, name == "tls", n_missed, n_uncounted)
+                .with_context(|| tail(&step.output, 25))
         });
         note(name, outcome);
     }
 }
 
-fn check_output(output: &str, is_live: bool, n_missed: u64) -> Result<String> {
+fn check_output(output: &str, is_live: bool, n_missed: u64, n_uncounted: u64) -> Result<String> {
     let summary = Summary::of(output)?;
     let (found, errors) = summary.n_of("GET /hello");
     if is_live {
@@ -78,7 +82,7 @@ fn check_output(output: &str, is_live: bool, n_missed: u64) -> Result<String> {
             .context("no count of what was inside")?;
         ensure!(inside == found, "{inside} rows with a library, not {found}");
     }
-    let most = summary.most_unknown();
+    let most = summary.most_unknown() + n_uncounted;
     // Of a request whose answer went by unseen, the end of its connection is all that is known.
     let most_errors = if n_missed != 0 { most } else { 0 };
     ensure!(
@@ -111,19 +115,21 @@ mod tests {
             )
         };
         let all = 2 * N;
-        assert!(check_output(&printed(all, 0, all, 0), true, 0).is_ok());
+        assert!(check_output(&printed(all, 0, all, 0), true, 0, 0).is_ok());
         for (count, errors, inside) in [(all - 1, 0, all - 1), (all, 1, all), (all, 0, N), (0, 0, 0)] {
             assert!(
-                check_output(&printed(count, errors, inside, 0), true, 0).is_err(),
+                check_output(&printed(count, errors, inside, 0), true, 0, 0).is_err(),
                 "{count} {errors} {inside}"
             );
         }
-        assert!(check_output("", false, 0).is_err());
-        assert!(check_output(&printed(all - 2, 0, all - 2, 2), true, 5).is_ok());
-        assert!(check_output(&printed(all - 2, 2, all - 2, 2), true, 5).is_ok());
-        assert!(check_output(&printed(all - 2, 3, all - 2, 2), true, 5).is_err());
-        assert!(check_output(&printed(all - 3, 0, all - 3, 2), true, 5).is_err());
-        assert!(check_output(&printed(all - 2, 0, all - 2, 2), true, 0).is_err());
+        assert!(check_output("", false, 0, 0).is_err());
+        assert!(check_output(&printed(all - 2, 0, all - 2, 2), true, 5, 0).is_ok());
+        assert!(check_output(&printed(all - 2, 2, all - 2, 2), true, 5, 0).is_ok());
+        assert!(check_output(&printed(all - 2, 3, all - 2, 2), true, 5, 0).is_err());
+        assert!(check_output(&printed(all - 3, 0, all - 3, 2), true, 5, 0).is_err());
+        assert!(check_output(&printed(all - 2, 0, all - 2, 2), true, 0, 0).is_err());
+        assert!(check_output(&printed(all - 2, 2, all - 2, 0), true, 4, 4).is_ok());
+        assert!(check_output(&printed(all - 5, 0, all - 5, 0), true, 4, 4).is_err());
         assert!(super::super::INIT.contains("inside: "));
     }
 }
