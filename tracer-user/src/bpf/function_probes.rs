@@ -373,6 +373,13 @@ struct Worker {
     metrics: Metrics,
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let links = self.known.drain().flat_map(|(_, known)| known.links.into_values()).flatten();
+        uprobe_link::close_all(links.collect());
+    }
+}
+
 impl Worker {
     fn run(mut self, queue: &Receiver<Command>) {
         loop {
@@ -385,7 +392,12 @@ impl Worker {
                     }
                     self.look(pid);
                 }
-                Ok(Command::Ended(pid)) => drop(self.known.remove(&pid)),
+                Ok(Command::Ended(pid)) => {
+                    let gone = self.known.remove(&pid).into_iter();
+                    uprobe_link::close_all(
+                        gone.flat_map(|known| known.links.into_values()).flatten().collect(),
+                    );
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     let now = Instant::now();
                     let due: Vec<u32> = self
