@@ -17,7 +17,7 @@
 //! `closed`.
 //!
 //! **Turns are all that counts.** A turn that does not begin with a record (both sides spoke at once; the kernel encrypts, and the turn is
-//! in the clear, whatever its first byte) is a `TLS` turn like the others. Attached in the middle, a connection is recognised by a chain of record headers in one
+//! in the clear) is a `TLS` turn like the others. Attached in the middle, a connection is recognised by a chain of record headers in one
 //! turn, whose lengths lead from one to the next.
 //!
 //! **Bounds.** A ClientHello is looked at up to [`MAX_HELLO`], also when it comes in several records or pieces; a name behind that, or behind
@@ -170,12 +170,6 @@ fn header(buf: &[u8]) -> Header {
     }
 }
 
-/// Of which type the record is that the bytes may begin with. Clear text (the kernel encrypts) can have any first byte: a packet of MySQL has its
-/// length there.
-fn record(buf: &[u8]) -> Option<u8> {
-    (!matches!(header(buf), Header::Bad)).then(|| buf[0])
-}
-
 /// Reads both flows of one connection.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct TlsParser {
@@ -209,7 +203,7 @@ impl Parser for TlsParser {
                 }
                 return if looks { Step::LookUntilTurn } else { Step::UntilTurn };
             }
-            Flow::Request if record(buf) == Some(ALERT) => {
+            Flow::Request if buf[0] == ALERT => {
                 self.asked = false;
                 if let Some(error) = alert.flatten() {
                     let request = Request { one_way: true, ..self.request("TLS alert") };
@@ -219,7 +213,7 @@ impl Parser for TlsParser {
                 return Step::UntilTurn;
             }
             Flow::Request => {
-                if !self.greeted && record(buf) == Some(HANDSHAKE) {
+                if !self.greeted && buf[0] == HANDSHAKE {
                     match self.hello(buf) {
                         Hello::Partial if buf.len() < MAX_HELLO => return Step::NeedMore,
                         Hello::Partial | Hello::NoName => {}
@@ -230,7 +224,7 @@ impl Parser for TlsParser {
                     }
                 }
                 (self.greeted, self.asked, self.wanted) = (true, true, 0);
-                let is_handshake = matches!(record(buf), Some(HANDSHAKE | CHANGE_CIPHER_SPEC));
+                let is_handshake = matches!(buf[0], HANDSHAKE | CHANGE_CIPHER_SPEC);
                 Body::Request(self.request(if is_handshake { "TLS handshake" } else { "TLS" }))
             }
         };
