@@ -400,7 +400,7 @@ pub enum FileError {
 }
 
 /// What probes on its TLS library may take of a process before it is left opaque, percent of its processor time. A server that answers short requests pays
-/// some 8 % (three calls of 2.7 µs in 100 µs), one that moves a few bytes with each call may pay half of all it does.
+/// some 8 % (reckoned: three calls of 2.7 µs in 100 µs), one that moves a few bytes with each call much more.
 pub const DEFAULT_TLS_LIMIT: u32 = 30;
 
 /// The resolved settings of a run.

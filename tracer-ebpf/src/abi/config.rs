@@ -37,7 +37,8 @@ unsafe impl aya::Pod for TlsProcess {}
 
 /// [`Settings::tls`]: no calls.
 pub const TLS_NOTHING: u32 = 0;
-/// Those of all libraries but rustls: the verifiers of kernels before 6.3 do not come to an end of what its bytes take.
+/// Those of all libraries but rustls: on Linux 6.1 the verifier had not come to an end of its programs in ten minutes (an emulated processor). Used where
+/// there are no tracepoints on sockets, before 6.3.
 pub const TLS_LIBRARIES: u32 = 1;
 /// Those of rustls as well.
 pub const TLS_AND_RUSTLS: u32 = 2;
