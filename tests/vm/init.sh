@@ -118,6 +118,67 @@ tls() {
     return "$code"
 }
 
+# ktls N FLAGS…: the whole host, then OpenSSL's server twice (the second sends its file by SSL_sendfile) and nginx, each with the kernel's TLS, and
+# N clients of each version of TLS for each.
+ktls() {
+    n_clients=$1
+    shift
+    rm -rf /tmp/recording /tmp/live /tmp/live.err
+    export OPENSSL_CONF=/ktls.cnf
+    if [ ! -e /proc/net/tls_stat ]; then
+        for module in /modules/*; do insmod "$module" || return 1; done
+    fi
+    /txray record "$@" --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
+    tracer=$!
+    if wait_for /tmp/live.err "txray: tracing" "$tracer"; then
+        # As above.
+        sleep 3
+        /openssl s_server -accept 4434 -key /key.pem -cert /certificate.pem -WWW >/tmp/ktls.4434 2>&1 &
+        servers=$!
+        /openssl s_server -accept 4435 -key /key.pem -cert /certificate.pem -WWW -sendfile >/tmp/ktls.4435 2>&1 &
+        servers="$servers $!"
+        /nginx -c /nginx.conf >/tmp/ktls.4436 2>&1 &
+        servers="$servers $!"
+        wait_for /tmp/ktls.4434 ACCEPT && wait_for /tmp/ktls.4435 ACCEPT && wait_for /tmp/ktls.4436 "start worker" || return 1
+        for version in tls1_2 tls1_3; do
+            for server in 4434/written 4435/sent 4436/kept; do
+                n=0
+                while [ "$n" -lt "$n_clients" ]; do
+                    asks "${server#*/}" |
+                        /openssl s_client -connect "127.0.0.1:${server%/*}" "-$version" -quiet >/tmp/ktls.client 2>/tmp/ktls.client.err
+                    # The file is what comes last.
+                    tail -c 200000 /tmp/ktls.client | cmp - /written || cat /tmp/ktls.client.err
+                    n=$((n + 1))
+                done
+            done
+        done
+        sleep 1
+        misses "$tracer"
+        kill -INT "$tracer"
+    fi
+    wait "$tracer"
+    code=$?
+    kill $servers
+    cat /tmp/live.err /proc/net/tls_stat
+    grep -v '"type":"summary"' /tmp/live
+    said /tmp/live
+    [ "$code" = 130 ] && return 0
+    return "$code"
+}
+
+# asks FILE: what a client says. The one whose server keeps the connection asks again.
+asks() {
+    if [ "$1" = kept ]; then
+        for again in 1 2; do
+            printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\n\r\n'
+            sleep 2
+        done
+        printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+    else
+        printf 'GET /%s HTTP/1.0\r\n\r\n' "$1"
+    fi
+}
+
 # said FILE: the summary that txray has printed there, and how many transactions of each role stand above it.
 said() {
     echo "roles: server=$(grep -c '"role":"server"' "$1") client=$(grep -c '"role":"client"' "$1")"

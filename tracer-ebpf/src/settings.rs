@@ -21,6 +21,7 @@ pub static SETTINGS: Settings = Settings {
     datagrams: 0,
     tls: 0,
     stacks: 0,
+    reserved: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,
         sock_common_state: NO_OFFSET,
@@ -40,6 +41,7 @@ pub static SETTINGS: Settings = Settings {
         tcp_sock_copied_seq: NO_OFFSET,
         tcp_sock_write_seq: NO_OFFSET,
         tcp_sock_rcv_nxt: NO_OFFSET,
+        tcp_sock_icsk_ulp_ops: NO_OFFSET,
         unix_sock_peer: NO_OFFSET,
         unix_sock_addr: NO_OFFSET,
         unix_address_len: NO_OFFSET,

@@ -160,6 +160,7 @@ pub struct KernelOffsets {
     pub tcp_sock_copied_seq: u32,
     pub tcp_sock_write_seq: u32,
     pub tcp_sock_rcv_nxt: u32,
+    pub tcp_sock_icsk_ulp_ops: u32,
     pub unix_sock_peer: u32,
     pub unix_sock_addr: u32,
     pub unix_address_len: u32,
@@ -228,6 +229,8 @@ pub struct Settings {
     pub tls: u32,
     /// Of which calls of functions the stack is told: `STACKS_*`.
     pub stacks: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Where things are.
     pub offsets: KernelOffsets,
 }

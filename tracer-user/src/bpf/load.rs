@@ -23,8 +23,8 @@ use crate::{
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{
-            FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
-            TLS_RUSTLS_FEATURE,
+            FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
+            TLS_GO_FEATURE, TLS_RUSTLS, TLS_RUSTLS_FEATURE,
         },
         tls_libraries::TlsTrial,
         uprobe_programs::{self, UprobePrograms},
@@ -254,10 +254,14 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut tls_programs = FxHashMap::default();
     if config.tls {
-        // Those of Go and of rustls by themselves: without them the others are read.
-        let groups = [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
-        let has_rustls = settings.tls == abi::TLS_AND_RUSTLS;
-        for (programs, feature) in groups.into_iter().take(if has_rustls { 3 } else { 2 }) {
+        // Those behind the first by themselves: without them the others are read.
+        let groups = [
+            (true, TLS, TLS_FEATURE),
+            (family == Family::Socket, TLS_FILES, TLS_FILES_FEATURE),
+            (true, TLS_GO, TLS_GO_FEATURE),
+            (settings.tls == abi::TLS_AND_RUSTLS, TLS_RUSTLS, TLS_RUSTLS_FEATURE),
+        ];
+        for (_, programs, feature) in groups.into_iter().filter(|(is_wanted, ..)| *is_wanted) {
             let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
             let is_there = behind.map_or(Ok(()), |probe| {
                 is_loaded(&mut ebpf, probe)?;
@@ -379,6 +383,7 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32, kernel: &Kerne
             Some(_) => abi::STACKS_SLOW,
         },
         stack_ns: config.stacks.unwrap_or(0),
+        reserved: 0,
         offsets: abi::KernelOffsets::from(offsets),
     }
 }
