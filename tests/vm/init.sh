@@ -119,7 +119,7 @@ tls() {
 }
 
 # ktls N FLAGS…: the whole host, then OpenSSL's server twice (the second sends its file by SSL_sendfile) and nginx, each with the kernel's TLS, and
-# N clients of each version of TLS for each.
+# N clients of each version of TLS for each; of each version one more asks each for something big, and one gives that to nginx.
 ktls() {
     n_clients=$1
     shift
@@ -144,13 +144,18 @@ ktls() {
             for server in 4434/written 4435/sent 4436/kept; do
                 n=0
                 while [ "$n" -lt "$n_clients" ]; do
-                    asks "${server#*/}" |
-                        /openssl s_client -connect "127.0.0.1:${server%/*}" "-$version" -quiet >/tmp/ktls.client 2>/tmp/ktls.client.err
-                    # The file is what comes last.
-                    tail -c 200000 /tmp/ktls.client | cmp - /written || cat /tmp/ktls.client.err
+                    asks "${server#*/}" | client "${server%/*}" "$version"
+                    ends_with /written
                     n=$((n + 1))
                 done
             done
+            for server in 4434 4435 4436; do
+                asks big | client "$server" "$version"
+                ends_with /big
+            done
+            gives big | client 4436 "$version"
+            cmp /tmp/up/big /big || cat /tmp/ktls.client /tmp/ktls.client.err
+            rm /tmp/up/big
         done
         sleep 1
         misses "$tracer"
@@ -164,6 +169,22 @@ ktls() {
     said /tmp/live
     [ "$code" = 130 ] && return 0
     return "$code"
+}
+
+# client PORT VERSION: says what it reads.
+client() {
+    /openssl s_client -connect "127.0.0.1:$1" "-$2" -quiet >/tmp/ktls.client 2>/tmp/ktls.client.err
+}
+
+# ends_with FILE: what the client heard.
+ends_with() {
+    tail -c "$(wc -c <"$1")" /tmp/ktls.client | cmp - "$1" || cat /tmp/ktls.client.err
+}
+
+# gives FILE: as what a client says.
+gives() {
+    printf 'PUT /up/%s HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$1" "$(wc -c <"/$1")"
+    cat "/$1"
 }
 
 # asks FILE: what a client says. The one whose server keeps the connection asks again.

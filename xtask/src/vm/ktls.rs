@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
 use super::{
@@ -11,21 +11,81 @@ use super::{
     kernels::Kernel,
     live::{add_libraries, libraries_of},
     scenarios::{Summary, missed},
+    tls::UNCOUNTED,
 };
 
-/// Connections of each version of TLS to each server.
+/// Connections of each version of TLS to each server, for the file.
 const N: u64 = 2;
 const VERSIONS: u64 = 2;
 const SERVERS: u64 = 3;
+/// Connections of a run: those, and of each version of TLS one to each server for what is big, and one that gives it to nginx.
+const CONNECTIONS: u64 = VERSIONS * (N * SERVERS + SERVERS + 1);
 /// The file that is asked for: more than the 64 KiB that one pass of sendfile takes.
 const FILE_BYTES: u64 = 200_000;
+/// The big one: more than nginx asks one call of `SSL_sendfile` for (2 MiB), and no number of whole records.
+const BIG_BYTES: u64 = 3_000_001;
 
-/// What is asked for, how often on a connection, and how many bytes lead the file in the answer where that is known.
-const ASKED: [(&str, u64, Option<u64>); 3] = [
-    // `HTTP/1.0 200 ok` and `Content-type: text/plain`.
-    ("GET /written", 1, Some(45)),
-    ("GET /sent", 1, Some(45)),
-    ("GET /kept", 3, None),
+/// What is asked for.
+struct Asked {
+    operation: &'static str,
+    /// How often, on all connections.
+    n: u64,
+    status_code: u16,
+    request_bytes: u64,
+    /// Of the answer, those that are the file's.
+    file_bytes: u64,
+    /// Before them, those of the servers' heads: at least and at most.
+    head_bytes: (u64, u64),
+}
+
+/// `HTTP/1.0 200 ok` and `Content-type: text/plain`.
+const PLAIN_HEAD: (u64, u64) = (45, 45);
+/// nginx'.
+const NGINX_HEAD: (u64, u64) = (100, 500);
+
+const ASKED: [Asked; 5] = [
+    Asked {
+        operation: "GET /written",
+        n: N * VERSIONS,
+        status_code: 200,
+        request_bytes: "GET /written HTTP/1.0\r\n\r\n".len() as u64,
+        file_bytes: FILE_BYTES,
+        head_bytes: PLAIN_HEAD,
+    },
+    Asked {
+        operation: "GET /sent",
+        n: N * VERSIONS,
+        status_code: 200,
+        request_bytes: "GET /sent HTTP/1.0\r\n\r\n".len() as u64,
+        file_bytes: FILE_BYTES,
+        head_bytes: PLAIN_HEAD,
+    },
+    // Three times on a connection.
+    Asked {
+        operation: "GET /kept",
+        n: 3 * N * VERSIONS,
+        status_code: 200,
+        request_bytes: 0,
+        file_bytes: FILE_BYTES,
+        head_bytes: NGINX_HEAD,
+    },
+    // Of all servers.
+    Asked {
+        operation: "GET /big",
+        n: SERVERS * VERSIONS,
+        status_code: 200,
+        request_bytes: "GET /big HTTP/1.0\r\n\r\n".len() as u64,
+        file_bytes: BIG_BYTES,
+        head_bytes: (PLAIN_HEAD.0, NGINX_HEAD.1),
+    },
+    Asked {
+        operation: "PUT /up/big",
+        n: VERSIONS,
+        status_code: 201,
+        request_bytes: "PUT /up/big HTTP/1.0\r\nContent-Length: 3000001\r\n\r\n".len() as u64 + BIG_BYTES,
+        file_bytes: 0,
+        head_bytes: NGINX_HEAD,
+    },
 ];
 
 const CONFIGURATION: &[u8] = b"openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = default\n[default]\nOptions = KTLS\n";
@@ -51,6 +111,12 @@ http {
         ssl_protocols TLSv1.2 TLSv1.3;
         ssl_conf_command Options KTLS;
         root /;
+        location /up/ {
+            root /tmp;
+            client_max_body_size 8m;
+            dav_methods PUT;
+            create_full_put_path on;
+        }
     }
 }
 ";
@@ -65,8 +131,9 @@ pub(super) fn add_to(image: &mut Image, kernel: &Kernel) -> Result<()> {
         let name = module.file_name().context("a module's name")?.to_string_lossy();
         image.copy(&format!("modules/{name}"), module)?;
     }
-    let content: Vec<u8> = (b'a'..=b'z').cycle().take(FILE_BYTES as usize).collect();
-    for name in ["written", "sent", "kept"] {
+    for (name, n) in [("written", FILE_BYTES), ("sent", FILE_BYTES), ("kept", FILE_BYTES), ("big", BIG_BYTES)]
+    {
+        let content: Vec<u8> = (b'a'..=b'z').cycle().take(n as usize).collect();
         image.file(name, 0o644, &content)?;
     }
     image.file("ktls.cnf", 0o644, CONFIGURATION)?;
@@ -103,11 +170,12 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
         return;
     }
     for (name, is_inside) in [("ktls", true), ("ktls-opaque", false)] {
-        let n_missed =
-            u64::from(kernel.is_at_least("7.0")) + console.step(name).map_or(0, |step| missed(&step.output));
+        let n_uncounted = if kernel.is_at_least("7.0") { UNCOUNTED } else { 0 };
+        let n_missed = n_uncounted + console.step(name).map_or(0, |step| missed(&step.output));
         let outcome = console.step(name).and_then(|step| {
             ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 25));
-            let counts = (if is_inside { check_inside } else { check_outside })(&step.output, n_missed)?;
+            let counts =
+                (if is_inside { check_inside } else { check_outside })(&step.output, n_missed, n_uncounted)?;
             Ok(format!("{counts}, {}", used(&step.output, is_inside)?))
         });
         note(name, outcome);
@@ -125,6 +193,7 @@ struct Row {
     role: String,
     operation: String,
     status_code: Option<u16>,
+    request_bytes: u64,
     response_bytes: u64,
     end: String,
     confidence: String,
@@ -141,40 +210,52 @@ fn rows(output: &str) -> Result<Vec<Row>> {
     lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-fn check_inside(output: &str, n_missed: u64) -> Result<String> {
+impl Asked {
+    /// Whether all of it is told, as it was.
+    fn is_whole(&self, row: &Row) -> bool {
+        let (least, most) = self.head_bytes;
+        row.status_code == Some(self.status_code)
+            && row.end == "answered"
+            && row.confidence == "complete"
+            && (row.request_bytes == self.request_bytes || self.request_bytes == 0)
+            && (self.file_bytes + least..=self.file_bytes + most).contains(&row.response_bytes)
+    }
+}
+
+fn check_inside(output: &str, n_missed: u64, n_uncounted: u64) -> Result<String> {
     let (rows, summary) = (rows(output)?, Summary::of(output)?);
     let inside: Vec<&Row> = rows
         .iter()
         .filter(|row| row.tls.as_ref().and_then(|tls| tls.library.as_deref()) == Some("openssl"))
         .collect();
-    let mut told = 0;
-    let mut wanted = 0;
-    for (operation, n_on_each, head) in ASKED {
+    let (mut told, mut wanted) = (0, 0);
+    for asked in &ASKED {
+        let Asked { operation, n, .. } = *asked;
+        // What each end says that an answer had.
         let mut by_role = Vec::new();
         for role in ["server", "client"] {
-            let found: Vec<&&Row> =
-                inside.iter().filter(|row| row.operation == operation && row.role == role).collect();
-            for row in &found {
-                let whole =
-                    row.status_code == Some(200) && row.end == "answered" && row.confidence == "complete";
-                ensure!(whole || n_missed != 0, "{row:?}");
-                let least = FILE_BYTES + head.unwrap_or(100);
-                let most = FILE_BYTES + head.unwrap_or(500);
-                ensure!(n_missed != 0 || (least..=most).contains(&row.response_bytes), "{row:?}");
+            let found = inside.iter().filter(|row| row.operation == operation && row.role == role);
+            let found: Vec<&Row> = found.copied().collect();
+            if let (0, Some(row)) = (n_missed, found.iter().find(|row| !asked.is_whole(row))) {
+                bail!("{row:?}");
             }
-            by_role.push(found.len() as u64);
+            let mut bytes: Vec<u64> = found.iter().map(|row| row.response_bytes).collect();
+            bytes.sort_unstable();
+            by_role.push(bytes);
         }
-        let n = N * VERSIONS * n_on_each;
-        let is_right =
-            if n_missed == 0 { by_role == [n, n] } else { by_role.iter().all(|found| *found <= n) };
-        ensure!(is_right, "{by_role:?} of `{operation}`, not {n} at each end");
-        told += by_role.iter().sum::<u64>();
+        let n_found = by_role.iter().map(|found| found.len() as u64);
+        let is_right = match n_missed {
+            0 => n_found.clone().all(|found| found == n) && by_role[0] == by_role[1],
+            _ => n_found.clone().all(|found| found <= n),
+        };
+        ensure!(is_right, "{by_role:?} bytes of `{operation}`, not {n} at each end, the same");
+        told += n_found.sum::<u64>();
         wanted += 2 * n;
     }
     ensure!(told == inside.len() as u64, "something else inside: {inside:#?}");
     turns_only(rows.iter().filter(|row| row.tls.as_ref().is_none_or(|tls| tls.library.is_none())))?;
     if n_missed != 0 {
-        let most = summary.most_unknown();
+        let most = summary.most_unknown() + n_uncounted;
         ensure!(wanted <= told + most, "{told} of {wanted}, {most} at most are known to be lost");
         return Ok(format!(
             "{told} of {wanted}, at most {most} lost (the kernel ran no probe for {n_missed} calls)"
@@ -184,10 +265,10 @@ fn check_inside(output: &str, n_missed: u64) -> Result<String> {
     Ok(format!("{told} requests inside"))
 }
 
-fn check_outside(output: &str, n_missed: u64) -> Result<String> {
+fn check_outside(output: &str, n_missed: u64, _: u64) -> Result<String> {
     let (rows, summary) = (rows(output)?, Summary::of(output)?);
     turns_only(rows.iter())?;
-    let n = 2 * N * VERSIONS * SERVERS;
+    let n = 2 * CONNECTIONS;
     let found = summary.n_of("TLS handshake").0;
     ensure!(found >= n || n_missed != 0, "{found} turns of handshakes, not {n}");
     if n_missed == 0 {
@@ -215,8 +296,8 @@ fn used(output: &str, is_first: bool) -> Result<String> {
     let (sent, received, failed) = (n_of("TlsTxSw")?, n_of("TlsRxSw")?, n_of("TlsDecryptError")?);
     // It counts from the boot on.
     let n_runs = if is_first { 1 } else { 2 };
-    let least = n_runs * 2 * N * SERVERS;
-    let all = VERSIONS * least;
+    let all = n_runs * 2 * CONNECTIONS;
+    let least = all / VERSIONS;
     ensure!(
         sent == all && (least..=all).contains(&received) && failed == 0,
         "the kernel encrypted for {sent} ends, not {all}, and decrypted for {received}, not {least} to {all}; {failed} errors"
@@ -228,26 +309,30 @@ fn used(output: &str, is_first: bool) -> Result<String> {
 mod tests {
     use super::*;
 
-    /// What a guest prints: rows of what is inside, as often as each is asked for but for `spare` of the last, and the summary.
-    fn printed(spare: u64, bytes: u64, operation: &str, high: u64) -> String {
+    /// What a guest prints: rows of what is inside, as often as each is asked for but for `spare` of one, with `short` bytes too few where the server tells
+    /// an answer, a row of the wire, and the summary.
+    fn printed(spare: u64, short: u64, operation: &str, high: u64) -> String {
         let mut text = String::new();
         let mut count = 0;
-        let mut row = |role: &str, operation: &str, library: &str, bytes: u64| {
+        let mut row = |role: &str, operation: &str, library: &str, status: u16, bytes: [u64; 2]| {
+            let [request, response] = bytes;
             text += &format!(
-                "{{\"start_time_ns\":1,\"role\":\"{role}\",\"operation\":\"{operation}\",\"status_code\":200,\
-                 \"tls\":{{\"library\":{library}}},\"response_bytes\":{bytes},\"end\":\"answered\",\"confidence\":\"complete\"}}\n"
+                "{{\"start_time_ns\":1,\"role\":\"{role}\",\"operation\":\"{operation}\",\"status_code\":{status},\
+                 \"tls\":{{\"library\":{library}}},\"request_bytes\":{request},\"response_bytes\":{response},\
+                 \"end\":\"answered\",\"confidence\":\"complete\"}}\n"
             );
             count += 1;
         };
-        for (operation, n_on_each, head) in ASKED {
-            let spare = if operation == "GET /kept" { spare } else { 0 };
-            for role in ["server", "client"] {
-                for _ in spare..N * VERSIONS * n_on_each {
-                    row(role, operation, "\"openssl\"", bytes + head.unwrap_or(240));
+        for asked in &ASKED {
+            let spare = if asked.operation == "GET /kept" { spare } else { 0 };
+            for (role, short) in [("server", short), ("client", 0)] {
+                for _ in spare..asked.n {
+                    let bytes = [asked.request_bytes, asked.file_bytes + asked.head_bytes.1 - short];
+                    row(role, asked.operation, "\"openssl\"", asked.status_code, bytes);
                 }
             }
         }
-        row("server", operation, "null", 600);
+        row("server", operation, "null", 200, [600, 600]);
         text + &format!(
             "{{\"type\":\"summary\",\"transactions\":{count},\"open\":0,\"lost_requests\":{{\"low\":0,\"high\":{high}}}}}\n"
         )
@@ -255,27 +340,37 @@ mod tests {
 
     #[test]
     fn each_end_of_each_request_must_be_there_with_all_its_bytes() {
-        let whole = printed(0, FILE_BYTES, "TLS handshake", 0);
-        check_inside(&whole, 0).unwrap();
+        let whole = printed(0, 0, "TLS handshake", 0);
+        check_inside(&whole, 0, 0).unwrap();
         let twice = whole.replacen("\"library\":null", "\"library\":\"openssl\"", 1);
+        let put = &ASKED[4];
+        let gave = |bytes: u64| format!("\"request_bytes\":{bytes},");
+        let unread = whole.replacen(&gave(put.request_bytes), &gave(put.request_bytes - 1), 1);
+        // The head of one answer has another length for its server than for its client.
+        let big = |bytes: u64| format!("\"response_bytes\":{bytes},");
+        let most = BIG_BYTES + NGINX_HEAD.1;
+        let uneven = whole.replacen(&big(most), &big(most - 1), 1);
         for wrong in [
-            printed(1, FILE_BYTES, "TLS handshake", 0),
-            printed(0, FILE_BYTES - 1, "TLS handshake", 0),
-            printed(0, FILE_BYTES, "GET /kept", 0),
-            printed(0, FILE_BYTES, "TLS handshake", 1),
+            printed(1, 0, "TLS handshake", 0),
+            printed(0, 1, "TLS handshake", 0),
+            printed(0, 0, "GET /kept", 0),
+            printed(0, 0, "TLS handshake", 1),
             twice,
+            unread,
+            uneven,
         ] {
-            assert!(check_inside(&wrong, 0).is_err(), "{wrong}");
+            assert!(check_inside(&wrong, 0, 0).is_err(), "{wrong}");
         }
-        check_inside(&printed(1, FILE_BYTES, "TLS", 2), 3).unwrap();
-        assert!(check_inside(&printed(1, FILE_BYTES, "TLS", 1), 3).is_err());
-        assert!(check_outside(&whole, 0).is_err(), "a request by its name");
-        assert!(super::super::INIT.contains("cmp - /written"));
+        check_inside(&printed(1, 0, "TLS", 2), 3, 0).unwrap();
+        check_inside(&printed(1, 0, "TLS", 0), 4, 4).unwrap();
+        assert!(check_inside(&printed(1, 0, "TLS", 1), 3, 0).is_err());
+        assert!(check_outside(&whole, 0, 0).is_err(), "a request by its name");
+        assert!(super::super::INIT.contains("cmp - \"$1\""));
     }
 
     #[test]
     fn the_kernel_must_have_encrypted_for_both_ends() {
-        let all = 2 * N * SERVERS * VERSIONS;
+        let all = 2 * CONNECTIONS;
         let stat = |sent: u64, received: u64| {
             format!(
                 "TlsCurrTxSw                     \t0\nTlsTxSw    \t{sent}\nTlsRxSw\t{received}\nTlsDecryptError \t0\n"
