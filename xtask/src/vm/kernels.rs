@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::modules;
+use super::{ktls, modules};
 use crate::shell::{command, output, run_quietly};
 
 /// Suites of the archive and of its security part that have cloud kernels of the wanted series.
@@ -51,7 +51,7 @@ pub(crate) struct Kernel {
     pub(crate) version: String,
     /// The image.
     pub(crate) image: PathBuf,
-    /// What its own TLS needs, in the order of loading; empty where that could not be had.
+    /// What its own TLS needs, in the order of loading; empty where that is not tried, or could not be had.
     pub(crate) modules: Vec<PathBuf>,
 }
 
@@ -118,6 +118,7 @@ impl Archive {
         let folder = self.dir.join("kernels");
         let (image, modules) =
             (folder.join(format!("vmlinuz-{version}")), folder.join(format!("modules-{version}")));
+        let kernel = Kernel { version: version.to_owned(), image: image.clone(), modules: Vec::new() };
         let mut unpacked = None;
         if !image.is_file() {
             let tree = self.unpack(package)?;
@@ -128,13 +129,15 @@ impl Archive {
             fs::rename(&partial, &image)?;
             unpacked = Some(tree);
         }
-        if !modules.is_dir()
+        if ktls::is_tried(&kernel)
+            && !modules.is_dir()
             && let Err(error) = self.fetch_modules(version, package, unpacked, &modules)
         {
             println!("vm: {package}: its modules: {error:#}");
         }
-        let modules = modules::in_folder(&modules);
-        Ok(Kernel { version: version.to_owned(), image, modules })
+        // What was unpacked is some hundred MB.
+        let _ = fs::remove_dir_all(self.dir.join("work"));
+        Ok(Kernel { modules: modules::in_folder(&modules), ..kernel })
     }
 
     /// Modules are in the image's package, or, where that is split, in one of their own.

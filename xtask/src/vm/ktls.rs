@@ -147,7 +147,7 @@ pub(super) fn add_to(image: &mut Image, kernel: &Kernel) -> Result<()> {
 }
 
 /// Whether it is tried: where the hooks of sockets ask what sits on top of TCP.
-fn is_tried(kernel: &Kernel) -> bool {
+pub(super) fn is_tried(kernel: &Kernel) -> bool {
     kernel.is_at_least("6.3")
 }
 
