@@ -124,10 +124,7 @@ ktls() {
     n_clients=$1
     shift
     rm -rf /tmp/recording /tmp/live /tmp/live.err
-    export OPENSSL_CONF=/ktls.cnf
-    if [ ! -e /proc/net/tls_stat ]; then
-        for module in /modules/*; do insmod "$module" || return 1; done
-    fi
+    kernel_encrypts || return 1
     /txray record "$@" --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
     tracer=$!
     if wait_for /tmp/live.err "txray: tracing" "$tracer"; then
@@ -169,6 +166,57 @@ ktls() {
     said /tmp/live
     [ "$code" = 130 ] && return 0
     return "$code"
+}
+
+# kernel_encrypts: from here on, for whoever asks OpenSSL.
+kernel_encrypts() {
+    export OPENSSL_CONF=/ktls.cnf
+    if [ ! -e /proc/net/tls_stat ]; then
+        for module in /modules/*; do insmod "$module" || return 1; done
+    fi
+}
+
+# ktls_middle: a connection of each version of TLS to nginx, then a tracer of the whole host, then two requests more on each.
+ktls_middle() {
+    rm -rf /tmp/recording /tmp/live /tmp/live.err /tmp/go /tmp/ktls.4436
+    kernel_encrypts || return 1
+    /nginx -c /nginx.conf >/tmp/ktls.4436 2>&1 &
+    server=$!
+    wait_for /tmp/ktls.4436 "start worker" || return 1
+    clients=
+    for version in tls1_2 tls1_3; do
+        middle | client 4436 "$version" &
+        clients="$clients $!"
+        # Until its first request is answered.
+        sleep 3
+    done
+    /txray record --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
+    tracer=$!
+    wait_for /tmp/live.err "txray: tracing" "$tracer"
+    # As above.
+    sleep 3
+    touch /tmp/go
+    wait $clients
+    sleep 1
+    misses "$tracer"
+    kill -INT "$tracer"
+    wait "$tracer"
+    code=$?
+    kill "$server"
+    cat /tmp/live.err
+    grep -v '"type":"summary"' /tmp/live
+    said /tmp/live
+    [ "$code" = 130 ] && return 0
+    return "$code"
+}
+
+# middle: what its clients say.
+middle() {
+    printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    until [ -e /tmp/go ]; do sleep 0.2; done
+    printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    sleep 2
+    printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 }
 
 # client PORT VERSION: says what it reads.

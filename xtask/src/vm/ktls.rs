@@ -31,6 +31,7 @@ struct Asked {
     /// How often, on all connections.
     n: u64,
     status_code: u16,
+    /// 0: not always the same.
     request_bytes: u64,
     /// Of the answer, those that are the file's.
     file_bytes: u64,
@@ -42,6 +43,16 @@ struct Asked {
 const PLAIN_HEAD: (u64, u64) = (45, 45);
 /// nginx'.
 const NGINX_HEAD: (u64, u64) = (100, 500);
+
+/// Three times on a connection, the last time in other words.
+const KEPT: Asked = Asked {
+    operation: "GET /kept",
+    n: 3 * N * VERSIONS,
+    status_code: 200,
+    request_bytes: 0,
+    file_bytes: FILE_BYTES,
+    head_bytes: NGINX_HEAD,
+};
 
 const ASKED: [Asked; 5] = [
     Asked {
@@ -60,15 +71,7 @@ const ASKED: [Asked; 5] = [
         file_bytes: FILE_BYTES,
         head_bytes: PLAIN_HEAD,
     },
-    // Three times on a connection.
-    Asked {
-        operation: "GET /kept",
-        n: 3 * N * VERSIONS,
-        status_code: 200,
-        request_bytes: 0,
-        file_bytes: FILE_BYTES,
-        head_bytes: NGINX_HEAD,
-    },
+    KEPT,
     // Of all servers.
     Asked {
         operation: "GET /big",
@@ -157,7 +160,7 @@ pub(super) fn script(kernel: &Kernel) -> String {
         return String::new();
     }
     format!(
-        "step ktls ktls {N}\nstep ktls/replay replay\nstep ktls-opaque ktls {N} --tls opaque\nstep ktls-opaque/replay replay\n"
+        "step ktls ktls {N}\nstep ktls/replay replay\nstep ktls-opaque ktls {N} --tls opaque\nstep ktls-opaque/replay replay\nstep ktls-middle ktls_middle\nstep ktls-middle/replay replay\n"
     )
 }
 
@@ -169,14 +172,20 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
         }
         return;
     }
-    for (name, is_inside) in [("ktls", true), ("ktls-opaque", false)] {
+    for name in ["ktls", "ktls-opaque", "ktls-middle"] {
         let n_uncounted = if kernel.is_at_least("7.0") { UNCOUNTED } else { 0 };
         let n_missed = n_uncounted + console.step(name).map_or(0, |step| missed(&step.output));
         let outcome = console.step(name).and_then(|step| {
             ensure!(step.code == 0, "exit code {}:\n{}", step.code, tail(&step.output, 25));
-            let counts =
-                (if is_inside { check_inside } else { check_outside })(&step.output, n_missed, n_uncounted)?;
-            Ok(format!("{counts}, {}", used(&step.output, is_inside)?))
+            let output = &step.output;
+            match name {
+                "ktls-middle" => check_middle(output, n_missed, n_uncounted),
+                "ktls-opaque" => Ok(format!("{}, {}", check_outside(output, n_missed)?, used(output, 2)?)),
+                _ => {
+                    let counts = check_inside(output, &ASKED, n_missed, n_uncounted)?;
+                    Ok(format!("{counts}, {}", used(output, 1)?))
+                }
+            }
         });
         note(name, outcome);
         let replay = format!("{name}/replay");
@@ -222,14 +231,14 @@ impl Asked {
     }
 }
 
-fn check_inside(output: &str, n_missed: u64, n_uncounted: u64) -> Result<String> {
+fn check_inside(output: &str, all: &[Asked], n_missed: u64, n_uncounted: u64) -> Result<String> {
     let (rows, summary) = (rows(output)?, Summary::of(output)?);
     let inside: Vec<&Row> = rows
         .iter()
         .filter(|row| row.tls.as_ref().and_then(|tls| tls.library.as_deref()) == Some("openssl"))
         .collect();
     let (mut told, mut wanted) = (0, 0);
-    for asked in &ASKED {
+    for asked in all {
         let Asked { operation, n, .. } = *asked;
         // What each end says that an answer had.
         let mut by_role = Vec::new();
@@ -265,7 +274,15 @@ fn check_inside(output: &str, n_missed: u64, n_uncounted: u64) -> Result<String>
     Ok(format!("{told} requests inside"))
 }
 
-fn check_outside(output: &str, n_missed: u64, _: u64) -> Result<String> {
+/// Of connections that were there before, each request behind the tracer's start, and nothing else.
+fn check_middle(output: &str, n_missed: u64, n_uncounted: u64) -> Result<String> {
+    let kept = Asked { n: 2 * VERSIONS, ..KEPT };
+    let n = rows(output)?.len() as u64;
+    ensure!(n <= 2 * kept.n, "{n} rows, not {}", 2 * kept.n);
+    check_inside(output, &[kept], n_missed, n_uncounted)
+}
+
+fn check_outside(output: &str, n_missed: u64) -> Result<String> {
     let (rows, summary) = (rows(output)?, Summary::of(output)?);
     turns_only(rows.iter())?;
     let n = 2 * CONNECTIONS;
@@ -286,7 +303,7 @@ fn turns_only<'a>(mut rows: impl Iterator<Item = &'a Row>) -> Result<()> {
 }
 
 /// The kernel did encrypt, for both ends of each connection, and decrypt at least for those of TLS 1.2 (OpenSSL 3.0 leaves it no more).
-fn used(output: &str, is_first: bool) -> Result<String> {
+fn used(output: &str, n_runs: u64) -> Result<String> {
     let n_of = |name: &str| {
         let mut lines = output.lines().filter_map(|line| line.split_once(char::is_whitespace));
         let value =
@@ -295,7 +312,6 @@ fn used(output: &str, is_first: bool) -> Result<String> {
     };
     let (sent, received, failed) = (n_of("TlsTxSw")?, n_of("TlsRxSw")?, n_of("TlsDecryptError")?);
     // It counts from the boot on.
-    let n_runs = if is_first { 1 } else { 2 };
     let all = n_runs * 2 * CONNECTIONS;
     let least = all / VERSIONS;
     ensure!(
@@ -341,7 +357,7 @@ mod tests {
     #[test]
     fn each_end_of_each_request_must_be_there_with_all_its_bytes() {
         let whole = printed(0, 0, "TLS handshake", 0);
-        check_inside(&whole, 0, 0).unwrap();
+        check_inside(&whole, &ASKED, 0, 0).unwrap();
         let twice = whole.replacen("\"library\":null", "\"library\":\"openssl\"", 1);
         let put = &ASKED[4];
         let gave = |bytes: u64| format!("\"request_bytes\":{bytes},");
@@ -359,13 +375,30 @@ mod tests {
             unread,
             uneven,
         ] {
-            assert!(check_inside(&wrong, 0, 0).is_err(), "{wrong}");
+            assert!(check_inside(&wrong, &ASKED, 0, 0).is_err(), "{wrong}");
         }
-        check_inside(&printed(1, 0, "TLS", 2), 3, 0).unwrap();
-        check_inside(&printed(1, 0, "TLS", 0), 4, 4).unwrap();
-        assert!(check_inside(&printed(1, 0, "TLS", 1), 3, 0).is_err());
-        assert!(check_outside(&whole, 0, 0).is_err(), "a request by its name");
+        check_inside(&printed(1, 0, "TLS", 2), &ASKED, 3, 0).unwrap();
+        check_inside(&printed(1, 0, "TLS", 0), &ASKED, 4, 4).unwrap();
+        assert!(check_inside(&printed(1, 0, "TLS", 1), &ASKED, 3, 0).is_err());
+        assert!(check_outside(&whole, 0).is_err(), "a request by its name");
         assert!(super::super::INIT.contains("cmp - \"$1\""));
+    }
+
+    #[test]
+    fn of_a_connection_in_the_middle_nothing_but_its_requests_is_told() {
+        let whole = printed(0, 0, "TLS handshake", 0);
+        let kept: Vec<&str> = whole.lines().filter(|line| line.contains("GET /kept")).collect();
+        let summary = whole.lines().last().unwrap();
+        let half = kept.len() / 2;
+        let n = 2 * VERSIONS as usize;
+        let told = |server: usize, client: usize| {
+            [&kept[..server], &kept[half..half + client], &[summary]].concat().join("\n")
+        };
+        check_middle(&told(n, n), 0, 0).unwrap();
+        assert!(check_middle(&told(n, n - 1), 0, 0).is_err());
+        assert!(check_middle(&told(n + 1, n), 0, 0).is_err());
+        let wire = whole.lines().find(|line| line.contains("TLS handshake")).unwrap();
+        assert!(check_middle(&format!("{wire}\n{}", told(n, n)), 0, 0).is_err());
     }
 
     #[test]
@@ -376,11 +409,11 @@ mod tests {
                 "TlsCurrTxSw                     \t0\nTlsTxSw    \t{sent}\nTlsRxSw\t{received}\nTlsDecryptError \t0\n"
             )
         };
-        used(&stat(all, all / 2), true).unwrap();
-        used(&stat(2 * all, all), false).unwrap();
+        used(&stat(all, all / 2), 1).unwrap();
+        used(&stat(2 * all, all), 2).unwrap();
         for (sent, received) in [(all - 1, all / 2), (all, 0), (0, 0)] {
-            assert!(used(&stat(sent, received), true).is_err(), "{sent} {received}");
+            assert!(used(&stat(sent, received), 1).is_err(), "{sent} {received}");
         }
-        assert!(used("", true).is_err());
+        assert!(used("", 1).is_err());
     }
 }
