@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Connections of each version of TLS to each server, for the file.
-const N: u64 = 2;
+const N: u64 = 1;
 const VERSIONS: u64 = 2;
 const SERVERS: u64 = 3;
 /// Connections of a run: those, and of each version of TLS one to each server for what is big, and one that gives it to nginx.
