@@ -102,6 +102,7 @@ events { }
 http {
     access_log off;
     sendfile on;
+    keepalive_timeout 900;
     client_body_temp_path /tmp/nginx.1;
     proxy_temp_path /tmp/nginx.2;
     fastcgi_temp_path /tmp/nginx.3;
