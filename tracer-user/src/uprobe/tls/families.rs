@@ -1,10 +1,10 @@
 //! The libraries: what tells each, which of its functions take and give plaintext, and why there may be no place in it.
 
-use super::{End, Function, Library, go, nss, rustls, version};
+use super::{End, Function, Library, go, nss, reports::Code, rustls, stripped, version};
 use crate::uprobe::{
     code::{Registers, Step},
     elf::Elf,
-    placement::{Function as Code, Site},
+    placement::{Function as Instructions, Site},
     symbols::{Symbol, Symbols},
 };
 
@@ -75,8 +75,10 @@ pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(F
         let note = "Java's own TLS is compiled while it runs: there is no function in a file to probe";
         found.push((Family { kind: "Java", note: Some(note.to_owned()), ..Family::default() }, Vec::new()));
     }
-    if found.is_empty() && !symbols.has_local {
-        found.extend(stripped(constants));
+    // Of what else is in the file it says nothing.
+    let is_named = found.iter().any(|(family, _)| ["OpenSSL", "LibreSSL", "BoringSSL", "AWS-LC"].contains(&family.kind));
+    if !is_named && !symbols.has_local {
+        found.extend(stripped(elf, symbols, constants));
     }
     found
 }
@@ -140,14 +142,14 @@ const GNUTLS_RECEIVE: &str = "gnutls_record_recv";
 fn gnutls_inner(elf: &Elf<'_>, symbols: &Symbols) -> Option<Site> {
     let targets = |name| {
         let symbol: Symbol = symbols.named(name)?;
-        Some(Code::read(elf, symbol.address, symbol.size).leads_to())
+        Some(Instructions::read(elf, symbol.address, symbol.size).leads_to())
     };
     let [only] = targets("gnutls_record_recv_seq")?[..] else { return None };
     if !targets(GNUTLS_RECEIVE)?.contains(&only) {
         return None;
     }
     let size = symbols.next_after(only).map_or(0, |next| next - only);
-    let code = Code::read(elf, only, size);
+    let code = Instructions::read(elf, only, size);
     code.return_probe(elf).filter(|site| site.step == Step::Emulated && site.once)
 }
 
@@ -166,14 +168,14 @@ fn openssl_kind(symbols: &Symbols) -> &'static str {
 }
 
 pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: usize) -> Function {
-    let code = Code::read(elf, symbol.address, symbol.size);
+    let code = Instructions::read(elf, symbol.address, symbol.size);
     let is_cheap = |site: &Site| site.step == Step::Emulated && site.once;
     let own = code.return_probe(elf);
     let inner = || {
         let address = code.inner(elf)?;
         // It has no symbol of its own as a rule: it ends where the next function begins at the latest.
         let size = symbols.next_after(address).map_or(0, |next| next - address);
-        Code::read(elf, address, size).return_probe(elf).filter(is_cheap)
+        Instructions::read(elf, address, size).return_probe(elf).filter(is_cheap)
     };
     let end = match own {
         Some(site) if is_cheap(&site) => End::ReturnProbe(site),
@@ -188,16 +190,34 @@ pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_ar
     }
 }
 
-/// What has no symbols any more, by the texts that it left.
-fn stripped(constants: &[u8]) -> Option<(Family, Vec<Function>)> {
-    // Where OpenSSL and BoringSSL say which of their files an error comes from.
-    has(constants, "ssl/ssl_lib.c").then(|| {
-        let version = version::openssl(constants);
-        let kind = if has(constants, "ssl/ssl_lib.cc") { "BoringSSL" } else { OPENSSL };
-        let note = "it is linked in, and the program's symbols were stripped: nothing says where".to_owned();
-        (Family { kind, version, note: Some(note) }, Vec::new())
-    })
+/// What has no symbols any more, by the texts that it left: where OpenSSL and BoringSSL say which of their files an error comes from.
+fn stripped(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Family, Vec<Function>)> {
+    if !has(constants, "ssl/ssl_lib.c") {
+        return None;
+    }
+    let version = version::openssl(constants);
+    let kind = if has(constants, BORINGSSL_FILE) { "BoringSSL" } else { OPENSSL };
+    let found = match kind {
+        OPENSSL => Err("nothing says where".to_owned()),
+        _ => Code::of(elf, constants, BORINGSSL_FILE)
+            .ok_or_else(|| "it has no tables for exceptions".to_owned())
+            .and_then(|code| stripped::boringssl(&code.reporters(), |function| code.callers(function))),
+    };
+    let function = |(name, place): (&'static str, stripped::Place)| {
+        let symbol = Symbol { name: name.to_owned(), address: place.address, size: place.size };
+        c_function(elf, symbols, &symbol, if name == "SSL_do_handshake" { 1 } else { 3 })
+    };
+    let (functions, note) = match found {
+        Ok(found) => (found.into_iter().map(function).collect(), None),
+        Err(why) => {
+            (Vec::new(), Some(format!("it is linked in, and the program's symbols were stripped: {why}")))
+        }
+    };
+    Some((Family { kind, version, note }, functions))
 }
+
+/// BoringSSL's is C++.
+const BORINGSSL_FILE: &str = "ssl/ssl_lib.cc";
 
 pub(super) fn has(constants: &[u8], text: &str) -> bool {
     memchr::memmem::find(constants, text.as_bytes()).is_some()

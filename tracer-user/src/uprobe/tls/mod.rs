@@ -6,7 +6,9 @@
 mod families;
 mod go;
 mod nss;
+mod reports;
 mod rustls;
+mod stripped;
 mod version;
 
 use std::{fs, path::Path};

@@ -1,0 +1,257 @@
+//! Which errors a function reports: the constants that it hands to the function that keeps them.
+//!
+//! Only code that is reached from a constant is looked at: references to the source file's name are found by the bytes of the instruction that takes its
+//! address, their functions by the tables for exceptions. That costs one pass over the code, not a disassembly of it.
+
+use std::collections::BTreeSet;
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
+use memchr::memmem;
+
+use crate::uprobe::{code::MAX_FUNCTION, elf::Elf, unwind::Tables};
+
+/// Code that is searched: that of Chrome, the largest that has BoringSSL in it, is some 190 MB.
+const MAX_CODE: u64 = 256 << 20;
+/// Bytes of code that are read at once.
+const PIECE: u64 = 16 << 20;
+/// References that are followed: BoringSSL's `ssl_lib.cc` has some 60, OpenSSL's some 250.
+const MAX_REFERENCES: usize = 4096;
+/// Callers of one function that are looked at.
+const MAX_CALLERS: usize = 256;
+/// Instructions from the beginning of a block to the call that reports: there are some ten.
+const MAX_WAY: usize = 48;
+
+/// The constants of one report; `None`: not one, or another on each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Report {
+    pub(super) library: Option<u32>,
+    pub(super) reason: Option<u32>,
+    /// The address of its own name.
+    pub(super) function: Option<u64>,
+}
+
+/// A function, what it reports, and whom it calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reporter {
+    pub(super) address: u64,
+    pub(super) size: u64,
+    pub(super) reports: BTreeSet<Report>,
+    pub(super) calls: BTreeSet<u64>,
+    /// Whom it calls first, with its own first three arguments.
+    pub(super) hands_on_to: Option<u64>,
+}
+
+/// A file's code, to be asked.
+pub(super) struct Code<'a> {
+    elf: &'a Elf<'a>,
+    tables: Tables,
+    names: Vec<u64>,
+}
+
+impl<'a> Code<'a> {
+    /// `constants`: what the section of constants holds. `name`: the end of a source file's name. `None`: no such file, or no tables.
+    pub(super) fn of(elf: &'a Elf<'a>, constants: &[u8], name: &str) -> Option<Code<'a>> {
+        let names = texts(elf, constants, name, true);
+        let tables = Tables::of(elf)?;
+        (!names.is_empty()).then_some(Code { elf, tables, names })
+    }
+
+    /// All functions that name the source file.
+    pub(super) fn reporters(&self) -> Vec<Reporter> {
+        // lea: the byte before the address' own tells the register.
+        let is_reference = |code: &[u8], at: usize, end: u64| {
+            let target = |bytes: &[u8]| {
+                let displacement = i32::from_le_bytes(bytes.try_into().ok()?);
+                Some(end.wrapping_add_signed(i64::from(displacement)))
+            };
+            let [0x8d, modrm] = code[at..at + 2] else { return false };
+            modrm & 0xc7 == 5 && target(&code[at + 2..at + 6]).is_some_and(|to| self.names.contains(&to))
+        };
+        let references = self.search(0x8d, 6, MAX_REFERENCES, is_reference);
+        self.functions(&references)
+    }
+
+    /// The functions that call one.
+    pub(super) fn callers(&self, function: u64) -> Vec<Reporter> {
+        let is_call = |code: &[u8], at: usize, end: u64| {
+            let displacement: [u8; 4] = code[at + 1..at + 5].try_into().unwrap_or_default();
+            end.wrapping_add_signed(i64::from(i32::from_le_bytes(displacement))) == function
+        };
+        let calls = self.search(0xe8, 5, MAX_CALLERS, is_call);
+        self.functions(&calls)
+    }
+
+    /// Where bytes that begin with `first` are wanted ones; `is_wanted` is told where in the code they are and the address behind them.
+    fn search(
+        &self,
+        first: u8,
+        length: usize,
+        limit: usize,
+        is_wanted: impl Fn(&[u8], usize, u64) -> bool,
+    ) -> Vec<u64> {
+        let mut found = Vec::new();
+        let mut left = MAX_CODE;
+        for (_, start, size) in self.elf.code_parts() {
+            let size = size.min(left);
+            left -= size;
+            let mut at = 0;
+            while at < size {
+                let address = start.wrapping_add(at);
+                // Each piece has the beginning of the next, for what lies across.
+                let code = self.elf.memory(address, (size - at).min(PIECE + length as u64 - 1));
+                for place in memchr::memchr_iter(first, &code) {
+                    let end = address.wrapping_add((place + length) as u64);
+                    if place + length <= code.len() && is_wanted(&code, place, end) {
+                        found.push(address.wrapping_add(place as u64));
+                    }
+                }
+                if found.len() > limit {
+                    return Vec::new();
+                }
+                at += PIECE;
+            }
+        }
+        found
+    }
+
+    /// The functions in which these addresses are.
+    fn functions(&self, addresses: &[u64]) -> Vec<Reporter> {
+        let bounds = addresses.iter().filter_map(|address| self.tables.function(*address));
+        let bounds: BTreeSet<(u64, u64)> = bounds.filter(|(_, size)| *size <= MAX_FUNCTION).collect();
+        let read = |(address, size)| {
+            let code = self.elf.memory(address, size);
+            reporter(&code, address, &self.names)
+        };
+        bounds.into_iter().map(read).collect()
+    }
+}
+
+/// Where texts of their own are that are `name`, or end with it.
+pub(super) fn texts(elf: &Elf<'_>, constants: &[u8], name: &str, is_end: bool) -> Vec<u64> {
+    let Some(section) = elf.section(".rodata") else { return Vec::new() };
+    let found = memmem::find_iter(constants, name).filter(|at| constants.get(at + name.len()) == Some(&0));
+    let starts = found.filter_map(|at| {
+        let start = memchr::memrchr(0, &constants[..at]).map_or(0, |zero| zero + 1);
+        (is_end || start == at).then(|| section.address.wrapping_add(start as u64))
+    });
+    starts.collect()
+}
+
+/// What is in a function's code; `names` are the addresses that a report begins with.
+fn reporter(code: &[u8], address: u64, names: &[u64]) -> Reporter {
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+    let instructions: Vec<Instruction> = decoder.iter().take_while(|one| !one.is_invalid()).collect();
+    let end = address.wrapping_add(code.len() as u64);
+    let outside = |target: &u64| !(address..end).contains(target);
+    let calls = instructions.iter().filter_map(|one| match one.flow_control() {
+        FlowControl::Call => near(one),
+        FlowControl::UnconditionalBranch => near(one).filter(outside),
+        _ => None,
+    });
+    let mut reporter = Reporter {
+        address,
+        size: code.len() as u64,
+        reports: BTreeSet::new(),
+        calls: calls.collect(),
+        hands_on_to: hands_on_to(&instructions),
+    };
+    // What is known at a block's beginning depends on the way; within it, and from there on, it does not.
+    let branches = instructions.iter().filter_map(near);
+    let behind = instructions.iter().filter(|one| one.flow_control() != FlowControl::Next).map(|one| one.next_ip());
+    let blocks: BTreeSet<u64> = branches.chain(behind).chain([address]).collect();
+    for block in blocks {
+        if let Some(report) = report(&instructions, block, names) {
+            reporter.reports.insert(report);
+        }
+    }
+    reporter
+}
+
+/// The target of a call or jump within the file.
+fn near(one: &Instruction) -> Option<u64> {
+    (one.op_count() > 0 && one.op0_kind() == OpKind::NearBranch64).then(|| one.near_branch_target())
+}
+
+/// Follows the code from an address up to the first call: what it reports, if it does.
+fn report(instructions: &[Instruction], from: u64, names: &[u64]) -> Option<Report> {
+    let mut factory = InstructionInfoFactory::new();
+    let mut known: [Option<u64>; 16] = [None; 16];
+    let place = |address: u64| instructions.binary_search_by_key(&address, Instruction::ip).ok();
+    let mut at = place(from)?;
+    for _ in 0..MAX_WAY {
+        let one = instructions.get(at)?;
+        at += 1;
+        match one.flow_control() {
+            FlowControl::Next | FlowControl::ConditionalBranch => {}
+            FlowControl::UnconditionalBranch => {
+                at = place(near(one)?)?;
+                continue;
+            }
+            FlowControl::Call => return reported(&known, names),
+            _ => return None,
+        }
+        let written = factory.info(one).used_registers().iter().filter(|used| is_written(used.access()));
+        let numbers: Vec<usize> = written.filter_map(|used| number(used.register())).collect();
+        for number in numbers {
+            known[number] = value(one);
+        }
+    }
+    None
+}
+
+/// The constant that an instruction leaves in its register.
+fn value(one: &Instruction) -> Option<u64> {
+    let is_whole = one.op0_kind() == OpKind::Register && one.op0_register().size() >= 4;
+    match one.mnemonic() {
+        Mnemonic::Lea if one.is_ip_rel_memory_operand() => Some(one.ip_rel_memory_address()),
+        Mnemonic::Mov if is_whole => match one.op1_kind() {
+            OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => Some(one.immediate(1)),
+            _ => None,
+        },
+        Mnemonic::Xor if is_whole && one.op1_kind() == OpKind::Register => {
+            (one.op0_register() == one.op1_register()).then_some(0)
+        }
+        _ => None,
+    }
+}
+
+/// BoringSSL: `ERR_put_error(library, 0, reason, file, line)`; OpenSSL 3: `ERR_set_debug(file, line, function)`, which stands before the rest.
+fn reported(known: &[Option<u64>; 16], names: &[u64]) -> Option<Report> {
+    let [rcx, rdx, rdi] = [1, 2, 7].map(|number: usize| known[number]);
+    let is_name = |value: Option<u64>| value.is_some_and(|value| names.contains(&value));
+    let narrow = |value: Option<u64>| value.and_then(|value| u32::try_from(value).ok());
+    if is_name(rcx) {
+        return Some(Report { library: narrow(rdi), reason: narrow(rdx), function: None });
+    }
+    is_name(rdi).then_some(Report { library: None, reason: None, function: rdx })
+}
+
+/// Whom it calls first, if nothing was put in place of its first three arguments.
+fn hands_on_to(instructions: &[Instruction]) -> Option<u64> {
+    let mut factory = InstructionInfoFactory::new();
+    for one in instructions.iter().take(MAX_WAY) {
+        match one.flow_control() {
+            FlowControl::Next | FlowControl::ConditionalBranch => {}
+            FlowControl::Call => return near(one),
+            _ => return None,
+        }
+        let used = factory.info(one).used_registers().iter();
+        let mut written = used.filter(|used| is_written(used.access())).filter_map(|used| number(used.register()));
+        if written.any(|number| [2, 6, 7].contains(&number)) {
+            return None;
+        }
+    }
+    None
+}
+
+fn is_written(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+fn number(register: Register) -> Option<usize> {
+    let number = (register.full_register() as usize).checked_sub(Register::RAX as usize)?;
+    (number < 16).then_some(number)
+}

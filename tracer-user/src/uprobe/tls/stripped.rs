@@ -1,0 +1,249 @@
+//! Functions of OpenSSL and BoringSSL that no symbol names: found by the errors that they report.
+//!
+//! Whoever reports an error hands over constants right before the call: its source file's name, the library's number, a reason, and in OpenSSL 3 the
+//! function's own name. Which function reports what has hardly changed in ten years. So a function is known by its errors and by whom it
+//! calls; where two would fit, or none, the library stays opaque, and the reason is told.
+
+use super::reports::{Report, Reporter};
+
+/// Where a function begins and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) address: u64,
+    pub(super) size: u64,
+}
+
+impl Place {
+    fn of(reporter: &Reporter) -> Place {
+        Place { address: reporter.address, size: reporter.size }
+    }
+}
+
+/// The functions that were found, by the names that they have in the source.
+pub(super) type Found = Vec<(&'static str, Place)>;
+
+/// Reasons as BoringSSL's err.h and ssl.h number them; none was ever numbered anew.
+mod boringssl {
+    /// The number of the library that reports.
+    pub(super) const LIBRARY: u32 = 16;
+    pub(super) const SHOULD_NOT_HAVE_BEEN_CALLED: u32 = 66;
+    pub(super) const BAD_LENGTH: u32 = 111;
+    pub(super) const CONNECTION_TYPE_NOT_SET: u32 = 134;
+    pub(super) const SSL_HANDSHAKE_FAILURE: u32 = 215;
+    pub(super) const UNINITIALIZED: u32 = 226;
+}
+
+/// BoringSSL's. `callers`: the functions that call one.
+pub(super) fn boringssl(
+    reporters: &[Reporter],
+    callers: impl FnOnce(u64) -> Vec<Reporter>,
+) -> Result<Found, String> {
+    use boringssl::{
+        BAD_LENGTH, CONNECTION_TYPE_NOT_SET, LIBRARY, SHOULD_NOT_HAVE_BEEN_CALLED, SSL_HANDSHAKE_FAILURE,
+        UNINITIALIZED,
+    };
+    let reports = |reporter: &Reporter, reasons: &[u32]| {
+        let is_one = |reason: &u32| {
+            let wanted = Report { library: Some(LIBRARY), reason: Some(*reason), function: None };
+            reporter.reports.contains(&wanted)
+        };
+        reasons.iter().all(is_one)
+    };
+    let those = |reasons: &'static [u32]| reporters.iter().filter(move |one| reports(one, reasons));
+    // To write, it completes the handshake, and refuses lengths below zero.
+    let write = only(those(&[UNINITIALIZED, SSL_HANDSHAKE_FAILURE, BAD_LENGTH]), "SSL_write")?;
+    // Others have it compiled into them; the one that is called is it.
+    let handshakes: Vec<&Reporter> =
+        those(&[CONNECTION_TYPE_NOT_SET]).filter(|one| write.calls.contains(&one.address)).collect();
+    let handshake = only(handshakes.into_iter(), "SSL_do_handshake")?;
+    // `ssl_read_impl` completes it as well.
+    let inner = those(&[UNINITIALIZED, SSL_HANDSHAKE_FAILURE])
+        .filter(|one| one.address != write.address && one.calls.contains(&handshake.address));
+    let inner = only(inner, "what reads")?;
+    // Nobody reads while QUIC moves the bytes: `SSL_peek` says so, which `SSL_read` begins with.
+    let outer: Vec<&Reporter> = those(&[SHOULD_NOT_HAVE_BEEN_CALLED])
+        .filter(|one| one.address == inner.address || one.calls.contains(&inner.address))
+        .collect();
+    let read = match outer[..] {
+        // One within the other: what only looks does less.
+        [one, other] => {
+            let is_more = |one: &Reporter, than: &Reporter| {
+                one.address != inner.address
+                    && (one.calls.contains(&than.address)
+                        || one.calls.len() > than.calls.len() && one.calls.is_superset(&than.calls))
+            };
+            match (is_more(one, other), is_more(other, one)) {
+                (true, false) => Place::of(one),
+                (false, true) => Place::of(other),
+                _ => return Err("SSL_read cannot be told from SSL_peek".to_owned()),
+            }
+        }
+        // One behind the other, and both in the same source.
+        [peek] => {
+            let source = reporters.iter().fold((u64::MAX, 0), |(first, last), one| {
+                (first.min(one.address), last.max(one.address))
+            });
+            let callers = callers(peek.address);
+            let is_read = |one: &&Reporter| {
+                (source.0..=source.1).contains(&one.address)
+                    && one.address != peek.address
+                    && one.hands_on_to == Some(peek.address)
+            };
+            Place::of(only(callers.iter().filter(is_read), "SSL_read")?)
+        }
+        _ => return Err(missing(outer.len(), "SSL_read")),
+    };
+    Ok(vec![
+        ("SSL_read", read),
+        ("SSL_write", Place::of(write)),
+        ("SSL_do_handshake", Place::of(handshake)),
+    ])
+}
+
+/// The one there is.
+fn only<'a>(mut some: impl Iterator<Item = &'a Reporter>, what: &str) -> Result<&'a Reporter, String> {
+    match (some.next(), some.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(missing(0, what)),
+        (Some(_), Some(_)) => Err(missing(2 + some.count(), what)),
+    }
+}
+
+fn missing(n: usize, what: &str) -> String {
+    match n {
+        0 => format!("no function reports the errors of {what}"),
+        n => format!("{n} functions report the errors of {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const QUIC: u32 = 66;
+    const WRITE: &[u32] = &[QUIC, 226, 215, 111];
+    const SHAKE: u64 = 0x2000;
+    const INNER: u64 = 0x5000;
+
+    fn one(address: u64, reasons: &[u32], calls: &[u64]) -> Reporter {
+        let report = |reason: &u32| Report { library: Some(16), reason: Some(*reason), function: None };
+        Reporter {
+            address,
+            size: 0x100,
+            reports: reasons.iter().map(report).collect(),
+            calls: calls.iter().copied().collect(),
+            hands_on_to: calls.first().copied(),
+        }
+    }
+
+    /// As it is in programs: reading and looking have the beginning of both in them.
+    fn usual() -> Vec<Reporter> {
+        vec![
+            one(0x1000, &[284, 246], &[]),
+            one(SHAKE, &[134], &[9]),
+            one(0x2800, &[134], &[9]),
+            one(0x3000, WRITE, &[SHAKE]),
+            one(INNER, &[226, 215, 100, 182], &[SHAKE, 8]),
+            one(0x6000, &[QUIC], &[INNER, 7]),
+            one(0x6800, &[QUIC], &[INNER, 7, 6]),
+            one(0x7000, &[QUIC], &[]),
+            one(0x8000, &[226, 291], &[]),
+        ]
+    }
+
+    #[track_caller]
+    fn found(reporters: &[Reporter], callers: Vec<Reporter>) -> Vec<(&'static str, u64)> {
+        let found = boringssl(reporters, |_| callers).unwrap();
+        found.into_iter().map(|(name, place)| (name, place.address)).collect()
+    }
+
+    #[track_caller]
+    fn refused(reporters: &[Reporter], callers: Vec<Reporter>) -> String {
+        boringssl(reporters, |_| callers).unwrap_err()
+    }
+
+    #[test]
+    fn functions_are_known_by_their_errors_and_by_whom_they_call() {
+        let usual = usual();
+        let all = [("SSL_read", 0x6800), ("SSL_write", 0x3000), ("SSL_do_handshake", SHAKE)];
+        assert_eq!(found(&usual, Vec::new()), all);
+        // Where reading calls looking, whether that has the rest in it or not.
+        let mut calls = usual.clone();
+        calls[6] = one(0x6800, &[], &[0x6000, 6]);
+        let read = calls.remove(6);
+        assert_eq!(found(&calls, vec![read.clone()]), all);
+        calls.remove(4);
+        calls[4] = one(0x6000, &[QUIC, 226, 215], &[SHAKE, 8]);
+        assert_eq!(found(&calls, vec![read.clone()]), all);
+        // A program that looks for itself is none of the library.
+        assert_eq!(found(&calls, vec![read, one(0x9000, &[], &[0x6000])]), all);
+    }
+
+    #[test]
+    fn what_could_be_two_is_none() {
+        let mut two = usual();
+        two.push(one(0x9000, WRITE, &[SHAKE]));
+        assert_eq!(refused(&two, Vec::new()), "2 functions report the errors of SSL_write");
+        let mut two = usual();
+        two[2] = one(0x2800, &[134], &[9]);
+        two[3] = one(0x3000, WRITE, &[SHAKE, 0x2800]);
+        assert_eq!(refused(&two, Vec::new()), "2 functions report the errors of SSL_do_handshake");
+        let mut same = usual();
+        same[5] = one(0x6000, &[QUIC], &[INNER, 7, 6]);
+        assert_eq!(refused(&same, Vec::new()), "SSL_read cannot be told from SSL_peek");
+        same[5] = one(0x6000, &[QUIC], &[INNER, 7, 5]);
+        assert_eq!(refused(&same, Vec::new()), "SSL_read cannot be told from SSL_peek");
+        let mut three = usual();
+        three[7] = one(0x7000, &[QUIC], &[INNER]);
+        assert_eq!(refused(&three, Vec::new()), "3 functions report the errors of SSL_read");
+        // Looking alone, and two of the same source that call it, or one that calls it for other bytes.
+        let mut looks = usual();
+        looks.remove(6);
+        let calls = |at, target| one(at, &[], &[target, 6]);
+        let both = vec![calls(0x6800, 0x6000), calls(0x6900, 0x6000)];
+        assert_eq!(refused(&looks, both), "2 functions report the errors of SSL_read");
+        assert_eq!(refused(&looks, vec![calls(0x6800, 6)]), "no function reports the errors of SSL_read");
+        assert_eq!(refused(&looks, Vec::new()), "no function reports the errors of SSL_read");
+    }
+
+    #[test]
+    fn what_is_missing_is_not_guessed() {
+        for (at, what) in [(1, "SSL_do_handshake"), (3, "SSL_write"), (4, "what reads")] {
+            let mut less = usual();
+            less.remove(at);
+            let why = format!("no function reports the errors of {what}");
+            assert_eq!(refused(&less, Vec::new()), why);
+        }
+        // Another library's errors have the same numbers.
+        let mut other = usual();
+        let is_others = |report: Report| Report { library: Some(20), ..report };
+        other[3].reports = other[3].reports.iter().copied().map(is_others).collect::<BTreeSet<_>>();
+        assert_eq!(refused(&other, Vec::new()), "no function reports the errors of SSL_write");
+        assert_eq!(refused(&[], Vec::new()), "no function reports the errors of SSL_write");
+    }
+
+    #[test]
+    fn tmp_real() {
+        let Ok(files) = std::env::var("TMP_FILES") else { return };
+        for file in files.split(',') {
+            let opened = std::fs::File::open(file).unwrap();
+            let elf = crate::uprobe::elf::Elf::parse(&opened).unwrap();
+            let began = std::time::Instant::now();
+            let constants = crate::uprobe::tls::version::constants(&elf);
+            let t0 = began.elapsed();
+            let code = crate::uprobe::tls::reports::Code::of(&elf, &constants, "ssl/ssl_lib.cc");
+            let Some(code) = code else { eprintln!("{file}: none"); continue };
+            let t1 = began.elapsed();
+            let reporters = code.reporters();
+            let t2 = began.elapsed();
+            let found = boringssl(&reporters, |function| code.callers(function));
+            let t3 = began.elapsed();
+            eprintln!("{file}: {t0:?} {t1:?} {t2:?} {t3:?} {} reporters\n{found:x?}", reporters.len());
+            let symbols = crate::uprobe::symbols::Symbols::of(&elf);
+            eprintln!("{:x?}", symbols.find(["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_peek"]));
+            if std::env::var_os("TMP_ALL").is_some() { for one in reporters { eprintln!("{one:x?}"); } }
+        }
+    }
+}
