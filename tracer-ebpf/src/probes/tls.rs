@@ -141,6 +141,17 @@ pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
     0
 }
 
+/// `int BIO_write(BIO *, const void *, int)` of BoringSSL, by which it hands over its records: within one of its calls, they are its handle's.
+#[uprobe]
+pub fn tls_bio_write(context: ProbeContext) -> u32 {
+    let Some(thread) = current_target() else { return 0 };
+    let registers = registers(&context);
+    let key = Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) };
+    let bytes = (registers.rdx as i32).max(0) as u64;
+    tls::written(key, registers.rsi, bytes, registers.rsp);
+    0
+}
+
 /// The return of any of them.
 #[uretprobe]
 pub fn tls_return(context: RetProbeContext) -> u32 {

@@ -132,6 +132,7 @@ const fn behind(
 pub(super) const TLS: &[&str] = &[
     "tls_return",
     "tls_free",
+    "tls_bio_write",
     "tls_openssl_handshake",
     "tls_openssl_read",
     "tls_openssl_read_ex",

@@ -3,8 +3,8 @@
 //! Of the rules that the format has those are known that compilers write for functions; an expression (in the linker's stubs, around signals) ends a walk.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian, Pointer, RegisterRule, UnwindContext,
-    UnwindSection as _, X86_64,
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian, Pointer,
+    RegisterRule, UnwindContext, UnwindSection as _, X86_64,
 };
 use object::elf::PT_GNU_EH_FRAME;
 
@@ -76,10 +76,9 @@ impl Tables {
 
     fn entry<'a>(&'a self, frames: &EhFrame<Slice<'a>>, address: u64) -> Option<Entry<'a>> {
         let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&self.bases, 8).ok()?;
-        let found =
-            header.table()?.fde_for_address(frames, &self.bases, address, |frames, bases, offset| {
-                frames.cie_from_offset(bases, offset)
-            });
+        let found = header.table()?.fde_for_address(frames, &self.bases, address, |frames, bases, offset| {
+            frames.cie_from_offset(bases, offset)
+        });
         found.ok()
     }
 

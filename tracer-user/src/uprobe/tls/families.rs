@@ -25,6 +25,8 @@ struct Plain {
 
 const OPENSSL: &str = "OpenSSL";
 const NSS: &str = "NSS";
+/// By which OpenSSL and BoringSSL hand over their records. OpenSSL's is another file's as a rule, and serves for much else.
+const RECORDS: [&str; 2] = ["BIO_write", "BIO_write_ex"];
 
 const PLAIN: &[Plain] = &[
     Plain {
@@ -38,6 +40,8 @@ const PLAIN: &[Plain] = &[
             ("SSL_write_early_data", 4),
             ("SSL_do_handshake", 1),
             ("SSL_free", 1),
+            (RECORDS[0], 3),
+            (RECORDS[1], 3),
         ],
     },
     Plain {
@@ -76,7 +80,8 @@ pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(F
         found.push((Family { kind: "Java", note: Some(note.to_owned()), ..Family::default() }, Vec::new()));
     }
     // Of what else is in the file it says nothing.
-    let is_named = found.iter().any(|(family, _)| ["OpenSSL", "LibreSSL", "BoringSSL", "AWS-LC"].contains(&family.kind));
+    let is_named =
+        found.iter().any(|(family, _)| ["OpenSSL", "LibreSSL", "BoringSSL", "AWS-LC"].contains(&family.kind));
     if !is_named && !symbols.has_local {
         found.extend(stripped(elf, symbols, constants));
     }
@@ -117,6 +122,9 @@ fn of_plain(
             Some(found) => functions.extend(found.map(|symbol| c_function(elf, symbols, &symbol, 4))),
             None => family.note = Some("its tables of functions were not found in the file".to_owned()),
         }
+    }
+    if [OPENSSL, "LibreSSL"].contains(&family.kind) {
+        functions.retain(|function| !RECORDS.contains(&function.name.as_str()));
     }
     if plain.kind == GNUTLS {
         // The one goes through the other.
@@ -196,10 +204,10 @@ fn stripped(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Famil
         return None;
     }
     let version = version::openssl(constants);
-    let kind = if has(constants, BORINGSSL_FILE) { "BoringSSL" } else { OPENSSL };
+    let kind = if has(constants, stripped::BORINGSSL_FILES[0]) { "BoringSSL" } else { OPENSSL };
     let found = match kind {
         OPENSSL => Err("nothing says where".to_owned()),
-        _ => Code::of(elf, constants, BORINGSSL_FILE)
+        _ => Code::of(elf, constants, &stripped::BORINGSSL_FILES)
             .ok_or_else(|| "it has no tables for exceptions".to_owned())
             .and_then(|code| stripped::boringssl(&code.reporters(), |function| code.callers(function))),
     };
@@ -215,9 +223,6 @@ fn stripped(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Famil
     };
     Some((Family { kind, version, note }, functions))
 }
-
-/// BoringSSL's is C++.
-const BORINGSSL_FILE: &str = "ssl/ssl_lib.cc";
 
 pub(super) fn has(constants: &[u8], text: &str) -> bool {
     memchr::memmem::find(constants, text.as_bytes()).is_some()

@@ -27,6 +27,8 @@ const MAX_WAY: usize = 48;
 /// The constants of one report; `None`: not one, or another on each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Report {
+    /// Which of the source files that were asked for.
+    pub(super) file: usize,
     pub(super) library: Option<u32>,
     pub(super) reason: Option<u32>,
     /// The address of its own name.
@@ -44,22 +46,27 @@ pub(super) struct Reporter {
     pub(super) hands_on_to: Option<u64>,
 }
 
+/// The names of source files: where each is, and which it is.
+type Names = Vec<(u64, usize)>;
+
 /// A file's code, to be asked.
 pub(super) struct Code<'a> {
     elf: &'a Elf<'a>,
     tables: Tables,
-    names: Vec<u64>,
+    names: Names,
 }
 
 impl<'a> Code<'a> {
-    /// `constants`: what the section of constants holds. `name`: the end of a source file's name. `None`: no such file, or no tables.
-    pub(super) fn of(elf: &'a Elf<'a>, constants: &[u8], name: &str) -> Option<Code<'a>> {
-        let names = texts(elf, constants, name, true);
-        let tables = Tables::of(elf)?;
-        (!names.is_empty()).then_some(Code { elf, tables, names })
+    /// `constants`: what the section of constants holds. `files`: how the names of source files end. `None`: there are no tables for exceptions.
+    pub(super) fn of(elf: &'a Elf<'a>, constants: &[u8], files: &[&str]) -> Option<Code<'a>> {
+        let mut names = Vec::new();
+        for (file, name) in files.iter().enumerate() {
+            names.extend(texts(elf, constants, name).into_iter().map(|text| (text, file)));
+        }
+        Some(Code { elf, tables: Tables::of(elf)?, names })
     }
 
-    /// All functions that name the source file.
+    /// All functions that name one of the source files.
     pub(super) fn reporters(&self) -> Vec<Reporter> {
         // lea: the byte before the address' own tells the register.
         let is_reference = |code: &[u8], at: usize, end: u64| {
@@ -68,7 +75,9 @@ impl<'a> Code<'a> {
                 Some(end.wrapping_add_signed(i64::from(displacement)))
             };
             let [0x8d, modrm] = code[at..at + 2] else { return false };
-            modrm & 0xc7 == 5 && target(&code[at + 2..at + 6]).is_some_and(|to| self.names.contains(&to))
+            modrm & 0xc7 == 5
+                && target(&code[at + 2..at + 6])
+                    .is_some_and(|to| self.names.iter().any(|(name, _)| *name == to))
         };
         let references = self.search(0x8d, 6, MAX_REFERENCES, is_reference);
         self.functions(&references)
@@ -129,19 +138,19 @@ impl<'a> Code<'a> {
     }
 }
 
-/// Where texts of their own are that are `name`, or end with it.
-pub(super) fn texts(elf: &Elf<'_>, constants: &[u8], name: &str, is_end: bool) -> Vec<u64> {
-    let Some(section) = elf.section(".rodata") else { return Vec::new() };
-    let found = memmem::find_iter(constants, name).filter(|at| constants.get(at + name.len()) == Some(&0));
-    let starts = found.filter_map(|at| {
+/// Where texts are that end with `end`.
+fn texts(elf: &Elf<'_>, constants: &[u8], end: &str) -> Vec<u64> {
+    let base = elf.section(".rodata").map_or(0, |section| section.address);
+    let found = memmem::find_iter(constants, end).filter(|at| constants.get(at + end.len()) == Some(&0));
+    let starts = found.map(|at| {
         let start = memchr::memrchr(0, &constants[..at]).map_or(0, |zero| zero + 1);
-        (is_end || start == at).then(|| section.address.wrapping_add(start as u64))
+        base.wrapping_add(start as u64)
     });
     starts.collect()
 }
 
 /// What is in a function's code; `names` are the addresses that a report begins with.
-fn reporter(code: &[u8], address: u64, names: &[u64]) -> Reporter {
+fn reporter(code: &[u8], address: u64, names: &Names) -> Reporter {
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let instructions: Vec<Instruction> = decoder.iter().take_while(|one| !one.is_invalid()).collect();
     let end = address.wrapping_add(code.len() as u64);
@@ -160,7 +169,8 @@ fn reporter(code: &[u8], address: u64, names: &[u64]) -> Reporter {
     };
     // What is known at a block's beginning depends on the way; within it, and from there on, it does not.
     let branches = instructions.iter().filter_map(near);
-    let behind = instructions.iter().filter(|one| one.flow_control() != FlowControl::Next).map(|one| one.next_ip());
+    let behind =
+        instructions.iter().filter(|one| one.flow_control() != FlowControl::Next).map(|one| one.next_ip());
     let blocks: BTreeSet<u64> = branches.chain(behind).chain([address]).collect();
     for block in blocks {
         if let Some(report) = report(&instructions, block, names) {
@@ -176,7 +186,7 @@ fn near(one: &Instruction) -> Option<u64> {
 }
 
 /// Follows the code from an address up to the first call: what it reports, if it does.
-fn report(instructions: &[Instruction], from: u64, names: &[u64]) -> Option<Report> {
+fn report(instructions: &[Instruction], from: u64, names: &Names) -> Option<Report> {
     let mut factory = InstructionInfoFactory::new();
     let mut known: [Option<u64>; 16] = [None; 16];
     let place = |address: u64| instructions.binary_search_by_key(&address, Instruction::ip).ok();
@@ -219,14 +229,15 @@ fn value(one: &Instruction) -> Option<u64> {
 }
 
 /// BoringSSL: `ERR_put_error(library, 0, reason, file, line)`; OpenSSL 3: `ERR_set_debug(file, line, function)`, which stands before the rest.
-fn reported(known: &[Option<u64>; 16], names: &[u64]) -> Option<Report> {
+fn reported(known: &[Option<u64>; 16], names: &Names) -> Option<Report> {
     let [rcx, rdx, rdi] = [1, 2, 7].map(|number: usize| known[number]);
-    let is_name = |value: Option<u64>| value.is_some_and(|value| names.contains(&value));
+    let file =
+        |value: Option<u64>| names.iter().find(|(name, _)| Some(*name) == value).map(|(_, file)| *file);
     let narrow = |value: Option<u64>| value.and_then(|value| u32::try_from(value).ok());
-    if is_name(rcx) {
-        return Some(Report { library: narrow(rdi), reason: narrow(rdx), function: None });
+    if let Some(file) = file(rcx) {
+        return Some(Report { file, library: narrow(rdi), reason: narrow(rdx), function: None });
     }
-    is_name(rdi).then_some(Report { library: None, reason: None, function: rdx })
+    file(rdi).map(|file| Report { file, library: None, reason: None, function: rdx })
 }
 
 /// Whom it calls first, if nothing was put in place of its first three arguments.
@@ -239,7 +250,8 @@ fn hands_on_to(instructions: &[Instruction]) -> Option<u64> {
             _ => return None,
         }
         let used = factory.info(one).used_registers().iter();
-        let mut written = used.filter(|used| is_written(used.access())).filter_map(|used| number(used.register()));
+        let mut written =
+            used.filter(|used| is_written(used.access())).filter_map(|used| number(used.register()));
         if written.any(|number| [2, 6, 7].contains(&number)) {
             return None;
         }

@@ -22,15 +22,44 @@ impl Place {
 /// The functions that were found, by the names that they have in the source.
 pub(super) type Found = Vec<(&'static str, Place)>;
 
-/// Reasons as BoringSSL's err.h and ssl.h number them; none was ever numbered anew.
+/// How the names of BoringSSL's source files end, in C and C++.
+pub(super) const BORINGSSL_FILES: [&str; 5] =
+    ["ssl/ssl_lib.cc", "ssl/s3_both.cc", "ssl/ssl_buffer.cc", "crypto/bio/bio.c", "crypto/bio/bio.cc"];
+const LIB: usize = 0;
+const S3_BOTH: usize = 1;
+const BUFFER: usize = 2;
+const BIO_C: usize = 3;
+const BIO_CC: usize = 4;
+
+/// Reasons as BoringSSL's err.h, ssl.h and bio.h number them; none was ever numbered anew.
 mod boringssl {
-    /// The number of the library that reports.
-    pub(super) const LIBRARY: u32 = 16;
+    /// The numbers of the libraries that report.
+    pub(super) const SSL: u32 = 16;
+    pub(super) const BIO: u32 = 17;
     pub(super) const SHOULD_NOT_HAVE_BEEN_CALLED: u32 = 66;
     pub(super) const BAD_LENGTH: u32 = 111;
+    pub(super) const BIO_NOT_SET: u32 = 119;
     pub(super) const CONNECTION_TYPE_NOT_SET: u32 = 134;
+    pub(super) const PROTOCOL_IS_SHUTDOWN: u32 = 194;
     pub(super) const SSL_HANDSHAKE_FAILURE: u32 = 215;
     pub(super) const UNINITIALIZED: u32 = 226;
+    pub(super) const BIO_UNINITIALIZED: u32 = 114;
+    pub(super) const BIO_UNSUPPORTED_METHOD: u32 = 115;
+}
+
+/// Those that report all of these from a file.
+fn those<'a>(
+    reporters: &'a [Reporter],
+    file: usize,
+    library: u32,
+    reasons: &'static [u32],
+) -> impl Iterator<Item = &'a Reporter> {
+    reporters.iter().filter(move |reporter| {
+        reasons.iter().all(|reason| {
+            let report = Report { file, library: Some(library), reason: Some(*reason), function: None };
+            reporter.reports.contains(&report)
+        })
+    })
 }
 
 /// BoringSSL's. `callers`: the functions that call one.
@@ -39,23 +68,15 @@ pub(super) fn boringssl(
     callers: impl FnOnce(u64) -> Vec<Reporter>,
 ) -> Result<Found, String> {
     use boringssl::{
-        BAD_LENGTH, CONNECTION_TYPE_NOT_SET, LIBRARY, SHOULD_NOT_HAVE_BEEN_CALLED, SSL_HANDSHAKE_FAILURE,
+        BAD_LENGTH, CONNECTION_TYPE_NOT_SET, SHOULD_NOT_HAVE_BEEN_CALLED, SSL, SSL_HANDSHAKE_FAILURE,
         UNINITIALIZED,
     };
-    let reports = |reporter: &Reporter, reasons: &[u32]| {
-        let is_one = |reason: &u32| {
-            let wanted = Report { library: Some(LIBRARY), reason: Some(*reason), function: None };
-            reporter.reports.contains(&wanted)
-        };
-        reasons.iter().all(is_one)
-    };
-    let those = |reasons: &'static [u32]| reporters.iter().filter(move |one| reports(one, reasons));
+    let those = |reasons| those(reporters, LIB, SSL, reasons);
     // To write, it completes the handshake, and refuses lengths below zero.
     let write = only(those(&[UNINITIALIZED, SSL_HANDSHAKE_FAILURE, BAD_LENGTH]), "SSL_write")?;
     // Others have it compiled into them; the one that is called is it.
-    let handshakes: Vec<&Reporter> =
-        those(&[CONNECTION_TYPE_NOT_SET]).filter(|one| write.calls.contains(&one.address)).collect();
-    let handshake = only(handshakes.into_iter(), "SSL_do_handshake")?;
+    let handshake = those(&[CONNECTION_TYPE_NOT_SET]).filter(|one| write.calls.contains(&one.address));
+    let handshake = only(handshake, "SSL_do_handshake")?;
     // `ssl_read_impl` completes it as well.
     let inner = those(&[UNINITIALIZED, SSL_HANDSHAKE_FAILURE])
         .filter(|one| one.address != write.address && one.calls.contains(&handshake.address));
@@ -66,23 +87,17 @@ pub(super) fn boringssl(
         .collect();
     let read = match outer[..] {
         // One within the other: what only looks does less.
-        [one, other] => {
-            let is_more = |one: &Reporter, than: &Reporter| {
-                one.address != inner.address
-                    && (one.calls.contains(&than.address)
-                        || one.calls.len() > than.calls.len() && one.calls.is_superset(&than.calls))
-            };
-            match (is_more(one, other), is_more(other, one)) {
-                (true, false) => Place::of(one),
-                (false, true) => Place::of(other),
-                _ => return Err("SSL_read cannot be told from SSL_peek".to_owned()),
-            }
-        }
+        [one, other] => match (is_more(one, other), is_more(other, one)) {
+            (true, false) => Place::of(one),
+            (false, true) => Place::of(other),
+            _ => return Err("SSL_read cannot be told from SSL_peek".to_owned()),
+        },
         // One behind the other, and both in the same source.
         [peek] => {
-            let source = reporters.iter().fold((u64::MAX, 0), |(first, last), one| {
-                (first.min(one.address), last.max(one.address))
-            });
+            let of_source =
+                reporters.iter().filter(|one| one.reports.iter().any(|report| report.file == LIB));
+            let source = of_source
+                .fold((u64::MAX, 0), |(first, last), one| (first.min(one.address), last.max(one.address)));
             let callers = callers(peek.address);
             let is_read = |one: &&Reporter| {
                 (source.0..=source.1).contains(&one.address)
@@ -93,11 +108,35 @@ pub(super) fn boringssl(
         }
         _ => return Err(missing(outer.len(), "SSL_read")),
     };
-    Ok(vec![
-        ("SSL_read", read),
-        ("SSL_write", Place::of(write)),
-        ("SSL_do_handshake", Place::of(handshake)),
-    ])
+    let mut found =
+        vec![("SSL_read", read), ("SSL_write", Place::of(write)), ("SSL_do_handshake", Place::of(handshake))];
+    // Without it clear text is seen as well.
+    found.extend(bio_write(reporters).map(|place| ("BIO_write", place)));
+    Some(found)
+        .filter(|found| {
+            let places = |place: &Place| found.iter().filter(|(_, other)| other == place).count();
+            found.iter().all(|(_, place)| places(place) == 1)
+        })
+        .ok_or_else(|| "one function reports the errors of two".to_owned())
+}
+
+/// Whether a function has all of another in it, and more.
+fn is_more(one: &Reporter, than: &Reporter) -> bool {
+    one.calls.contains(&than.address)
+        || one.calls.len() > than.calls.len() && one.calls.is_superset(&than.calls)
+}
+
+/// `BIO_write`, or `BIO_write_ex`, which newer ones call (its first three arguments are the same): both what sends the messages of a handshake and what sends records call it; what reads is called by others.
+fn bio_write(reporters: &[Reporter]) -> Option<Place> {
+    use boringssl::{BIO, BIO_NOT_SET, BIO_UNINITIALIZED, BIO_UNSUPPORTED_METHOD, PROTOCOL_IS_SHUTDOWN, SSL};
+    let flight = only(those(reporters, S3_BOTH, SSL, &[BIO_NOT_SET, PROTOCOL_IS_SHUTDOWN]), "").ok()?;
+    let records: Vec<&Reporter> = those(reporters, BUFFER, SSL, &[BIO_NOT_SET]).collect();
+    let is_called = |one: &&Reporter| {
+        flight.calls.contains(&one.address) && records.iter().any(|other| other.calls.contains(&one.address))
+    };
+    let reasons = &[BIO_UNSUPPORTED_METHOD, BIO_UNINITIALIZED];
+    let written = [BIO_C, BIO_CC].into_iter().flat_map(|file| those(reporters, file, BIO, reasons));
+    only(written.filter(is_called), "").ok().map(Place::of)
 }
 
 /// The one there is.
@@ -128,7 +167,12 @@ mod tests {
     const INNER: u64 = 0x5000;
 
     fn one(address: u64, reasons: &[u32], calls: &[u64]) -> Reporter {
-        let report = |reason: &u32| Report { library: Some(16), reason: Some(*reason), function: None };
+        of(LIB, 16, address, reasons, calls)
+    }
+
+    fn of(file: usize, library: u32, address: u64, reasons: &[u32], calls: &[u64]) -> Reporter {
+        let report =
+            |reason: &u32| Report { file, library: Some(library), reason: Some(*reason), function: None };
         Reporter {
             address,
             size: 0x100,
@@ -233,8 +277,11 @@ mod tests {
             let began = std::time::Instant::now();
             let constants = crate::uprobe::tls::version::constants(&elf);
             let t0 = began.elapsed();
-            let code = crate::uprobe::tls::reports::Code::of(&elf, &constants, "ssl/ssl_lib.cc");
-            let Some(code) = code else { eprintln!("{file}: none"); continue };
+            let code = crate::uprobe::tls::reports::Code::of(&elf, &constants, &BORINGSSL_FILES);
+            let Some(code) = code else {
+                eprintln!("{file}: none");
+                continue;
+            };
             let t1 = began.elapsed();
             let reporters = code.reporters();
             let t2 = began.elapsed();
@@ -242,8 +289,12 @@ mod tests {
             let t3 = began.elapsed();
             eprintln!("{file}: {t0:?} {t1:?} {t2:?} {t3:?} {} reporters\n{found:x?}", reporters.len());
             let symbols = crate::uprobe::symbols::Symbols::of(&elf);
-            eprintln!("{:x?}", symbols.find(["SSL_read", "SSL_write", "SSL_do_handshake", "SSL_peek"]));
-            if std::env::var_os("TMP_ALL").is_some() { for one in reporters { eprintln!("{one:x?}"); } }
+            eprintln!("{:x?}", symbols.find(["SSL_read", "SSL_write", "SSL_do_handshake", "BIO_write"]));
+            if std::env::var_os("TMP_ALL").is_some() {
+                for one in reporters {
+                    eprintln!("{one:x?}");
+                }
+            }
         }
     }
 }
