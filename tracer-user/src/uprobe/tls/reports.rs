@@ -44,6 +44,8 @@ pub(super) struct Reporter {
     pub(super) calls: BTreeSet<u64>,
     /// Whom it calls first, with its own first three arguments.
     pub(super) hands_on_to: Option<u64>,
+    /// It writes to memory that is not its own stack's.
+    pub(super) changes: bool,
 }
 
 /// The names of source files: where each is, and which it is.
@@ -166,6 +168,7 @@ fn reporter(code: &[u8], address: u64, names: &Names) -> Reporter {
         reports: BTreeSet::new(),
         calls: calls.collect(),
         hands_on_to: hands_on_to(&instructions),
+        changes: changes(&instructions),
     };
     // What is known at a block's beginning depends on the way; within it, and from there on, it does not.
     let branches = instructions.iter().filter_map(near);
@@ -259,6 +262,17 @@ fn hands_on_to(instructions: &[Instruction]) -> Option<u64> {
     None
 }
 
+/// Where the frame pointer is in use, what is behind it is taken for the stack.
+fn changes(instructions: &[Instruction]) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let of_stack = |register: Register| matches!(register.full_register(), Register::RSP | Register::RBP);
+    instructions.iter().any(|one| {
+        let used = factory.info(one).used_memory().iter();
+        let mut written = used.filter(|used| is_written(used.access()));
+        written.any(|used| used.base() != Register::None && !of_stack(used.base()))
+    })
+}
+
 fn is_written(access: OpAccess) -> bool {
     matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
@@ -266,4 +280,121 @@ fn is_written(access: OpAccess) -> bool {
 fn number(register: Register) -> Option<usize> {
     let number = (register.full_register() as usize).checked_sub(Register::RAX as usize)?;
     (number < 16).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: u64 = 0x1000;
+    const NAME: u64 = 0x9000;
+    const PUT: u64 = 0x5000;
+
+    /// A function's code, put together piece by piece.
+    #[derive(Default)]
+    struct Code(Vec<u8>);
+
+    impl Code {
+        fn bytes(mut self, bytes: &[u8]) -> Code {
+            self.0.extend(bytes);
+            self
+        }
+
+        /// An instruction that ends with the way to an address.
+        fn to(self, opcode: &[u8], target: u64) -> Code {
+            let end = AT + (self.0.len() + opcode.len() + 4) as u64;
+            let way = (target as i64 - end as i64) as i32;
+            self.bytes(opcode).bytes(&way.to_le_bytes())
+        }
+
+        /// lea rcx, name
+        fn name(self) -> Code {
+            self.to(b"\x48\x8d\x0d", NAME)
+        }
+
+        /// mov edx, reason
+        fn reason(self, reason: u32) -> Code {
+            self.bytes(b"\xba").bytes(&reason.to_le_bytes())
+        }
+
+        /// xor esi, esi; mov edi, 16; call ERR_put_error
+        fn put(self) -> Code {
+            self.bytes(b"\x31\xf6\xbf\x10\0\0\0").to(b"\xe8", PUT)
+        }
+
+        fn read(&self) -> Reporter {
+            reporter(&self.0, AT, &vec![(NAME, 7)])
+        }
+
+        fn reasons(&self) -> Vec<Option<u32>> {
+            self.read().reports.into_iter().map(|report| report.reason).collect()
+        }
+    }
+
+    #[test]
+    fn a_report_is_read_from_the_constants_before_the_call() {
+        let code = Code::default().name().reason(226).put().bytes(b"\xc3");
+        let report = Report { file: 7, library: Some(16), reason: Some(226), function: None };
+        let read = code.read();
+        assert_eq!((&read.reports, &read.calls), (&[report].into(), &[PUT].into()));
+        assert_eq!((read.address, read.size, read.hands_on_to), (AT, code.0.len() as u64, None));
+        // In another order, and from a register that has another value meanwhile.
+        let code = Code::default().reason(1).reason(215).name().put();
+        assert_eq!(code.reasons(), [Some(215)]);
+        // OpenSSL 3 names the function: lea rdi, file; lea rdx, function; call
+        let code = Code::default().to(b"\x48\x8d\x3d", NAME).to(b"\x48\x8d\x15", 0x9900).to(b"\xe8", PUT);
+        let report = Report { file: 7, library: None, reason: None, function: Some(0x9900) };
+        assert_eq!(code.read().reports, [report].into());
+    }
+
+    #[test]
+    fn two_errors_that_share_their_end_are_both_read() {
+        // je to the second; first: mov edx, 1; jmp behind the second; second: mov edx, 2; the common end
+        let code = Code::default().bytes(b"\x74\x07").reason(1).bytes(b"\xeb\x05").reason(2).name().put();
+        // From the common end alone, what is in the register is not known.
+        assert_eq!(code.reasons(), [None, Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn what_is_not_a_constant_is_not_known() {
+        // mov edx, 1; cmove edx, eax: one of two
+        let code = Code::default().reason(1).bytes(b"\x0f\x44\xd0").name().put();
+        assert_eq!(code.reasons(), [None]);
+        // A call in between leaves nothing as it was.
+        let code = Code::default().reason(1).to(b"\xe8", 0x6000).name().put();
+        assert_eq!(code.reasons(), [None]);
+        // Another file's.
+        let code = Code::default().to(b"\x48\x8d\x0d", NAME + 1).reason(1).put();
+        assert_eq!(code.reasons(), []);
+    }
+
+    #[test]
+    fn it_is_known_whether_arguments_are_handed_on_and_memory_is_changed() {
+        // push rbx; mov rbx, rdi; call
+        let code = Code::default().bytes(b"\x53\x48\x89\xfb").to(b"\xe8", 0x6000);
+        assert_eq!((code.read().hands_on_to, code.read().changes), (Some(0x6000), false));
+        // mov rsi, rdi; call
+        let code = Code::default().bytes(b"\x48\x89\xfe").to(b"\xe8", 0x6000);
+        assert_eq!(code.read().hands_on_to, None);
+        for (bytes, changes) in [
+            // mov [rsp + 8], rdi; mov [rbp - 8], rdi; mov rdi, [rax]; mov [rbx + 8], rdi; add [rax], rcx
+            (&b"\x48\x89\x7c\x24\x08"[..], false),
+            (b"\x48\x89\x7d\xf8", false),
+            (b"\x48\x8b\x38", false),
+            (b"\x48\x89\x7b\x08", true),
+            (b"\x48\x01\x08", true),
+        ] {
+            assert_eq!(Code::default().bytes(bytes).read().changes, changes, "{bytes:02x?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_code_is_survived(
+            code in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            address in proptest::prelude::any::<u64>(),
+        ) {
+            reporter(&code, address, &vec![(NAME, 0)]);
+        }
+    }
 }

@@ -85,13 +85,17 @@ pub(super) fn boringssl(
     let outer: Vec<&Reporter> = those(&[SHOULD_NOT_HAVE_BEEN_CALLED])
         .filter(|one| one.address == inner.address || one.calls.contains(&inner.address))
         .collect();
+    // Only reading changes what waits; what `ssl_read_impl` does itself says nothing of its caller.
+    let takes = |one: &Reporter| one.changes && one.address != inner.address;
     let read = match outer[..] {
-        // One within the other: what only looks does less.
+        // One within the other.
         [one, other] => match (is_more(one, other), is_more(other, one)) {
-            (true, false) => Place::of(one),
-            (false, true) => Place::of(other),
+            (true, false) if takes(one) && !takes(other) => Place::of(one),
+            (false, true) if takes(other) && !takes(one) => Place::of(other),
             _ => return Err("SSL_read cannot be told from SSL_peek".to_owned()),
         },
+        // Nobody looks.
+        [one] if takes(one) => Place::of(one),
         // One behind the other, and both in the same source.
         [peek] => {
             let of_source =
@@ -103,6 +107,7 @@ pub(super) fn boringssl(
                 (source.0..=source.1).contains(&one.address)
                     && one.address != peek.address
                     && one.hands_on_to == Some(peek.address)
+                    && takes(one)
             };
             Place::of(only(callers.iter().filter(is_read), "SSL_read")?)
         }
@@ -165,6 +170,8 @@ mod tests {
     const WRITE: &[u32] = &[QUIC, 226, 215, 111];
     const SHAKE: u64 = 0x2000;
     const INNER: u64 = 0x5000;
+    const PEEK: u64 = 0x6000;
+    const READ: u64 = 0x6800;
 
     fn one(address: u64, reasons: &[u32], calls: &[u64]) -> Reporter {
         of(LIB, 16, address, reasons, calls)
@@ -179,19 +186,24 @@ mod tests {
             reports: reasons.iter().map(report).collect(),
             calls: calls.iter().copied().collect(),
             hands_on_to: calls.first().copied(),
+            changes: false,
         }
+    }
+
+    fn changing(one: Reporter) -> Reporter {
+        Reporter { changes: true, ..one }
     }
 
     /// As it is in programs: reading and looking have the beginning of both in them.
     fn usual() -> Vec<Reporter> {
         vec![
             one(0x1000, &[284, 246], &[]),
-            one(SHAKE, &[134], &[9]),
-            one(0x2800, &[134], &[9]),
+            changing(one(SHAKE, &[134], &[9])),
+            changing(one(0x2800, &[134], &[9])),
             one(0x3000, WRITE, &[SHAKE]),
-            one(INNER, &[226, 215, 100, 182], &[SHAKE, 8]),
-            one(0x6000, &[QUIC], &[INNER, 7]),
-            one(0x6800, &[QUIC], &[INNER, 7, 6]),
+            changing(one(INNER, &[226, 215, 100, 182], &[SHAKE, 8])),
+            one(PEEK, &[QUIC], &[INNER, 7]),
+            changing(one(READ, &[QUIC], &[INNER, 7, 6])),
             one(0x7000, &[QUIC], &[]),
             one(0x8000, &[226, 291], &[]),
         ]
@@ -208,48 +220,78 @@ mod tests {
         boringssl(reporters, |_| callers).unwrap_err()
     }
 
+    const ALL: [(&str, u64); 3] = [("SSL_read", READ), ("SSL_write", 0x3000), ("SSL_do_handshake", SHAKE)];
+
     #[test]
     fn functions_are_known_by_their_errors_and_by_whom_they_call() {
         let usual = usual();
-        let all = [("SSL_read", 0x6800), ("SSL_write", 0x3000), ("SSL_do_handshake", SHAKE)];
-        assert_eq!(found(&usual, Vec::new()), all);
+        assert_eq!(found(&usual, Vec::new()), ALL);
+        // A program that never looks has no function for it.
+        let mut reads = usual.clone();
+        reads.remove(5);
+        assert_eq!(found(&reads, Vec::new()), ALL);
         // Where reading calls looking, whether that has the rest in it or not.
-        let mut calls = usual.clone();
-        calls[6] = one(0x6800, &[], &[0x6000, 6]);
-        let read = calls.remove(6);
-        assert_eq!(found(&calls, vec![read.clone()]), all);
+        let mut calls = usual;
+        calls.remove(6);
+        let read = changing(one(READ, &[], &[PEEK, 6]));
+        assert_eq!(found(&calls, vec![read.clone()]), ALL);
         calls.remove(4);
-        calls[4] = one(0x6000, &[QUIC, 226, 215], &[SHAKE, 8]);
-        assert_eq!(found(&calls, vec![read.clone()]), all);
+        calls[4] = changing(one(PEEK, &[QUIC, 226, 215], &[SHAKE, 8]));
+        assert_eq!(found(&calls, vec![read.clone()]), ALL);
         // A program that looks for itself is none of the library.
-        assert_eq!(found(&calls, vec![read, one(0x9000, &[], &[0x6000])]), all);
+        assert_eq!(found(&calls, vec![read, changing(one(0x9000, &[], &[PEEK]))]), ALL);
+    }
+
+    #[test]
+    fn what_hands_over_records_is_known_by_both_that_call_it() {
+        let mut usual = usual();
+        let bio = |address| of(BIO_CC, 17, address, &[114, 115], &[]);
+        usual.extend([bio(0xa000), bio(0xa100), bio(0xa200)]);
+        usual.push(of(S3_BOTH, 16, 0xb000, &[194, 119], &[0xa100]));
+        usual.push(of(BUFFER, 16, 0xb100, &[119], &[0xa100]));
+        usual.push(of(BUFFER, 16, 0xb200, &[119, 121], &[0xa000]));
+        assert_eq!(found(&usual, Vec::new())[3..], [("BIO_write", 0xa100)]);
+        // Two that both call: neither; what is said is seen as well.
+        usual[12] = of(S3_BOTH, 16, 0xb000, &[194, 119], &[0xa100, 0xa000]);
+        assert_eq!(found(&usual, Vec::new()), ALL);
+        usual[12] = of(S3_BOTH, 16, 0xb000, &[194, 119], &[]);
+        assert_eq!(found(&usual, Vec::new()), ALL);
     }
 
     #[test]
     fn what_could_be_two_is_none() {
+        const SAME: &str = "SSL_read cannot be told from SSL_peek";
         let mut two = usual();
         two.push(one(0x9000, WRITE, &[SHAKE]));
         assert_eq!(refused(&two, Vec::new()), "2 functions report the errors of SSL_write");
         let mut two = usual();
-        two[2] = one(0x2800, &[134], &[9]);
         two[3] = one(0x3000, WRITE, &[SHAKE, 0x2800]);
         assert_eq!(refused(&two, Vec::new()), "2 functions report the errors of SSL_do_handshake");
+        // Both do as much, or different things; or both change something, or neither.
+        for calls in [[INNER, 7, 6], [INNER, 7, 5]] {
+            let mut same = usual();
+            same[5] = one(PEEK, &[QUIC], &calls);
+            assert_eq!(refused(&same, Vec::new()), SAME);
+        }
         let mut same = usual();
-        same[5] = one(0x6000, &[QUIC], &[INNER, 7, 6]);
-        assert_eq!(refused(&same, Vec::new()), "SSL_read cannot be told from SSL_peek");
-        same[5] = one(0x6000, &[QUIC], &[INNER, 7, 5]);
-        assert_eq!(refused(&same, Vec::new()), "SSL_read cannot be told from SSL_peek");
+        same[5].changes = true;
+        assert_eq!(refused(&same, Vec::new()), SAME);
+        (same[5].changes, same[6].changes) = (false, false);
+        assert_eq!(refused(&same, Vec::new()), SAME);
         let mut three = usual();
         three[7] = one(0x7000, &[QUIC], &[INNER]);
         assert_eq!(refused(&three, Vec::new()), "3 functions report the errors of SSL_read");
-        // Looking alone, and two of the same source that call it, or one that calls it for other bytes.
+        // Looking alone, and two of the same source that call it; or one that does not take what it saw, or calls it for others.
         let mut looks = usual();
         looks.remove(6);
-        let calls = |at, target| one(at, &[], &[target, 6]);
-        let both = vec![calls(0x6800, 0x6000), calls(0x6900, 0x6000)];
+        let calls = |at, target| changing(one(at, &[], &[target, 6]));
+        let both = vec![calls(READ, PEEK), calls(0x6900, PEEK)];
         assert_eq!(refused(&looks, both), "2 functions report the errors of SSL_read");
-        assert_eq!(refused(&looks, vec![calls(0x6800, 6)]), "no function reports the errors of SSL_read");
-        assert_eq!(refused(&looks, Vec::new()), "no function reports the errors of SSL_read");
+        for others in
+            [vec![calls(READ, 6)], vec![one(READ, &[], &[PEEK, 6])], vec![calls(0x9000, PEEK)], vec![]]
+        {
+            assert_eq!(refused(&looks, others), "no function reports the errors of SSL_read");
+        }
     }
 
     #[test]
@@ -260,11 +302,14 @@ mod tests {
             let why = format!("no function reports the errors of {what}");
             assert_eq!(refused(&less, Vec::new()), why);
         }
-        // Another library's errors have the same numbers.
-        let mut other = usual();
+        // Other libraries' errors, and other sources', have the same numbers.
         let is_others = |report: Report| Report { library: Some(20), ..report };
-        other[3].reports = other[3].reports.iter().copied().map(is_others).collect::<BTreeSet<_>>();
-        assert_eq!(refused(&other, Vec::new()), "no function reports the errors of SSL_write");
+        let is_elsewhere = |report: Report| Report { file: BUFFER, ..report };
+        for change in [is_others as fn(Report) -> Report, is_elsewhere] {
+            let mut other = usual();
+            other[3].reports = other[3].reports.iter().copied().map(change).collect::<BTreeSet<_>>();
+            assert_eq!(refused(&other, Vec::new()), "no function reports the errors of SSL_write");
+        }
         assert_eq!(refused(&[], Vec::new()), "no function reports the errors of SSL_write");
     }
 
@@ -276,7 +321,6 @@ mod tests {
             let elf = crate::uprobe::elf::Elf::parse(&opened).unwrap();
             let began = std::time::Instant::now();
             let constants = crate::uprobe::tls::version::constants(&elf);
-            let t0 = began.elapsed();
             let code = crate::uprobe::tls::reports::Code::of(&elf, &constants, &BORINGSSL_FILES);
             let Some(code) = code else {
                 eprintln!("{file}: none");
@@ -287,7 +331,7 @@ mod tests {
             let t2 = began.elapsed();
             let found = boringssl(&reporters, |function| code.callers(function));
             let t3 = began.elapsed();
-            eprintln!("{file}: {t0:?} {t1:?} {t2:?} {t3:?} {} reporters\n{found:x?}", reporters.len());
+            eprintln!("{file}: {t1:?} {t2:?} {t3:?} {} reporters\n{found:x?}", reporters.len());
             let symbols = crate::uprobe::symbols::Symbols::of(&elf);
             eprintln!("{:x?}", symbols.find(["SSL_read", "SSL_write", "SSL_do_handshake", "BIO_write"]));
             if std::env::var_os("TMP_ALL").is_some() {
