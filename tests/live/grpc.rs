@@ -112,6 +112,7 @@ fn grpcio_seen_from_both_ends(
 #[case::newest("1.85.3", Hooks::Socket, 1, 1)]
 #[case::newest_syscall("1.85.3", Hooks::Syscall, 4, 1)]
 #[case::newest_many("1.85.3", Hooks::Socket, 6, 3)]
+#[case::newest_one_by_one("1.85.3", Hooks::Socket, 7, 0)]
 #[case::older("1.66.2", Hooks::Syscall, 1, 1)]
 #[case::older_one("1.66.2", Hooks::Socket, 4, 1)]
 #[case::older_many("1.66.2", Hooks::Socket, 7, 7)]
@@ -119,6 +120,7 @@ fn grpcio_with_boringssl_inside_is_seen_from_both_ends(
     #[case] version: &str,
     #[case] hooks: Hooks,
     #[case] threads: usize,
+    // 0: of each thread one, one after the other: what the library kept in memory for one is another's then.
     #[case] connections: usize,
 ) {
     const METHODS: [(&str, i32); 7] =
@@ -168,6 +170,7 @@ fn grpcio_with_boringssl_inside_is_seen_from_both_ends(
         ports.push(seen.iter().map(|one| (target(one), one.client_port.unwrap())).collect());
     }
     assert_eq!(ports[0], ports[1]);
+    let connections = if connections == 0 { threads } else { connections };
     let mut of_connection: BTreeMap<usize, BTreeSet<u16>> = BTreeMap::new();
     for (target, port) in &ports[0] {
         let thread: usize = target.split('.').nth(2).unwrap().parse().unwrap();

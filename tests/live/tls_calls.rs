@@ -156,8 +156,19 @@ pub(super) fn package(name: &str, more: &[&str]) -> PathBuf {
 
 /// OpenSSL 1.1.1, which Debian has no more: it comes with an older `psycopg2-binary`.
 pub(super) fn openssl_1_1() -> PathBuf {
-    let folder = package("psycopg2-binary==2.9.3", &["--no-deps", "--python-version", "3.9"]);
-    let files = fs::read_dir(folder.join("psycopg2_binary.libs")).unwrap().flatten();
+    libssl(
+        &package("psycopg2-binary==2.9.3", &["--no-deps", "--python-version", "3.9"])
+            .join("psycopg2_binary.libs"),
+    )
+}
+
+/// OpenSSL 3.5, of which an inner function that writes has flags.
+fn openssl_3_5() -> PathBuf {
+    libssl(&package("psycopg-binary==3.3.9", &["--no-deps"]).join("psycopg_binary.libs"))
+}
+
+fn libssl(folder: &Path) -> PathBuf {
+    let files = fs::read_dir(folder).unwrap().flatten();
     let mut paths = files.map(|file| file.path());
     paths.find(|path| path.to_string_lossy().contains("libssl-")).expect("libssl in the package")
 }
@@ -269,10 +280,15 @@ fn boringssl_inside_a_library_is_seen(
 #[case::openssl_3(Hooks::Socket, "3")]
 #[case::openssl_3_syscall(Hooks::Syscall, "3")]
 #[case::openssl_1_1(Hooks::Socket, "1.1.1")]
+#[case::openssl_3_5(Hooks::Socket, "3.5")]
 fn odd_calls_are_told_once(#[case] hooks: Hooks, #[case] version: &str) {
     let _machine = machine();
     let server = Server::start();
-    let library = if version == "3" { "libssl.so.3".into() } else { openssl_1_1() };
+    let library = match version {
+        "3" => "libssl.so.3".into(),
+        "3.5" => openssl_3_5(),
+        _ => openssl_1_1(),
+    };
     let mut python = python();
     if let Some(folder) = library.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         // Its own other half is there.

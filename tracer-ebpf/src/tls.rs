@@ -6,9 +6,9 @@
 //! rustls' own are other files' (`tls_go`, `tls_rustls`).
 //!
 //! Programs with an event loop move the records themselves: what they receive they give to the library and then ask it, and what it makes of their
-//! bytes they send behind its call. Where the function is known by which the library writes its records (BoringSSL), a handle is linked by the record itself: it is the
-//! connection's on which just these bytes are sent, by whichever thread. That is certain. Elsewhere, and where records were sent before, a handle is linked by what the thread moved before and behind, when it was the same connection
-//! [`AGREED`] times; such a link is a guess, and is told as one.
+//! bytes they send behind its call. Where the function is known by which the library writes its records (BoringSSL), a handle is linked by the record itself: it is
+//! the connection's on which just these bytes are sent, by whichever thread, which is certain. Elsewhere, and until such a record is sent, a handle is linked by what
+//! the thread moved before and behind, when it was the same connection [`AGREED`] times; such a link is a guess, and is told as one.
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{

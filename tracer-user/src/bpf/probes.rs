@@ -138,6 +138,7 @@ pub(super) const TLS: &[&str] = &[
     "tls_openssl_read_ex",
     "tls_openssl_write",
     "tls_openssl_write_ex",
+    "tls_openssl_write_internal",
     "tls_boringssl_read",
     "tls_boringssl_write",
     "tls_gnutls_read",

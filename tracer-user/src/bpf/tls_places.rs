@@ -106,8 +106,13 @@ pub(super) fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static 
         (End::Inner(site), "tls_openssl_read" | "tls_openssl_read_ex", _) if kind == "OpenSSL" => {
             ("tls_openssl_read_ex", site)
         }
-        (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _) if kind == "OpenSSL" => {
+        (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _)
+            if kind == "OpenSSL" && name != "SSL_write_early_data" =>
+        {
             ("tls_openssl_write_ex", site)
+        }
+        (End::InnerWithFlags(site), "tls_openssl_write" | "tls_openssl_write_ex", _) => {
+            ("tls_openssl_write_internal", site)
         }
         (End::Inner(site), "tls_gnutls_read", _) => ("tls_gnutls_recv_int", site),
         _ => return Err(format!("{name} has no place at which its end can be seen")),

@@ -126,6 +126,16 @@ fn of_plain(
     if [OPENSSL, "LibreSSL"].contains(&family.kind) {
         functions.retain(|function| !RECORDS.contains(&function.name.as_str()));
     }
+    // From 3.3 on what both forms call takes flags as well.
+    if family.kind == OPENSSL && symbols.named("SSL_write_ex2").is_some() {
+        for function in
+            functions.iter_mut().filter(|one| ["SSL_write", "SSL_write_ex"].contains(&one.name.as_str()))
+        {
+            if let End::Inner(site) = &function.end {
+                function.end = End::InnerWithFlags(site.clone());
+            }
+        }
+    }
     if plain.kind == GNUTLS {
         // The one goes through the other.
         let has_inner = functions.iter().any(|function| function.name == "gnutls_record_send2");
@@ -178,12 +188,14 @@ fn openssl_kind(symbols: &Symbols) -> &'static str {
 pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: usize) -> Function {
     let code = Instructions::read(elf, symbol.address, symbol.size);
     let is_cheap = |site: &Site| site.step == Step::Emulated && site.once;
-    let own = code.return_probe(elf);
+    let arguments = Registers::all(&Registers::C[..n_arguments.min(4)]);
+    let own = code.return_probe_with(elf, arguments);
     let inner = || {
         let address = code.inner(elf)?;
         // It has no symbol of its own as a rule: it ends where the next function begins at the latest.
         let size = symbols.next_after(address).map_or(0, |next| next - address);
-        Instructions::read(elf, address, size).return_probe(elf).filter(is_cheap)
+        let all = Registers::all(&[Registers::all(&Registers::C), Registers::C_FIFTH]);
+        Instructions::read(elf, address, size).return_probe_with(elf, all).filter(is_cheap)
     };
     let end = match own {
         Some(site) if is_cheap(&site) => End::ReturnProbe(site),
@@ -193,7 +205,7 @@ pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_ar
     Function {
         name: symbol.name.clone(),
         file_offset: elf.file_offset(symbol.address).unwrap_or(0),
-        entry: code.entry(elf, Registers::all(&Registers::C[..n_arguments.min(4)])),
+        entry: code.entry(elf, arguments),
         end,
     }
 }
@@ -206,7 +218,7 @@ fn stripped(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Famil
     let version = version::openssl(constants);
     let kind = if has(constants, stripped::BORINGSSL_FILES[0]) { "BoringSSL" } else { OPENSSL };
     let found = match kind {
-        OPENSSL => Err("nothing says where".to_owned()),
+        OPENSSL => Err("it is OpenSSL, which is not looked for without them".to_owned()),
         _ => Code::of(elf, constants, &stripped::BORINGSSL_FILES)
             .ok_or_else(|| "it has no tables for exceptions".to_owned())
             .and_then(|code| stripped::boringssl(&code.reporters(), |function| code.callers(function))),

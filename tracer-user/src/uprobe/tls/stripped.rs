@@ -312,33 +312,4 @@ mod tests {
         }
         assert_eq!(refused(&[], Vec::new()), "no function reports the errors of SSL_write");
     }
-
-    #[test]
-    fn tmp_real() {
-        let Ok(files) = std::env::var("TMP_FILES") else { return };
-        for file in files.split(',') {
-            let opened = std::fs::File::open(file).unwrap();
-            let elf = crate::uprobe::elf::Elf::parse(&opened).unwrap();
-            let began = std::time::Instant::now();
-            let constants = crate::uprobe::tls::version::constants(&elf);
-            let code = crate::uprobe::tls::reports::Code::of(&elf, &constants, &BORINGSSL_FILES);
-            let Some(code) = code else {
-                eprintln!("{file}: none");
-                continue;
-            };
-            let t1 = began.elapsed();
-            let reporters = code.reporters();
-            let t2 = began.elapsed();
-            let found = boringssl(&reporters, |function| code.callers(function));
-            let t3 = began.elapsed();
-            eprintln!("{file}: {t1:?} {t2:?} {t3:?} {} reporters\n{found:x?}", reporters.len());
-            let symbols = crate::uprobe::symbols::Symbols::of(&elf);
-            eprintln!("{:x?}", symbols.find(["SSL_read", "SSL_write", "SSL_do_handshake", "BIO_write"]));
-            if std::env::var_os("TMP_ALL").is_some() {
-                for one in reporters {
-                    eprintln!("{one:x?}");
-                }
-            }
-        }
-    }
 }
