@@ -38,6 +38,7 @@ mod programs;
 mod redis;
 mod replay;
 mod screen;
+mod starts;
 mod targets;
 mod template;
 mod tls;

@@ -98,13 +98,13 @@ fn said(mut paths: BTreeMap<String, u64>) -> (BTreeMap<String, u64>, u64) {
     (paths, n_requests)
 }
 
-fn openssl_of(pid: u32) -> Library {
+pub(super) fn openssl_of(pid: u32) -> Library {
     let found = tls::of(Path::new("/proc"), pid).unwrap();
     found.libraries.into_iter().find(|library| library.kind == "OpenSSL").unwrap()
 }
 
 /// Where its calls to read and to write have their probes.
-fn places(library: &Library) -> Vec<&Site> {
+pub(super) fn places(library: &Library) -> Vec<&Site> {
     let functions = library.functions.iter();
     functions
         .filter(|function| ["SSL_read", "SSL_write"].contains(&function.name.as_str()))
@@ -202,13 +202,13 @@ impl Loads {
 }
 
 /// A process's code at places of a file.
-struct Code {
+pub(super) struct Code {
     memory: File,
     addresses: Vec<u64>,
 }
 
 impl Code {
-    fn of(pid: u32, file: &str, sites: &[&Site]) -> Code {
+    pub(super) fn of(pid: u32, file: &str, sites: &[&Site]) -> Code {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         let address_of = |offset: u64| {
             maps.lines().find_map(|line| {
@@ -225,7 +225,7 @@ impl Code {
     }
 
     /// As many bytes at each as the longest instruction has.
-    fn read(&self) -> Vec<[u8; 15]> {
+    pub(super) fn read(&self) -> Vec<[u8; 15]> {
         let read = |address: &u64| {
             let mut bytes = [0; 15];
             self.memory.read_exact_at(&mut bytes, *address).unwrap();
