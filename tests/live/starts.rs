@@ -17,7 +17,7 @@ use super::{
     check::check_order_and_sums,
     dns::counted,
     machine,
-    process::wait_for,
+    process::{PATIENCE, wait_for},
     tls_calls::{Client, Server, compiled},
     tls_harm::{Code, openssl_of, places},
     tls_programs::{inside, n_probes, own_libssl, wait_for_probes},
@@ -149,9 +149,10 @@ impl Held {
 
     /// Whether nothing is left of what is taken out again, but for what was there. From the others, whatever was used longest ago makes room.
     fn is_empty_but_for(&self, before: &Held) -> bool {
-        ["CONNS", "OWNERS", "TARGETS", "TLS_CALLS", "TLS_PROCESSES"]
+        // One more where a child was so slow to execute its program that it was taken for one that serves: what is on its parent's files.
+        [("CONNS", 0), ("OWNERS", 0), ("TARGETS", 0), ("TLS_CALLS", 0), ("TLS_PROCESSES", 1)]
             .iter()
-            .all(|map| self.entries[*map] <= before.entries[*map])
+            .all(|(map, more)| self.entries[*map] <= before.entries[*map] + more)
     }
 }
 
@@ -238,8 +239,11 @@ impl Starts {
             client.go(&(step - begun).to_string());
             begun = step;
             // Its last end may not have been heard of yet.
+            let since = Instant::now();
             let now = wait_for("what it held for them to go", || {
                 let now = Held::by(&tracer);
+                let is_late = since.elapsed() > PATIENCE / 2;
+                assert!(!is_late, "still held: {now:?}");
                 (now.n_probes <= before.n_probes && now.is_empty_but_for(&before)).then_some(now)
             });
             println!("{step} starts, {:?}: {now:?}", began.elapsed());

@@ -284,7 +284,7 @@ fn txrays_own_probes_come_and_go_under_load(#[case] confined: &str, #[case] flag
             going.extend(links.into_iter().map(|link| scope.spawn(move || drop(link))));
             wait_until("its own code again", &mut || code.read() == plain);
             while going.len() > MAX_GOING {
-                going.pop_front().map(|gone| gone.join().unwrap());
+                going.pop_front().into_iter().for_each(|gone| gone.join().unwrap());
             }
         }
     });

@@ -291,6 +291,8 @@ struct Known {
     /// The process that it was forked from, until it is clear whether it executes a program of its own.
     parent: Option<u32>,
     due: Option<Instant>,
+    /// It was not there any more, and its end was not heard of.
+    is_gone: bool,
     cost: Option<Cost>,
     /// It would have paid too much: the program that it then was.
     left: Option<PathBuf>,
@@ -393,7 +395,14 @@ impl Worker {
         }
         let Ok(mut process) = Process::read(Path::new("/proc"), pid) else {
             // It has ended, or is none of ours.
-            self.end(pid);
+            match self.known.get_mut(&pid) {
+                // What it did may not have been heard of yet.
+                Some(known) if known.parent.is_some() && !known.is_gone => {
+                    known.is_gone = true;
+                    known.due = Some(Instant::now() + PERIOD);
+                }
+                _ => self.end(pid),
+            }
             return;
         };
         if pid == std::process::id() {
