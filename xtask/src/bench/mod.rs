@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// Only this family of hooks.
     #[arg(long)]
     hooks: Option<String>,
-    /// For the rows of the screen, the parsers, captures and calls of OpenSSL: take what was built before from this folder (`target/release`), and build nothing.
+    /// For the rows of the screen, the parsers, captures and HTTPS: take what was built before from this folder (`target/release`), and build nothing.
     #[arg(long)]
     built: Option<PathBuf>,
 }
@@ -115,7 +115,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         rows.extend(tracing(args, dir.clone())?);
     }
     if args.part.is_none_or(|part| part == Part::Https) {
-        let bench = Bench::build(args, dir.clone())?;
+        let bench = match &args.built {
+            Some(built) => Bench::of(args, dir.clone(), built.join("txray"), built.join("workload")),
+            None => Bench::build(args, dir.clone())?,
+        };
         rows.extend(https::rows(&bench, args.built.as_deref())?);
         rows::clean(&bench)?;
     }
@@ -160,13 +163,11 @@ fn tracing(args: &BenchArgs, dir: PathBuf) -> Result<Vec<Row>> {
 
 impl Bench {
     fn build(args: &BenchArgs, dir: PathBuf) -> Result<Bench> {
-        Ok(Bench {
-            txray: dist::dist()?,
-            workload: dist::build("workload", "workload")?,
-            dir,
-            n_pairs: args.pairs,
-            seconds: args.seconds,
-        })
+        Ok(Bench::of(args, dir, dist::dist()?, dist::build("workload", "workload")?))
+    }
+
+    fn of(args: &BenchArgs, dir: PathBuf, txray: PathBuf, workload: PathBuf) -> Bench {
+        Bench { txray, workload, dir, n_pairs: args.pairs, seconds: args.seconds }
     }
 
     fn recording(&self) -> PathBuf {
