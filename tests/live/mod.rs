@@ -4,7 +4,7 @@
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
 //! `dns` needs BIND, dig and dnsmasq, `llmnr` systemd-resolved (the program alone) and dig,
 //! `programs` needs nginx, wrk, curl, Python and Node, `tls` nginx, curl and OpenSSL, `tls_clear` gnutls-serv and Node too, `tls_programs` NSS' tools,
-//! libcurl on NSS and on GnuTLS, Redis, MariaDB and h2load, `tls_calls`, `tls_files` and `tls_harm` a C compiler, OpenSSL's headers and pip (older and
+//! libcurl on NSS and on GnuTLS, Redis, MariaDB and h2load, `starts`, `tls_calls`, `tls_files` and `tls_harm` a C compiler, OpenSSL's headers and pip (older and
 //! other libraries are in packages of PyPI), `opaque` netcat, `websocket` Python's `websockets` and `hypercorn`, nghttpx, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
 //! `http2` nghttp2 and nginx, `grpc` Python's grpcio, `tls_go` Go, `tls_rustls` crates of crates.io, `functions` gcc, g++, rustc and Go,
@@ -38,6 +38,7 @@ mod programs;
 mod redis;
 mod replay;
 mod screen;
+mod starts;
 mod targets;
 mod template;
 mod tls;

@@ -385,8 +385,9 @@ static SSL *open_one(int port) {
     if (SSL_connect(ssl) != 1) exit(2);
     return ssl;
 }
-static void ask(SSL *ssl, const char *path, int say) {
-    char text[8192];
+/* What was answered last, and its length. */
+static char text[8192];
+static int ask(SSL *ssl, const char *path, int say) {
     int length = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", path), got = 0;
     if (SSL_write(ssl, text, length) != length) exit(3);
     for (char *end = NULL; !end || got < end + 4 - text + 3000;) {
@@ -396,6 +397,22 @@ static void ask(SSL *ssl, const char *path, int say) {
         end = strstr(text, "\r\n\r\n");
     }
     if (say) printf("%s %d\n", path, got);
+    return got;
+}
+/* Each answer is the first one's, but for its time. */
+static void check(int i, int got) {
+    static char first[sizeof text];
+    static int n_first;
+    char *date = strstr(text, "\r\nDate: ");
+    if (!date) exit(8);
+    memset(date + 8, '-', 29);
+    if (i == 0) {
+        unsigned sum = 0;
+        for (int k = 0; k < got; k++) sum = sum * 31 + (unsigned char)text[k];
+        printf("/sum %u\n", sum);
+        memcpy(first, text, n_first = got);
+    }
+    if (got != n_first || memcmp(text, first, got)) exit(9);
 }
 static void *wait_for_nothing(void *ssl) {
     char byte;
@@ -407,7 +424,7 @@ static void confine(void) {
     static const int allowed[] = {
         SYS_read, SYS_write, SYS_close, SYS_mmap, SYS_mprotect, SYS_munmap, SYS_brk, SYS_rt_sigprocmask, SYS_rt_sigaction, SYS_ioctl,
         SYS_madvise, SYS_getpid, SYS_socket, SYS_connect, SYS_sendto, SYS_recvfrom, SYS_exit, SYS_futex, SYS_exit_group, SYS_getrandom,
-        SYS_clock_gettime, SYS_gettimeofday, SYS_time, SYS_newfstatat, SYS_fstat, SYS_lseek,
+        SYS_clock_gettime, SYS_gettimeofday, SYS_time, SYS_newfstatat, SYS_fstat, SYS_lseek, SYS_poll,
     };
     enum { N = sizeof allowed / sizeof *allowed };
     struct sock_filter filter[2 * N + 2] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0) };
@@ -440,7 +457,7 @@ int main(int argc, char **argv) {
     if (argc > 5) {
         /* Until there is no more to hear. */
         struct pollfd in = { .fd = 0, .events = POLLIN };
-        for (n_after = 0; poll(&in, 1, 0) == 0; n_after++) ask(after, "/endless", 0);
+        for (n_after = 0; poll(&in, 1, 0) == 0; n_after++) check(n_after, ask(after, "/endless", 0));
         printf("/endless %d\n", n_after);
         n_after = 0;
     }

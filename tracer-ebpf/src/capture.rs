@@ -62,7 +62,7 @@ pub struct Moved {
     pub consumed: u32,
     /// [`INGRESS`] or [`EGRESS`].
     pub direction: u8,
-    /// Whether `end` counts.
+    /// Bit 0: whether `end` counts.
     pub has_sequence: u8,
     /// Where the bytes are.
     pub buffer: Buffer,
@@ -131,7 +131,7 @@ pub fn moved<const VECTORS: bool>(conn: &mut Conn, moved: &Moved) -> u32 {
     let mut flags = if moved.direction == EGRESS { FLAG_EGRESS } else { 0 };
     if moved.consumed != conn.position[INGRESS as usize] as u32
         && moved.direction == EGRESS
-        && moved.has_sequence != 0
+        && moved.has_sequence & 1 != 0
         && conn.position[INGRESS as usize] != 0
     {
         flags |= FLAG_UNSEEN;
@@ -282,7 +282,7 @@ fn advance(conn: &mut Conn, direction: usize, moved: &Moved) -> u64 {
     /// Where streams begin: room for bytes that turn out to lie before the first ones seen.
     const FIRST: u64 = 1 << 32;
     let known = conn.position[direction];
-    let start = if moved.has_sequence == 0 {
+    let start = if moved.has_sequence & 1 == 0 {
         if known == 0 { FIRST } else { known }
     } else {
         let start = moved.end.wrapping_sub(moved.bytes as u32);

@@ -137,7 +137,7 @@ pub static TLS_RUSTLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SL
 pub static TLS_RUSTLS_THREADS: LruHashMap<Key, Worker> = LruHashMap::with_max_entries(8192, 0);
 
 /// What was said by keys of rustls whose connection is not known yet. Written and read here. Full: the keys used longest ago are forgotten, and what they said
-/// is lost.
+/// is lost, uncounted.
 #[map]
 pub static TLS_RUSTLS_PENDING: LruHashMap<Key, Pending> = LruHashMap::with_max_entries(4096, 0);
 

@@ -10,7 +10,7 @@
 //! the connection's on which just these bytes are sent, by whichever thread, which is certain. Elsewhere, and until such a record is sent, a handle is linked by what
 //! the thread moved before and behind, when it was the same connection [`AGREED`] times; such a link is a guess, and is told as one.
 
-use aya_ebpf::helpers::generated::bpf_get_current_comm;
+use aya_ebpf::{helpers::generated::bpf_get_current_comm, maps::Array};
 use tracer_ebpf::{
     CARRIES, Conn, EGRESS, INGRESS, IS_CARRIED, Stat, TLS_AND_RUSTLS, TLS_HINT, TLS_LINK_NESTED,
     TLS_LINK_ORDER, TlsProcess, conn_first_seen, target_hint,
@@ -104,13 +104,43 @@ pub struct Record {
 /// [`Call::length_at`]: the call moves no clear text.
 pub const NO_LENGTH: u64 = u64::MAX;
 
-/// Notes that a call begins.
+/// Has the hooks of sockets ask for those who call, and counts calls.
 #[inline(always)]
-pub fn entered(key: Key, call: &Call) {
-    if let Some(hint) = TLS_HINTS.get_ptr_mut(target_hint(key.pid)) {
+pub fn called(hints: &Array<u64>, pid: u32) {
+    if let Some(hint) = hints.get_ptr_mut(target_hint(pid)) {
         // SAFETY: an aligned word of the map. Two processors at once may count one: user space estimates with it what the probes cost.
         unsafe { hint.write_volatile(hint.read_volatile().wrapping_add(1) | TLS_HINT) };
     }
+}
+
+/// Of a process that user space has looked at, if it has the library (`TLS_*`).
+#[inline(always)]
+pub fn process(pid: u32, library: u16) -> Option<&'static TlsProcess> {
+    // SAFETY: only read; user space writes whole values.
+    unsafe { TLS_PROCESSES.get(pid) }.filter(|process| process.libraries >> library & 1 != 0)
+}
+
+/// Counts bytes whose connection is not known. Before all probes of a process are there, it is nothing that was missed.
+#[inline(always)]
+pub fn unlinked(pid: u32, library: u16) {
+    if process(pid, library).is_some() {
+        count(Stat::TlsUnlinked);
+    }
+}
+
+/// The connection that a handle is linked with, if it lives.
+#[inline(always)]
+pub fn carrier(handle: Key) -> Option<&'static mut Conn> {
+    // SAFETY: only read; whoever writes writes whole values.
+    let linked = unsafe { TLS_HANDLES.get(handle) }?;
+    let conn_id = linked.conn_id;
+    conn::find(linked.socket).filter(|conn| conn.id == conn_id)
+}
+
+/// Notes that a call begins.
+#[inline(always)]
+pub fn entered(key: Key, call: &Call) {
+    called(&TLS_HINTS, key.pid);
     if let Some(running) = TLS_CALLS.get_ptr_mut(key) {
         // SAFETY: map values stay readable for the program's run; only this thread touches the entry.
         let running = unsafe { &*running };

@@ -11,10 +11,7 @@
 //! A `*tls.Conn` within another one's connection (a proxy that is asked over TLS) has no connection on the wire of its own: the outer one has it.
 
 use aya_ebpf::helpers::bpf_get_current_task;
-use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, Stat, TLS_GO, TLS_HINT, TLS_LINK_NESTED, TlsProcess, conn_first_seen,
-    target_hint,
-};
+use tracer_ebpf::{CARRIES, Conn, EGRESS, INGRESS, TLS_GO, TLS_LINK_NESTED, conn_first_seen, target_hint};
 
 use crate::{
     conn,
@@ -23,8 +20,7 @@ use crate::{
     memory::{Memory as _, Probed, read_user},
     probes::hit::Hit,
     settings::setting,
-    stats::count,
-    tls::{self, Handle, Key, Told},
+    tls::{self, Handle, Key, Told, called, carrier, process, unlinked},
 };
 
 /// What a goroutine does whose connection is not known yet.
@@ -82,13 +78,6 @@ fn running(thread: &Thread, register: u64) -> Option<Key> {
     (id != 0 && id == register).then_some(Key { pid: thread.pid, zero: 0, id })
 }
 
-/// Of a process that user space has looked at.
-#[inline(always)]
-fn process(pid: u32) -> Option<&'static TlsProcess> {
-    // SAFETY: only read; user space writes whole values.
-    unsafe { TLS_PROCESSES.get(pid) }.filter(|process| process.libraries >> TLS_GO & 1 != 0)
-}
-
 /// Whether every place of the process has its probe: where only some have, an answer would be taken for another's. On a connection that began after all the
 /// probes on files were there that is so whichever process has it, looked at or not; and where something was told, it was so.
 #[inline(always)]
@@ -97,33 +86,7 @@ fn is_whole(pid: u32, carrier: &Conn) -> bool {
     let all = || unsafe { TLS_PROCESSES.get(0) };
     let is_young =
         || carrier.mid_join == 0 && all().is_some_and(|all| conn_first_seen(carrier.id) > all.since_ns);
-    carrier.carries == CARRIES || process(pid).is_some() || is_young()
-}
-
-/// Counts bytes whose connection is not known. Before all probes of a process are there, it is nothing that was missed.
-#[inline(always)]
-fn unlinked(pid: u32) {
-    if process(pid).is_some() {
-        count(Stat::TlsUnlinked);
-    }
-}
-
-/// Has the hooks of sockets ask for the goroutine, and counts calls (as in `tls::entered`).
-#[inline(always)]
-fn hint(pid: u32) {
-    if let Some(hint) = TLS_GO_HINTS.get_ptr_mut(target_hint(pid)) {
-        // SAFETY: an aligned word of the map.
-        unsafe { hint.write_volatile(hint.read_volatile().wrapping_add(1) | TLS_HINT) };
-    }
-}
-
-/// The connection that a `*tls.Conn` is linked with, if it lives.
-#[inline(always)]
-fn carrier(handle: Key) -> Option<&'static mut Conn> {
-    // SAFETY: only read; whoever writes writes whole values.
-    let linked = unsafe { TLS_HANDLES.get(handle) }?;
-    let conn_id = linked.conn_id;
-    conn::find(linked.socket).filter(|conn| conn.id == conn_id)
+    carrier.carries == CARRIES || process(pid, TLS_GO).is_some() || is_young()
 }
 
 /// Links a `*tls.Conn` with a connection on the wire. `known`: the one that it was of before.
@@ -160,7 +123,7 @@ pub fn handshake(thread: &Thread, handle: u64, register: u64) {
     }
     let _ = TLS_GOROUTINES.remove(pending(key));
     let Some(running) = running(thread, register) else { return };
-    hint(thread.pid);
+    called(&TLS_GO_HINTS, thread.pid);
     let note = Goroutine { handle, conn_id: known, call: HANDSHAKE, ..NOTHING };
     let _ = TLS_GOROUTINES.insert(running, note, 0);
 }
@@ -181,7 +144,7 @@ pub fn reads(thread: &Thread, handle: u64, register: u64) {
         }
         return;
     }
-    hint(thread.pid);
+    called(&TLS_GO_HINTS, thread.pid);
     let note = Goroutine { handle, call: READ, ..NOTHING };
     let _ = TLS_GOROUTINES.insert(running, note, 0);
 }
@@ -209,7 +172,7 @@ pub fn copies(thread: &Thread, handle: u64, register: u64, from: u64, bytes: u64
         link(key, note.socket, note.conn_id, 0)
     });
     let Some(carrier) = carrier else {
-        unlinked(thread.pid);
+        unlinked(thread.pid, TLS_GO);
         return 0;
     };
     if !is_whole(thread.pid, carrier) {
@@ -274,10 +237,10 @@ pub fn sends(thread: &Thread, sends: &Sends) -> u32 {
         return 1;
     }
     let Some(running) = running(thread, register) else {
-        unlinked(thread.pid);
+        unlinked(thread.pid, TLS_GO);
         return 0;
     };
-    hint(thread.pid);
+    called(&TLS_GO_HINTS, thread.pid);
     let depth = depth(running.id, stack);
     let note = Goroutine { handle, buffer, bytes, time_ns: now, depth, call: WRITE, ..NOTHING };
     let _ = TLS_GOROUTINES.insert(pending(key), note, 0);
@@ -324,7 +287,7 @@ pub fn sent(thread: &Thread, stack: u64, register: u64) -> u32 {
     }
     let Some(carrier) = link(key, note.socket, note.conn_id, 0) else {
         let _ = TLS_GOROUTINES.remove(pending(key));
-        unlinked(thread.pid);
+        unlinked(thread.pid, TLS_GO);
         return 0;
     };
     tell_pending(thread, key, carrier);
@@ -369,7 +332,7 @@ pub fn moved(hit: &Hit, conn: &Conn) -> u32 {
     let running = Key { pid, zero: 0, id };
     let Some(note) = TLS_GOROUTINES.get_ptr_mut(running) else {
         // Within a `Read` that began before the probes were there, perhaps: on a connection that was there then.
-        let is_older = process(pid)
+        let is_older = process(pid, TLS_GO)
             .is_some_and(|process| conn.mid_join != 0 || conn_first_seen(conn.id) <= process.since_ns);
         if is_ingress && is_older {
             let note = Goroutine { socket: hit.sock as u64, conn_id: conn.id, ..NOTHING };

@@ -9,11 +9,14 @@
 //! program copies records on their way between its sockets and the library, nothing is linked, and what was said is counted (`tls_unlinked`).
 //!
 //! What was said by keys that are linked by a send waits for it, where its caller has it; whether it is still there is seen by how it begins.
+//!
+//! What is lost on the way is counted as well (`tls_unlinked`): a record in progress whose entry could not be made or made room for another's, and results and messages
+//! that cannot be read or are none. A record of the handshake whose entry was lost counts too: which it was is not known then. Not counted is what waits for its
+//! connection and makes room for others', of 4,096 keys at once.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm};
 use tracer_ebpf::{
-    CARRIES, Conn, EGRESS, INGRESS, Stat, TLS_HINT, TLS_LINK_NESTED, TLS_RUSTLS, TlsProcess, conn_first_seen,
-    target_hint,
+    CARRIES, Conn, EGRESS, INGRESS, Stat, TLS_LINK_NESTED, TLS_RUSTLS, conn_first_seen, target_hint,
 };
 
 use crate::{
@@ -21,13 +24,11 @@ use crate::{
     conn,
     filter::Thread,
     gather::Iovec,
-    maps::{
-        TLS_CARRIED, TLS_HANDLES, TLS_PROCESSES, TLS_RUSTLS_HINTS, TLS_RUSTLS_PENDING, TLS_RUSTLS_THREADS,
-    },
+    maps::{TLS_CARRIED, TLS_HANDLES, TLS_RUSTLS_HINTS, TLS_RUSTLS_PENDING, TLS_RUSTLS_THREADS},
     memory::{forget, read_user, zero},
     probes::hit::Hit,
     stats::count,
-    tls::{self, Handle, Key, Told},
+    tls::{self, Handle, Key, Told, called, carrier, process, unlinked},
     tls_go::Carried,
 };
 
@@ -136,39 +137,6 @@ fn worker_of(thread: &Thread) -> Option<&'static mut Worker> {
     worker(thread)
 }
 
-/// Of a process that user space has looked at.
-#[inline(always)]
-fn process(pid: u32) -> Option<&'static TlsProcess> {
-    // SAFETY: only read; user space writes whole values.
-    unsafe { TLS_PROCESSES.get(pid) }.filter(|process| process.libraries >> TLS_RUSTLS & 1 != 0)
-}
-
-/// Counts bytes whose connection is not known. Before all probes of a process are there, it is nothing that was missed.
-#[inline(always)]
-fn unlinked(pid: u32) {
-    if process(pid).is_some() {
-        count(Stat::TlsUnlinked);
-    }
-}
-
-/// Has the hooks of sockets ask for the thread.
-#[inline(always)]
-fn hint(pid: u32) {
-    if let Some(hint) = TLS_RUSTLS_HINTS.get_ptr_mut(target_hint(pid)) {
-        // SAFETY: an aligned word of the map (its count: as in `tls::entered`).
-        unsafe { hint.write_volatile(hint.read_volatile().wrapping_add(1) | TLS_HINT) };
-    }
-}
-
-/// The connection that keys are linked with, if it lives.
-#[inline(always)]
-fn carrier(keys: Key) -> Option<&'static mut Conn> {
-    // SAFETY: only read; whoever writes writes whole values.
-    let linked = unsafe { TLS_HANDLES.get(keys) }?;
-    let conn_id = linked.conn_id;
-    conn::find(linked.socket).filter(|conn| conn.id == conn_id)
-}
-
 #[inline(always)]
 fn link(keys: Key, socket: u64, conn_id: u64) {
     let handle = Handle { socket, conn_id, link: u32::from(TLS_LINK_NESTED), n_agreed: 0 };
@@ -221,15 +189,16 @@ pub struct Arguments {
 /// A record is about to be encrypted; not 0: its bytes are to be told ([`speaks`]).
 #[inline(never)]
 pub fn encrypts(thread: &Thread, arguments: &Arguments) -> u32 {
-    hint(thread.pid);
+    called(&TLS_RUSTLS_HINTS, thread.pid);
     let keys = Key { pid: thread.pid, zero: 0, id: arguments.keys };
     if arguments.number == 0 {
         renewed(keys);
     }
     let Some(message) = read_user::<Outbound>(arguments.message) else {
-        unlinked(thread.pid);
+        unlinked(thread.pid, TLS_RUSTLS);
         return 0;
     };
+    // What is lost without it is counted at the return.
     let Some(worker) = worker_of(thread) else { return 0 };
     if worker.unlinked != 0 && worker.unlinked != arguments.keys {
         forget_pending(thread.pid, worker.unlinked);
@@ -248,7 +217,12 @@ pub fn encrypts(thread: &Thread, arguments: &Arguments) -> u32 {
         _ => (message.begin, message.end),
     };
     let bytes = end.wrapping_sub(begin);
-    if message.kind as u8 != APPLICATION_DATA || bytes == 0 || bytes > MAX_RECORD {
+    if message.kind as u8 != APPLICATION_DATA || bytes == 0 {
+        return 0;
+    }
+    if bytes > MAX_RECORD {
+        // None is so long: these are no messages of rustls as they are known.
+        unlinked(thread.pid, TLS_RUSTLS);
         return 0;
     }
     worker.speaks = arguments.keys;
@@ -400,7 +374,7 @@ fn wait(keys: Key, address: u64, bytes: u64, time_ns: u64) -> u32 {
         }
     }
     let Some(pending) = TLS_RUSTLS_PENDING.get_ptr_mut(keys) else {
-        unlinked(keys.pid);
+        unlinked(keys.pid, TLS_RUSTLS);
         return 0;
     };
     // SAFETY: map values stay readable for the program's run; a connection's records are encrypted one by one.
@@ -433,7 +407,7 @@ fn wait(keys: Key, address: u64, bytes: u64, time_ns: u64) -> u32 {
             }
             pending.lost += bytes;
             pending.n_pieces = 0;
-            unlinked(keys.pid);
+            unlinked(keys.pid, TLS_RUSTLS);
         }
     }
     0
@@ -447,7 +421,7 @@ fn forget_pending(pid: u32, keys: u64) -> u32 {
     // SAFETY: map values stay readable for the program's run.
     let pending = unsafe { &mut *pending };
     if pending.n_pieces != 0 {
-        unlinked(pid);
+        unlinked(pid, TLS_RUSTLS);
     }
     let mut i = 0;
     while i < MAX_WAITING {
@@ -476,7 +450,7 @@ fn tell_pending(thread: &Thread, keys: Key, carrier: &mut Conn) -> u32 {
         let mut n_pieces = pending.n_pieces;
         if n_pieces != 0 && read_user(pending.pieces[0].base).unwrap_or(0) != pending.begins {
             // Its memory is others' by now.
-            unlinked(thread.pid);
+            unlinked(thread.pid, TLS_RUSTLS);
             let mut i = 0;
             while i < MAX_WAITING {
                 if (i as u64) < n_pieces {
@@ -506,15 +480,16 @@ fn tell_pending(thread: &Thread, keys: Key, carrier: &mut Conn) -> u32 {
 /// A record is about to be decrypted, where it lies.
 #[inline(never)]
 pub fn decrypts(thread: &Thread, arguments: &Arguments) -> u32 {
-    hint(thread.pid);
+    called(&TLS_RUSTLS_HINTS, thread.pid);
     if arguments.number == 0 {
         renewed(Key { pid: thread.pid, zero: 0, id: arguments.keys });
     }
     // `InboundOpaqueMessage` begins with its `&mut [u8]`.
     let Some(message) = read_user::<Iovec>(arguments.message) else {
-        unlinked(thread.pid);
+        unlinked(thread.pid, TLS_RUSTLS);
         return 0;
     };
+    // What is lost without it is counted at the return.
     let Some(worker) = worker_of(thread) else { return 0 };
     worker.keys = arguments.keys;
     worker.message = message.base;
@@ -541,7 +516,11 @@ struct Inbound {
 /// A record was encrypted or decrypted; `stack` is the stack pointer behind the return.
 #[inline(never)]
 pub fn returned(thread: &Thread, stack: u64) -> u32 {
-    let Some(worker) = worker(thread) else { return 0 };
+    let Some(worker) = worker(thread) else {
+        // It could not be made, or made room for another thread's.
+        unlinked(thread.pid, TLS_RUSTLS);
+        return 0;
+    };
     let keys = worker.keys;
     if keys == 0 || stack <= worker.stack {
         return 0;
@@ -551,7 +530,10 @@ pub fn returned(thread: &Thread, stack: u64) -> u32 {
         return decrypted(thread, worker, Key { pid: thread.pid, zero: 0, id: keys });
     }
     // `Result<OutboundOpaqueMessage, Error>`: its `Vec` is a capacity, an address, and a length.
-    let Some(record) = read_user::<u64>(worker.result.wrapping_add(16)) else { return 0 };
+    let Some(record) = read_user::<u64>(worker.result.wrapping_add(16)) else {
+        unlinked(thread.pid, TLS_RUSTLS);
+        return 0;
+    };
     if worker.unlinked != keys {
         worker.unlinked = keys;
         worker.record = record;
@@ -562,7 +544,10 @@ pub fn returned(thread: &Thread, stack: u64) -> u32 {
 /// Tells what was decrypted.
 #[inline(never)]
 fn decrypted(thread: &Thread, worker: &Worker, keys: Key) -> u32 {
-    let Some(plain) = read_user::<Inbound>(worker.result) else { return 0 };
+    let Some(plain) = read_user::<Inbound>(worker.result) else {
+        unlinked(thread.pid, TLS_RUSTLS);
+        return 0;
+    };
     let (message, end) = (worker.message, worker.message.wrapping_add(worker.message_bytes));
     if plain.tag as u8 <= NO_ERROR
         || plain.address < message
@@ -637,7 +622,8 @@ fn lost_before(keys: Key) -> u64 {
 /// Whether a connection was there before the probes of its process.
 #[inline(never)]
 fn is_older(pid: u32, conn: &Conn) -> bool {
-    process(pid).is_some_and(|process| conn.mid_join != 0 || conn_first_seen(conn.id) <= process.since_ns)
+    process(pid, TLS_RUSTLS)
+        .is_some_and(|process| conn.mid_join != 0 || conn_first_seen(conn.id) <= process.since_ns)
 }
 
 /// A socket moved bytes.

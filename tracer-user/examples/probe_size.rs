@@ -2,6 +2,8 @@
 //! `cargo run --example probe_size [socket|syscall] [slow|all]`: with stacks of slow calls of
 //! functions, or of all. Traces nothing.
 
+use std::os::fd::AsRawFd as _;
+
 use tracer_user::{
     bpf::load::{LoadConfig, load},
     config::{Hooks, Targets},
@@ -34,10 +36,12 @@ fn main() -> anyhow::Result<()> {
     if let Err(refused) = &loaded.function_programs {
         println!("functions: {refused}");
     }
-    for (name, program) in loaded.ebpf.programs() {
-        if let Ok(info) = program.info() {
-            sizes.push((info.verified_instruction_count().unwrap_or_default(), name.to_owned()));
-        }
+    for (name, fd) in loaded.programs() {
+        // Linux 5.16 and later.
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+        let size: Option<u32> =
+            text.lines().find_map(|line| line.strip_prefix("verified_insns:")?.trim().parse().ok());
+        sizes.push((size.unwrap_or_default(), name.to_owned()));
     }
     sizes.sort();
     for (size, name) in sizes {

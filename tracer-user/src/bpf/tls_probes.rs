@@ -77,6 +77,8 @@ enum Command {
     Look(u32),
     /// It was forked from another.
     Forked(u32, u32),
+    /// It executes a program of its own.
+    Executed(u32),
     /// It has ended.
     Ended(u32),
 }
@@ -98,10 +100,11 @@ pub struct Status {
     pub n_lost: u64,
 }
 
-/// The running thread. Dropping it detaches all.
+/// The running threads. Dropping it detaches all.
 pub struct TlsProbes {
     commands: Option<SyncSender<Command>>,
-    thread: Option<JoinHandle<()>>,
+    /// The one that looks, then the one that takes probes away, which ends behind it.
+    threads: Vec<JoinHandle<()>>,
     status: Arc<Mutex<Status>>,
 }
 
@@ -162,8 +165,14 @@ impl TlsProbes {
         let (closer, to_close) = mpsc::sync_channel::<Vec<OwnedFd>>(MAX_CLOSING);
         let closes = std::thread::Builder::new().name("txray-tls-end".to_owned());
         // It ends with the last who could give it any.
-        let closes = closes.spawn(move || to_close.iter().for_each(uprobe_link::close_all));
-        closes.map_err(|error| format!("start its second thread: {error}"))?;
+        let closes = closes.spawn(move || {
+            for mut links in &to_close {
+                // What has come meanwhile waits for the same grace period.
+                links.extend(to_close.try_iter().flatten());
+                uprobe_link::close_all(links);
+            }
+        });
+        let closes = closes.map_err(|error| format!("start its second thread: {error}"))?;
         let mut worker = Worker {
             closer,
             harms_confined: trial.harms_confined,
@@ -201,10 +210,10 @@ impl TlsProbes {
                 "probes are still being attached: what is said inside until then is not shown".to_owned();
             lock(&status).left_opaque.push(text);
         }
-        Ok(TlsProbes { commands: Some(commands), thread: Some(thread), status })
+        Ok(TlsProbes { commands: Some(commands), threads: vec![thread, closes], status })
     }
 
-    /// A process began, executed a program, or was met for the first time.
+    /// A process was met for the first time.
     pub fn look(&self, pid: u32) {
         self.send(Command::Look(pid));
     }
@@ -212,6 +221,11 @@ impl TlsProbes {
     /// A process was forked from `parent`.
     pub fn forked(&self, pid: u32, parent: u32) {
         self.send(Command::Forked(pid, parent));
+    }
+
+    /// A process executes a program.
+    pub fn executed(&self, pid: u32) {
+        self.send(Command::Executed(pid));
     }
 
     /// A process has ended.
@@ -244,9 +258,9 @@ impl StatusHandle {
 
 impl Drop for TlsProbes {
     fn drop(&mut self) {
-        // The thread ends with its queue.
+        // They end with their queues. What was still attached then, the kernel would take away one by one.
         self.commands = None;
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
@@ -277,6 +291,8 @@ struct Known {
     /// The process that it was forked from, until it is clear whether it executes a program of its own.
     parent: Option<u32>,
     due: Option<Instant>,
+    /// It was not there any more, and its end was not heard of.
+    is_gone: bool,
     cost: Option<Cost>,
     /// It would have paid too much: the program that it then was.
     left: Option<PathBuf>,
@@ -317,7 +333,7 @@ struct Worker {
     /// When the last of them was attached, boot ns.
     shared_since_ns: u64,
     status: Arc<Mutex<Status>>,
-    /// Takes probes away, one after the other: the kernel waits at each until nobody can be in it, some 90 ms, in which others are to be attached.
+    /// Takes probes away: the kernel waits until nobody can be in them, some 90 ms, in which others are to be attached.
     closer: SyncSender<Vec<OwnedFd>>,
 }
 
@@ -341,6 +357,15 @@ impl Worker {
                     if let Some(known) = self.known.get_mut(&pid) {
                         known.parent = Some(parent);
                     }
+                    continue;
+                }
+                Ok(Command::Executed(pid)) => {
+                    if let Some(known) = self.known.get_mut(&pid) {
+                        known.n_looks = 0;
+                        // Gone before it could be looked at, it did not serve as its parent does.
+                        known.parent = None;
+                    }
+                    self.look(pid);
                     continue;
                 }
                 Ok(Command::Ended(pid)) => {
@@ -370,7 +395,14 @@ impl Worker {
         }
         let Ok(mut process) = Process::read(Path::new("/proc"), pid) else {
             // It has ended, or is none of ours.
-            self.end(pid);
+            match self.known.get_mut(&pid) {
+                // What it did may not have been heard of yet.
+                Some(known) if known.parent.is_some() && !known.is_gone => {
+                    known.is_gone = true;
+                    known.due = Some(Instant::now() + PERIOD);
+                }
+                _ => self.end(pid),
+            }
             return;
         };
         if pid == std::process::id() {

@@ -280,9 +280,13 @@ pub fn at_once<T: Sync>(
     })
 }
 
+/// Threads that detach at once. Each waits for grace periods as well, some 20 to 40 ms: the 580 probes of processes that had just ended were gone after 0.16 s, with 16
+/// threads after 3.2 s, one behind the other after 21 s (Linux 6.18, AMD EPYC, two processors). Those that wait take no time of a processor.
+const CLOSE_AT_ONCE: usize = 128;
+
 /// Detaches all, and returns when none runs any more.
 pub fn close_all(links: Vec<OwnedFd>) {
-    let size = links.len().div_ceil(AT_ONCE).max(1);
+    let size = links.len().div_ceil(CLOSE_AT_ONCE).max(1);
     std::thread::scope(|scope| {
         let mut links = links.into_iter();
         loop {

@@ -337,7 +337,7 @@ impl LiveSource {
             Event::Process(process) => {
                 match (&self.tls, process.change) {
                     (Some(tls), ProcessChange::Start) => tls.forked(process.pid, process.parent_pid),
-                    (Some(tls), _) => tls.look(process.pid),
+                    (Some(tls), _) => tls.executed(process.pid),
                     (None, _) => {}
                 }
                 if let Some(functions) = &self.functions {

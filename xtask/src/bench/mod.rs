@@ -4,6 +4,7 @@
 mod accuracy;
 mod captures;
 mod figures;
+mod https;
 mod parsers;
 mod programs;
 mod rows;
@@ -43,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// Only this family of hooks.
     #[arg(long)]
     hooks: Option<String>,
-    /// For the rows of the screen, the parsers and captures: take what was built before from this folder (`target/release`), and build nothing.
+    /// For the rows of the screen, the parsers, captures and HTTPS: take what was built before from this folder (`target/release`), and build nothing.
     #[arg(long)]
     built: Option<PathBuf>,
 }
@@ -53,6 +54,8 @@ pub(crate) struct BenchArgs {
 enum Part {
     /// What tracing costs.
     Tracing,
+    /// What seeing inside TLS costs.
+    Https,
     /// What the screen costs, and how soon it shows.
     Screen,
     /// How fast the parsers read.
@@ -111,6 +114,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.part.is_none_or(|part| part == Part::Tracing) {
         rows.extend(tracing(args, dir.clone())?);
     }
+    if args.part.is_none_or(|part| part == Part::Https) {
+        let bench = match &args.built {
+            Some(built) => Bench::of(args, dir.clone(), built.join("txray"), built.join("workload")),
+            None => Bench::build(args, dir.clone())?,
+        };
+        rows.extend(https::rows(&bench, args.built.as_deref())?);
+        rows::clean(&bench)?;
+    }
     if args.part.is_none_or(|part| part == Part::Screen) {
         rows.extend(screen::rows(&dir, args.seconds, args.built.as_deref())?);
     }
@@ -119,13 +130,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 
 /// The rows about tracing.
 fn tracing(args: &BenchArgs, dir: PathBuf) -> Result<Vec<Row>> {
-    let bench = Bench {
-        txray: dist::dist()?,
-        workload: dist::build("workload", "workload")?,
-        dir,
-        n_pairs: args.pairs,
-        seconds: args.seconds,
-    };
+    let bench = Bench::build(args, dir)?;
     let mut rows = Vec::new();
     let families = match &args.hooks {
         Some(hooks) => vec![hooks.as_str()],
@@ -157,6 +162,14 @@ fn tracing(args: &BenchArgs, dir: PathBuf) -> Result<Vec<Row>> {
 }
 
 impl Bench {
+    fn build(args: &BenchArgs, dir: PathBuf) -> Result<Bench> {
+        Ok(Bench::of(args, dir, dist::dist()?, dist::build("workload", "workload")?))
+    }
+
+    fn of(args: &BenchArgs, dir: PathBuf, txray: PathBuf, workload: PathBuf) -> Bench {
+        Bench { txray, workload, dir, n_pairs: args.pairs, seconds: args.seconds }
+    }
+
     fn recording(&self) -> PathBuf {
         self.dir.join("recording")
     }
@@ -166,7 +179,7 @@ impl Bench {
     }
 
     fn tracer(&self, target: u32, hooks: &str) -> Result<Tracer> {
-        Tracer::start(&self.txray, target, hooks, &self.recording())
+        Tracer::start(&self.txray, target, hooks, &self.recording(), &[])
     }
 
     /// Untraced, traced, untraced, floor; again and again, on one server.

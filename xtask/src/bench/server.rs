@@ -26,6 +26,8 @@ const CONNECTIONS: &str = "32";
 pub(crate) struct Server {
     child: Child,
     port: u16,
+    /// Where it speaks TLS.
+    tls_port: Option<u16>,
 }
 
 /// What a load made of it.
@@ -47,10 +49,27 @@ impl Load {
 impl Server {
     /// Starts it in a folder of its own, on a port that was free.
     pub(crate) fn start(dir: &Path) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        Self::start_with(dir, None)
+    }
+
+    /// The same with another port for HTTPS, which then has the load.
+    pub(crate) fn start_tls(dir: &Path) -> Result<Self> {
+        let mut openssl = command("openssl", ["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=bench"]);
+        openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+        openssl.arg("-keyout").arg(dir.join("key.pem")).arg("-out").arg(dir.join("certificate.pem"));
+        output(openssl.stderr(Stdio::null()))?;
+        Self::start_with(dir, Some(free_port()?))
+    }
+
+    fn start_with(dir: &Path, tls_port: Option<u16>) -> Result<Self> {
+        let port = free_port()?;
+        let tls = tls_port.map_or_else(String::new, |port| {
+            let dir = dir.display();
+            format!("listen 127.0.0.1:{port} ssl;\n    ssl_certificate {dir}/certificate.pem; ssl_certificate_key {dir}/key.pem;")
+        });
         let dir = dir.join("nginx");
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("nginx.conf"), settings(&dir, port))?;
+        fs::write(dir.join("nginx.conf"), settings(&dir, port, &tls))?;
         let child = command("taskset", ["-c", SERVER_CPU, "nginx", "-p"])
             .arg(&dir)
             .arg("-c")
@@ -58,7 +77,7 @@ impl Server {
             .stdin(Stdio::null())
             .spawn()
             .context("starting nginx")?;
-        let server = Self { child, port };
+        let server = Self { child, port, tls_port };
         let deadline = Instant::now() + Duration::from_secs(10);
         while server.n_requests().is_err() {
             if Instant::now() > deadline {
@@ -91,11 +110,18 @@ impl Server {
             .with_context(|| format!("nginx's status has no count of requests: {answer}"))
     }
 
+    fn url(&self) -> String {
+        match self.tls_port {
+            Some(port) => format!("https://127.0.0.1:{port}/"),
+            None => format!("http://127.0.0.1:{}/", self.port),
+        }
+    }
+
     /// As many requests as it can serve, for so long.
     pub(crate) fn saturate(&self, seconds: u64) -> Result<Load> {
         let before = cpu_ns(self.pid())?;
         let mut wrk = command("taskset", ["-c", CLIENT_CPU, "wrk", "-t1", "-c", CONNECTIONS]);
-        wrk.args([format!("-d{seconds}s"), format!("http://127.0.0.1:{}/", self.port)]);
+        wrk.args([format!("-d{seconds}s"), self.url()]);
         let text = output(&mut wrk)?;
         let server_cpu_ns = cpu_ns(self.pid())? - before;
         parse_wrk(&text, server_cpu_ns)
@@ -128,8 +154,12 @@ impl Drop for Server {
     }
 }
 
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// One process, no logs, an answer of half a kilobyte in one write: two data events for each request.
-fn settings(dir: &Path, port: u16) -> String {
+fn settings(dir: &Path, port: u16, tls: &str) -> String {
     let body = "x".repeat(512);
     let dir = dir.display();
     format!(
@@ -138,7 +168,7 @@ fn settings(dir: &Path, port: u16) -> String {
          http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  keepalive_timeout 600s;\n\
          client_body_temp_path {dir}/body;\n  proxy_temp_path {dir}/proxy;\n  fastcgi_temp_path {dir}/fastcgi;\n\
          uwsgi_temp_path {dir}/uwsgi;\n  scgi_temp_path {dir}/scgi;\n\
-         server {{\n    listen 127.0.0.1:{port};\n    location = /status {{ stub_status; }}\n\
+         server {{\n    listen 127.0.0.1:{port};\n    {tls}\n    location = /status {{ stub_status; }}\n\
          add_header X-Request-Id $http_x_request_id;\n\
          location / {{ return 200 \"{body}\"; }}\n  }}\n}}\n"
     )

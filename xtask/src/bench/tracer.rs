@@ -63,13 +63,19 @@ pub(crate) struct Interval {
 }
 
 impl Tracer {
-    /// Starts it on one target, recording into `out`.
-    pub(crate) fn start(program: &Path, target: u32, hooks: &str, out: &Path) -> Result<Self> {
+    /// Starts it on one target with more flags, recording into `out`.
+    pub(crate) fn start(
+        program: &Path,
+        target: u32,
+        hooks: &str,
+        out: &Path,
+        flags: &[&str],
+    ) -> Result<Self> {
         let _ = fs::remove_dir_all(out);
         let began = Instant::now();
         let mut record = command("taskset", ["-c", CLIENT_CPU]);
         record.arg(program).args(["record", "--hooks", hooks, "--summary", "json"]);
-        record.args(["--pid".into(), target.to_string()]).arg("--out").arg(out);
+        record.args(["--pid".into(), target.to_string()]).arg("--out").arg(out).args(flags);
         let mut child = record
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
