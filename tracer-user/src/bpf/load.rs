@@ -18,19 +18,20 @@ use tracer_ebpf as abi;
 
 use crate::{
     bpf::{
+        anatomy,
         btf::{BtfError, KernelBtf},
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{
-            FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
+            ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
             TLS_RUSTLS_FEATURE,
         },
         tls_libraries::TlsTrial,
         uprobe_programs::{self, UprobePrograms},
         uprobe_trial,
     },
-    config::{Hooks, Targets},
+    config::{Anatomy, Hooks, Targets},
 };
 
 pub use super::probes::Family;
@@ -65,6 +66,8 @@ pub struct LoadConfig {
     pub functions: bool,
     /// From which duration on their stacks are told too, ns; 0 = of all.
     pub stacks: Option<u64>,
+    /// What is told of threads that serve requests.
+    pub anatomy: Anatomy,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -197,7 +200,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     let offsets = Offsets::resolve(&kernel)?;
     let families = families(config.hooks, Family::Socket.is_of(&kernel))?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
-    let settings = settings(config, &offsets, own_pid, &kernel);
+    let settings = settings(config, &offsets, own_pid, &kernel, families[0]);
     let mut ebpf = object(&settings, config.max_conns, config.functions, &btf)?;
     fill(&mut ebpf, config)?;
 
@@ -207,11 +210,13 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         let wanted = !config.udp_ports.is_empty();
         family.datagrams().iter().chain(family.datagram_exits()).filter(move |_| wanted)
     };
+    let scheduler = || anatomy::probes(config.anatomy).filter(|_| settings.anatomy != abi::ANATOMY_NONE);
     let wanted = families
         .iter()
         .take(1)
         .flat_map(|family| family.probes().iter().chain(datagrams(*family)))
-        .chain(LIFE);
+        .chain(LIFE)
+        .chain(scheduler());
     let present: Vec<&Probe> = wanted.filter(|probe| kernel.tracepoint(probe.tracepoint).is_some()).collect();
     let mut loaded = load_together(&mut ebpf, &present, &btf);
     let mut is_loaded = |ebpf: &mut Ebpf, probe: &Probe| match loaded.remove(probe.program) {
@@ -231,6 +236,12 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
             (Err(reason), Some(feature)) => missing.push(Missing { feature, reason }),
             (Err(reason), None) => return Err(LoadError::Program { program: probe.program, reason }),
         }
+    }
+    if let Some(reason) = scheduler().find_map(|probe| attach(&mut ebpf, probe).err()) {
+        // Half of it would take a wait for work.
+        let mut loaded = load(&LoadConfig { anatomy: Anatomy::Off, ..config.clone() })?;
+        loaded.missing.push(Missing { feature: ANATOMY, reason });
+        return Ok(loaded);
     }
     let family = data_hooks(families, |probe| attach(&mut ebpf, probe), &mut missing)?;
     let absent = |probe: &Probe, reason| Missing { feature: probe.feature.unwrap_or_default(), reason };
@@ -343,14 +354,20 @@ fn data_hooks(
 const SOCKET_FEATURE: &str = "socket tracepoints (system calls are traced in their place, which costs more)";
 
 /// What the probes are told.
-fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32, kernel: &KernelBtf) -> abi::Settings {
+fn settings(
+    config: &LoadConfig,
+    offsets: &Offsets,
+    own_pid: u32,
+    kernel: &KernelBtf,
+    family: Family,
+) -> abi::Settings {
     let targets = &config.targets;
     let by_process = !(config.pids.is_empty()
         && targets.pids.is_empty()
         && targets.comms.is_empty()
         && targets.exes.is_empty()
         && targets.cgroups.is_empty());
-    abi::Settings {
+    let mut settings = abi::Settings {
         abi_version: abi::ABI_VERSION,
         self_pid: own_pid,
         mode: if by_process { abi::MODE_TARGETS } else { abi::MODE_ALL },
@@ -379,8 +396,18 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32, kernel: &Kerne
             Some(_) => abi::STACKS_SLOW,
         },
         stack_ns: config.stacks.unwrap_or(0),
+        anatomy: abi::ANATOMY_NONE,
+        switch_has_state: 0,
+        has_task_registers: 0,
+        hits_in_call: 0,
+        task_state: abi::NO_OFFSET,
+        task_stack: abi::NO_OFFSET,
+        io_wait_byte: abi::NO_OFFSET,
+        io_wait_bit: 0,
         offsets: abi::KernelOffsets::from(offsets),
-    }
+    };
+    anatomy::settings(config.anatomy, family, kernel, &mut settings);
+    settings
 }
 
 /// Makes the maps, and the programs ready to be loaded.
@@ -406,6 +433,7 @@ fn object(
         // Of threads that make records of functions: 1.5 MiB.
         .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
         // Of calls that have begun: 1.5 MiB.
+        .map_max_entries("THREADS", if settings.anatomy == abi::ANATOMY_NONE { 1 } else { 16_384 })
         .map_max_entries("FUNCTION_OPEN", if settings.stacks == abi::STACKS_NONE { 1 } else { 16_384 })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
@@ -443,7 +471,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         budget: abi::DEFAULT_BUDGET,
         // The smallest: it is never written to.
         ring_bytes: 64 * 1024,
-        ..settings(&LoadConfig::nothing(), &offsets, 0, &kernel)
+        ..settings(&LoadConfig::nothing(), &offsets, 0, &kernel, Family::Socket)
     };
     let mut ebpf = object(&settings, 64, false, &btf)?;
     // What goes with hooks that this kernel does not have is not its lack.
@@ -493,6 +521,7 @@ impl LoadConfig {
             tls: true,
             functions: true,
             stacks: None,
+            anatomy: Anatomy::Calls,
             has_open_datagram_sockets: false,
         }
     }

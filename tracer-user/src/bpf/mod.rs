@@ -1,5 +1,6 @@
 //! The kernel's side as user space sees it: its types, what it can do, the probes' life.
 
+mod anatomy;
 pub mod btf;
 pub mod datagram_exit;
 pub mod diagnosis;
