@@ -14,7 +14,7 @@ use crate::{
     metrics::{Counter, Metrics},
     time::BootTime,
     transaction::{
-        CallId, ProtocolName,
+        CallId, End, ProtocolName,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, MAX_PEERS, Reason, reason},
         open::{Ended, Open},
     },
@@ -55,6 +55,12 @@ struct Spent {
     user_ns: u64,
     kernel_ns: u64,
     runq_ns: u64,
+}
+
+impl Spent {
+    fn whole(self) -> u64 {
+        self.user_ns + self.kernel_ns + self.runq_ns
+    }
 }
 
 /// What a request waits for while its thread does not work for it.
@@ -98,6 +104,8 @@ pub(super) struct Threads {
     served: BTreeMap<CallId, Served>,
     /// Calls in flight, and what they are made for.
     asked: BTreeMap<CallId, Link>,
+    /// Who moved bytes last, where, and when.
+    mover: ((u32, u32), ConnId, BootTime),
 }
 
 impl Thread {
@@ -111,12 +119,10 @@ impl Thread {
     }
 
     fn spend(&mut self, spent: Spent, served: &mut BTreeMap<CallId, Served>) {
-        let whole = spent.user_ns + spent.kernel_ns + spent.runq_ns;
-        self.busy_ns += whole;
         match self.owner.and_then(|id| served.get_mut(&id)) {
             Some(request) => {
+                self.busy_ns += spent.whole();
                 request.spend(spent);
-                request.owned_ns += whole;
             }
             None => {
                 self.pending.user_ns += spent.user_ns;
@@ -134,7 +140,7 @@ impl Thread {
     }
 
     fn forget_pending(&mut self) {
-        self.pending = Spent::default();
+        self.busy_ns += std::mem::take(&mut self.pending).whole();
         self.pending_since = self.last;
     }
 
@@ -161,12 +167,10 @@ impl Thread {
     /// It works for a request from now on, and did so since it last waited for events.
     fn owned_by(&mut self, id: Option<CallId>, served: &mut BTreeMap<CallId, Served>) {
         if id.is_some() && self.owner.is_none() {
-            let spent = std::mem::take(&mut self.pending);
             if let Some(request) = id.and_then(|id| served.get_mut(&id))
                 && request.since <= self.pending_since
             {
-                request.spend(spent);
-                request.owned_ns += spent.user_ns + spent.kernel_ns + spent.runq_ns;
+                request.spend(self.pending);
             }
         }
         if id != self.owner {
@@ -185,6 +189,7 @@ impl Served {
         self.parts.user_ns += spent.user_ns;
         self.parts.kernel_ns += spent.kernel_ns;
         self.parts.runq_ns += spent.runq_ns;
+        self.owned_ns += spent.whole();
     }
 
     /// Its thread waited, for it.
@@ -246,6 +251,7 @@ impl Served {
 impl Threads {
     /// Bytes moved: a thread's time is known up to here.
     pub(super) fn moved(&mut self, data: &Data) {
+        self.mover = ((data.pid, data.tid), data.conn, data.time);
         let Some(thread) = self.threads.get_mut(&(data.pid, data.tid)) else { return };
         if data.time < thread.last || data.off_cpu < thread.number {
             // A sum, told when more has happened.
@@ -306,9 +312,6 @@ impl Threads {
                         && (first.is_none() || is_new)
                     {
                         first = Some(id);
-                        if is_new {
-                            break_at(&mut self.threads, key);
-                        }
                     }
                 }
                 Direction::Egress => self.answers(id, open, data),
@@ -350,6 +353,10 @@ impl Threads {
             if own {
                 (thread.number, thread.kernel_ns) = (data.off_cpu, data.kernel_ns);
             }
+            thread.forget_pending();
+        }
+        if thread.owner.is_none() {
+            // What it did before it received this is not this one's.
             thread.forget_pending();
         }
         let is_shared = !thread.open.is_empty();
@@ -440,6 +447,10 @@ impl Threads {
         }
         if let Some(served) = self.served.get_mut(&link.parent) {
             served.n_asked = served.n_asked.saturating_sub(1);
+            if ended.end == End::TracerStopped {
+                // As below.
+                return Some(link);
+            }
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
             add_call(&mut served.calls, kind, peer(), ns);
         }
@@ -453,18 +464,22 @@ impl Threads {
         if let Some(thread) = self.threads.get_mut(&key)
             && thread.owner.is_none()
             && thread.last == ended.at
+            && ended.end == End::Answered
         {
             // It has just answered, and had received nothing since it last waited for events: a timer was due.
             thread.owned_by(Some(id), &mut self.served);
         }
         let Some(mut served) = self.served.remove(&id) else { return Causes::default() };
+        let (mover, of, then) = self.mover;
+        served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;
         let thread = self.threads.get_mut(&served.thread);
         let duration_ns = ended.at.0.saturating_sub(ended.open.start.0);
         let anatomy = served.anatomy(thread.as_deref(), ended.at, duration_ns);
         metrics.add(Counter::AnatomyInconsistent, u64::from(anatomy.is_none()));
         if let Some(thread) = thread {
             thread.open.retain(|other| *other != id);
-            if thread.owner == Some(id) {
+            // Of those that are in flight at the end of a run the order is anyone's.
+            if thread.owner == Some(id) && ended.end != End::TracerStopped {
                 // It goes on with the next of the same connection, or with the only one that is left.
                 let next = thread.open.iter().find(|other| other.conn == conn).copied();
                 let sole = (thread.open.len() == 1).then(|| thread.open[0]);
@@ -481,15 +496,6 @@ impl Threads {
         for key in gone {
             self.threads.remove(&key);
         }
-    }
-}
-
-/// What its thread did before a request began is not the request's.
-fn break_at(threads: &mut BTreeMap<(u32, u32), Thread>, key: (u32, u32)) {
-    if let Some(thread) = threads.get_mut(&key)
-        && thread.owner.is_none()
-    {
-        thread.forget_pending();
     }
 }
 

@@ -39,7 +39,7 @@ macro_rules! columns {
         /// Names of the columns, in their order.
         pub const COLUMNS: &[&str] = &[$($name),*];
 
-        /// The columns, version 2. Version 1 has none of [`SINCE_VERSION_2`].
+        /// The columns, version 3. Version 2 has none of [`SINCE_VERSION_3`], version 1 none of [`SINCE_VERSION_2`] either.
         pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
             Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
         });
@@ -139,6 +139,10 @@ pub const SINCE_VERSION_2: &[&str] = &[
     "self_ns",
     "stack",
     "stack_end",
+];
+
+/// Columns that parts of version 2 do not have either.
+pub const SINCE_VERSION_3: &[&str] = &[
     "anatomy_oncpu_ns",
     "anatomy_oncpu_user_ns",
     "anatomy_oncpu_kernel_ns",
