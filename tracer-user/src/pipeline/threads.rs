@@ -436,6 +436,10 @@ impl Threads {
         peer: impl FnOnce() -> Arc<str>,
     ) -> Option<Link> {
         let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal })?;
+        if ended.end == End::TracerStopped {
+            // Of those that are in flight at the end of a run the order is anyone's.
+            return Some(link);
+        }
         if let Some(served) = self.served.get_mut(&link.parent) {
             if let Some(thread) = self.threads.get_mut(&served.thread) {
                 served.look(thread);
@@ -447,10 +451,6 @@ impl Threads {
         }
         if let Some(served) = self.served.get_mut(&link.parent) {
             served.n_asked = served.n_asked.saturating_sub(1);
-            if ended.end == End::TracerStopped {
-                // As below.
-                return Some(link);
-            }
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
             add_call(&mut served.calls, kind, peer(), ns);
         }
@@ -478,7 +478,7 @@ impl Threads {
         metrics.add(Counter::AnatomyInconsistent, u64::from(anatomy.is_none()));
         if let Some(thread) = thread {
             thread.open.retain(|other| *other != id);
-            // Of those that are in flight at the end of a run the order is anyone's.
+            // As above.
             if thread.owner == Some(id) && ended.end != End::TracerStopped {
                 // It goes on with the next of the same connection, or with the only one that is left.
                 let next = thread.open.iter().find(|other| other.conn == conn).copied();
