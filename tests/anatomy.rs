@@ -225,6 +225,21 @@ fn a_thread_of_its_own_computes_waits_and_asks() {
 }
 
 #[test]
+fn a_request_that_comes_in_pieces_is_waited_for() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.moved(0, server, IN, "GE");
+    world.run(0, 1, 0);
+    world.off(0, RECVFROM, 40, 2);
+    world.moved(0, server, IN, "T /x HTTP/1.1\r\n");
+    world.off(0, RECVFROM, 30, 0);
+    world.moved(0, server, IN, "Host: a\r\n\r\n");
+    world.run(0, 3, 0);
+    world.answer(0, server);
+    check(&world.end()[0], [4, 2, 0, 0, 0], &[(Reason::Network, 70)]);
+}
+
+#[test]
 fn between_two_requests_a_threads_time_is_nobodys() {
     let mut world = World::new();
     let server = world.open(Role::Server);

@@ -549,6 +549,7 @@ impl Pipeline {
             // Nothing was seen that would tell which direction they had.
             entry.conn.turns.close(close.turn, [false; 2], false);
         }
+        self.rest.threads.drop_reading(close.conn);
         self.remove(close.conn, Some(close));
         self.rest.carriers.remove(close.conn);
         self.tracker.end(close.conn, close.time);
@@ -570,6 +571,7 @@ impl Pipeline {
             self.rest.with(entry, |exchange, _, turnover| exchange.pairs_mut().lose_all(now, turnover.fx));
         }
         self.rest.state.forgotten = true;
+        self.rest.threads.drop_reading(id);
         self.remove(id, None);
     }
 

@@ -303,12 +303,14 @@ impl Rest {
         if self.functions.is_used() {
             self.note_served(entry, data);
         }
-        match entry.exchange.role() {
-            Role::Server => {
+        // Before its protocol is known, only the connection knows.
+        let role = Some(entry.exchange.role()).filter(|role| *role != Role::Unknown);
+        match role.unwrap_or(entry.conn.role) {
+            Role::Server if !entry.exchange.is_carrier() => {
                 self.threads.serves(entry.conn.id, data, entry.exchange.open(), &self.metrics);
             }
             Role::Client => self.threads.asks(entry.conn.id, data, entry.exchange.open()),
-            Role::Unknown => {}
+            Role::Server | Role::Unknown => {}
         }
         if !entry.port_told
             && let Some(capture) = entry.exchange.wants_captured()

@@ -24,6 +24,8 @@ use crate::{
 const MAX_THREADS: usize = 16_384;
 /// Requests in flight of which this is known; more are without (`anatomy.forgotten`). As many as connections are tracked.
 const MAX_SERVING: usize = 65_536;
+/// Number of a request of which the first bytes have come, and nothing is known but that.
+const READING: u64 = u64::MAX;
 /// Requests of one connection that are looked at when bytes move on it: streams beside each other.
 const MAX_LOOKED_AT: usize = 64;
 
@@ -299,11 +301,19 @@ impl Threads {
     ) {
         let key = (data.pid, data.tid);
         let mut first = None;
+        if data.direction() == Direction::Egress {
+            self.drop_reading(conn);
+        }
+        let mut is_nothing = true;
         for open in open.take(MAX_LOOKED_AT) {
             let id = CallId { conn, ordinal: open.ordinal };
+            is_nothing = false;
             match data.direction() {
                 Direction::Ingress => {
-                    if !self.served.contains_key(&id) && !self.begin(id, open, data, metrics) {
+                    if !self.served.contains_key(&id)
+                        && !self.is_read(id, open)
+                        && !self.begin(id, (open.pid, open.tid), data, metrics)
+                    {
                         continue;
                     }
                     // The oldest that this thread has received, or the one that begins.
@@ -317,6 +327,12 @@ impl Threads {
                 Direction::Egress => self.answers(id, open, data),
             }
         }
+        if is_nothing && data.direction() == Direction::Ingress {
+            let id = CallId { conn, ordinal: READING };
+            if self.served.contains_key(&id) || self.begin(id, key, data, metrics) {
+                first = Some(id).filter(|id| self.served.get(id).is_some_and(|one| one.thread == key));
+            }
+        }
         if let Some(thread) = self.threads.get_mut(&key)
             && data.direction() == Direction::Ingress
             && first.is_some()
@@ -325,13 +341,41 @@ impl Threads {
         }
     }
 
-    /// A request begins to be served.
-    fn begin(&mut self, id: CallId, open: &Open, data: &Data, metrics: &Metrics) -> bool {
-        if self.served.len() >= MAX_SERVING || open.pid == 0 {
-            metrics.add(Counter::AnatomyForgotten, u64::from(open.pid != 0));
+    /// A request is known by now whose first bytes have come before.
+    fn is_read(&mut self, id: CallId, open: &Open) -> bool {
+        let reading = CallId { ordinal: READING, ..id };
+        if !self.served.get(&reading).is_some_and(|one| one.since == open.start) {
             return false;
         }
-        let key = (open.pid, open.tid);
+        if let Some(served) = self.served.remove(&reading) {
+            if let Some(thread) = self.threads.get_mut(&served.thread) {
+                let of_thread = thread.open.iter_mut().chain(&mut thread.owner);
+                of_thread.filter(|other| **other == reading).for_each(|other| *other = id);
+            }
+            self.served.insert(id, served);
+        }
+        true
+    }
+
+    /// What has come of a connection was no request, or is none any more.
+    pub(super) fn drop_reading(&mut self, conn: ConnId) {
+        let id = CallId { conn, ordinal: READING };
+        if let Some(served) = self.served.remove(&id)
+            && let Some(thread) = self.threads.get_mut(&served.thread)
+        {
+            thread.open.retain(|other| *other != id);
+            if thread.owner == Some(id) {
+                thread.owned_by(None, &mut self.served);
+            }
+        }
+    }
+
+    /// A request begins to be served.
+    fn begin(&mut self, id: CallId, key: (u32, u32), data: &Data, metrics: &Metrics) -> bool {
+        if self.served.len() >= MAX_SERVING || key.0 == 0 {
+            metrics.add(Counter::AnatomyForgotten, u64::from(key.0 != 0));
+            return false;
+        }
         if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&key) {
             self.threads.retain(|_, thread| !thread.open.is_empty());
             if self.threads.len() >= MAX_THREADS {
@@ -460,6 +504,7 @@ impl Threads {
     /// A request has ended: where its time went.
     pub(super) fn ended(&mut self, conn: ConnId, ended: &Ended, metrics: &Metrics) -> Causes {
         let id = CallId { conn, ordinal: ended.open.ordinal };
+        self.is_read(id, &ended.open);
         let Some(key) = self.served.get(&id).map(|served| served.thread) else { return Causes::default() };
         if let Some(thread) = self.threads.get_mut(&key)
             && thread.owner.is_none()
