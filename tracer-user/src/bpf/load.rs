@@ -35,6 +35,7 @@ use crate::{
 };
 
 pub use super::probes::Family;
+pub(super) use super::refusal::{chain, shortened};
 
 /// The kernel side, as built by this package's build script.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
@@ -595,18 +596,6 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
 
 pub(super) const NO_SUCH_PROGRAM: &str = "the object has no such program";
 
-/// The head and the last line of a refusal: between them stands the verifier's log.
-pub(super) fn shortened(reason: &str) -> String {
-    const HEAD: usize = 120;
-    const TAIL: usize = 200;
-    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
-    let head: String = lines.next().unwrap_or_default().chars().take(HEAD).collect();
-    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
-        Some(last) => format!("{head}: {}", last.chars().take(TAIL).collect::<String>()),
-        None => head,
-    }
-}
-
 /// Takes a probe from its place, if it is there, and gives its program back to the kernel.
 fn detach(ebpf: &mut Ebpf, probe: &Probe) {
     if let Place::Behind { array, slot } = probe.place
@@ -621,20 +610,6 @@ fn detach(ebpf: &mut Ebpf, probe: &Probe) {
         Some(Program::RawTracePoint(program)) => program.unload(),
         _ => Ok(()),
     };
-}
-
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Adds target processes to a loaded kernel side.

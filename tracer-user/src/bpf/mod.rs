@@ -14,6 +14,7 @@ pub mod not_run;
 pub mod offsets;
 pub mod pid_namespace;
 mod probes;
+mod refusal;
 pub mod ring;
 pub mod ring_fill;
 #[cfg(test)]
