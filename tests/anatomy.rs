@@ -259,7 +259,8 @@ fn between_two_requests_a_threads_time_is_nobodys() {
 #[test]
 fn a_loop_works_for_one_while_others_wait_for_it() {
     let mut world = World::new();
-    let (first, second, client) = (world.open(Role::Server), world.open(Role::Server), world.open(Role::Client));
+    let (first, second, client) =
+        (world.open(Role::Server), world.open(Role::Server), world.open(Role::Client));
     world.asked(0, first);
     world.run(0, 2, 0);
     // For the first one.

@@ -71,7 +71,7 @@ impl Drop for Python {
     "l.SSL_CTX_new.restype = l.SSL_new.restype = l.TLS_client_method.restype = P\n\
      c = P(l.SSL_CTX_new(P(l.TLS_client_method()))); s = P(l.SSL_new(c))\n",
     "l.SSL_read(s, b, 1); l.SSL_read_ex(s, b, 1, b); l.SSL_write(s, b, 1); l.SSL_write_ex(s, b, 1, b); \
-     l.SSL_write_early_data(s, b, 1, b); \
+     l.SSL_write_early_data(s, b, 1, b); l.SSL_sendfile(s, 0, P(0), P(1), 0); \
      l.SSL_do_handshake(s); l.SSL_free(P(l.SSL_new(c)))",
     2
 )]

@@ -74,12 +74,13 @@ fn names(library: &Library) -> Vec<&str> {
 }
 
 const PYTHON: &str = "/usr/bin/python3";
-const OPENSSL_FUNCTIONS: [&str; 7] = [
+const OPENSSL_FUNCTIONS: [&str; 8] = [
     "SSL_read",
     "SSL_read_ex",
     "SSL_write",
     "SSL_write_ex",
     "SSL_write_early_data",
+    "SSL_sendfile",
     "SSL_do_handshake",
     "SSL_free",
 ];

@@ -118,6 +118,136 @@ tls() {
     return "$code"
 }
 
+# ktls N FLAGS…: the whole host, then OpenSSL's server twice (the second sends its file by SSL_sendfile) and nginx, each with the kernel's TLS, and
+# N clients of each version of TLS for each; of each version one more asks each for something big, and one gives that to nginx.
+ktls() {
+    n_clients=$1
+    shift
+    rm -rf /tmp/recording /tmp/live /tmp/live.err
+    kernel_encrypts || return 1
+    /txray record "$@" --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
+    tracer=$!
+    if wait_for /tmp/live.err "txray: tracing" "$tracer"; then
+        # As above.
+        sleep 3
+        /openssl s_server -accept 4434 -key /key.pem -cert /certificate.pem -WWW >/tmp/ktls.4434 2>&1 &
+        servers=$!
+        /openssl s_server -accept 4435 -key /key.pem -cert /certificate.pem -WWW -sendfile >/tmp/ktls.4435 2>&1 &
+        servers="$servers $!"
+        /nginx -c /nginx.conf >/tmp/ktls.4436 2>&1 &
+        servers="$servers $!"
+        wait_for /tmp/ktls.4434 ACCEPT && wait_for /tmp/ktls.4435 ACCEPT && wait_for /tmp/ktls.4436 "start worker" || return 1
+        for version in tls1_2 tls1_3; do
+            for server in 4434/written 4435/sent 4436/kept; do
+                n=0
+                while [ "$n" -lt "$n_clients" ]; do
+                    asks "${server#*/}" | client "${server%/*}" "$version"
+                    ends_with /written
+                    n=$((n + 1))
+                done
+            done
+            for server in 4434 4435 4436; do
+                asks big | client "$server" "$version"
+                ends_with /big
+            done
+            gives big | client 4436 "$version"
+            cmp /tmp/up/big /big || cat /tmp/ktls.client /tmp/ktls.client.err
+            rm /tmp/up/big
+        done
+        sleep 1
+        misses "$tracer"
+        kill -INT "$tracer"
+    fi
+    wait "$tracer"
+    code=$?
+    kill $servers
+    cat /tmp/live.err /proc/net/tls_stat
+    grep -v '"type":"summary"' /tmp/live
+    said /tmp/live
+    [ "$code" = 130 ] && return 0
+    return "$code"
+}
+
+# kernel_encrypts: from here on, for whoever asks OpenSSL.
+kernel_encrypts() {
+    export OPENSSL_CONF=/ktls.cnf
+    if [ ! -e /proc/net/tls_stat ]; then
+        for module in /modules/*; do insmod "$module" || return 1; done
+    fi
+}
+
+# ktls_middle: a connection of each version of TLS to nginx, then a tracer of the whole host, then two requests more on each.
+ktls_middle() {
+    rm -rf /tmp/recording /tmp/live /tmp/live.err /tmp/go /tmp/ktls.4436
+    kernel_encrypts || return 1
+    /nginx -c /nginx.conf >/tmp/ktls.4436 2>&1 &
+    server=$!
+    wait_for /tmp/ktls.4436 "start worker" || return 1
+    clients=
+    for version in tls1_2 tls1_3; do
+        middle | client 4436 "$version" &
+        clients="$clients $!"
+        # Until its first request is answered.
+        sleep 3
+    done
+    /txray record --queue-batches 8192 --out /tmp/recording --json --summary json >/tmp/live 2>/tmp/live.err &
+    tracer=$!
+    wait_for /tmp/live.err "txray: tracing" "$tracer"
+    # As above.
+    sleep 3
+    touch /tmp/go
+    wait $clients
+    sleep 1
+    misses "$tracer"
+    kill -INT "$tracer"
+    wait "$tracer"
+    code=$?
+    kill "$server"
+    cat /tmp/live.err
+    grep -v '"type":"summary"' /tmp/live
+    said /tmp/live
+    [ "$code" = 130 ] && return 0
+    return "$code"
+}
+
+# middle: what its clients say.
+middle() {
+    printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    until [ -e /tmp/go ]; do sleep 0.2; done
+    printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    sleep 2
+    printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+}
+
+# client PORT VERSION: says what it reads.
+client() {
+    /openssl s_client -connect "127.0.0.1:$1" "-$2" -quiet >/tmp/ktls.client 2>/tmp/ktls.client.err
+}
+
+# ends_with FILE: what the client heard.
+ends_with() {
+    tail -c "$(wc -c <"$1")" /tmp/ktls.client | cmp - "$1" || cat /tmp/ktls.client.err
+}
+
+# gives FILE: as what a client says.
+gives() {
+    printf 'PUT /up/%s HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$1" "$(wc -c <"/$1")"
+    cat "/$1"
+}
+
+# asks FILE: what a client says. The one whose server keeps the connection asks again.
+asks() {
+    if [ "$1" = kept ]; then
+        for again in 1 2; do
+            printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\n\r\n'
+            sleep 2
+        done
+        printf 'GET /kept HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+    else
+        printf 'GET /%s HTTP/1.0\r\n\r\n' "$1"
+    fi
+}
+
 # said FILE: the summary that txray has printed there, and how many transactions of each role stand above it.
 said() {
     echo "roles: server=$(grep -c '"role":"server"' "$1") client=$(grep -c '"role":"client"' "$1")"

@@ -29,6 +29,7 @@ pub static SETTINGS: Settings = Settings {
     task_stack: NO_OFFSET,
     io_wait_byte: NO_OFFSET,
     io_wait_bit: 0,
+    reserved: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,
         sock_common_state: NO_OFFSET,
@@ -48,6 +49,7 @@ pub static SETTINGS: Settings = Settings {
         tcp_sock_copied_seq: NO_OFFSET,
         tcp_sock_write_seq: NO_OFFSET,
         tcp_sock_rcv_nxt: NO_OFFSET,
+        tcp_sock_icsk_ulp_ops: NO_OFFSET,
         unix_sock_peer: NO_OFFSET,
         unix_sock_addr: NO_OFFSET,
         unix_address_len: NO_OFFSET,

@@ -5,8 +5,8 @@
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_ebpf::{
-    ANATOMY_CALLS, Conn, EGRESS, Header, INGRESS, IS_CARRIED, KIND_OFF_CPU, OFF_FLAG_IO_WAIT, OFF_FLAG_RUNNABLE, OffCpu,
-    ROLE_CLIENT, Stat, target_hint,
+    ANATOMY_CALLS, Conn, EGRESS, Header, INGRESS, IS_CARRIED, KIND_OFF_CPU, OFF_FLAG_IO_WAIT,
+    OFF_FLAG_RUNNABLE, OffCpu, ROLE_CLIENT, Stat, target_hint,
 };
 
 use crate::{

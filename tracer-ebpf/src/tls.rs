@@ -42,7 +42,7 @@ pub struct Key {
 pub struct Call {
     /// The library's object: `SSL *` and its like.
     pub handle: u64,
-    /// User address of the bytes.
+    /// User address of the bytes; 0: they come from a file.
     pub buffer: u64,
     /// User address at which the call leaves how many there were; 0: it returns that.
     pub length_at: u64,

@@ -160,6 +160,7 @@ pub struct KernelOffsets {
     pub tcp_sock_copied_seq: u32,
     pub tcp_sock_write_seq: u32,
     pub tcp_sock_rcv_nxt: u32,
+    pub tcp_sock_icsk_ulp_ops: u32,
     pub unix_sock_peer: u32,
     pub unix_sock_addr: u32,
     pub unix_address_len: u32,
@@ -244,6 +245,8 @@ pub struct Settings {
     pub io_wait_byte: u32,
     /// Its bit there.
     pub io_wait_bit: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Where all else is.
     pub offsets: KernelOffsets,
 }

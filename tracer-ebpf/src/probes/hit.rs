@@ -85,7 +85,9 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
 
     let mut end = 0;
     let mut consumed = 0;
-    let mut waiting = false;
+    let mut has_sequence = false;
+    // Where that is not known, when the next byte arrives is not noted.
+    let mut waiting = true;
     if kind == Kind::Tcp {
         let Some(sequence) = M::sequence(hit.sock) else {
             count(Stat::ReadFault);
@@ -93,7 +95,8 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
         };
         end = if hit.direction == u64::from(EGRESS) { sequence.write } else { sequence.copied };
         consumed = sequence.copied;
-        waiting = sequence.received != sequence.copied;
+        has_sequence = !sequence.counts_records;
+        waiting = sequence.counts_records || sequence.received != sequence.copied;
     }
     let mut moved = Moved {
         thread: hit.thread,
@@ -103,7 +106,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
         end,
         consumed,
         direction: hit.direction as u8,
-        has_sequence: (kind == Kind::Tcp) as u8,
+        has_sequence: has_sequence as u8,
         buffer: call.buffer,
     };
     // SAFETY: plain integers. (Hiding the five that matter one by one costs as little on 6.18, and more than a million instructions
@@ -111,7 +114,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
     unsafe { forget(&mut moved) };
     let waiting = hide(u64::from(waiting), moved.time_ns) != 0;
     capture::moved::<true>(conn, &moved);
-    if moved.direction == INGRESS && moved.has_sequence != 0 {
+    if moved.direction == INGRESS {
         // The next arrival is the first waiting byte's, unless bytes wait already: theirs was not noted. (Between the
         // hook and here an arrival may have been noted: it stays.)
         conn.arrival_ns = 0;

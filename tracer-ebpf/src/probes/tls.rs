@@ -141,6 +141,26 @@ pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
     0
 }
 
+/// `ossl_ssize_t SSL_sendfile(SSL *, int, off_t, size_t, int)`, for which the kernel encrypts: what it sends is in no memory of the process. Its result
+/// fits 32 bits (`MAX_RW_COUNT`, include/linux/fs.h).
+#[uprobe]
+pub fn tls_openssl_sendfile(context: ProbeContext) -> u32 {
+    let Some(thread) = current_target() else { return 0 };
+    let registers = registers(&context);
+    let call = Call {
+        handle: registers.rdi,
+        buffer: 0,
+        length_at: 0,
+        stack: registers.rsp,
+        socket: 0,
+        arrival_ns: 0,
+        direction: u32::from(EGRESS),
+        library: u32::from(TLS_OPENSSL),
+    };
+    tls::entered(Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) }, &call);
+    0
+}
+
 /// The return of any of them.
 #[uretprobe]
 pub fn tls_return(context: RetProbeContext) -> u32 {

@@ -24,8 +24,8 @@ use crate::{
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{
-            ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_GO, TLS_GO_FEATURE, TLS_RUSTLS,
-            TLS_RUSTLS_FEATURE,
+            ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
+            TLS_GO_FEATURE, TLS_RUSTLS, TLS_RUSTLS_FEATURE,
         },
         tls_libraries::TlsTrial,
         uprobe_programs::{self, UprobePrograms},
@@ -266,10 +266,14 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     }
     let mut tls_programs = FxHashMap::default();
     if config.tls {
-        // Those of Go and of rustls by themselves: without them the others are read.
-        let groups = [(TLS, TLS_FEATURE), (TLS_GO, TLS_GO_FEATURE), (TLS_RUSTLS, TLS_RUSTLS_FEATURE)];
-        let has_rustls = settings.tls == abi::TLS_AND_RUSTLS;
-        for (programs, feature) in groups.into_iter().take(if has_rustls { 3 } else { 2 }) {
+        // Those behind the first by themselves: without them the others are read.
+        let groups = [
+            (true, TLS, TLS_FEATURE),
+            (family == Family::Socket, TLS_FILES, TLS_FILES_FEATURE),
+            (true, TLS_GO, TLS_GO_FEATURE),
+            (settings.tls == abi::TLS_AND_RUSTLS, TLS_RUSTLS, TLS_RUSTLS_FEATURE),
+        ];
+        for (_, programs, feature) in groups.into_iter().filter(|(is_wanted, ..)| *is_wanted) {
             let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
             let is_there = behind.map_or(Ok(()), |probe| {
                 is_loaded(&mut ebpf, probe)?;
@@ -405,6 +409,7 @@ fn settings(
         task_stack: abi::NO_OFFSET,
         io_wait_byte: abi::NO_OFFSET,
         io_wait_bit: 0,
+        reserved: 0,
         offsets: abi::KernelOffsets::from(offsets),
     };
     anatomy::settings(config.anatomy, family, kernel, &mut settings);

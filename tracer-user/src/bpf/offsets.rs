@@ -158,6 +158,8 @@ offsets! {
         sk_shutdown = "sock" "sk_shutdown" 1,
         /// Bytes waiting in a Unix socket or behind TCP's `copied_seq`, as a list of buffers.
         sk_receive_queue_len = "sock" "sk_receive_queue.qlen" 4,
+        /// `struct tcp_ulp_ops *`: what sits on top of TCP in the kernel, such as its TLS; null on a plain socket.
+        tcp_ulp_ops = "tcp_sock" "inet_conn.icsk_ulp_ops" 8,
         /// Path of a bound Unix socket (`struct path`: mount, dentry).
         unix_path = "unix_sock" "path" 16,
         /// `TS_COMPAT` (2): the thread is inside a 32-bit system call.
@@ -194,6 +196,7 @@ impl From<&Offsets> for abi::KernelOffsets {
             tcp_sock_copied_seq: offsets.tcp_copied_seq,
             tcp_sock_write_seq: offsets.tcp_write_seq,
             tcp_sock_rcv_nxt: offsets.tcp_rcv_nxt,
+            tcp_sock_icsk_ulp_ops: or_absent(offsets.tcp_ulp_ops),
             unix_sock_peer: offsets.unix_peer,
             unix_sock_addr: offsets.unix_addr,
             unix_address_len: offsets.unix_address_len,

@@ -146,6 +146,10 @@ pub(super) const TLS: &[&str] = &[
     "tls_nss_write",
 ];
 
+/// The same for files, which the kernel encrypts. It takes the hooks of sockets: those on system calls do not know that a socket's sequence numbers count
+/// records.
+pub(super) const TLS_FILES: &[&str] = &["tls_openssl_sendfile"];
+
 /// The same for Go's.
 pub(super) const TLS_GO: &[&str] =
     &["tls_go_handshake", "tls_go_read", "tls_go_copy", "tls_go_copy_reader", "tls_go_send", "tls_go_sent"];
@@ -159,6 +163,8 @@ pub(super) const FUNCTIONS: &[&str] =
 
 /// What a run without them does without.
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
+/// The same for files.
+pub(super) const TLS_FILES_FEATURE: &str = "files sent by OpenSSL (SSL_sendfile)";
 /// The same for Go's.
 pub(super) const TLS_GO_FEATURE: &str = "clear text of Go's TLS";
 /// The same for rustls.

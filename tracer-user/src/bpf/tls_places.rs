@@ -30,7 +30,7 @@ pub(super) const RELEASES: &str = "tls_free";
 
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 pub(super) fn is_optional(function: &str) -> bool {
-    ["SSL_do_handshake", "SSL_free", "SSL_write_early_data"].contains(&function)
+    ["SSL_do_handshake", "SSL_free", "SSL_write_early_data", "SSL_sendfile"].contains(&function)
 }
 
 /// The program at a function's return; `None`: that says nothing, or Go does not survive it.
@@ -85,6 +85,7 @@ pub(super) fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static 
         ("BoringSSL" | "AWS-LC", "SSL_write") => "tls_boringssl_write",
         ("OpenSSL" | "LibreSSL", "SSL_read_ex") => "tls_openssl_read_ex",
         ("OpenSSL" | "LibreSSL", "SSL_write_ex" | "SSL_write_early_data") => "tls_openssl_write_ex",
+        ("OpenSSL", "SSL_sendfile") => "tls_openssl_sendfile",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
         ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",

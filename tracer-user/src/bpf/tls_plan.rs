@@ -166,6 +166,8 @@ fn probes_of(library: &Library, programs: &UprobePrograms) -> Result<Vec<Probe>,
             continue;
         }
         match place(library.kind, function) {
+            // Without the program, what only it would see is missing.
+            Ok((program, _)) if is_optional(&function.name) && !programs.contains_key(program) => {}
             Ok(place) => places.push(place),
             Err(_) if is_optional(&function.name) => {}
             Err(reason) => return Err(reason),

@@ -228,8 +228,11 @@ impl Rest {
             let causes = match role {
                 Role::Server => self.threads.ended(entry.conn.id, &ended, &self.metrics),
                 Role::Client => {
-                    let kind = if ended.open.more.protocol.is_empty() { protocol } else { ended.open.more.protocol };
-                    let link = self.threads.asked(entry.conn.id, &ended, kind, || ends.server_name(&entry.conn, role));
+                    let kind =
+                        if ended.open.more.protocol.is_empty() { protocol } else { ended.open.more.protocol };
+                    let link = self
+                        .threads
+                        .asked(entry.conn.id, &ended, kind, || ends.server_name(&entry.conn, role));
                     Causes { link, ..Causes::default() }
                 }
                 Role::Unknown => Causes::default(),

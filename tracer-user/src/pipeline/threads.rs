@@ -461,9 +461,9 @@ impl Threads {
             }
             Direction::Ingress => {
                 // What comes is for the one that asked.
-                let oldest = open.take(1).find_map(|open| {
-                    Some(self.asked.get(&CallId { conn, ordinal: open.ordinal })?.parent)
-                });
+                let oldest = open
+                    .take(1)
+                    .find_map(|open| Some(self.asked.get(&CallId { conn, ordinal: open.ordinal })?.parent));
                 if oldest.is_some() {
                     thread.owned_by(oldest, &mut self.served);
                 }

@@ -334,7 +334,8 @@ impl Cells {
     }
 
     pub(super) fn of_off_cpu(off: &OffCpu) -> Cells {
-        let &OffCpu { time, out, wake, kernel_ns, argument, number, pid, tid, call, waker, file, flags } = off;
+        let &OffCpu { time, out, wake, kernel_ns, argument, number, pid, tid, call, waker, file, flags } =
+            off;
         Cells {
             entry: before(time, out),
             waited: before(time, wake),

@@ -517,9 +517,7 @@ impl<'a> EventColumns<'a> {
             payload: Bytes::from_owner(Shared(payload.values().clone())),
             followed: match (batch.column_by_name("kernel_ns"), batch.column_by_name("off_cpu")) {
                 (Some(kernel), Some(off_cpu)) => Some((
-                    kernel
-                        .as_primitive_opt::<types::Int64Type>()
-                        .ok_or_else(|| wrong_type("kernel_ns"))?,
+                    kernel.as_primitive_opt::<types::Int64Type>().ok_or_else(|| wrong_type("kernel_ns"))?,
                     off_cpu.as_primitive_opt::<types::Int32Type>().ok_or_else(|| wrong_type("off_cpu"))?,
                 )),
                 _ => None,

@@ -22,7 +22,10 @@ use parquet::{
     },
 };
 
-use super::{file::guarded, transaction_rows::{SINCE_VERSION_2, SINCE_VERSION_3}};
+use super::{
+    file::guarded,
+    transaction_rows::{SINCE_VERSION_2, SINCE_VERSION_3},
+};
 
 /// Whether a row group is to be read. Asked twice of the same group: by the footer alone, then with its dictionaries.
 pub type GroupTest = dyn Fn(&Group<'_>) -> bool + Send;

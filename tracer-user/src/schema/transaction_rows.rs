@@ -212,9 +212,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         .map(|i| maybe(&|t| t.causes.as_ref()?.anatomy?.parts()[i].map(signed)))
         .chain([
             shared as ArrayRef,
-            maybe_text(&|t| {
-                Some(Cow::Owned(CallSum::as_json(t.causes.as_ref()?.calls()?)))
-            }),
+            maybe_text(&|t| Some(Cow::Owned(CallSum::as_json(t.causes.as_ref()?.calls()?)))),
             maybe_text(&|t| t.parent().map(|id| Cow::Owned(id.to_string()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.as_str()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.confidence()))),

@@ -185,7 +185,9 @@ pub fn reason(off: &OffCpu) -> Option<Reason> {
             _ => Reason::Other,
         },
         call::SENDFILE => Reason::Network,
-        call::MSYNC | call::FSYNC | call::FDATASYNC | call::SYNC_FILE_RANGE | call::IO_GETEVENTS => Reason::Disk,
+        call::MSYNC | call::FSYNC | call::FDATASYNC | call::SYNC_FILE_RANGE | call::IO_GETEVENTS => {
+            Reason::Disk
+        }
         _ => Reason::Other,
     })
 }

@@ -47,8 +47,13 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Programs of the VM tests and the package each comes in.
-const VM_PROGRAMS: &[(&str, &str)] =
-    &[("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio"), ("dpkg-deb", "dpkg"), ("xz", "xz-utils")];
+const VM_PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
+    ("dpkg-deb", "dpkg"),
+    ("xz", "xz-utils"),
+    ("nginx", "nginx"),
+];
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct SetupArgs {

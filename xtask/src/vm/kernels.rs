@@ -10,8 +10,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
+use super::{ktls, modules};
 use crate::shell::{command, output, run_quietly};
 
 /// Suites of the archive and of its security part that have cloud kernels of the wanted series.
@@ -50,6 +51,8 @@ pub(crate) struct Kernel {
     pub(crate) version: String,
     /// The image.
     pub(crate) image: PathBuf,
+    /// What its own TLS needs, in the order of loading; empty where that is not tried, or could not be had.
+    pub(crate) modules: Vec<PathBuf>,
 }
 
 impl Kernel {
@@ -112,24 +115,60 @@ impl Archive {
     }
 
     fn fetch(&self, version: &str, package: &str) -> Result<Kernel> {
-        let image = self.dir.join("kernels").join(format!("vmlinuz-{version}"));
+        let folder = self.dir.join("kernels");
+        let (image, modules) =
+            (folder.join(format!("vmlinuz-{version}")), folder.join(format!("modules-{version}")));
+        let kernel = Kernel { version: version.to_owned(), image: image.clone(), modules: Vec::new() };
+        let mut unpacked = None;
         if !image.is_file() {
-            println!("vm: downloading {package}");
-            let work = self.dir.join("work");
-            let _ = fs::remove_dir_all(&work);
-            fs::create_dir_all(&work)?;
-            output(self.apt("apt-get").args(["download", "-qq", package]).current_dir(&work))?;
-            let archive = find(&work, &|name| name.ends_with(".deb"))?;
-            let tree = work.join("tree");
-            output(command("dpkg-deb", ["-x"]).arg(archive).arg(&tree))?;
+            let tree = self.unpack(package)?;
             let found = find(&tree, &|name| name == "vmlinuz" || name.starts_with("vmlinuz-"))?;
             // Renamed into place, so that an interrupted run leaves no half image behind.
             let partial = image.with_extension("partial");
             fs::copy(found, &partial)?;
             fs::rename(&partial, &image)?;
-            fs::remove_dir_all(&work)?;
+            unpacked = Some(tree);
         }
-        Ok(Kernel { version: version.to_owned(), image })
+        if ktls::is_tried(&kernel)
+            && !modules.is_dir()
+            && let Err(error) = self.fetch_modules(version, package, unpacked, &modules)
+        {
+            println!("vm: {package}: its modules: {error:#}");
+        }
+        // What was unpacked is some hundred MB.
+        let _ = fs::remove_dir_all(self.dir.join("work"));
+        Ok(Kernel { modules: modules::in_folder(&modules), ..kernel })
+    }
+
+    /// Modules are in the image's package, or, where that is split, in one of their own.
+    fn fetch_modules(
+        &self,
+        version: &str,
+        package: &str,
+        unpacked: Option<PathBuf>,
+        to: &Path,
+    ) -> Result<()> {
+        let tree = unpacked.map_or_else(|| self.unpack(package), Ok)?;
+        if modules::copy(&tree, to)? {
+            return Ok(());
+        }
+        let tree = self.unpack(&format!("linux-modules-{version}-cloud-amd64"))?;
+        ensure!(modules::copy(&tree, to)?, "there is no TLS among them");
+        Ok(())
+    }
+
+    /// Downloads a package and unpacks it, in place of the one before.
+    fn unpack(&self, package: &str) -> Result<PathBuf> {
+        println!("vm: downloading {package}");
+        let work = self.dir.join("work");
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir_all(&work)?;
+        output(self.apt("apt-get").args(["download", "-qq", package]).current_dir(&work))?;
+        let archive = find(&work, &|name| name.ends_with(".deb"))?;
+        let tree = work.join("tree");
+        output(command("dpkg-deb", ["-x"]).arg(&archive).arg(&tree))?;
+        fs::remove_file(archive)?;
+        Ok(tree)
     }
 
     /// Writes the private folder's settings, from the host's own sources.

@@ -4,7 +4,9 @@
 mod guest;
 mod image;
 mod kernels;
+mod ktls;
 mod live;
+mod modules;
 mod scenarios;
 mod tls;
 
@@ -230,6 +232,7 @@ impl Boot {
         }
         let mut script = scenarios::script(&self.kernel);
         script.push_str(&tls::script());
+        script.push_str(&ktls::script(&self.kernel));
         if self.has_live {
             script.push_str(&live::script(scenarios::has_socket_hooks(&self.kernel)));
         }
@@ -242,6 +245,7 @@ impl Boot {
         }
         scenarios::check(&self.kernel, console, note);
         tls::check(&self.kernel, console, note);
+        ktls::check(&self.kernel, console, note);
         if self.has_live {
             live::check(console, scenarios::has_socket_hooks(&self.kernel), note);
         }
@@ -260,6 +264,9 @@ impl Boot {
             image.copy(&name, program)?;
         }
         programs.tls.add_to(&mut image)?;
+        if !self.is_locked {
+            ktls::add_to(&mut image, &self.kernel)?;
+        }
         if self.has_live {
             programs.tests.add_to(&mut image)?;
         }
@@ -289,7 +296,12 @@ mod tests {
     fn each_kernel_boots_once_and_one_locked_down_as_well() {
         let kernels: Vec<(Wanted, Kernel)> = WANTED
             .iter()
-            .map(|&wanted| (wanted, Kernel { version: wanted.name().to_owned(), image: PathBuf::new() }))
+            .map(|&wanted| {
+                (
+                    wanted,
+                    Kernel { version: wanted.name().to_owned(), image: PathBuf::new(), modules: Vec::new() },
+                )
+            })
             .collect();
         let names: Vec<String> = boots(&kernels).iter().map(Boot::name).collect();
         assert_eq!(names, ["6.1", "6.12", "5.10", "newest", "6.12 locked down"]);

@@ -87,7 +87,9 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
     if let Some(link) = &causes.link {
         let how = match link.method {
             LinkMethod::Thread => "its thread was serving that, and nothing else",
-            LinkMethod::Order => "a guess: its thread had several in flight, and had received something for that last",
+            LinkMethod::Order => {
+                "a guess: its thread had several in flight, and had received something for that last"
+            }
         };
         lines.push(Line::from(vec![
             Span::raw(format!("made for request {}", link.parent)),

@@ -36,6 +36,7 @@ const PLAIN: &[Plain] = &[
             ("SSL_write", 3),
             ("SSL_write_ex", 4),
             ("SSL_write_early_data", 4),
+            ("SSL_sendfile", 4),
             ("SSL_do_handshake", 1),
             ("SSL_free", 1),
         ],
