@@ -12,6 +12,7 @@ use std::{
 
 use rstest::rstest;
 use tempfile::TempDir;
+use tracer_user::uprobe::tls;
 
 use crate::tls_tried::tried;
 
@@ -139,7 +140,7 @@ fn python() -> Command {
 
 /// A package of PyPI in a folder of its own, made the first time.
 #[track_caller]
-fn package(name: &str, more: &[&str]) -> PathBuf {
+pub(super) fn package(name: &str, more: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_txray")).ancestors().nth(2).unwrap().join("tools").join(name);
     if !folder.is_dir() {
         let work = folder.with_extension("partial");
@@ -155,37 +156,107 @@ fn package(name: &str, more: &[&str]) -> PathBuf {
 
 /// OpenSSL 1.1.1, which Debian has no more: it comes with an older `psycopg2-binary`.
 pub(super) fn openssl_1_1() -> PathBuf {
-    let folder = package("psycopg2-binary==2.9.3", &["--no-deps", "--python-version", "3.9"]);
-    let files = fs::read_dir(folder.join("psycopg2_binary.libs")).unwrap().flatten();
+    libssl(
+        &package("psycopg2-binary==2.9.3", &["--no-deps", "--python-version", "3.9"])
+            .join("psycopg2_binary.libs"),
+    )
+}
+
+/// OpenSSL 3.5, of which an inner function that writes has flags.
+fn openssl_3_5() -> PathBuf {
+    libssl(&package("psycopg-binary==3.3.9", &["--no-deps"]).join("psycopg_binary.libs"))
+}
+
+fn libssl(folder: &Path) -> PathBuf {
+    let files = fs::read_dir(folder).unwrap().flatten();
     let mut paths = files.map(|file| file.path());
     paths.find(|path| path.to_string_lossy().contains("libssl-")).expect("libssl in the package")
 }
 
-/// A library with BoringSSL inside, whose functions are known by local symbols.
-#[test]
-fn boringssl_inside_a_library_is_seen() {
-    const N: usize = 8;
-    let _machine = machine();
-    let folder = package("curl_cffi==0.17.0", &[]);
-    let server = Server::start();
-    let code = r#"
-import sys
-sys.path.insert(0, sys.argv[2])
+const CURL_CFFI: (&str, &str) = (
+    "curl_cffi==0.17.0",
+    r#"
 from curl_cffi import requests
 session = requests.Session(verify=False, http_version="v1")
+ask = lambda url: session.get(url).content
+"#,
+);
+const RNET: (&str, &str) = (
+    "rnet==2.4.2",
+    r#"
+import rnet
+client = rnet.BlockingClient(verify=False, http1_only=True, no_proxy=True)
+ask = lambda url: client.get(url).bytes()
+"#,
+);
+
+/// Asks for eight pages when it is told to.
+fn asking(folder: &Path, code: &str, port: u16) -> Client {
+    let code = format!(
+        r#"
+import sys
+sys.path.insert(0, sys.argv[2])
+{code}
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(8):
-    answer = session.get(f"https://127.0.0.1:{sys.argv[1]}/page/{n}")
-    print(f"/page/{n} {len(answer.content)}", flush=True)
+    print(f"/page/{{n}} {{len(ask(f'https://127.0.0.1:{{sys.argv[1]}}/page/{{n}}'))}}", flush=True)
 print("end", flush=True)
 sys.stdin.readline()
-"#;
+"#
+    );
     let mut command = python();
-    command.args(["-c", code]).arg(server.port.to_string()).arg(folder);
-    let mut client = Client::of(&mut command);
+    command.arg("-c").arg(code).arg(port.to_string()).arg(folder);
+    Client::of(&mut command)
+}
+
+/// The same package with its libraries' symbols taken away.
+fn stripped(package: &Path) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let mut copy = Command::new("cp");
+    assert!(copy.arg("-r").arg(package.join(".")).arg(folder.path()).status().unwrap().success());
+    let library = folder.path().join("curl_cffi/_wrapper.abi3.so");
+    let mut strip = Command::new(tool("strip", "binutils"));
+    assert!(strip.arg("--strip-all").arg(library).status().unwrap().success());
+    folder
+}
+
+/// Where BoringSSL's functions are in a process' file.
+fn places(pid: u32) -> BTreeMap<String, u64> {
+    let found = tls::of(Path::new("/proc"), pid).unwrap();
+    let library = found.libraries.iter().find(|library| library.kind == "BoringSSL");
+    let functions = &library.unwrap_or_else(|| panic!("{found:?}")).functions;
+    functions.iter().map(|function| (function.name.clone(), function.file_offset)).collect()
+}
+
+/// Libraries with BoringSSL inside: one whose functions are known by local symbols, the same without them, and one that was built without.
+#[rstest]
+#[case::named(CURL_CFFI, false, "Python's curl_cffi")]
+#[case::stripped(CURL_CFFI, true, "Python's curl_cffi (stripped)")]
+#[case::built_stripped(RNET, false, "Python's rnet (stripped)")]
+fn boringssl_inside_a_library_is_seen(
+    #[case] (name, code): (&str, &str),
+    #[case] is_stripped: bool,
+    #[case] program: &str,
+) {
+    const N: usize = 8;
+    let _machine = machine();
+    let named = package(name, &[]);
+    let without = is_stripped.then(|| stripped(&named));
+    let folder = without.as_ref().map_or(named.as_path(), TempDir::path);
+    let server = Server::start();
+    let mut client = asking(folder, code, server.port);
     let pid = client.process.pid();
-    tried(pid, &["BoringSSL"], "tls_calls::boringssl_inside_a_library_is_seen", "Python's curl_cffi");
+    if is_stripped {
+        let truth = places(asking(&named, code, server.port).process.pid());
+        let found = places(pid);
+        for name in ["SSL_read", "SSL_write", "SSL_do_handshake"] {
+            assert_eq!(found.get(name), truth.get(name), "{name}: {found:x?} {truth:x?}");
+        }
+        // What this one's records go through is the newer one of the two.
+        assert_eq!(found.get("BIO_write"), truth.get("BIO_write_ex"), "{found:x?} {truth:x?}");
+    }
+    tried(pid, &["BoringSSL"], "tls_calls::boringssl_inside_a_library_is_seen", program);
     let tracer = Tracer::start_with(Hooks::Socket, &[server.process.pid(), pid], &["--tls", "clear"]);
     client.go("");
     let mut paths = client.end();
@@ -209,10 +280,15 @@ sys.stdin.readline()
 #[case::openssl_3(Hooks::Socket, "3")]
 #[case::openssl_3_syscall(Hooks::Syscall, "3")]
 #[case::openssl_1_1(Hooks::Socket, "1.1.1")]
+#[case::openssl_3_5(Hooks::Socket, "3.5")]
 fn odd_calls_are_told_once(#[case] hooks: Hooks, #[case] version: &str) {
     let _machine = machine();
     let server = Server::start();
-    let library = if version == "3" { "libssl.so.3".into() } else { openssl_1_1() };
+    let library = match version {
+        "3" => "libssl.so.3".into(),
+        "3.5" => openssl_3_5(),
+        _ => openssl_1_1(),
+    };
     let mut python = python();
     if let Some(folder) = library.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         // Its own other half is there.

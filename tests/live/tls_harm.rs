@@ -81,7 +81,7 @@ fn attached_and_detached_under_load() {
         .iter()
         .filter(|function| ["SSL_read", "SSL_write"].contains(&function.name.as_str()))
         .map(|function| match &function.end {
-            End::ReturnProbe(site) | End::Inner(site) => site,
+            End::ReturnProbe(site) | End::Inner(site) | End::InnerWithFlags(site) => site,
             end => panic!("{end:?}"),
         })
         .collect();

@@ -113,7 +113,7 @@ fn each_call_is_one_hit(
         // What the calls to read, and those to write, have in common is hit for both.
         let (site, n) = match &function.end {
             End::ReturnProbe(site) => (site, N),
-            End::Inner(site) => (site, n_sharing * N),
+            End::Inner(site) | End::InnerWithFlags(site) => (site, n_sharing * N),
             end => panic!("{end:?}"),
         };
         counters.push((n, format!("end: {function:?}"), counter(&found.path, site, true, pid)));

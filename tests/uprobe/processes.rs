@@ -100,7 +100,9 @@ fn check_debians_openssl(library: &Library) {
         let entry = function.entry.as_ref().unwrap();
         assert_eq!((entry.step, entry.once), (Step::Emulated, true), "{function:?}");
         assert_eq!(function.file_offset + entry.into, entry.file_offset, "{function:?}");
-        let (End::Inner(end) | End::ReturnProbe(end)) = &function.end else { panic!("{function:?}") };
+        let (End::Inner(end) | End::InnerWithFlags(end) | End::ReturnProbe(end)) = &function.end else {
+            panic!("{function:?}")
+        };
         assert_eq!(end.step, Step::Emulated, "{function:?}");
         inner.push(end.file_offset);
     }

@@ -13,7 +13,7 @@ use crate::{
     datagram::Vector,
     stack::{Frame, Open},
     threads::Followed,
-    tls::{Call, Handle, Key, Mover},
+    tls::{Call, Handle, Key, Mover, Record},
     tls_go::{Carried, Goroutine},
     tls_rustls::{Pending, Worker},
 };
@@ -103,6 +103,11 @@ pub static TLS_HANDLES: LruHashMap<Key, Handle> = LruHashMap::with_max_entries(6
 /// Threads of programs that move the records of TLS themselves. Written and read here. Full: the thread used longest ago is forgotten, and learned anew.
 #[map]
 pub static TLS_MOVERS: LruHashMap<Key, Mover> = LruHashMap::with_max_entries(8192, 0);
+
+/// Records of TLS that a library has written to memory: whose each is, by how it begins. Written and read here, and taken out when it is sent. Full: the
+/// oldest is forgotten; its handle's next record tells.
+#[map]
+pub static TLS_RECORDS: LruHashMap<Record, u64> = LruHashMap::with_max_entries(4096, 0);
 
 /// Whether a process may call a TLS library, by [`tracer_ebpf::target_hint`]: most hits of the data hooks end here. Set by user space when probes are
 /// attached and here at a call, never cleared. Below the highest bit: how many calls there were, for what they cost.

@@ -6,8 +6,9 @@
 //! rustls' own are other files' (`tls_go`, `tls_rustls`).
 //!
 //! Programs with an event loop move the records themselves: what they receive they give to the library and then ask it, and what it makes of their
-//! bytes they send behind its call. There a handle is linked by what the thread moved before and behind, when it was the same connection
-//! [`AGREED`] times; such a link is a guess, and is told as one.
+//! bytes they send behind its call. Where the function is known by which the library writes its records (BoringSSL), a handle is linked by the record itself: it is
+//! the connection's on which just these bytes are sent, by whichever thread, which is certain. Elsewhere, and until such a record is sent, a handle is linked by what
+//! the thread moved before and behind, when it was the same connection [`AGREED`] times; such a link is a guess, and is told as one.
 
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use tracer_ebpf::{
@@ -16,10 +17,14 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    capture::{self, BUFFER_NONE, BUFFER_SINGLE, Buffer, Moved},
+    capture::{self, BUFFER_IOVECS, BUFFER_NONE, BUFFER_SINGLE, Buffer, Moved},
     conn::{self, Birth},
     filter::Thread,
-    maps::{TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RUSTLS_HINTS},
+    gather::Iovec,
+    maps::{
+        TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RECORDS,
+        TLS_RUSTLS_HINTS,
+    },
     memory::{forget, read_user},
     probes::hit::Hit,
     settings::setting,
@@ -86,6 +91,16 @@ pub struct Mover {
     pub handle: u64,
 }
 
+/// A record of TLS in memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Record {
+    pub pid: u32,
+    pub zero: u32,
+    /// How it begins: its head of five bytes, and what nobody else's has in common with it: the random bytes of a greeting, or encrypted ones.
+    pub begins: [u64; 2],
+}
+
 /// [`Call::length_at`]: the call moves no clear text.
 pub const NO_LENGTH: u64 = u64::MAX;
 
@@ -118,20 +133,82 @@ pub fn entered(key: Key, call: &Call) {
     }
 }
 
+/// A library writes a record of `bytes` at `address` to wherever its handle's are to go; `stack` is the stack pointer.
+#[inline(always)]
+pub fn written(key: Key, address: u64, bytes: u64, stack: u64) {
+    /// `handshake` of RFC 8446, 5.1. Later ones are encrypted.
+    const HANDSHAKE: u8 = 22;
+    // SAFETY: only read; only this thread touches the entry.
+    let Some(call) = (unsafe { TLS_CALLS.get(key) }) else { return };
+    if stack >= call.stack || bytes < 16 {
+        return;
+    }
+    if let Some(hint) = TLS_HINTS.get_ptr_mut(target_hint(key.pid)) {
+        // SAFETY: as in `entered`.
+        unsafe { hint.write_volatile(hint.read_volatile().wrapping_add(1) | TLS_HINT) };
+    }
+    let handle = Key { pid: key.pid, zero: 0, id: call.handle };
+    let Some(begins) = read_user::<[u64; 2]>(address) else { return };
+    if begins[0] as u8 == HANDSHAKE {
+        // A new connection: where its memory was another's, that one's link is not its own.
+        let _ = TLS_HANDLES.remove(handle);
+    } else {
+        // SAFETY: only read.
+        let linked = unsafe { TLS_HANDLES.get(handle) };
+        if linked.is_some_and(|linked| linked.link == u32::from(TLS_LINK_NESTED)) {
+            return;
+        }
+    }
+    let _ = TLS_RECORDS.insert(Record { pid: key.pid, zero: 0, begins }, handle.id, 0);
+}
+
+/// Bytes were sent outside of library calls: if they begin with a record that a library has written, the connection is its handle's.
+#[inline(never)]
+fn sent(hit: &Hit, conn: &Conn) -> u32 {
+    let buffer = &hit.call.buffer;
+    let address = match buffer.kind {
+        BUFFER_SINGLE => buffer.address,
+        BUFFER_IOVECS => read_user::<Iovec>(buffer.address).map_or(0, |first| first.base),
+        _ => 0,
+    };
+    let Some(begins) = read_user::<[u64; 2]>(address) else { return 0 };
+    let record = Record { pid: hit.thread.pid, zero: 0, begins };
+    // SAFETY: only read.
+    let Some(&id) = (unsafe { TLS_RECORDS.get(record) }) else { return 0 };
+    let _ = TLS_RECORDS.remove(record);
+    let handle =
+        Handle { socket: hit.sock as u64, conn_id: conn.id, link: u32::from(TLS_LINK_NESTED), n_agreed: 0 };
+    let _ = TLS_HANDLES.insert(Key { pid: record.pid, zero: 0, id }, handle, 0);
+    0
+}
+
 /// A socket moved bytes: those of the call that runs, if one does.
 #[inline(always)]
 pub fn moved(hit: &Hit, conn: &Conn) {
+    around(hit, conn);
     let slot = target_hint(hit.thread.pid);
-    let may_call = TLS_HINTS.get(slot).is_some_and(|hint| *hint != 0);
-    if !(may_call && note(hit, conn) != 0) && conn.carries == CARRIES {
-        unseen(hit.thread.pid);
-    }
     if TLS_GO_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         tls_go::moved(hit, conn);
     }
     if setting!(tls) == TLS_AND_RUSTLS && TLS_RUSTLS_HINTS.get(slot).is_some_and(|hint| *hint != 0) {
         tls_rustls::moved(hit, conn);
     }
+}
+
+/// By itself, to leave the hook's stack as it is.
+#[inline(never)]
+fn around(hit: &Hit, conn: &Conn) -> u32 {
+    let may_call = TLS_HINTS.get(target_hint(hit.thread.pid)).is_some_and(|hint| *hint != 0);
+    if may_call && note(hit, conn) != 0 {
+        return 0;
+    }
+    if conn.carries == CARRIES {
+        unseen(hit.thread.pid);
+    }
+    if may_call && hit.direction == u64::from(EGRESS) {
+        sent(hit, conn);
+    }
+    0
 }
 
 /// A process without probes moves bytes of a connection of which the clear text is told: a child goes on with what its parent began, before it was

@@ -272,7 +272,7 @@ pub const TLS_GO: u16 = 5;
 /// rustls.
 pub const TLS_RUSTLS: u16 = 6;
 
-/// The library moved bytes of the connection on the wire within its own call: certain.
+/// The library moved bytes of the connection on the wire within its own call, or its very record was sent there: certain.
 pub const TLS_LINK_NESTED: u16 = 1;
 /// The library keeps its records in memory and the program moves them: linked by what the thread moved before and behind the library's
 /// calls, the same each time it was looked at.

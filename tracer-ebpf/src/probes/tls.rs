@@ -23,15 +23,19 @@ fn registers(context: &ProbeContext) -> &pt_regs {
     unsafe { &*context.as_ptr().cast::<pt_regs>() }
 }
 
-/// A function `f(handle, buffer, length, …)`; with `LENGTH`, the fourth argument is where it leaves how many bytes there were.
+/// A function `f(handle, buffer, length, …)`; `LENGTH`: which argument is where it leaves how many bytes there were, 0: none.
 #[inline(always)]
-fn entered<const LENGTH: bool>(context: &ProbeContext, direction: u8, library: u16) {
+fn entered<const LENGTH: u8>(context: &ProbeContext, direction: u8, library: u16) {
     let Some(thread) = current_target() else { return };
     let registers = registers(context);
     let call = Call {
         handle: registers.rdi,
         buffer: registers.rsi,
-        length_at: if LENGTH { registers.rcx } else { 0 },
+        length_at: match LENGTH {
+            4 => registers.rcx,
+            5 => registers.r8,
+            _ => 0,
+        },
         stack: registers.rsp,
         socket: 0,
         arrival_ns: 0,
@@ -57,23 +61,25 @@ macro_rules! entries {
 
 entries! {
     /// `int SSL_read(SSL *, void *, int)`.
-    tls_openssl_read = INGRESS, TLS_OPENSSL, false;
+    tls_openssl_read = INGRESS, TLS_OPENSSL, 0;
     /// `int SSL_read_ex(SSL *, void *, size_t, size_t *)`, and `ssl_read_internal`, which both call.
-    tls_openssl_read_ex = INGRESS, TLS_OPENSSL, true;
+    tls_openssl_read_ex = INGRESS, TLS_OPENSSL, 4;
     /// `int SSL_write(SSL *, const void *, int)`.
-    tls_openssl_write = EGRESS, TLS_OPENSSL, false;
+    tls_openssl_write = EGRESS, TLS_OPENSSL, 0;
     /// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`, `ssl_write_internal`, and `SSL_write_early_data`.
-    tls_openssl_write_ex = EGRESS, TLS_OPENSSL, true;
+    tls_openssl_write_ex = EGRESS, TLS_OPENSSL, 4;
+    /// `int ssl_write_internal(SSL *, const void *, size_t, uint64_t flags, size_t *)` of OpenSSL 3.3 and later.
+    tls_openssl_write_internal = EGRESS, TLS_OPENSSL, 5;
     /// `SSL_read` of BoringSSL and AWS-LC.
-    tls_boringssl_read = INGRESS, TLS_BORINGSSL, false;
+    tls_boringssl_read = INGRESS, TLS_BORINGSSL, 0;
     /// `SSL_write` of BoringSSL and AWS-LC.
-    tls_boringssl_write = EGRESS, TLS_BORINGSSL, false;
+    tls_boringssl_write = EGRESS, TLS_BORINGSSL, 0;
     /// `ssize_t gnutls_record_recv(gnutls_session_t, void *, size_t)`.
-    tls_gnutls_read = INGRESS, TLS_GNUTLS, false;
+    tls_gnutls_read = INGRESS, TLS_GNUTLS, 0;
     /// `ssize_t gnutls_record_send(gnutls_session_t, const void *, size_t)`.
-    tls_gnutls_write = EGRESS, TLS_GNUTLS, false;
+    tls_gnutls_write = EGRESS, TLS_GNUTLS, 0;
     /// `int ssl_SecureSend(sslSocket *, const unsigned char *, int, int)`.
-    tls_nss_write = EGRESS, TLS_NSS, false;
+    tls_nss_write = EGRESS, TLS_NSS, 0;
 }
 
 /// `ssize_t _gnutls_recv_int(gnutls_session_t, content_type_t, uint8_t *, size_t, …)`, through which `gnutls_record_recv` goes, and what GnuTLS says for
@@ -158,6 +164,17 @@ pub fn tls_openssl_sendfile(context: ProbeContext) -> u32 {
         library: u32::from(TLS_OPENSSL),
     };
     tls::entered(Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) }, &call);
+    0
+}
+
+/// `int BIO_write(BIO *, const void *, int)` of BoringSSL, by which it hands over its records: within one of its calls, they are its handle's.
+#[uprobe]
+pub fn tls_bio_write(context: ProbeContext) -> u32 {
+    let Some(thread) = current_target() else { return 0 };
+    let registers = registers(&context);
+    let key = Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) };
+    let bytes = (registers.rdx as i32).max(0) as u64;
+    tls::written(key, registers.rsi, bytes, registers.rsp);
     0
 }
 

@@ -132,11 +132,13 @@ const fn behind(
 pub(super) const TLS: &[&str] = &[
     "tls_return",
     "tls_free",
+    "tls_bio_write",
     "tls_openssl_handshake",
     "tls_openssl_read",
     "tls_openssl_read_ex",
     "tls_openssl_write",
     "tls_openssl_write_ex",
+    "tls_openssl_write_internal",
     "tls_boringssl_read",
     "tls_boringssl_write",
     "tls_gnutls_read",

@@ -27,10 +27,13 @@ pub(super) const RETURN: &str = "tls_return";
 const RUSTLS_RETURN: &str = "tls_rustls_return";
 /// The program for functions that let go of a handle: their return says nothing.
 pub(super) const RELEASES: &str = "tls_free";
+/// The program for the function by which a library hands over its records: what they are is known before it runs.
+const RECORDS: &str = "tls_bio_write";
 
 /// Whether clear text is seen without a function: it helps to tell whose a handle is.
 pub(super) fn is_optional(function: &str) -> bool {
-    ["SSL_do_handshake", "SSL_free", "SSL_write_early_data", "SSL_sendfile"].contains(&function)
+    ["SSL_do_handshake", "SSL_free", "SSL_write_early_data", "SSL_sendfile", "BIO_write", "BIO_write_ex"]
+        .contains(&function)
 }
 
 /// The program at a function's return; `None`: that says nothing, or Go does not survive it.
@@ -38,7 +41,7 @@ pub(super) fn at_return(kind: &str, program: &str) -> Option<&'static str> {
     match kind {
         GO => None,
         RUSTLS => Some(RUSTLS_RETURN),
-        _ => (program != RELEASES).then_some(RETURN),
+        _ => (![RELEASES, RECORDS].contains(&program)).then_some(RETURN),
     }
 }
 
@@ -88,6 +91,7 @@ pub(super) fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static 
         ("OpenSSL", "SSL_sendfile") => "tls_openssl_sendfile",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_do_handshake") => "tls_openssl_handshake",
         ("OpenSSL" | "LibreSSL" | "BoringSSL" | "AWS-LC", "SSL_free") => RELEASES,
+        ("BoringSSL" | "AWS-LC", "BIO_write" | "BIO_write_ex") => RECORDS,
         ("GnuTLS", "gnutls_record_recv") => "tls_gnutls_read",
         ("GnuTLS", "gnutls_record_send" | "gnutls_record_send2") => "tls_gnutls_write",
         ("NSS", "ssl_SecureRecv") => "tls_nss_read",
@@ -98,14 +102,19 @@ pub(super) fn place<'a>(kind: &str, function: &'a Function) -> Result<(&'static 
         _ => return Err(format!("there is no program for {name} yet")),
     };
     let (program, site) = match (&function.end, by_name, &function.entry) {
-        (_, RELEASES, Some(site)) => (RELEASES, site),
+        (_, RELEASES | RECORDS, Some(site)) => (by_name, site),
         (End::ReturnProbe(site), program, _) => (program, site),
         // What both forms call: `ssl_read_internal` and `ssl_write_internal` take where to leave the length (ssl/ssl_lib.c).
         (End::Inner(site), "tls_openssl_read" | "tls_openssl_read_ex", _) if kind == "OpenSSL" => {
             ("tls_openssl_read_ex", site)
         }
-        (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _) if kind == "OpenSSL" => {
+        (End::Inner(site), "tls_openssl_write" | "tls_openssl_write_ex", _)
+            if kind == "OpenSSL" && name != "SSL_write_early_data" =>
+        {
             ("tls_openssl_write_ex", site)
+        }
+        (End::InnerWithFlags(site), "tls_openssl_write" | "tls_openssl_write_ex", _) => {
+            ("tls_openssl_write_internal", site)
         }
         (End::Inner(site), "tls_gnutls_read", _) => ("tls_gnutls_recv_int", site),
         _ => return Err(format!("{name} has no place at which its end can be seen")),

@@ -67,7 +67,9 @@ fn push_function(out: &mut String, function: &Function, width: usize) {
     };
     let end = match &function.end {
         End::ReturnProbe(site) => format!("return probe {}", place(site)),
-        End::Inner(site) => format!("return probe of its inner function {}", place(site)),
+        End::Inner(site) | End::InnerWithFlags(site) => {
+            format!("return probe of its inner function {}", place(site))
+        }
         End::Copies(site, _) => format!("copy {}", place(site)),
         End::Sends(sends) => {
             let sends =

@@ -53,6 +53,8 @@ impl Registers {
     /// Arguments 1 to 4 of the System V calling convention: rdi, rsi, rdx, rcx.
     pub const C: [Registers; 4] =
         [Registers(1 << 7), Registers(1 << 6), Registers(1 << 2), Registers(1 << 1)];
+    /// Its fifth: r8.
+    pub const C_FIFTH: Registers = Registers(1 << 8);
     /// Arguments 1 to 3 of Go's since 1.17: rax, rbx, rcx.
     pub const GO: [Registers; 3] = [Registers(1), Registers(1 << 3), Registers(1 << 1)];
     /// The stack pointer.

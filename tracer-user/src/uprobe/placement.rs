@@ -12,6 +12,9 @@ const MAX_PROLOGUE: usize = 40;
 /// Instructions of Go's way round through `morestack`: it saves up to nine registers, calls, takes them back and begins again.
 const MAX_ROUND: usize = 32;
 
+/// Bytes of a function that is met on the way to another: its own call comes first.
+const MAX_BEGINNING: u64 = 64;
+
 /// A function's code.
 #[derive(Debug)]
 pub struct Function {
@@ -68,6 +71,11 @@ impl Function {
     /// The best place for a return probe: the return address has to lie at the stack pointer still, so that it can be replaced.
     pub fn return_probe(&self, elf: &Elf<'_>) -> Option<Site> {
         self.best(elf, Registers::STACK)
+    }
+
+    /// The same where the arguments are to be seen as well.
+    pub fn return_probe_with(&self, elf: &Elf<'_>, arguments: Registers) -> Option<Site> {
+        self.best(elf, Registers::all(&[Registers::STACK, arguments]))
     }
 
     /// Emulated and passed once; or emulated and passed again only when Go's stack grows; or a long no-operation; or the beginning.
@@ -138,8 +146,14 @@ impl Function {
     }
 
     /// The function that this one hands its first two arguments on to, if a return probe costs less there: its beginning is emulated.
-    /// What this function answers before that, it answers without having done anything.
+    /// What this function answers before that, it answers without having done anything. One that does the same again is passed over.
     pub fn inner(&self, elf: &Elf<'_>) -> Option<u64> {
+        /// Functions on the way: `SSL_write_ex` goes on to `SSL_write_ex2`, and that to what both share.
+        const MAX_LEVELS: usize = 2;
+        self.inner_within(elf, MAX_LEVELS)
+    }
+
+    fn inner_within(&self, elf: &Elf<'_>, n_levels: usize) -> Option<u64> {
         let mut written = Registers::default();
         let handed_on = Registers::all(&Registers::C[..2]);
         for one in self.instructions.iter().take(MAX_PROLOGUE) {
@@ -157,8 +171,11 @@ impl Function {
                 if is_own || in_plt || written.overlaps(handed_on) {
                     return None;
                 }
-                let first = Function::read(elf, target, 16);
+                let first = Function::read(elf, target, MAX_BEGINNING);
                 let is_cheap = first.instructions.first().is_some_and(|one| one.step == Step::Emulated);
+                if !is_cheap && n_levels > 1 {
+                    return first.inner_within(elf, n_levels - 1);
+                }
                 return is_cheap.then_some(target);
             }
             written = Registers::all(&[written, one.writes]);

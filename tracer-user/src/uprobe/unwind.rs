@@ -3,8 +3,8 @@
 //! Of the rules that the format has those are known that compilers write for functions; an expression (in the linker's stubs, around signals) ends a walk.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, LittleEndian, Pointer, RegisterRule, UnwindContext,
-    UnwindSection as _, X86_64,
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian, Pointer,
+    RegisterRule, UnwindContext, UnwindSection as _, X86_64,
 };
 use object::elf::PT_GNU_EH_FRAME;
 
@@ -37,6 +37,9 @@ pub struct Place {
     pub saved_frame: Option<i64>,
 }
 
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+type Entry<'a> = FrameDescriptionEntry<Slice<'a>>;
+
 /// The tables of a file.
 #[derive(Debug)]
 pub struct Tables {
@@ -64,15 +67,24 @@ impl Tables {
         self.look_up(address).unwrap_or(Caller::Unknown)
     }
 
+    /// The function that an address is in: where it begins, and its bytes.
+    pub fn function(&self, address: u64) -> Option<(u64, u64)> {
+        let frames = EhFrame::new(&self.frames, LittleEndian);
+        let entry = self.entry(&frames, address)?;
+        entry.contains(address).then(|| (entry.initial_address(), entry.len()))
+    }
+
+    fn entry<'a>(&'a self, frames: &EhFrame<Slice<'a>>, address: u64) -> Option<Entry<'a>> {
+        let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&self.bases, 8).ok()?;
+        let found = header.table()?.fde_for_address(frames, &self.bases, address, |frames, bases, offset| {
+            frames.cie_from_offset(bases, offset)
+        });
+        found.ok()
+    }
+
     fn look_up(&self, address: u64) -> Option<Caller> {
         let frames = EhFrame::new(&self.frames, LittleEndian);
-        let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&self.bases, 8).ok()?;
-        let entry = header
-            .table()?
-            .fde_for_address(&frames, &self.bases, address, |frames, bases, offset| {
-                frames.cie_from_offset(bases, offset)
-            })
-            .ok()?;
+        let entry = self.entry(&frames, address)?;
         let mut context = UnwindContext::new();
         let row = entry.unwind_info_for_address(&frames, &self.bases, &mut context, address).ok()?;
         if row.register(X86_64::RA) == Some(RegisterRule::Undefined) {

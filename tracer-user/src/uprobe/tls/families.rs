@@ -1,10 +1,10 @@
 //! The libraries: what tells each, which of its functions take and give plaintext, and why there may be no place in it.
 
-use super::{End, Function, Library, go, nss, rustls, version};
+use super::{End, Function, Library, go, nss, reports::Code, rustls, stripped, version};
 use crate::uprobe::{
     code::{Registers, Step},
     elf::Elf,
-    placement::{Function as Code, Site},
+    placement::{Function as Instructions, Site},
     symbols::{Symbol, Symbols},
 };
 
@@ -25,6 +25,8 @@ struct Plain {
 
 const OPENSSL: &str = "OpenSSL";
 const NSS: &str = "NSS";
+/// By which OpenSSL and BoringSSL hand over their records. OpenSSL's is another file's as a rule, and serves for much else.
+const RECORDS: [&str; 2] = ["BIO_write", "BIO_write_ex"];
 
 const PLAIN: &[Plain] = &[
     Plain {
@@ -39,6 +41,8 @@ const PLAIN: &[Plain] = &[
             ("SSL_sendfile", 4),
             ("SSL_do_handshake", 1),
             ("SSL_free", 1),
+            (RECORDS[0], 3),
+            (RECORDS[1], 3),
         ],
     },
     Plain {
@@ -76,8 +80,11 @@ pub(super) fn find(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Vec<(F
         let note = "Java's own TLS is compiled while it runs: there is no function in a file to probe";
         found.push((Family { kind: "Java", note: Some(note.to_owned()), ..Family::default() }, Vec::new()));
     }
-    if found.is_empty() && !symbols.has_local {
-        found.extend(stripped(constants));
+    // Of what else is in the file it says nothing.
+    let is_named =
+        found.iter().any(|(family, _)| ["OpenSSL", "LibreSSL", "BoringSSL", "AWS-LC"].contains(&family.kind));
+    if !is_named && !symbols.has_local {
+        found.extend(stripped(elf, symbols, constants));
     }
     found
 }
@@ -117,6 +124,19 @@ fn of_plain(
             None => family.note = Some("its tables of functions were not found in the file".to_owned()),
         }
     }
+    if [OPENSSL, "LibreSSL"].contains(&family.kind) {
+        functions.retain(|function| !RECORDS.contains(&function.name.as_str()));
+    }
+    // From 3.3 on what both forms call takes flags as well.
+    if family.kind == OPENSSL && symbols.named("SSL_write_ex2").is_some() {
+        for function in
+            functions.iter_mut().filter(|one| ["SSL_write", "SSL_write_ex"].contains(&one.name.as_str()))
+        {
+            if let End::Inner(site) = &function.end {
+                function.end = End::InnerWithFlags(site.clone());
+            }
+        }
+    }
     if plain.kind == GNUTLS {
         // The one goes through the other.
         let has_inner = functions.iter().any(|function| function.name == "gnutls_record_send2");
@@ -141,14 +161,14 @@ const GNUTLS_RECEIVE: &str = "gnutls_record_recv";
 fn gnutls_inner(elf: &Elf<'_>, symbols: &Symbols) -> Option<Site> {
     let targets = |name| {
         let symbol: Symbol = symbols.named(name)?;
-        Some(Code::read(elf, symbol.address, symbol.size).leads_to())
+        Some(Instructions::read(elf, symbol.address, symbol.size).leads_to())
     };
     let [only] = targets("gnutls_record_recv_seq")?[..] else { return None };
     if !targets(GNUTLS_RECEIVE)?.contains(&only) {
         return None;
     }
     let size = symbols.next_after(only).map_or(0, |next| next - only);
-    let code = Code::read(elf, only, size);
+    let code = Instructions::read(elf, only, size);
     code.return_probe(elf).filter(|site| site.step == Step::Emulated && site.once)
 }
 
@@ -167,14 +187,16 @@ fn openssl_kind(symbols: &Symbols) -> &'static str {
 }
 
 pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_arguments: usize) -> Function {
-    let code = Code::read(elf, symbol.address, symbol.size);
+    let code = Instructions::read(elf, symbol.address, symbol.size);
     let is_cheap = |site: &Site| site.step == Step::Emulated && site.once;
-    let own = code.return_probe(elf);
+    let arguments = Registers::all(&Registers::C[..n_arguments.min(4)]);
+    let own = code.return_probe_with(elf, arguments);
     let inner = || {
         let address = code.inner(elf)?;
         // It has no symbol of its own as a rule: it ends where the next function begins at the latest.
         let size = symbols.next_after(address).map_or(0, |next| next - address);
-        Code::read(elf, address, size).return_probe(elf).filter(is_cheap)
+        let all = Registers::all(&[Registers::all(&Registers::C), Registers::C_FIFTH]);
+        Instructions::read(elf, address, size).return_probe_with(elf, all).filter(is_cheap)
     };
     let end = match own {
         Some(site) if is_cheap(&site) => End::ReturnProbe(site),
@@ -184,20 +206,35 @@ pub(super) fn c_function(elf: &Elf<'_>, symbols: &Symbols, symbol: &Symbol, n_ar
     Function {
         name: symbol.name.clone(),
         file_offset: elf.file_offset(symbol.address).unwrap_or(0),
-        entry: code.entry(elf, Registers::all(&Registers::C[..n_arguments.min(4)])),
+        entry: code.entry(elf, arguments),
         end,
     }
 }
 
-/// What has no symbols any more, by the texts that it left.
-fn stripped(constants: &[u8]) -> Option<(Family, Vec<Function>)> {
-    // Where OpenSSL and BoringSSL say which of their files an error comes from.
-    has(constants, "ssl/ssl_lib.c").then(|| {
-        let version = version::openssl(constants);
-        let kind = if has(constants, "ssl/ssl_lib.cc") { "BoringSSL" } else { OPENSSL };
-        let note = "it is linked in, and the program's symbols were stripped: nothing says where".to_owned();
-        (Family { kind, version, note: Some(note) }, Vec::new())
-    })
+/// What has no symbols any more, by the texts that it left: where OpenSSL and BoringSSL say which of their files an error comes from.
+fn stripped(elf: &Elf<'_>, symbols: &Symbols, constants: &[u8]) -> Option<(Family, Vec<Function>)> {
+    if !has(constants, "ssl/ssl_lib.c") {
+        return None;
+    }
+    let version = version::openssl(constants);
+    let kind = if has(constants, stripped::BORINGSSL_FILES[0]) { "BoringSSL" } else { OPENSSL };
+    let found = match kind {
+        OPENSSL => Err("it is OpenSSL, which is not looked for without them".to_owned()),
+        _ => Code::of(elf, constants, &stripped::BORINGSSL_FILES)
+            .ok_or_else(|| "it has no tables for exceptions".to_owned())
+            .and_then(|code| stripped::boringssl(&code.reporters(), |function| code.callers(function))),
+    };
+    let function = |(name, place): (&'static str, stripped::Place)| {
+        let symbol = Symbol { name: name.to_owned(), address: place.address, size: place.size };
+        c_function(elf, symbols, &symbol, if name == "SSL_do_handshake" { 1 } else { 3 })
+    };
+    let (functions, note) = match found {
+        Ok(found) => (found.into_iter().map(function).collect(), None),
+        Err(why) => {
+            (Vec::new(), Some(format!("it is linked in, and the program's symbols were stripped: {why}")))
+        }
+    };
+    Some((Family { kind, version, note }, functions))
 }
 
 pub(super) fn has(constants: &[u8], text: &str) -> bool {

@@ -1,12 +1,15 @@
 //! Which TLS a process speaks, and where probes would go to see its plaintext.
 //!
 //! Libraries are known by what they define and not by their names, so that one under another name, inside a program or without a file
-//! any more is found too. What a program has linked in and stripped is named by the texts that it left, with the reason why it has no place.
+//! any more is found too. What a program has linked in and stripped is known by the texts that it left: BoringSSL's functions are found by the errors that they report
+//! (`stripped`), the others are named, with the reason why they have no place.
 
 mod families;
 mod go;
 mod nss;
+mod reports;
 mod rustls;
+mod stripped;
 mod version;
 
 use std::{fs, path::Path};
@@ -90,6 +93,8 @@ pub enum End {
     ReturnProbe(Site),
     /// By a return probe on an inner function, which costs less; its own arguments are seen there as well.
     Inner(Site),
+    /// The same where the inner function has its flags before where it leaves its length.
+    InnerWithFlags(Site),
     /// Go, whose moving stacks no return probe survives: by the one call within it that copies what it gives.
     Copies(Site, Copy),
     /// Go as well: by the calls within it that send, and what is behind each.
