@@ -168,12 +168,11 @@ impl Thread {
 
     /// It works for a request from now on, and did so since it last waited for events.
     fn owned_by(&mut self, id: Option<CallId>, served: &mut BTreeMap<CallId, Served>) {
-        if id.is_some() && self.owner.is_none() {
-            if let Some(request) = id.and_then(|id| served.get_mut(&id))
-                && request.since <= self.pending_since
-            {
-                request.spend(self.pending);
-            }
+        if self.owner.is_none()
+            && let Some(request) = id.and_then(|id| served.get_mut(&id))
+            && request.since <= self.pending_since
+        {
+            request.spend(self.pending);
         }
         if id != self.owner {
             self.owner = id;
@@ -344,7 +343,7 @@ impl Threads {
     /// A request is known by now whose first bytes have come before.
     fn is_read(&mut self, id: CallId, open: &Open) -> bool {
         let reading = CallId { ordinal: READING, ..id };
-        if !self.served.get(&reading).is_some_and(|one| one.since == open.start) {
+        if self.served.get(&reading).is_none_or(|one| one.since != open.start) {
             return false;
         }
         if let Some(served) = self.served.remove(&reading) {
@@ -484,13 +483,13 @@ impl Threads {
             // Of those that are in flight at the end of a run the order is anyone's.
             return Some(link);
         }
-        if let Some(served) = self.served.get_mut(&link.parent) {
-            if let Some(thread) = self.threads.get_mut(&served.thread) {
-                served.look(thread);
-                // The thread that waited for it goes on with what it asked for.
-                if thread.last == ended.at {
-                    thread.owned_by(Some(link.parent), &mut self.served);
-                }
+        if let Some(served) = self.served.get_mut(&link.parent)
+            && let Some(thread) = self.threads.get_mut(&served.thread)
+        {
+            served.look(thread);
+            // The thread that waited for it goes on with what it asked for.
+            if thread.last == ended.at {
+                thread.owned_by(Some(link.parent), &mut self.served);
             }
         }
         if let Some(served) = self.served.get_mut(&link.parent) {

@@ -109,9 +109,8 @@ mod tests {
         let mut anatomy =
             Anatomy { user_ns: 5, kernel_ns: 3, calls_ns: 40, is_split: true, ..Anatomy::default() };
         anatomy.off_ns[Reason::Futex.index()] = 7;
-        let names: Vec<_> = parts(&anatomy).into_iter().map(|(name, ns)| (name, ns)).collect();
         assert_eq!(
-            names,
+            parts(&anatomy),
             [
                 ("waiting for answers to its calls", 40),
                 ("waiting for a lock", 7),
