@@ -1,5 +1,7 @@
 //! Integration tests.
 
+/// Where the time of requests went.
+mod anatomy;
 /// Protocols that are known by what was asked and answered together.
 mod answered;
 /// Captures of protocols, as text.

@@ -431,7 +431,7 @@ fn a_checkpoint_of_before_connections_were_counted_is_read_and_they_count_from_t
     let (events, _) = Synthetic::new(rich(7)).all();
     let whole = run(&events, 50);
     let (transactions, snapshot) = resumed(&events, events.len() / 2, 2);
-    assert!(whole.transactions == transactions);
+    assert!(bare(whole.transactions) == bare(transactions));
     let (all, counted) = (whole.snapshot.connections, snapshot.connections);
     assert_eq!(all.open.len(), counted.open.len());
     assert!(counted.n_closed < all.n_closed);
@@ -444,9 +444,15 @@ fn a_checkpoint_of_before_other_protocols_came_goes_on_the_same() {
     let whole = run(&events, 50);
     for at in [events.len() / 3, events.len() / 2] {
         let (transactions, snapshot) = resumed(&events, at, 3);
-        assert!(whole.transactions == transactions, "at {at}");
+        assert!(bare(whole.transactions.clone()) == bare(transactions), "at {at}");
         assert_eq!(whole.snapshot, snapshot);
     }
+}
+
+/// Without what those checkpoints did not know: which thread served what.
+fn bare(mut transactions: Vec<Transaction>) -> Vec<Transaction> {
+    transactions.iter_mut().for_each(|transaction| transaction.causes = None);
+    transactions
 }
 
 type Ends = [(std::sync::Arc<str>, Option<u16>); 2];

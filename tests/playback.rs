@@ -89,6 +89,7 @@ fn times(event: &mut Event) -> Vec<&mut BootTime> {
         Event::FunctionEnter(enter) => vec![&mut enter.time],
         Event::FunctionReturn(leave) => vec![&mut leave.time],
         Event::Stack(stack) => vec![&mut stack.time],
+        Event::OffCpu(off) => vec![&mut off.time, &mut off.out, &mut off.wake],
         Event::ConnClose(close) => vec![&mut close.time],
         Event::Process(process) => vec![&mut process.time],
         Event::ProcessFacts(facts) => vec![&mut facts.time],

@@ -113,6 +113,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
                     | Event::FunctionEnter(_)
                     | Event::FunctionReturn(_)
                     | Event::Stack(_)
+                    | Event::OffCpu(_)
                     | Event::ConnOpen(_)
                     | Event::ConnShut(_)
                     | Event::ConnClose(_)

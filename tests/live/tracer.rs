@@ -71,6 +71,10 @@ pub(super) struct Transaction {
     pub(super) self_ns: Option<u64>,
     pub(super) stack: Option<Vec<String>>,
     pub(super) stack_end: Option<String>,
+    pub(super) anatomy: Option<Anatomy>,
+    pub(super) calls: Option<Vec<CallSum>>,
+    pub(super) parent: Option<String>,
+    pub(super) link: Option<Link>,
     pub(super) end: String,
     pub(super) confidence: String,
     pub(super) conn_id: String,
@@ -109,6 +113,55 @@ pub(super) struct Tls {
     pub(super) version: Option<String>,
     pub(super) sni: Option<String>,
     pub(super) alpn: Option<String>,
+}
+
+/// Where its time went.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Anatomy {
+    pub(super) queued_ns: Option<u64>,
+    pub(super) oncpu_ns: u64,
+    pub(super) oncpu_user_ns: Option<u64>,
+    pub(super) oncpu_kernel_ns: Option<u64>,
+    pub(super) runq_ns: u64,
+    pub(super) offcpu_ns: BTreeMap<String, u64>,
+    pub(super) calls_ns: u64,
+    pub(super) sending_ns: u64,
+    pub(super) unattributed_ns: u64,
+    pub(super) shared: bool,
+}
+
+/// Calls to one peer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CallSum {
+    pub(super) kind: String,
+    pub(super) peer: String,
+    pub(super) count: u64,
+    pub(super) ns: u64,
+}
+
+/// How it is known what made it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "the keys are the contract, whether or not a test looks at each")]
+pub(super) struct Link {
+    pub(super) method: String,
+    pub(super) confidence: String,
+}
+
+impl Anatomy {
+    /// All parts are the whole.
+    #[track_caller]
+    fn check(&self, transaction: &Transaction) {
+        let parts = [self.oncpu_ns, self.runq_ns, self.calls_ns, self.sending_ns, self.unattributed_ns];
+        let sum: u64 = parts.iter().chain(self.offcpu_ns.values()).sum();
+        assert_eq!(sum as i64, transaction.duration_ns, "{transaction:?}: {self:?}");
+        assert_eq!(self.queued_ns, transaction.queue_ns);
+        if let (Some(user), Some(kernel)) = (self.oncpu_user_ns, self.oncpu_kernel_ns) {
+            assert_eq!(user + kernel, self.oncpu_ns, "{transaction:?}");
+        }
+    }
 }
 
 impl Transaction {
@@ -260,6 +313,9 @@ impl Tracer {
         assert_eq!(value["type"], "summary", "the last line: {last}");
         let summary: Summary = parse(last);
         let transactions: Vec<Transaction> = lines.into_iter().map(parse).collect();
+        for transaction in &transactions {
+            transaction.anatomy.iter().for_each(|anatomy| anatomy.check(transaction));
+        }
         let folder = self.folder;
         Capture { transactions, summary, stdout, stderr, folder }
     }

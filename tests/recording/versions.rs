@@ -5,7 +5,10 @@ use std::{borrow::Cow, process::Command, sync::Arc};
 use tracer_user::{
     event::Role,
     protocol::TlsFacts,
-    transaction::{Confidence, End, Kind, TimeBasis, Transaction},
+    transaction::{
+        CallId, Confidence, End, Kind, TimeBasis, Transaction,
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod},
+    },
 };
 
 use super::*;
@@ -61,7 +64,32 @@ pub fn transaction(i: u64) -> Transaction {
         tls: tls(i % 20),
         carrier: None,
         call: None,
+        causes: causes(i),
     }
+}
+
+/// Of requests that were served an anatomy, with time on the CPU split or not; of every fifth that was made what made it.
+fn causes(i: u64) -> Option<Box<Causes>> {
+    let anatomy = Anatomy {
+        user_ns: 1_000 + i,
+        kernel_ns: if i.is_multiple_of(4) { 700 } else { 0 },
+        runq_ns: i,
+        off_ns: std::array::from_fn(|reason| i * reason as u64),
+        calls_ns: 3,
+        sending_ns: 4,
+        unattributed_ns: 5,
+        is_split: i.is_multiple_of(4),
+        is_shared: i.is_multiple_of(6),
+    };
+    let calls = vec![CallSum { kind: "postgres", peer: "10.0.0.9:5432".into(), count: i, ns: 9 * i }];
+    let link = Link { parent: CallId { conn: ConnId(7), ordinal: i }, method: LinkMethod::Thread };
+    match i % 10 {
+        0 | 4 => Some(Causes { anatomy: Some(anatomy), calls: Vec::new(), link: None }),
+        2 => Some(Causes { anatomy: Some(anatomy), calls, link: None }),
+        5 => Some(Causes { link: Some(link), ..Causes::default() }),
+        _ => None,
+    }
+    .map(Box::new)
 }
 
 /// Of connection `i`: plain, all known, a part of it known.
@@ -145,8 +173,10 @@ fn known_to(version: u32, transaction: Transaction) -> Transaction {
             tls: None,
             request_messages: None,
             response_messages: None,
+            causes: None,
             ..transaction
         },
+        2 => Transaction { causes: None, ..transaction },
         _ => transaction,
     }
 }

@@ -6,11 +6,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::{
-    CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX, FLAG_CUT,
-    FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_JUMP, FLAG_MID_JOIN, FLAG_NO_BUFFER, FLAG_OVERLOAD,
-    FLAG_SUMMED, FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE, KIND_CONN_OPEN,
-    KIND_CONN_SHUT, KIND_DATA, KIND_TLS_OPEN, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH, ROLE_CLIENT, ROLE_SERVER,
-    Stat, TlsOpen, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING, conn_first_seen,
+    ANATOMY_NONE, CLOSE_NORMAL, CLOSE_RESET, Conn, ConnClose, ConnOpen, ConnShut, Data, EGRESS, FAMILY_UNIX,
+    FLAG_CUT, FLAG_EGRESS, FLAG_EOF, FLAG_ERROR, FLAG_FAULT, FLAG_JUMP, FLAG_MID_JOIN, FLAG_NO_BUFFER,
+    FLAG_OVERLOAD, FLAG_SUMMED, FLAG_TURN_START, FLAG_UNSEEN, Header, INGRESS, KIND_CONN_CLOSE,
+    KIND_CONN_OPEN, KIND_CONN_SHUT, KIND_DATA, KIND_TLS_OPEN, MAX_PAYLOAD_PER_CALL, MAX_UNIX_PATH,
+    ROLE_CLIENT, ROLE_SERVER, Stat, TlsOpen, VERDICT_EVERYTHING, VERDICT_HEADS, VERDICT_NOTHING,
+    conn_first_seen,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     settings::setting,
     socket,
     stats::count,
+    threads,
 };
 
 /// Where the bytes of a call are.
@@ -52,8 +54,6 @@ pub struct Moved {
     pub comm: [u64; 2],
     /// Exit of the call, boot ns.
     pub time_ns: u64,
-    /// Entry of the call; 0 = not known.
-    pub enter_ns: u64,
     /// Bytes.
     pub bytes: u64,
     /// TCP: sequence number behind the last byte. Not used for Unix sockets.
@@ -115,6 +115,9 @@ pub struct Record<const N: usize> {
 /// and what gathers others is no part of the chain.
 #[inline(never)]
 pub fn moved<const VECTORS: bool>(conn: &mut Conn, moved: &Moved) -> u32 {
+    if setting!(anatomy) != ANATOMY_NONE {
+        threads::moved(conn, moved.thread.pid, moved.thread.tid, u32::from(moved.direction));
+    }
     let direction = (moved.direction & 1) as usize;
     let known = conn.position[direction];
     let start = advance(conn, direction, moved);
@@ -258,7 +261,8 @@ pub fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
         (&raw mut (*record).header.flags).write_volatile(part.flags as u16);
         (&raw mut (*record).header.length).write_volatile(size_of::<Data>() as u32);
         (&raw mut (*record).conn_id).write_volatile(conn.id);
-        (&raw mut (*record).first_ns).write_volatile(moved.enter_ns);
+        // No hook has the entry of the call.
+        (&raw mut (*record).first_ns).write_volatile(0);
         let arrival_ns = if moved.direction == INGRESS { conn.arrival_ns } else { 0 };
         (&raw mut (*record).arrival_ns).write_volatile(arrival_ns);
         (&raw mut (*record).position).write_volatile(part.position);
@@ -273,6 +277,9 @@ pub fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
         let comm = (&raw mut (*record).comm).cast::<u64>();
         comm.write_volatile(moved.comm[0]);
         comm.add(1).write_volatile(moved.comm[1]);
+        (&raw mut (*record).kernel_ns).write_volatile(conn.kernel_ns);
+        (&raw mut (*record).off_cpu).write_volatile(conn.off_cpu);
+        (&raw mut (*record).reserved).write_volatile(0);
     }
 }
 
@@ -318,7 +325,7 @@ fn sum(conn: &mut Conn, direction: usize, moved: &Moved, start: u64, bytes: u64)
     let sum = &mut conn.sum[direction];
     if sum.bytes == 0 {
         sum.position = start;
-        sum.first_ns = if moved.enter_ns != 0 { moved.enter_ns } else { moved.time_ns };
+        sum.first_ns = moved.time_ns;
         sum.turn = turn;
         sum.n_calls = 0;
         sum.pid = moved.thread.pid;
@@ -327,6 +334,9 @@ fn sum(conn: &mut Conn, direction: usize, moved: &Moved, start: u64, bytes: u64)
     }
     sum.last_ns = moved.time_ns;
     sum.n_calls += 1;
+    sum.kernel_ns = conn.kernel_ns;
+    sum.off_cpu = conn.off_cpu;
+    sum.tid_last = moved.thread.tid;
     // Last: user space reads a sum while it grows and must not see bytes without their time.
     sum.bytes += bytes;
     // SAFETY: a field of the sum. Volatile: another CPU may have sent and emptied the sum in between (a reader and a writer on one
@@ -380,6 +390,10 @@ fn send_sum(conn: &mut Conn, direction: u32) -> u32 {
             (&raw mut (*record).pid).write_volatile(sum.pid);
             (&raw mut (*record).tid).write_volatile(sum.tid);
             (&raw mut (*record).n_calls).write_volatile(sum.n_calls);
+            (&raw mut (*record).kernel_ns).write_volatile(sum.kernel_ns);
+            // What another thread moved first says nothing of this one's time.
+            let is_one = sum.tid == sum.tid_last;
+            (&raw mut (*record).off_cpu).write_volatile(if is_one { sum.off_cpu } else { 0 });
         }
         entry.submit(BPF_RB_NO_WAKEUP);
     }

@@ -6,8 +6,8 @@
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_ktime_get_boot_ns};
 use tracer_ebpf::{
-    CARRIES, Conn, IS_CARRIED, PORT_HEADS, PORT_WHOLE, ROLE_CLIENT, ROLE_SERVER, Stat, Sum, Tuple,
-    VERDICT_EVERYTHING, Verdict, conn_id, socket_hint, verdict_slot,
+    ANATOMY_NONE, CARRIES, Conn, IS_CARRIED, PORT_HEADS, PORT_WHOLE, ROLE_CLIENT, ROLE_SERVER, Stat, Sum,
+    Tuple, VERDICT_EVERYTHING, Verdict, conn_id, socket_hint, verdict_slot,
 };
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     memory::{copy_words, forget},
     settings::setting,
     stats::count,
+    threads,
 };
 
 /// Time now, boot clock, ns.
@@ -42,7 +43,19 @@ pub struct Birth {
 /// What a new entry holds before it is filled in. In read-only data: no stack.
 static EMPTY: Conn = Conn {
     id: 0,
-    sum: [Sum { position: 0, bytes: 0, first_ns: 0, last_ns: 0, n_calls: 0, turn: 0, pid: 0, tid: 0 }; 2],
+    sum: [Sum {
+        position: 0,
+        bytes: 0,
+        first_ns: 0,
+        last_ns: 0,
+        n_calls: 0,
+        turn: 0,
+        pid: 0,
+        tid: 0,
+        kernel_ns: 0,
+        off_cpu: 0,
+        tid_last: 0,
+    }; 2],
     position: [0; 2],
     established_ns: 0,
     arrival_ns: 0,
@@ -62,6 +75,9 @@ static EMPTY: Conn = Conn {
     mid_join: 0,
     datagrams: 0,
     carries: 0,
+    kernel_ns: 0,
+    off_cpu: 0,
+    serving: 0,
 };
 
 /// Creates the state of a socket, or finds what another CPU created at the same time. The id is written last: an entry
@@ -131,6 +147,9 @@ pub fn end(key: u64, conn: &mut Conn, reason: u32) {
     }
     if conn.opened != 0 {
         capture::close(conn, reason);
+    }
+    if setting!(anatomy) != ANATOMY_NONE && conn.serving != 0 {
+        threads::served(conn.serving);
     }
     let _ = CONNS.remove(key);
 }

@@ -22,6 +22,7 @@ mod settings;
 mod socket;
 mod stack;
 mod stats;
+mod threads;
 mod tls;
 mod tls_go;
 mod tls_rustls;

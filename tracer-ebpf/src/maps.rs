@@ -12,6 +12,7 @@ use tracer_ebpf::{
 use crate::{
     datagram::Vector,
     stack::{Frame, Open},
+    threads::Followed,
     tls::{Call, Handle, Key, Mover, Record},
     tls_go::{Carried, Goroutine},
     tls_rustls::{Pending, Worker},
@@ -184,3 +185,13 @@ pub static LISTENING: HashMap<PortKey, u32> = HashMap::with_max_entries(4096, 0)
 /// the next one be taken for it, or come without its request; and a close would end a request whose answer went by unseen.
 #[map]
 pub static ARMED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Threads that serve requests, by their number. Written and read here, deleted at the thread's end. Full: what such a thread does is not told
+/// (`threads_full`). 16,384 × 160 bytes; one entry in runs without it.
+#[map]
+pub static THREADS: HashMap<u32, Followed> = HashMap::with_max_entries(16_384, 0);
+
+/// Whether a thread may be in [`THREADS`], by [`tracer_ebpf::target_hint`]: the scheduler's tracepoints see every thread of the host, and most hits end here.
+/// Set here, never cleared.
+#[map]
+pub static THREAD_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);

@@ -441,7 +441,6 @@ pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
         thread: *thread,
         comm: [0; 2],
         time_ns: told.time_ns,
-        enter_ns: 0,
         bytes: told.bytes,
         end: 0,
         consumed: 0,

@@ -301,7 +301,6 @@ pub fn speaks(thread: &Thread) -> u32 {
             thread: *thread,
             comm: [0; 2],
             time_ns,
-            enter_ns: 0,
             bytes: part.bytes,
             end: 0,
             consumed: 0,

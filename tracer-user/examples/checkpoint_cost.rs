@@ -136,6 +136,11 @@ fn stretched(mut event: Event, begin: u64) -> Event {
         Event::FunctionEnter(enter) => stretch(&mut enter.time, begin),
         Event::FunctionReturn(leave) => stretch(&mut leave.time, begin),
         Event::Stack(stack) => stretch(&mut stack.time, begin),
+        Event::OffCpu(off) => {
+            stretch(&mut off.time, begin);
+            stretch(&mut off.out, begin);
+            stretch(&mut off.wake, begin);
+        }
         Event::ConnShut(shut) => stretch(&mut shut.time, begin),
         Event::ConnClose(close) => stretch(&mut close.time, begin),
         Event::Process(process) => stretch(&mut process.time, begin),

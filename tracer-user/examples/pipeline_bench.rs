@@ -89,6 +89,9 @@ fn record(event: &Event) -> Option<Bytes> {
         n_calls: data.n_calls,
         error: data.error,
         comm: data.comm,
+        kernel_ns: 0,
+        off_cpu: 0,
+        reserved: 0,
     };
     let mut bytes = raw.as_bytes().to_vec();
     bytes.extend_from_slice(&data.payload);

@@ -58,6 +58,19 @@ pub enum Tls {
     Opaque,
 }
 
+/// What is told of threads that serve requests, so that a request says where its time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Anatomy {
+    /// Nothing.
+    Off,
+    /// When they were not on a CPU, why, and who woke them.
+    Threads,
+    /// And how much of their time on a CPU was the kernel's, by two probes on every system call of the host.
+    #[default]
+    Calls,
+}
+
 /// What of the captured bytes a recording keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -271,6 +284,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// The share of its processor time, in percent, that probes on its TLS library may take of a process.
     pub tls_limit: Option<u32>,
+    /// What is told of threads that serve requests.
+    pub anatomy: Option<Anatomy>,
     /// Functions whose calls are transactions.
     pub uprobe: Vec<String>,
     /// Of which of these calls the stack is taken.
@@ -351,6 +366,7 @@ impl Settings {
             hooks: upper.hooks.or(self.hooks),
             tls: upper.tls.or(self.tls),
             tls_limit: upper.tls_limit.or(self.tls_limit),
+            anatomy: upper.anatomy.or(self.anatomy),
             uprobe: list(self.uprobe, upper.uprobe),
             stack: upper.stack.or(self.stack),
             protocol: list(self.protocol, upper.protocol),
@@ -414,6 +430,8 @@ pub struct Config {
     pub tls: Tls,
     /// The share of its processor time, in percent, that probes on its TLS library may take of a process.
     pub tls_limit: u32,
+    /// What is told of threads that serve requests.
+    pub anatomy: Anatomy,
     /// Functions whose calls are transactions, as typed.
     pub uprobes: Vec<String>,
     /// Of which of these calls the stack is taken; `None` = of none.
@@ -498,6 +516,7 @@ impl Default for Config {
             hooks: Hooks::Auto,
             tls: Tls::Clear,
             tls_limit: DEFAULT_TLS_LIMIT,
+            anatomy: Anatomy::default(),
             uprobes: Vec::new(),
             stacks: None,
             protocols: Vec::new(),
@@ -550,6 +569,7 @@ impl Config {
             hooks: settings.hooks.unwrap_or(default.hooks),
             tls: settings.tls.unwrap_or(default.tls),
             tls_limit: percent(settings.tls_limit, default.tls_limit)?,
+            anatomy: settings.anatomy.unwrap_or(default.anatomy),
             uprobes: settings.uprobe,
             stacks: settings.stack,
             protocols: settings.protocol,

@@ -126,6 +126,10 @@ user_counters! {
     FunctionUnknown = "lost.function_unknown",
     /// Processes, or looks at them, without probes on functions that were asked for: too many, or the kernel refused them.
     FunctionProcesses = "lost.function_processes",
+    /// Requests of which nothing is known but their messages: too many are in flight, or too many threads serve.
+    AnatomyForgotten = "anatomy.forgotten",
+    /// Requests whose parts would add up to more than they took: told as not known.
+    AnatomyInconsistent = "anatomy.inconsistent",
     /// Turns of TLS that were taken for requests until their clear text was seen, which tells what they are. Not lost.
     Carried = "requests.carried",
 }

@@ -229,11 +229,34 @@ pub struct Settings {
     pub tls: u32,
     /// Of which calls of functions the stack is told: `STACKS_*`.
     pub stacks: u32,
+    /// What is told of threads that serve requests: `ANATOMY_*`.
+    pub anatomy: u32,
+    /// 1 = the tracepoint `sched_switch` hands over the state in which a thread leaves (Linux 5.18 and later).
+    pub switch_has_state: u32,
+    /// 1 = there is the helper `bpf_task_pt_regs` (5.15 and later).
+    pub has_task_registers: u32,
+    /// 1 = data hooks run within the call, 0 = at its exit.
+    pub hits_in_call: u32,
+    /// `task_struct.__state`, or `state`; unused with `switch_has_state`.
+    pub task_state: u32,
+    /// `task_struct.stack`; unused with `has_task_registers`.
+    pub task_stack: u32,
+    /// The byte of `task_struct.in_iowait` (a bit field), or [`NO_OFFSET`].
+    pub io_wait_byte: u32,
+    /// Its bit there.
+    pub io_wait_bit: u32,
     /// Zero.
     pub reserved: u32,
-    /// Where things are.
+    /// Where all else is.
     pub offsets: KernelOffsets,
 }
+
+/// [`Settings::anatomy`]: nothing.
+pub const ANATOMY_NONE: u32 = 0;
+/// When they were not on a CPU, and why.
+pub const ANATOMY_THREADS: u32 = 1;
+/// And how long they were on one within system calls.
+pub const ANATOMY_CALLS: u32 = 2;
 
 /// Of none.
 pub const STACKS_NONE: u32 = 0;

@@ -140,6 +140,12 @@ pub struct Sum {
     pub pid: u32,
     /// Its thread.
     pub tid: u32,
+    /// As [`crate::Data::kernel_ns`], at the last call.
+    pub kernel_ns: u64,
+    /// As [`crate::Data::off_cpu`], at the last call.
+    pub off_cpu: u32,
+    /// Thread of the last call.
+    pub tid_last: u32,
 }
 
 /// State of one connection; value of the `CONNS` map (key: the socket's address). Written by the probes; user space reads
@@ -189,6 +195,12 @@ pub struct Conn {
     pub datagrams: u8,
     /// [`CARRIES`], [`IS_CARRIED`], or 0.
     pub carries: u8,
+    /// As [`crate::Data::kernel_ns`], at the call in progress.
+    pub kernel_ns: u64,
+    /// As [`crate::Data::off_cpu`], at the call in progress.
+    pub off_cpu: u32,
+    /// Thread that serves the turn in progress; 0 = none.
+    pub serving: u32,
 }
 
 #[cfg(feature = "user")]
@@ -201,5 +213,5 @@ unsafe impl aya::Pod for Verdict {}
 
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Verdict>() == 32);
-const _: () = assert!(size_of::<Sum>() == 48);
-const _: () = assert!(size_of::<Conn>() == 216);
+const _: () = assert!(size_of::<Sum>() == 64);
+const _: () = assert!(size_of::<Conn>() == 264);

@@ -91,6 +91,12 @@ pub struct Data {
     pub error: u32,
     /// Thread name.
     pub comm: [u8; 16],
+    /// Time that the thread has spent on a CPU within system calls since it is followed, ns, up to `header.time_ns`; 0 where calls are not timed.
+    pub kernel_ns: u64,
+    /// Number of the thread's last [`OffCpu`] by then; 0 = the thread is not followed.
+    pub off_cpu: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A process began to listen ([`Listening`]).
@@ -401,6 +407,54 @@ pub const RETURN_PROBES: u64 = (1 << 47) - (1 << 20);
 /// [`FunctionReturn`]: it hands over to another function (a tail call), whose value nobody sees here.
 pub const FLAG_HANDS_OVER: u16 = 1 << 0;
 
+/// [`OffCpu`].
+pub const KIND_OFF_CPU: u16 = 14;
+
+/// A thread that serves a request was not on a CPU, from `out_ns` until the time of the record. Its flags: `OFF_FLAG_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct OffCpu {
+    /// When it ran again.
+    pub header: Header,
+    /// When it left the CPU.
+    pub out_ns: u64,
+    /// When it was woken; 0 = not seen.
+    pub wake_ns: u64,
+    /// As [`Data::kernel_ns`], when it left.
+    pub kernel_ns: u64,
+    /// First argument of the call: a descriptor, or the address of a futex.
+    pub argument: u64,
+    /// Number of this record among those of its thread, from 2: what is missing was lost, or left out because the thread served no request then.
+    pub number: u32,
+    /// Thread group (process).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// System call that it was in (x86-64), or [`OFF_NO_CALL`] or [`OFF_UNKNOWN_CALL`].
+    pub call: u32,
+    /// Thread that ran where it was woken, 0 = none. It is the one that woke it unless that was an interrupt; with [`OFF_FLAG_FUTEX_WAKE`] it was.
+    pub waker: u32,
+    /// Type of the file that a call on a descriptor was about (`S_IFMT` of its inode's mode), 0 where that was not asked.
+    pub file: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// [`OffCpu`]: it could have gone on, and another thread ran.
+pub const OFF_FLAG_RUNNABLE: u16 = 1 << 0;
+/// [`OffCpu`]: it waited for a device (`task_struct.in_iowait`).
+pub const OFF_FLAG_IO_WAIT: u16 = 1 << 1;
+/// [`OffCpu`]: the waker was in a call of futex(2).
+pub const OFF_FLAG_FUTEX_WAKE: u16 = 1 << 2;
+/// [`OffCpu`]: a signal or a debugger stopped it.
+pub const OFF_FLAG_STOPPED: u16 = 1 << 3;
+
+/// [`OffCpu::call`]: it was in none (a page fault, an interrupt).
+pub const OFF_NO_CALL: u32 = u32::MAX;
+/// [`OffCpu::call`]: in one of another table of numbers (32 bit, x32).
+pub const OFF_UNKNOWN_CALL: u32 = u32::MAX - 1;
+
+const _: () = assert!(size_of::<OffCpu>() == 72);
 const _: () = assert!(size_of::<FunctionEnter>() == 152);
 const _: () = assert!(size_of::<FunctionReturn>() == 64);
 const _: () = assert!(size_of::<Stack>() == 64);
@@ -408,7 +462,7 @@ const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);
 const _: () = assert!(size_of::<Datagram>() == 112);
 const _: () = assert!(size_of::<Header>() == 16);
-const _: () = assert!(size_of::<Data>() == 96);
+const _: () = assert!(size_of::<Data>() == 112);
 const _: () = assert!(size_of::<ConnOpen>() == 96);
 const _: () = assert!(size_of::<ConnShut>() == 24);
 const _: () = assert!(size_of::<ConnClose>() == 56);

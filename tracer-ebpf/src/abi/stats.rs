@@ -101,6 +101,10 @@ counters! {
     /// A function ended of which the beginning is not known (it began before the run, or too many were open): whether it was slow is not known, and its
     /// stack was not taken.
     StackUnknown = "function_stack_unknown",
+    /// Records of threads off the CPU refused: the ring was over 75 % full. Lost; it shows as a gap in the thread's numbers.
+    RefusedOffCpu = "refused_off_cpu",
+    /// The map of threads that serve requests was full: the anatomy of what such a thread serves is not known.
+    ThreadsFull = "threads_full",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",
     /// A kernel structure could not be read.

@@ -74,6 +74,12 @@ impl Registers {
         }
     }
 
+    /// The first argument alone.
+    #[inline(always)]
+    pub fn first<M: Memory>(regs: *const u8) -> u64 {
+        M::read(regs, REG_DI)
+    }
+
     /// The fifth argument alone.
     #[inline(always)]
     pub fn fifth<M: Memory>(regs: *const u8) -> u64 {

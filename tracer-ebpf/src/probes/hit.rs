@@ -103,7 +103,6 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
         thread: hit.thread,
         comm: M::read(hit.task, setting!(offsets.task_comm)),
         time_ns: conn::now(),
-        enter_ns: 0,
         bytes: hit.result as u64,
         end,
         consumed,

@@ -5,6 +5,7 @@ pub mod datagram;
 pub mod function;
 pub mod hit;
 pub mod process;
+pub mod sched;
 pub mod socket;
 pub mod syscall;
 pub mod tcp;

@@ -2,7 +2,8 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_ebpf::{
-    ExeKey, Header, KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_START, MAX_COMMS, Process, Stat,
+    ANATOMY_NONE, ExeKey, Header, KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_START, MAX_COMMS,
+    Process, Stat,
 };
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     memory::{Memory, Typed},
     settings::setting,
     stats::count,
-    tls,
+    threads, tls,
 };
 
 /// A process or thread is created: a target's child process is a target.
@@ -107,6 +108,9 @@ pub fn process_exit(context: BtfTracePointContext) -> i32 {
     }
     if setting!(tls) != 0 {
         tls::thread_ended(pid, bpf_get_current_pid_tgid() as u32);
+    }
+    if setting!(anatomy) != ANATOMY_NONE {
+        threads::ended(bpf_get_current_pid_tgid() as u32);
     }
     let signal: *const u8 = Typed::read(task, setting!(offsets.task_signal));
     let live: u32 = Typed::read(signal, setting!(offsets.signal_live));

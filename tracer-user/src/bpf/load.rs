@@ -18,22 +18,24 @@ use tracer_ebpf as abi;
 
 use crate::{
     bpf::{
+        anatomy,
         btf::{BtfError, KernelBtf},
         features, meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{
-            FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
+            ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
             TLS_GO_FEATURE, TLS_RUSTLS, TLS_RUSTLS_FEATURE,
         },
         tls_libraries::TlsTrial,
         uprobe_programs::{self, UprobePrograms},
         uprobe_trial,
     },
-    config::{Hooks, Targets},
+    config::{Anatomy, Hooks, Targets},
 };
 
 pub use super::probes::Family;
+pub(super) use super::refusal::{chain, shortened};
 
 /// The kernel side, as built by this package's build script.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
@@ -65,6 +67,8 @@ pub struct LoadConfig {
     pub functions: bool,
     /// From which duration on their stacks are told too, ns; 0 = of all.
     pub stacks: Option<u64>,
+    /// What is told of threads that serve requests.
+    pub anatomy: Anatomy,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -197,7 +201,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     let offsets = Offsets::resolve(&kernel)?;
     let families = families(config.hooks, Family::Socket.is_of(&kernel))?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
-    let settings = settings(config, &offsets, own_pid, &kernel);
+    let settings = settings(config, &offsets, own_pid, &kernel, families[0]);
     let mut ebpf = object(&settings, config.max_conns, config.functions, &btf)?;
     fill(&mut ebpf, config)?;
 
@@ -207,11 +211,13 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         let wanted = !config.udp_ports.is_empty();
         family.datagrams().iter().chain(family.datagram_exits()).filter(move |_| wanted)
     };
+    let scheduler = || anatomy::probes(config.anatomy).filter(|_| settings.anatomy != abi::ANATOMY_NONE);
     let wanted = families
         .iter()
         .take(1)
         .flat_map(|family| family.probes().iter().chain(datagrams(*family)))
-        .chain(LIFE);
+        .chain(LIFE)
+        .chain(scheduler());
     let present: Vec<&Probe> = wanted.filter(|probe| kernel.tracepoint(probe.tracepoint).is_some()).collect();
     let mut loaded = load_together(&mut ebpf, &present, &btf);
     let mut is_loaded = |ebpf: &mut Ebpf, probe: &Probe| match loaded.remove(probe.program) {
@@ -231,6 +237,12 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
             (Err(reason), Some(feature)) => missing.push(Missing { feature, reason }),
             (Err(reason), None) => return Err(LoadError::Program { program: probe.program, reason }),
         }
+    }
+    if let Some(reason) = scheduler().find_map(|probe| attach(&mut ebpf, probe).err()) {
+        // Half of it would take a wait for work.
+        let mut loaded = load(&LoadConfig { anatomy: Anatomy::Off, ..config.clone() })?;
+        loaded.missing.push(Missing { feature: ANATOMY, reason });
+        return Ok(loaded);
     }
     let family = data_hooks(families, |probe| attach(&mut ebpf, probe), &mut missing)?;
     let absent = |probe: &Probe, reason| Missing { feature: probe.feature.unwrap_or_default(), reason };
@@ -347,14 +359,20 @@ fn data_hooks(
 const SOCKET_FEATURE: &str = "socket tracepoints (system calls are traced in their place, which costs more)";
 
 /// What the probes are told.
-fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32, kernel: &KernelBtf) -> abi::Settings {
+fn settings(
+    config: &LoadConfig,
+    offsets: &Offsets,
+    own_pid: u32,
+    kernel: &KernelBtf,
+    family: Family,
+) -> abi::Settings {
     let targets = &config.targets;
     let by_process = !(config.pids.is_empty()
         && targets.pids.is_empty()
         && targets.comms.is_empty()
         && targets.exes.is_empty()
         && targets.cgroups.is_empty());
-    abi::Settings {
+    let mut settings = abi::Settings {
         abi_version: abi::ABI_VERSION,
         self_pid: own_pid,
         mode: if by_process { abi::MODE_TARGETS } else { abi::MODE_ALL },
@@ -383,9 +401,19 @@ fn settings(config: &LoadConfig, offsets: &Offsets, own_pid: u32, kernel: &Kerne
             Some(_) => abi::STACKS_SLOW,
         },
         stack_ns: config.stacks.unwrap_or(0),
+        anatomy: abi::ANATOMY_NONE,
+        switch_has_state: 0,
+        has_task_registers: 0,
+        hits_in_call: 0,
+        task_state: abi::NO_OFFSET,
+        task_stack: abi::NO_OFFSET,
+        io_wait_byte: abi::NO_OFFSET,
+        io_wait_bit: 0,
         reserved: 0,
         offsets: abi::KernelOffsets::from(offsets),
-    }
+    };
+    anatomy::settings(config.anatomy, family, kernel, &mut settings);
+    settings
 }
 
 /// Makes the maps, and the programs ready to be loaded.
@@ -411,6 +439,7 @@ fn object(
         // Of threads that make records of functions: 1.5 MiB.
         .map_max_entries("FUNCTION_NUMBERS", if has_functions { 16_384 } else { 1 })
         // Of calls that have begun: 1.5 MiB.
+        .map_max_entries("THREADS", if settings.anatomy == abi::ANATOMY_NONE { 1 } else { 16_384 })
         .map_max_entries("FUNCTION_OPEN", if settings.stacks == abi::STACKS_NONE { 1 } else { 16_384 })
         .load(OBJECT)
         .map_err(|error| LoadError::Object(chain(&error)))
@@ -448,7 +477,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         budget: abi::DEFAULT_BUDGET,
         // The smallest: it is never written to.
         ring_bytes: 64 * 1024,
-        ..settings(&LoadConfig::nothing(), &offsets, 0, &kernel)
+        ..settings(&LoadConfig::nothing(), &offsets, 0, &kernel, Family::Socket)
     };
     let mut ebpf = object(&settings, 64, false, &btf)?;
     // What goes with hooks that this kernel does not have is not its lack.
@@ -498,6 +527,7 @@ impl LoadConfig {
             tls: true,
             functions: true,
             stacks: None,
+            anatomy: Anatomy::Calls,
             has_open_datagram_sockets: false,
         }
     }
@@ -571,18 +601,6 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<(), String> {
 
 pub(super) const NO_SUCH_PROGRAM: &str = "the object has no such program";
 
-/// The head and the last line of a refusal: between them stands the verifier's log.
-pub(super) fn shortened(reason: &str) -> String {
-    const HEAD: usize = 120;
-    const TAIL: usize = 200;
-    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
-    let head: String = lines.next().unwrap_or_default().chars().take(HEAD).collect();
-    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
-        Some(last) => format!("{head}: {}", last.chars().take(TAIL).collect::<String>()),
-        None => head,
-    }
-}
-
 /// Takes a probe from its place, if it is there, and gives its program back to the kernel.
 fn detach(ebpf: &mut Ebpf, probe: &Probe) {
     if let Place::Behind { array, slot } = probe.place
@@ -597,20 +615,6 @@ fn detach(ebpf: &mut Ebpf, probe: &Probe) {
         Some(Program::RawTracePoint(program)) => program.unload(),
         _ => Ok(()),
     };
-}
-
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Adds target processes to a loaded kernel side.

@@ -1,5 +1,6 @@
 //! The kernel's side as user space sees it: its types, what it can do, the probes' life.
 
+mod anatomy;
 pub mod btf;
 pub mod datagram_exit;
 pub mod diagnosis;
@@ -13,6 +14,7 @@ pub mod not_run;
 pub mod offsets;
 pub mod pid_namespace;
 mod probes;
+mod refusal;
 pub mod ring;
 pub mod ring_fill;
 #[cfg(test)]

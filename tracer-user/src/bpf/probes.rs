@@ -172,6 +172,16 @@ pub(super) const TLS_GO_FEATURE: &str = "clear text of Go's TLS";
 /// The same for rustls.
 pub(super) const TLS_RUSTLS_FEATURE: &str = "clear text of rustls";
 
+/// What a run without the probes of the scheduler does without.
+pub(super) const ANATOMY: &str = "where the time of requests went (anatomy)";
+
+/// The scheduler, for threads that serve requests.
+pub(super) const THREADS: &[Probe] =
+    &[on("sched_switch", "sched_switch", Some(ANATOMY)), on("sched_waking", "sched_waking", Some(ANATOMY))];
+/// And their system calls.
+pub(super) const CALLS: &[Probe] =
+    &[on("sys_enter", "call_enter", Some(ANATOMY)), on(EXITS, "call_exit", Some(ANATOMY))];
+
 /// What a run without the probes of datagrams does without.
 const DATAGRAMS: &str = "datagrams (DNS over UDP)";
 

@@ -409,6 +409,9 @@ impl Reader {
                     pid: sum.pid,
                     tid: sum.tid,
                     n_calls: sum.n_calls,
+                    kernel_ns: sum.kernel_ns,
+                    // What another thread moved first says nothing of this one's time.
+                    off_cpu: if sum.tid == sum.tid_last { sum.off_cpu } else { 0 },
                     error: 0,
                     comm: [0; 16],
                     payload: Bytes::new(),

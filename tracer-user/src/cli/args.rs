@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Config, Hooks, Settings, Size, Span, Stacks, SummaryForm, Terminal, Tls},
+    config::{Anatomy, Config, Hooks, Settings, Size, Span, Stacks, SummaryForm, Terminal, Tls},
     protocol::REGISTRY,
     report::filter::Thresholds,
     sink::recording::Owner,
@@ -41,6 +41,9 @@ pub struct CaptureArgs {
     /// Leave a process' TLS opaque when probes on its library take more of its processor time than this, percent [default: 30]
     #[arg(long, value_name = "PERCENT", env = "TXRAY_TLS_LIMIT", help_heading = "Capture")]
     pub tls_limit: Option<u32>,
+    /// Where the time of requests went: not at all, by what their threads waited for, or that and what they did in the kernel [default: calls]
+    #[arg(long, value_enum, value_name = "HOW", env = "TXRAY_ANATOMY", help_heading = "Capture")]
+    pub anatomy: Option<Anatomy>,
     /// Make each call of this function a transaction (repeatable): BINARY:SYMBOL, with types for values (int,str)->int; * and ? stand for others;
     /// BINARY:SYMBOL+0x12, BINARY:0xADDR, BINARY:usdt:PROVIDER:NAME
     #[arg(long, value_name = "WHERE", env = "TXRAY_UPROBE", help_heading = "Capture")]
@@ -221,6 +224,7 @@ impl CaptureArgs {
             hooks,
             tls,
             tls_limit,
+            anatomy,
             uprobe,
             stack,
             ring_size,
@@ -235,6 +239,7 @@ impl CaptureArgs {
             hooks,
             tls,
             tls_limit,
+            anatomy,
             uprobe,
             stack,
             ring_size,

@@ -97,6 +97,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         tls_limit: config.tls_limit,
         functions,
         stacks,
+        anatomy: config.anatomy,
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;

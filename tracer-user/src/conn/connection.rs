@@ -122,6 +122,16 @@ impl Connection {
         }
     }
 
+    /// The events held back, in order.
+    pub fn held(&self) -> impl Iterator<Item = &Data> {
+        self.held.iter()
+    }
+
+    /// The same, to be completed from a checkpoint.
+    pub fn held_mut(&mut self) -> impl Iterator<Item = &mut Data> {
+        self.held.iter_mut()
+    }
+
     /// The first event held back.
     pub fn first_held(&self) -> Option<&Data> {
         self.held.front()

@@ -86,6 +86,7 @@ pub fn time(event: &Event) -> BootTime {
         Event::FunctionEnter(enter) => enter.time,
         Event::FunctionReturn(leave) => leave.time,
         Event::Stack(stack) => stack.time,
+        Event::OffCpu(off) => off.time,
     }
 }
 
@@ -113,6 +114,7 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
         Event::FunctionReturn(leave) => (time, u64::MAX, 7, leave.number, leave.tid),
         // Before the record that it belongs to.
         Event::Stack(stack) => (time, u64::MAX, 6, stack.number, stack.tid),
+        Event::OffCpu(off) => (time, 0, 3, u64::from(off.number), off.tid),
         // Of several the youngest first: what is inside of a connection ends before it does.
         Event::ConnClose(close) => (time, u64::MAX, 8, !close.conn.0, 0),
         Event::Process(process) => (time, u64::MAX, 9, 0, process.pid),

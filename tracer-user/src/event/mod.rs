@@ -15,9 +15,11 @@ use crate::{
 };
 
 mod function;
+mod off_cpu;
 mod stack;
 
 pub use function::{Argument, FunctionEnter, FunctionFacts, FunctionReturn, ValueKind};
+pub use off_cpu::OffCpu;
 pub use stack::{Stack, StackEnd};
 
 /// A connection, never reused ([`tracer_ebpf::conn_id`]).
@@ -113,6 +115,8 @@ pub enum Event {
     FunctionReturn(FunctionReturn),
     /// Who called what a thread runs: of the record of a function that follows.
     Stack(Stack),
+    /// A thread that serves a request was off the CPU.
+    OffCpu(OffCpu),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -146,6 +150,12 @@ pub struct Data {
     pub comm: [u8; 16],
     /// The captured first bytes of the call; shorter than `bytes` when cut.
     pub payload: Bytes,
+    /// Time that the thread had spent on a CPU within system calls, ns. What checkpoints hold apart, since version 5.
+    #[serde(skip)]
+    pub kernel_ns: u64,
+    /// Number of the thread's last [`OffCpu`]; 0 = it is not followed. What checkpoints hold apart, since version 5.
+    #[serde(skip)]
+    pub off_cpu: u32,
 }
 
 impl Data {
@@ -496,6 +506,8 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 error: raw.error,
                 comm: raw.comm,
                 payload: record.slice(start..end),
+                kernel_ns: raw.kernel_ns,
+                off_cpu: raw.off_cpu,
             }))
         }
         abi::KIND_DATAGRAM => {
@@ -606,6 +618,7 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
         abi::KIND_FUNCTION_RETURN => {
             FunctionReturn::decode(&read(record)?, record).map(Event::FunctionReturn)
         }
+        abi::KIND_OFF_CPU => Ok(Event::OffCpu(OffCpu::from(&read::<abi::OffCpu>(record)?))),
         abi::KIND_STACK => Stack::decode(&read(record)?, record).map(Event::Stack),
         kind => Err(DecodeError::UnknownKind(kind)),
     }

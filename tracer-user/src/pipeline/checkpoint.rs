@@ -6,16 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Pipeline,
-    PipelineConfig, State, Tally, VerdictSink, connections::TallyMore,
+    PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
     enrich::table::ProcessTable,
-    event::{ConnId, Event},
+    event::{ConnId, Data, Event},
     metrics::Metrics,
     protocol::TlsFacts,
     time::BootTime,
     transaction::{
+        anatomy::Causes,
         exchange::{Exchange, ExchangeMore},
         template::Templates,
         watermark::{self, Watermark, WatermarkMore},
@@ -34,6 +35,11 @@ type EntryMore = (ExchangeMore, TallyMore, Option<Link>);
 const VERSION_WITHOUT_TALLIES: u32 = 2;
 /// First version with more about requests: what other protocols than HTTP/1 need.
 const VERSION_WITH_MORE: u32 = 4;
+/// First version with what threads do.
+const VERSION_WITH_THREADS: u32 = 5;
+
+/// What a checkpoint holds last since then: of all events that wait, in the order in which they stand, then of the transactions.
+type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -99,6 +105,14 @@ impl Pipeline {
             ))
             .unwrap_or_default(),
         );
+        let waiting = self.order.waiting().filter_map(|event| match event {
+            Event::Data(data) => Some(data),
+            _ => None,
+        });
+        let held = self.tracker.iter().flat_map(|entry| entry.conn.held());
+        let times: Vec<_> = waiting.chain(held).map(|data| (data.kernel_ns, data.off_cpu)).collect();
+        let causes: Vec<_> = rest.watermark.all().map(|transaction| &transaction.causes).collect();
+        bytes.extend(postcard::to_allocvec(&(&rest.threads, times, causes)).unwrap_or_default());
         bytes
     }
 
@@ -121,19 +135,35 @@ impl Pipeline {
             VERSION_WITHOUT_TALLIES => Default::default(),
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
-        let (more, of_watermark, datagrams, (carriers, of_closed), functions): More = match found {
-            ..VERSION_WITH_MORE => Default::default(),
+        let (more, bytes): (More, &[u8]) = match found {
+            ..VERSION_WITH_MORE => (Default::default(), bytes),
+            _ => postcard::take_from_bytes(bytes).map_err(fault)?,
+        };
+        let (more, of_watermark, datagrams, (carriers, of_closed), functions) = more;
+        let (threads, times, causes): OfThreads = match found {
+            ..VERSION_WITH_THREADS => Default::default(),
             _ => postcard::from_bytes(bytes).map_err(fault)?,
+        };
+        let mut times = times.into_iter();
+        let mut restore_times = |data: &mut Data| {
+            (data.kernel_ns, data.off_cpu) = times.next().unwrap_or_default();
         };
         let (mut tallies, mut more) = (tallies.into_iter(), more.into_iter());
         let mut pipeline = Pipeline::new(config, metrics, verdicts);
-        pipeline.order = Order::restore(saved.waiting, saved.frontier);
+        let mut waiting = saved.waiting;
+        for event in &mut waiting {
+            if let Event::Data(data) = event {
+                restore_times(data);
+            }
+        }
+        pipeline.order = Order::restore(waiting, saved.frontier);
         for (mut conn, mut exchange, parser, hold_armed, quiet_armed) in saved.conns {
             if let Some((protocol, state)) = parser
                 && !exchange.restore_parser(&protocol, &state)
             {
                 return Err(CheckpointError::Corrupt(format!("no state of protocol {protocol:?}")));
             }
+            conn.held_mut().for_each(&mut restore_times);
             let (of_exchange, of_tally, link) = more.next().unwrap_or_default();
             exchange.restore_more(of_exchange);
             exchange.restore_rules(&mut conn);
@@ -161,6 +191,10 @@ impl Pipeline {
         rest.templates = Templates::load(&saved.templates).ok_or_else(|| corrupt("operation names"))?;
         rest.watermark = Watermark::load(saved.watermark);
         rest.watermark.restore_more(of_watermark);
+        for (transaction, causes) in rest.watermark.all_mut().zip(causes) {
+            transaction.causes = causes;
+        }
+        rest.threads = threads;
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;
         rest.closed.restore_tls(of_closed);

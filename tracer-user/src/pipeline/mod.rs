@@ -197,7 +197,7 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 4;
+pub const CHECKPOINT_VERSION: u32 = 5;
 
 mod age;
 mod carriers;
@@ -210,6 +210,7 @@ mod open;
 mod positions;
 mod snapshot;
 mod step;
+mod threads;
 
 use carriers::{Carriers, Link};
 use connections::{ClosedConns, Tally};
@@ -220,6 +221,7 @@ pub use looked_for::LookedFor;
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
 use positions::Noted;
 pub use positions::Positions;
+use threads::Threads;
 
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order. 450 ms: the 250 ms after which a summed
 /// event is read at the latest, and 200 ms between two calls; below [`PipelineConfig::watermark_lag_ns`].
@@ -286,6 +288,7 @@ struct Rest {
     datagrams: Datagrams,
     carriers: Carriers,
     functions: Functions,
+    threads: Threads,
     /// Carriers of which more was told in the step in progress.
     told: Vec<ConnId>,
     noted: Option<Noted>,
@@ -349,6 +352,7 @@ impl Pipeline {
                 datagrams: Datagrams::default(),
                 carriers: Carriers::default(),
                 functions: Functions::default(),
+                threads: Threads::default(),
                 told: Vec::new(),
                 noted: None,
                 marks: Vec::new(),
@@ -426,6 +430,7 @@ impl Pipeline {
             Event::FunctionEnter(enter) => self.function_enter(&enter),
             Event::FunctionReturn(leave) => self.function_return(&leave),
             Event::Stack(stack) => self.stack(stack),
+            Event::OffCpu(off) => self.rest.threads.off_cpu(&off),
             Event::FunctionFacts(_) | Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }
         self.tell();
@@ -544,6 +549,7 @@ impl Pipeline {
             // Nothing was seen that would tell which direction they had.
             entry.conn.turns.close(close.turn, [false; 2], false);
         }
+        self.rest.threads.drop_reading(close.conn);
         self.remove(close.conn, Some(close));
         self.rest.carriers.remove(close.conn);
         self.tracker.end(close.conn, close.time);
@@ -565,6 +571,7 @@ impl Pipeline {
             self.rest.with(entry, |exchange, _, turnover| exchange.pairs_mut().lose_all(now, turnover.fx));
         }
         self.rest.state.forgotten = true;
+        self.rest.threads.drop_reading(id);
         self.remove(id, None);
     }
 
@@ -602,6 +609,7 @@ impl Pipeline {
         }
         if process.change == ProcessChange::Exit {
             self.rest.processes.end(process.pid, process.time);
+            self.rest.threads.end_process(process.pid);
             let due = BootTime(process.time.0.saturating_add(EXIT_GRACE_NS));
             self.rest.state.exits.push_back((due, process.pid, process.time));
         }

@@ -152,6 +152,7 @@ impl OpenRequest {
             request_messages: self.messages[0],
             response_messages: self.messages[1],
             call: None,
+            causes: None,
             end: End::TracerStopped,
             confidence: self.confidence,
             conn: self.conn,

@@ -13,6 +13,7 @@ use crate::{
     time::{Anchor, BootTime},
     transaction::{
         End, Transaction,
+        anatomy::Causes,
         exchange::{ByTurn, Exchange, Limits, Turnover},
         finish::{Ends, finish, is_captured},
         open::{Effects, Open},
@@ -224,6 +225,18 @@ impl Rest {
             if let (Some(noted), Some(requests)) = (&mut self.noted, requests) {
                 noted.look(entry.conn.id, requests, &ended);
             }
+            let causes = match role {
+                Role::Server => self.threads.ended(entry.conn.id, &ended, &self.metrics),
+                Role::Client => {
+                    let kind =
+                        if ended.open.more.protocol.is_empty() { protocol } else { ended.open.more.protocol };
+                    let link = self
+                        .threads
+                        .asked(entry.conn.id, &ended, kind, || ends.server_name(&entry.conn, role));
+                    Causes { link, ..Causes::default() }
+                }
+                Role::Unknown => Causes::default(),
+            };
             let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
             let service = if is_captured(ended.open.pid, &ended.open.comm) && entry.conn.opened {
                 ends.server_name(&entry.conn, role)
@@ -234,6 +247,7 @@ impl Rest {
             let (mut transaction, operation) =
                 finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
             transaction.carrier = carrier;
+            transaction.causes = (causes != Causes::default()).then(|| Box::new(causes));
             entry.tally.ended(&transaction);
             self.count(&transaction);
             self.watermark.push(epoch, transaction, operation);
@@ -286,10 +300,20 @@ impl Rest {
             Place::Behind { seen } if seen >= data.bytes => return,
             Place::Behind { seen } => (0, seen),
         };
+        self.threads.moved(data);
         entry.tally.data(data, !entry.conn.streams[data.direction().index()].started);
         self.with(entry, |exchange, conn, turnover| exchange.data(conn, data, missing, seen, turnover));
         if self.functions.is_used() {
             self.note_served(entry, data);
+        }
+        // Before its protocol is known, only the connection knows.
+        let role = Some(entry.exchange.role()).filter(|role| *role != Role::Unknown);
+        match role.unwrap_or(entry.conn.role) {
+            Role::Server if !entry.exchange.is_carrier() => {
+                self.threads.serves(entry.conn.id, data, entry.exchange.open(), &self.metrics);
+            }
+            Role::Client => self.threads.asks(entry.conn.id, data, entry.exchange.open()),
+            Role::Server | Role::Unknown => {}
         }
         if !entry.port_told
             && let Some(capture) = entry.exchange.wants_captured()

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Fault;
 use crate::{
-    event::{ConnId, Data, Datagram, FunctionEnter, FunctionReturn, ProcessChange, Role, Stack},
+    event::{ConnId, Data, Datagram, FunctionEnter, FunctionReturn, OffCpu, ProcessChange, Role, Stack},
     time::BootTime,
 };
 
@@ -310,6 +310,8 @@ pub(super) struct Cells {
     pub(super) n_calls: u32,
     pub(super) error: u32,
     pub(super) comm: [u8; 16],
+    /// Time in the kernel and number off the CPU of a thread that is followed.
+    pub(super) followed: Option<(u64, u32)>,
 }
 
 impl Cells {
@@ -327,6 +329,26 @@ impl Cells {
             n_calls: data.n_calls,
             error: data.error,
             comm: data.comm,
+            followed: (data.off_cpu != 0).then_some((data.kernel_ns, data.off_cpu)),
+        }
+    }
+
+    pub(super) fn of_off_cpu(off: &OffCpu) -> Cells {
+        let &OffCpu { time, out, wake, kernel_ns, argument, number, pid, tid, call, waker, file, flags } =
+            off;
+        Cells {
+            entry: before(time, out),
+            waited: before(time, wake),
+            position: u64::from(number),
+            bytes: argument,
+            turn: call,
+            flags,
+            pid,
+            tid,
+            n_calls: waker,
+            error: u32::from(file),
+            followed: Some((kernel_ns, number)),
+            ..Cells::default()
         }
     }
 

@@ -14,6 +14,11 @@
 //!
 //! Of a function's call `position` is the record's number, `bytes` the frame, `turn` the function.
 //!
+//! | `kernel_ns` `off_cpu` | as in [`Data`]; null where the thread is not followed, and in recordings of before |
+//!
+//! Of a time off the CPU `entry_ns` is how long it was, `waited_ns` how long ago it was woken, `position` its number, `bytes` the call's argument, `turn` the call,
+//! `n_calls` the waker, `error` the type of the file.
+//!
 //! Unsigned numbers of the kernel are stored as the signed ones of the same bits: every reader of Parquet has those.
 
 use std::sync::{Arc, LazyLock};
@@ -37,7 +42,7 @@ use super::{
 use crate::{
     event::{
         ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, FunctionEnter,
-        FunctionReturn, Listening, Loss, Process, Stack, StackEnd, TlsOpen,
+        FunctionReturn, Listening, Loss, OffCpu, Process, Stack, StackEnd, TlsOpen,
     },
     time::{Anchor, BootTime, WallTime},
 };
@@ -80,6 +85,8 @@ pub enum Kind {
     FunctionReturn = 16,
     /// [`Event::Stack`].
     Stack = 17,
+    /// [`Event::OffCpu`].
+    OffCpu = 18,
     /// State of the pipeline before the event of this ordinal. No event itself.
     Checkpoint = 32,
     /// Events that the recorder could not keep. No event itself.
@@ -89,7 +96,7 @@ pub enum Kind {
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 19] = [
+        const ALL: [Kind; 20] = [
             Data,
             ConnOpen,
             ConnShut,
@@ -107,6 +114,7 @@ impl Kind {
             FunctionEnter,
             FunctionReturn,
             Stack,
+            OffCpu,
             Checkpoint,
             Hole,
         ];
@@ -145,6 +153,8 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("error", DataType::Int32, false),
         field("comm", DataType::Binary, false),
         field("payload", DataType::Binary, false),
+        field("kernel_ns", DataType::Int64, true),
+        field("off_cpu", DataType::Int32, true),
     ]))
 });
 
@@ -170,6 +180,9 @@ pub struct EventRows {
     error: Vec<i32>,
     comm: BytesColumn,
     payload: BytesColumn,
+    kernel: Vec<i64>,
+    off_cpu: Vec<i32>,
+    followed: NullBufferBuilder,
 }
 
 /// Bytes of payload after which a batch is full.
@@ -203,6 +216,9 @@ impl EventRows {
             error: Vec::with_capacity(rows),
             comm: BytesColumn::with_capacity(rows, rows * 8),
             payload: BytesColumn::with_capacity(rows, rows * 128),
+            kernel: Vec::with_capacity(rows),
+            off_cpu: Vec::with_capacity(rows),
+            followed: NullBufferBuilder::new(rows),
         }
     }
 
@@ -286,6 +302,7 @@ impl EventRows {
                 out.extend_from_slice(stack.frames.as_bytes());
                 (Kind::Stack, stack.time, Cells::of_stack(stack))
             }
+            Event::OffCpu(off) => (Kind::OffCpu, off.time, Cells::of_off_cpu(off)),
             Event::ConnShut(shut) => {
                 let flags = match shut.direction {
                     Direction::Egress => abi::FLAG_EGRESS,
@@ -359,8 +376,25 @@ impl EventRows {
         self.ordinal.push(ordinal as i64);
         self.kind.push(kind as u8);
         self.time.push(time.0 as i64);
-        let Cells { conn, entry, waited, position, bytes, turn, flags, pid, tid, n_calls, error, comm } =
-            cells;
+        let Cells {
+            conn,
+            entry,
+            waited,
+            position,
+            bytes,
+            turn,
+            flags,
+            pid,
+            tid,
+            n_calls,
+            error,
+            comm,
+            followed,
+        } = cells;
+        let (kernel_ns, off_cpu) = followed.unwrap_or_default();
+        self.kernel.push(kernel_ns as i64);
+        self.off_cpu.push(off_cpu as i32);
+        self.followed.append(followed.is_some());
         self.conn.push(conn as i64);
         self.entry.push(entry.unwrap_or(0));
         self.entry_known.append(entry.is_some());
@@ -389,7 +423,8 @@ impl EventRows {
         fn int32(values: Vec<i32>) -> ArrayRef {
             Arc::new(Int32Array::new(values.into(), None))
         }
-        let EventRows { mut entry_known, mut waited_known, .. } = full;
+        let EventRows { mut entry_known, mut waited_known, mut followed, .. } = full;
+        let followed = followed.finish();
         let columns: Vec<ArrayRef> = vec![
             int64(full.ordinal, None),
             Arc::new(UInt8Array::new(full.kind.into(), None)),
@@ -407,6 +442,8 @@ impl EventRows {
             int32(full.error),
             Arc::new(full.comm.finish()),
             Arc::new(full.payload.finish()),
+            int64(full.kernel, followed.clone()),
+            Arc::new(Int32Array::new(full.off_cpu.into(), followed)),
         ];
         // INVARIANT: as many columns as fields, each of its field's type, all of `rows` rows: `push_row` appends to all.
         RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
@@ -435,6 +472,8 @@ pub struct EventColumns<'a> {
     payload_ends: &'a [i32],
     /// All payloads of the batch, shared: a row's payload is a slice of it, nothing is copied.
     payload: Bytes,
+    /// Not in recordings of before.
+    followed: Option<(&'a Int64Array, &'a Int32Array)>,
 }
 
 impl<'a> EventColumns<'a> {
@@ -476,6 +515,13 @@ impl<'a> EventColumns<'a> {
             comm: column(batch, "comm")?.as_binary_opt::<i32>().ok_or_else(|| wrong_type("comm"))?,
             payload_ends: payload.value_offsets(),
             payload: Bytes::from_owner(Shared(payload.values().clone())),
+            followed: match (batch.column_by_name("kernel_ns"), batch.column_by_name("off_cpu")) {
+                (Some(kernel), Some(off_cpu)) => Some((
+                    kernel.as_primitive_opt::<types::Int64Type>().ok_or_else(|| wrong_type("kernel_ns"))?,
+                    off_cpu.as_primitive_opt::<types::Int32Type>().ok_or_else(|| wrong_type("off_cpu"))?,
+                )),
+                _ => None,
+            },
         })
     }
 
@@ -522,8 +568,16 @@ impl<'a> EventColumns<'a> {
         let after = |array: &Int64Array| {
             BootTime(if array.is_valid(i) { time.0.wrapping_sub(array.value(i) as u64) } else { 0 })
         };
+        let (kernel_ns, off_cpu) = match self.followed {
+            Some((kernel, off_cpu)) if kernel.is_valid(i) && off_cpu.is_valid(i) => {
+                (kernel.value(i) as u64, off_cpu.value(i) as u32)
+            }
+            _ => (0, 0),
+        };
         let event = match kind {
             Kind::Data => Event::Data(Data {
+                kernel_ns,
+                off_cpu,
                 time,
                 first: after(self.entry),
                 arrival: after(self.waited),
@@ -620,6 +674,20 @@ impl<'a> EventColumns<'a> {
                 frames: std::str::from_utf8(&payload()).map_err(|_| bad())?.into(),
                 end: StackEnd::from_number(self.flags[i]).ok_or_else(bad)?,
                 ..Stack::default()
+            }),
+            Kind::OffCpu => Event::OffCpu(OffCpu {
+                time,
+                out: after(self.entry),
+                wake: after(self.waited),
+                kernel_ns,
+                argument: self.bytes[i] as u64,
+                number: self.position[i] as u32,
+                pid: self.pid[i] as u32,
+                tid: self.tid[i] as u32,
+                call: self.turn[i] as u32,
+                waker: self.n_calls[i] as u32,
+                file: self.error[i] as u16,
+                flags: self.flags[i],
             }),
             Kind::ConnShut => Event::ConnShut(ConnShut {
                 time,

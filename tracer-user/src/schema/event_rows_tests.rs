@@ -18,8 +18,9 @@ fn payload() -> impl Strategy<Value = Bytes> {
 
 fn data() -> impl Strategy<Value = Event> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>(), any::<[u32; 4]>());
-    (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload()).prop_map(
-        |(time, first, arrival, conn, numbers, comm, payload)| {
+    let followed = any::<(u64, u32)>().prop_map(|(ns, n)| if n == 0 { (0, 0) } else { (ns, n) });
+    (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload(), followed).prop_map(
+        |(time, first, arrival, conn, numbers, comm, payload, (kernel_ns, off_cpu))| {
             let (position, bytes, turn, flags, [pid, tid, n_calls, error]) = numbers;
             Event::Data(Data {
                 time,
@@ -36,6 +37,8 @@ fn data() -> impl Strategy<Value = Event> {
                 error,
                 comm,
                 payload,
+                kernel_ns,
+                off_cpu,
             })
         },
     )
@@ -145,6 +148,24 @@ fn other() -> impl Strategy<Value = Event> {
                     frames: frames.into(),
                     end: StackEnd::from_number((end % 5) as u16).unwrap(),
                     ..Stack::default()
+                })
+            }
+        ),
+        (time(), time(), time(), any::<[u64; 2]>(), any::<[u32; 5]>(), any::<[u16; 2]>()).prop_map(
+            |(time, out, wake, [kernel_ns, argument], [number, pid, tid, call, waker], [file, flags])| {
+                Event::OffCpu(OffCpu {
+                    time,
+                    out,
+                    wake,
+                    kernel_ns,
+                    argument,
+                    number,
+                    pid,
+                    tid,
+                    call,
+                    waker,
+                    file,
+                    flags,
                 })
             }
         ),

@@ -27,7 +27,10 @@ use crate::{
     protocol::{REGISTRY, TlsFacts},
     text::data_text,
     time::WallTime,
-    transaction::{Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction},
+    transaction::{
+        Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction,
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, N_PARTS, PARTS},
+    },
 };
 
 /// Defines the columns once, in the order of the contract: name, type, whether it may be null.
@@ -36,7 +39,7 @@ macro_rules! columns {
         /// Names of the columns, in their order.
         pub const COLUMNS: &[&str] = &[$($name),*];
 
-        /// The columns, version 2. Version 1 has none of [`SINCE_VERSION_2`].
+        /// The columns, version 3. Version 2 has none of [`SINCE_VERSION_3`], version 1 none of [`SINCE_VERSION_2`] either.
         pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
             Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
         });
@@ -87,6 +90,29 @@ columns! {
     "self_ns" Int64 true,
     "stack" Utf8 true,
     "stack_end" Utf8 true,
+    "anatomy_oncpu_ns" Int64 true,
+    "anatomy_oncpu_user_ns" Int64 true,
+    "anatomy_oncpu_kernel_ns" Int64 true,
+    "anatomy_runq_ns" Int64 true,
+    "anatomy_offcpu_futex_ns" Int64 true,
+    "anatomy_offcpu_disk_ns" Int64 true,
+    "anatomy_offcpu_network_ns" Int64 true,
+    "anatomy_offcpu_timer_ns" Int64 true,
+    "anatomy_offcpu_fault_ns" Int64 true,
+    "anatomy_offcpu_pipe_ns" Int64 true,
+    "anatomy_offcpu_poll_ns" Int64 true,
+    "anatomy_offcpu_busy_ns" Int64 true,
+    "anatomy_offcpu_child_ns" Int64 true,
+    "anatomy_offcpu_stopped_ns" Int64 true,
+    "anatomy_offcpu_other_ns" Int64 true,
+    "anatomy_calls_ns" Int64 true,
+    "anatomy_sending_ns" Int64 true,
+    "anatomy_unattributed_ns" Int64 true,
+    "anatomy_shared" Boolean true,
+    "calls" Utf8 true,
+    "parent" Utf8 true,
+    "link_method" Utf8 true,
+    "link_confidence" Utf8 true,
     "end" Utf8 false,
     "confidence" Utf8 false,
     "conn_id" Utf8 false,
@@ -113,6 +139,33 @@ pub const SINCE_VERSION_2: &[&str] = &[
     "self_ns",
     "stack",
     "stack_end",
+];
+
+/// Columns that parts of version 2 do not have either.
+pub const SINCE_VERSION_3: &[&str] = &[
+    "anatomy_oncpu_ns",
+    "anatomy_oncpu_user_ns",
+    "anatomy_oncpu_kernel_ns",
+    "anatomy_runq_ns",
+    "anatomy_offcpu_futex_ns",
+    "anatomy_offcpu_disk_ns",
+    "anatomy_offcpu_network_ns",
+    "anatomy_offcpu_timer_ns",
+    "anatomy_offcpu_fault_ns",
+    "anatomy_offcpu_pipe_ns",
+    "anatomy_offcpu_poll_ns",
+    "anatomy_offcpu_busy_ns",
+    "anatomy_offcpu_child_ns",
+    "anatomy_offcpu_stopped_ns",
+    "anatomy_offcpu_other_ns",
+    "anatomy_calls_ns",
+    "anatomy_sending_ns",
+    "anatomy_unattributed_ns",
+    "anatomy_shared",
+    "calls",
+    "parent",
+    "link_method",
+    "link_confidence",
 ];
 
 /// Transactions as columns.
@@ -149,7 +202,23 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         }
         Arc::new(builder.finish())
     };
-    let columns: Vec<ArrayRef> = vec![
+    let shared = {
+        let mut builder = BooleanBuilder::with_capacity(all.len());
+        let shared = |t: &Transaction| Some(t.causes.as_ref()?.anatomy?.is_shared);
+        all.iter().for_each(|transaction| builder.append_option(shared(transaction)));
+        Arc::new(builder.finish())
+    };
+    let causes: Vec<ArrayRef> = (0..N_PARTS)
+        .map(|i| maybe(&|t| t.causes.as_ref()?.anatomy?.parts()[i].map(signed)))
+        .chain([
+            shared as ArrayRef,
+            maybe_text(&|t| Some(Cow::Owned(CallSum::as_json(t.causes.as_ref()?.calls()?)))),
+            maybe_text(&|t| t.parent().map(|id| Cow::Owned(id.to_string()))),
+            maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.as_str()))),
+            maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.confidence()))),
+        ])
+        .collect();
+    let mut columns: Vec<ArrayRef> = vec![
         number(&|t| signed(t.start_time.0)),
         maybe(&|t| t.request_end.map(|time| signed(time.0))),
         maybe(&|t| t.response_start.map(|time| signed(time.0))),
@@ -193,6 +262,9 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         maybe(&|t| t.call.as_ref().map(|call| signed(call.self_ns))),
         maybe_text(&|t| Some(Cow::Borrowed(&*t.call.as_ref()?.stack.as_ref()?.frames))),
         maybe_text(&|t| Some(Cow::Borrowed(t.call.as_ref()?.stack.as_ref()?.end.as_str()))),
+    ];
+    columns.extend(causes);
+    columns.extend([
         text(&|t| t.end.as_str()),
         text(&|t| t.confidence.as_str()),
         ids(&|t, out| push_hex(out, t.on_wire().0)),
@@ -203,7 +275,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
             let _ = write!(out, "-{}", t.ordinal);
         }),
         number(&|t| signed(t.seq)),
-    ];
+    ]);
     // INVARIANT: as many columns as fields, each of its field's type, all of `transactions.len()` rows.
     RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
 }
@@ -275,6 +347,13 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
     ];
     let self_ns = later_int("self_ns")?;
     let (stack, stack_end) = (later_text("stack")?, later_text("stack_end")?);
+    let mut parts = [None; N_PARTS];
+    for (part, name) in parts.iter_mut().zip(PARTS) {
+        *part = later_int(name)?;
+    }
+    let shared = is_there("anatomy_shared").then(|| flag("anatomy_shared")).transpose()?;
+    let [calls, parent, link_method] =
+        [later_text("calls")?, later_text("parent")?, later_text("link_method")?];
     let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
     let (id, seq) = (text("id")?, int("seq")?);
 
@@ -365,6 +444,32 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                     })),
                     None => None,
                 }
+            },
+            causes: {
+                let text = |array: Option<&'_ StringArray>| {
+                    array.filter(|array| array.is_valid(i)).map(|array| array.value(i).to_owned())
+                };
+                let mut values = [None; N_PARTS];
+                for ((value, part), name) in values.iter_mut().zip(parts).zip(PARTS) {
+                    *value = later_count(part, name)?;
+                }
+                let shared = shared.filter(|array| array.is_valid(i)).map(|array| array.value(i));
+                let link = match (text(parent), text(link_method)) {
+                    (Some(parent), Some(method)) => Some(Link {
+                        parent: parent.parse::<CallId>().map_err(|()| bad("parent"))?,
+                        method: LinkMethod::parse(&method).ok_or_else(|| bad("link_method"))?,
+                    }),
+                    _ => None,
+                };
+                let causes = Causes {
+                    anatomy: shared.map(|shared| Anatomy::from_parts(values, shared)),
+                    calls: match text(calls) {
+                        Some(calls) => CallSum::from_json(&calls).ok_or_else(|| bad("calls"))?,
+                        None => Vec::new(),
+                    },
+                    link,
+                };
+                (causes != Causes::default()).then(|| Box::new(causes))
             },
             end: End::parse(end.value(i)).ok_or_else(|| bad("end"))?,
             confidence: Confidence::parse(confidence.value(i)).ok_or_else(|| bad("confidence"))?,

@@ -10,11 +10,14 @@ use super::{Sink, SinkError};
 use crate::{
     protocol::TlsFacts,
     text::{data_text, push_json},
-    transaction::{Call, Transaction, TransactionBatch},
+    transaction::{
+        Call, Transaction, TransactionBatch,
+        anatomy::{Anatomy, CallSum, Link, Reason},
+    },
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
-pub const KEYS: [&str; 37] = [
+pub const KEYS: [&str; 41] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -47,6 +50,10 @@ pub const KEYS: [&str; 37] = [
     "response_bytes",
     "request_messages",
     "response_messages",
+    "anatomy",
+    "calls",
+    "parent",
+    "link",
     "end",
     "confidence",
     "conn_id",
@@ -54,7 +61,7 @@ pub const KEYS: [&str; 37] = [
     "seq",
 ];
 
-/// The keys that rows of functions' calls have beside those, before `end`.
+/// The keys that rows of functions' calls have beside those, before `anatomy`.
 pub const CALL_KEYS: [&str; 8] =
     ["function", "arguments", "return", "parent_id", "root_id", "self_ns", "stack", "stack_end"];
 
@@ -95,6 +102,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         request_messages,
         response_messages,
         call,
+        causes,
         end,
         confidence,
         conn,
@@ -147,6 +155,11 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         row.number("stack", stack.as_ref().map(|stack| &stack.frames));
         row.text("stack_end", stack.as_ref().map(|stack| stack.end.as_str()));
     }
+    let anatomy = causes.as_ref().and_then(|causes| causes.anatomy.as_ref());
+    row.anatomy("anatomy", anatomy, *queue_ns);
+    row.calls("calls", causes.as_ref().and_then(|causes| causes.calls()));
+    row.number("parent", transaction.parent().map(|id| format!("\"{id}\"")));
+    row.link("link", causes.as_ref().and_then(|causes| causes.link.as_ref()));
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
     row.number("conn_id", Some(format_args!("\"{:016x}\"", transaction.on_wire().0)));
@@ -195,6 +208,61 @@ impl Row<'_> {
         object.text("version", version.as_deref());
         object.text("sni", sni.as_deref());
         object.text("alpn", alpn.as_deref());
+        object.out.push(b'}');
+    }
+
+    /// One object, or `null`. Reasons for which it did not wait are left out.
+    fn anatomy(&mut self, key: &str, anatomy: Option<&Anatomy>, queue_ns: Option<u64>) {
+        self.key(key);
+        let Some(anatomy) = anatomy else { return self.out.extend_from_slice(b"null") };
+        let split = |ns: u64| anatomy.is_split.then_some(ns);
+        let mut object = Row { out: self.out, first: true };
+        object.number("queued_ns", queue_ns);
+        object.number("oncpu_ns", Some(anatomy.on_cpu_ns()));
+        object.number("oncpu_user_ns", split(anatomy.user_ns));
+        object.number("oncpu_kernel_ns", split(anatomy.kernel_ns));
+        object.number("runq_ns", Some(anatomy.runq_ns));
+        object.key("offcpu_ns");
+        let mut reasons = Row { out: object.out, first: true };
+        for (reason, ns) in Reason::ALL.into_iter().zip(anatomy.off_ns) {
+            if ns > 0 {
+                reasons.number(reason.as_str(), Some(ns));
+            }
+        }
+        reasons.out.extend_from_slice(if reasons.first { b"{}" } else { b"}" });
+        object.number("calls_ns", Some(anatomy.calls_ns));
+        object.number("sending_ns", Some(anatomy.sending_ns));
+        object.number("unattributed_ns", Some(anatomy.unattributed_ns));
+        object.number("shared", Some(anatomy.is_shared));
+        object.out.push(b'}');
+    }
+
+    /// An array of objects, or `null`.
+    fn calls(&mut self, key: &str, calls: Option<&[CallSum]>) {
+        self.key(key);
+        let Some(calls) = calls else { return self.out.extend_from_slice(b"null") };
+        self.out.push(b'[');
+        for (i, CallSum { kind, peer, count, ns }) in calls.iter().enumerate() {
+            if i > 0 {
+                self.out.push(b',');
+            }
+            let mut object = Row { out: self.out, first: true };
+            object.text("kind", Some(kind));
+            object.text("peer", Some(peer));
+            object.number("count", Some(count));
+            object.number("ns", Some(ns));
+            object.out.push(b'}');
+        }
+        self.out.push(b']');
+    }
+
+    /// One object, or `null`.
+    fn link(&mut self, key: &str, link: Option<&Link>) {
+        self.key(key);
+        let Some(link) = link else { return self.out.extend_from_slice(b"null") };
+        let mut object = Row { out: self.out, first: true };
+        object.text("method", Some(link.method.as_str()));
+        object.text("confidence", Some(link.method.confidence()));
         object.out.push(b'}');
     }
 
@@ -302,7 +370,7 @@ mod tests {
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
-             \"response_messages\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

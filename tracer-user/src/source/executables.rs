@@ -101,6 +101,7 @@ impl Executables {
             Event::FunctionEnter(enter) => self.process_of(enter.pid),
             Event::FunctionReturn(leave) => self.process_of(leave.pid),
             Event::Stack(stack) => self.process_of(stack.pid),
+            Event::OffCpu(off) => self.process_of(off.pid),
             Event::ConnShut(shut) => self.conn(shut.conn, 0),
             Event::ConnClose(close) => {
                 if self.refused_conns.remove(&close.conn) {

@@ -30,7 +30,7 @@ use crate::{
         tls_probes::TlsProbes,
         verdicts::LiveVerdicts,
     },
-    config::{DEFAULT_TLS_LIMIT, Hooks, Targets},
+    config::{Anatomy, DEFAULT_TLS_LIMIT, Hooks, Targets},
     enrich::process::FactsReader,
     event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
@@ -69,6 +69,8 @@ pub struct LiveConfig {
     pub functions: Vec<Spec>,
     /// From which duration on the stacks of these calls are told, ns; 0 = of all.
     pub stacks: Option<u64>,
+    /// What is told of threads that serve requests.
+    pub anatomy: Anatomy,
 }
 
 impl Default for LiveConfig {
@@ -88,6 +90,7 @@ impl Default for LiveConfig {
             tls_limit: DEFAULT_TLS_LIMIT,
             functions: Vec::new(),
             stacks: None,
+            anatomy: Anatomy::Off,
         }
     }
 }
@@ -209,6 +212,7 @@ impl LiveSource {
             tls: config.tls,
             functions: !config.functions.is_empty(),
             stacks: config.stacks,
+            anatomy: config.anatomy,
             has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.

@@ -368,6 +368,8 @@ impl Synthetic {
             error: 0,
             comm: *b"worker\0\0\0\0\0\0\0\0\0\0",
             payload: Bytes::copy_from_slice(&bytes[..captured]),
+            kernel_ns: 0,
+            off_cpu: 0,
         };
         self.emit(socket.now, Event::Data(data));
     }

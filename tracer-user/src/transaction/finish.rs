@@ -160,6 +160,7 @@ pub fn finish(
         request_messages: open.more.messages[0],
         response_messages: open.more.messages[1],
         call: None,
+        causes: None,
         end,
         confidence,
         conn,

@@ -1,5 +1,6 @@
 //! Transactions: the record, pairing and operation templates.
 
+pub mod anatomy;
 pub mod exchange;
 pub mod finish;
 pub mod function;

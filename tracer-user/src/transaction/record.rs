@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::anatomy::Causes;
 use crate::{
     event::{ConnId, Role, StackEnd},
     protocol::{REGISTRY, TlsFacts},
@@ -91,6 +92,9 @@ pub struct Transaction {
     /// Of a function's call: what was called, and from where.
     #[serde(skip)]
     pub call: Option<Arc<Call>>,
+    /// Where its time went, whom it asked, and what made it.
+    #[serde(skip)]
+    pub causes: Option<Box<Causes>>,
     /// How the end was seen.
     pub end: End,
     /// How sure the record is.
@@ -222,6 +226,12 @@ impl Transaction {
     /// The connection on the wire: what is printed as `conn_id`.
     pub fn on_wire(&self) -> ConnId {
         self.carrier.unwrap_or(self.conn)
+    }
+
+    /// What made it: the call around a function's call, or the request for which a request was made.
+    pub fn parent(&self) -> Option<CallId> {
+        let of_call = self.call.as_ref().and_then(|call| call.parent);
+        of_call.or_else(|| Some(self.causes.as_ref()?.link?.parent))
     }
 
     /// Whether it draws a dot and is counted: all but those that only the tracer's own stop ended.

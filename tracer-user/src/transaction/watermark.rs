@@ -183,14 +183,22 @@ impl Watermark {
 
     /// For a checkpoint, behind its old layout.
     pub fn more(&self) -> WatermarkMore {
-        let waiting = self.waiting.iter().map(|waiting| &waiting.transaction);
-        WatermarkMore(waiting.chain(&self.ready).map(Transaction::more).collect())
+        WatermarkMore(self.all().map(Transaction::more).collect())
+    }
+
+    /// Those that wait, then those that may leave.
+    pub fn all(&self) -> impl Iterator<Item = &Transaction> {
+        self.waiting.iter().map(|waiting| &waiting.transaction).chain(&self.ready)
+    }
+
+    /// The same, to be completed from a checkpoint.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Transaction> {
+        self.waiting.iter_mut().map(|waiting| &mut waiting.transaction).chain(&mut self.ready)
     }
 
     /// From a checkpoint, behind [`Watermark::load`].
     pub fn restore_more(&mut self, more: WatermarkMore) {
-        let waiting = self.waiting.iter_mut().map(|waiting| &mut waiting.transaction);
-        for (transaction, more) in waiting.chain(&mut self.ready).zip(more.0) {
+        for (transaction, more) in self.all_mut().zip(more.0) {
             transaction.restore_more(more);
         }
     }

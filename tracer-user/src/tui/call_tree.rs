@@ -1,4 +1,4 @@
-//! Calls of functions within a request or another call, as a tree: what called what, when, for how long. Pure.
+//! Calls of functions, and of others, within a request or another call, as a tree: what called what, when, for how long. Pure.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl CallTree {
     pub fn of<'a>(shown: &Transaction, rows: impl Iterator<Item = &'a Arc<Transaction>>) -> CallTree {
         let mut by_parent: FxHashMap<CallId, Vec<&Arc<Transaction>>> = FxHashMap::default();
         for row in rows.filter(|row| row.pid == shown.pid && row.start_time >= shown.start_time) {
-            if let Some(parent) = row.call.as_ref().and_then(|call| call.parent) {
+            if let Some(parent) = row.parent() {
                 by_parent.entry(parent).or_default().push(row);
             }
         }
@@ -62,7 +62,8 @@ impl CallTree {
                     tree.steps.len()
                 } else {
                     tree.n_more += 1;
-                    tree.more_self_ns += row.call.as_ref().map_or(0, |call| call.self_ns);
+                    let whole = row.duration_ns.max(0).unsigned_abs();
+                    tree.more_self_ns += row.call.as_ref().map_or(whole, |call| call.self_ns);
                     0
                 };
                 open.push((id(row), depth, number, row.start_time.0));

@@ -277,7 +277,13 @@ fn whole(rows: &[Arc<Transaction>]) -> Table {
 /// A column of a row; those of an object within it are spelled with its name in front.
 fn cell<'a>(row: &'a serde_json::Value, column: &str) -> &'a serde_json::Value {
     match column.split_once('_').filter(|(object, _)| row[object].is_object()) {
-        Some((object, key)) => &row[object][key],
+        Some((object, key)) => {
+            let reason = key.strip_prefix("offcpu_").and_then(|key| key.strip_suffix("_ns"));
+            match reason {
+                Some(reason) => &row[object]["offcpu_ns"][reason],
+                None => &row[object][key],
+            }
+        }
         None => &row[column],
     }
 }

@@ -30,7 +30,10 @@ use crate::{
     protocol::TlsFacts,
     schema::groups::ColumnFacts,
     text::data_text,
-    transaction::{Call, Kind, Transaction},
+    transaction::{
+        Call, Kind, Transaction,
+        anatomy::{CallSum, LinkMethod},
+    },
 };
 
 /// Expressions nested deeper are refused, so that neither reading nor evaluating one can exhaust the stack.
@@ -268,6 +271,18 @@ impl<'a> Value<'a> {
         text.map_or(Value::Null, |text| Value::Text(text.into()))
     }
 
+    /// One of the parts of its anatomy.
+    fn part(transaction: &Transaction, i: usize) -> Value<'a> {
+        let anatomy = transaction.causes.as_ref().and_then(|causes| causes.anatomy);
+        Value::integer(anatomy.and_then(|anatomy| anatomy.parts()[i]))
+    }
+
+    /// How it is known what made it.
+    fn link(transaction: &Transaction, of: impl Fn(LinkMethod) -> &'static str) -> Value<'a> {
+        let link = transaction.causes.as_ref().and_then(|causes| causes.link);
+        link.map_or(Value::Null, |link| Value::Text(of(link.method).into()))
+    }
+
     /// Something of a function's call.
     fn call(transaction: &'a Transaction, of: impl Fn(&'a Call) -> Option<Cow<'a, str>>) -> Value<'a> {
         transaction.call.as_deref().and_then(of).map_or(Value::Null, Value::Text)
@@ -362,6 +377,29 @@ fields! {
     Self_ "self_ns" Span = |t| Value::integer(t.call.as_ref().map(|call| call.self_ns));
     Stack "stack" Text = |t| Value::call(t, |call| call.stack.as_ref().map(|stack| stack.frames.as_ref().into()));
     StackEnd "stack_end" Text = |t| Value::call(t, |call| call.stack.as_ref().map(|stack| stack.end.as_str().into()));
+    AnatomyOncpu "anatomy_oncpu_ns" Span = |t| Value::part(t, 0);
+    AnatomyOncpuUser "anatomy_oncpu_user_ns" Span = |t| Value::part(t, 1);
+    AnatomyOncpuKernel "anatomy_oncpu_kernel_ns" Span = |t| Value::part(t, 2);
+    AnatomyRunq "anatomy_runq_ns" Span = |t| Value::part(t, 3);
+    AnatomyOffcpuFutex "anatomy_offcpu_futex_ns" Span = |t| Value::part(t, 4);
+    AnatomyOffcpuDisk "anatomy_offcpu_disk_ns" Span = |t| Value::part(t, 5);
+    AnatomyOffcpuNetwork "anatomy_offcpu_network_ns" Span = |t| Value::part(t, 6);
+    AnatomyOffcpuTimer "anatomy_offcpu_timer_ns" Span = |t| Value::part(t, 7);
+    AnatomyOffcpuFault "anatomy_offcpu_fault_ns" Span = |t| Value::part(t, 8);
+    AnatomyOffcpuPipe "anatomy_offcpu_pipe_ns" Span = |t| Value::part(t, 9);
+    AnatomyOffcpuPoll "anatomy_offcpu_poll_ns" Span = |t| Value::part(t, 10);
+    AnatomyOffcpuBusy "anatomy_offcpu_busy_ns" Span = |t| Value::part(t, 11);
+    AnatomyOffcpuChild "anatomy_offcpu_child_ns" Span = |t| Value::part(t, 12);
+    AnatomyOffcpuStopped "anatomy_offcpu_stopped_ns" Span = |t| Value::part(t, 13);
+    AnatomyOffcpuOther "anatomy_offcpu_other_ns" Span = |t| Value::part(t, 14);
+    AnatomyCalls "anatomy_calls_ns" Span = |t| Value::part(t, 15);
+    AnatomySending "anatomy_sending_ns" Span = |t| Value::part(t, 16);
+    AnatomyUnattributed "anatomy_unattributed_ns" Span = |t| Value::part(t, 17);
+    AnatomyShared "anatomy_shared" Boolean = |t| t.causes.as_ref().and_then(|causes| causes.anatomy).map_or(Value::Null, |anatomy| Value::Boolean(anatomy.is_shared));
+    Calls "calls" Text = |t| t.causes.as_ref().and_then(|causes| causes.calls()).map_or(Value::Null, |calls| Value::Text(CallSum::as_json(calls).into()));
+    Parent "parent" Text = |t| t.parent().map_or(Value::Null, |id| Value::Text(id.to_string().into()));
+    LinkMethod "link_method" Text = |t| Value::link(t, LinkMethod::as_str);
+    LinkConfidence "link_confidence" Text = |t| Value::link(t, LinkMethod::confidence);
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());
@@ -381,6 +419,27 @@ impl Field {
             Field::TlsVersion => "tls.version",
             Field::TlsSni => "tls.sni",
             Field::TlsAlpn => "tls.alpn",
+            Field::AnatomyOncpu => "anatomy.oncpu",
+            Field::AnatomyOncpuUser => "anatomy.oncpu_user",
+            Field::AnatomyOncpuKernel => "anatomy.oncpu_kernel",
+            Field::AnatomyRunq => "anatomy.runq",
+            Field::AnatomyOffcpuFutex => "anatomy.offcpu_futex",
+            Field::AnatomyOffcpuDisk => "anatomy.offcpu_disk",
+            Field::AnatomyOffcpuNetwork => "anatomy.offcpu_network",
+            Field::AnatomyOffcpuTimer => "anatomy.offcpu_timer",
+            Field::AnatomyOffcpuFault => "anatomy.offcpu_fault",
+            Field::AnatomyOffcpuPipe => "anatomy.offcpu_pipe",
+            Field::AnatomyOffcpuPoll => "anatomy.offcpu_poll",
+            Field::AnatomyOffcpuBusy => "anatomy.offcpu_busy",
+            Field::AnatomyOffcpuChild => "anatomy.offcpu_child",
+            Field::AnatomyOffcpuStopped => "anatomy.offcpu_stopped",
+            Field::AnatomyOffcpuOther => "anatomy.offcpu_other",
+            Field::AnatomyCalls => "anatomy.calls",
+            Field::AnatomySending => "anatomy.sending",
+            Field::AnatomyUnattributed => "anatomy.unattributed",
+            Field::AnatomyShared => "anatomy.shared",
+            Field::LinkMethod => "link.method",
+            Field::LinkConfidence => "link.confidence",
             _ => self.name().strip_suffix("_ns").unwrap_or(self.name()),
         }
     }

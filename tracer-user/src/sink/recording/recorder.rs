@@ -307,6 +307,7 @@ fn event_time(event: &Event) -> BootTime {
         Event::FunctionEnter(enter) => enter.time,
         Event::FunctionReturn(leave) => leave.time,
         Event::Stack(stack) => stack.time,
+        Event::OffCpu(off) => off.time,
     }
 }
 

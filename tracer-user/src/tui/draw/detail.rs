@@ -8,7 +8,7 @@ use ratatui::{
 };
 use unicode_width::UnicodeWidthChar as _;
 
-use super::{list::status, operations::role_letter};
+use super::{anatomy, list::status, operations::role_letter};
 use crate::{
     event::StackEnd,
     pipeline::Step,
@@ -136,6 +136,7 @@ pub(super) fn lines(
         lines.push(named("within", format!("{}  request {}", of(call.parent), of(call.root))));
         lines.push(Line::default());
     }
+    lines.extend(anatomy::lines(shown, theme));
     lines.extend(tree(model, shown, theme));
     if let Some(stack) = shown.call.as_ref().and_then(|call| call.stack.as_ref()) {
         lines.extend(self::stack(stack, theme));
@@ -275,7 +276,7 @@ fn tree(model: &Model, shown: &Transaction, theme: Theme) -> Vec<Line<'static>> 
             Span::raw(format!(
                 " {} {}  {text}",
                 time(row.duration_ns.max(0).unsigned_abs()),
-                time(call.map_or(0, |call| call.self_ns))
+                time(call.map_or(row.duration_ns.max(0).unsigned_abs(), |call| call.self_ns))
             )),
         ]));
     }

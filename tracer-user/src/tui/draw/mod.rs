@@ -1,6 +1,7 @@
 //! Drawing: from a [`Model`] and an [`App`] to cells. One file for each thing that is drawn.
 
 mod active;
+mod anatomy;
 mod chart;
 mod connections;
 mod contrast;

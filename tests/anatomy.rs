@@ -1,0 +1,411 @@
+//! Where the time of requests went: threads off the CPU through the pipeline, case by case, and any of them.
+
+use proptest::prelude::*;
+use tracer_ebpf as abi;
+use tracer_user::{
+    event::{ConnId, ConnOpen, Data, Direction, Event, OffCpu, Role},
+    metrics::{Counter, Metrics},
+    pipeline::{NullVerdicts, Pipeline, PipelineConfig},
+    time::BootTime,
+    transaction::{
+        CallId, Transaction,
+        anatomy::{Anatomy, LinkMethod, Reason},
+    },
+};
+
+use crate::cases::{IN, MS, OUT};
+
+/// Numbers of system calls (x86-64).
+const FUTEX: u32 = 202;
+const NANOSLEEP: u32 = 35;
+const RECVFROM: u32 = 45;
+const SENDTO: u32 = 44;
+const EPOLL_WAIT: u32 = 232;
+
+/// A thread of process 5, as the kernel knows it.
+#[derive(Clone, Copy, Default)]
+struct Thread {
+    number: u32,
+    kernel_ns: u64,
+}
+
+/// What the kernel tells of some threads and connections. Time passes in milliseconds.
+#[derive(Default)]
+struct World {
+    events: Vec<Event>,
+    now: u64,
+    threads: [Thread; 4],
+    /// By connection: positions, turn, direction.
+    conns: Vec<([u64; 2], u32, Option<Direction>)>,
+}
+
+impl World {
+    fn new() -> World {
+        World { now: 1_000 * MS, threads: [Thread { number: 1, kernel_ns: 0 }; 4], ..World::default() }
+    }
+
+    fn open(&mut self, role: Role) -> usize {
+        let n = self.conns.len();
+        let mut tuple = abi::Tuple { family: abi::FAMILY_INET, ..abi::Tuple::default() };
+        tuple.local[..4].copy_from_slice(&[10, 0, 0, 1]);
+        tuple.remote[..4].copy_from_slice(&[10, 0, 0, 2]);
+        (tuple.local_port, tuple.remote_port) =
+            if role == Role::Server { (80, 40_000 + n as u16) } else { (50_000 + n as u16, 8080) };
+        let conn = ConnId(100 + n as u64);
+        self.events.push(Event::ConnOpen(ConnOpen {
+            time: BootTime(self.now),
+            conn,
+            role,
+            tuple,
+            pid: 5,
+            ..ConnOpen::default()
+        }));
+        self.conns.push(([1 << 33, 1 << 34], 0, None));
+        n
+    }
+
+    /// On a CPU, of which so much in the kernel, µs.
+    fn run(&mut self, thread: usize, ms: u64, kernel_us: u64) {
+        self.now += ms * MS;
+        self.threads[thread].kernel_ns += kernel_us * 1_000;
+    }
+
+    /// Off the CPU in a call, and then so long until it got one again.
+    fn off(&mut self, thread: usize, call: u32, ms: u64, runq_ms: u64) {
+        let event = self.left(thread, call, ms, runq_ms);
+        self.events.push(event);
+    }
+
+    /// The same, and the record is lost.
+    fn lose_off(&mut self, thread: usize, call: u32, ms: u64) {
+        self.left(thread, call, ms, 0);
+    }
+
+    fn left(&mut self, thread: usize, call: u32, ms: u64, runq_ms: u64) -> Event {
+        let out = self.now;
+        self.now += (ms + runq_ms) * MS;
+        let Thread { number, kernel_ns } = &mut self.threads[thread];
+        *number += 1;
+        Event::OffCpu(OffCpu {
+            time: BootTime(self.now),
+            out: BootTime(out),
+            wake: BootTime(out + ms * MS),
+            kernel_ns: *kernel_ns,
+            argument: 1,
+            number: *number,
+            pid: 5,
+            tid: 60 + thread as u32,
+            call,
+            ..OffCpu::default()
+        })
+    }
+
+    /// Could have gone on, and had to wait.
+    fn preempted(&mut self, thread: usize, ms: u64) {
+        if let Event::OffCpu(mut off) = self.left(thread, 0, 0, ms) {
+            off.flags = abi::OFF_FLAG_RUNNABLE;
+            self.events.push(Event::OffCpu(off));
+        }
+    }
+
+    fn moved(&mut self, thread: usize, conn: usize, direction: Direction, bytes: &str) {
+        let (positions, turn, speaking) = &mut self.conns[conn];
+        let turn_start = *speaking != Some(direction);
+        if turn_start {
+            (*speaking, *turn) = (Some(direction), *turn + 1);
+        }
+        let mut flags = if direction == OUT { abi::FLAG_EGRESS } else { 0 };
+        flags |= if turn_start { abi::FLAG_TURN_START } else { 0 };
+        let Thread { number, kernel_ns } = self.threads[thread];
+        self.events.push(Event::Data(Data {
+            time: BootTime(self.now),
+            conn: ConnId(100 + conn as u64),
+            position: positions[direction.index()],
+            bytes: bytes.len() as u64,
+            turn: *turn,
+            flags,
+            pid: 5,
+            tid: 60 + thread as u32,
+            n_calls: 1,
+            comm: *b"worker\0\0\0\0\0\0\0\0\0\0",
+            payload: bytes.to_owned().into(),
+            kernel_ns,
+            off_cpu: number,
+            ..Data::default()
+        }));
+        positions[direction.index()] += bytes.len() as u64;
+    }
+
+    fn asked(&mut self, thread: usize, conn: usize) {
+        self.moved(thread, conn, IN, "GET /x HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+
+    fn answer(&mut self, thread: usize, conn: usize) {
+        self.moved(thread, conn, OUT, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+
+    fn ask(&mut self, thread: usize, conn: usize) {
+        self.moved(thread, conn, OUT, "GET /y HTTP/1.1\r\nHost: b\r\n\r\n");
+    }
+
+    fn answered(&mut self, thread: usize, conn: usize) {
+        self.moved(thread, conn, IN, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+
+    fn end(self) -> Vec<Transaction> {
+        let (out, metrics) = through(&self.events, &[]);
+        assert_eq!(metrics.get(Counter::AnatomyInconsistent), 0);
+        out
+    }
+}
+
+/// What comes of the events; behind those at `cuts` the pipeline is saved and restored.
+fn through(events: &[Event], cuts: &[usize]) -> (Vec<Transaction>, Metrics) {
+    let metrics = Metrics::default();
+    let config = PipelineConfig::default;
+    let mut pipeline = Pipeline::new(config(), metrics.clone(), Box::new(NullVerdicts));
+    let mut out = Vec::new();
+    for (i, event) in events.iter().enumerate() {
+        pipeline.push(event);
+        if cuts.contains(&i) {
+            let saved = pipeline.checkpoint();
+            pipeline = Pipeline::restore(&saved, config(), metrics.clone(), Box::new(NullVerdicts)).unwrap();
+        }
+        out.extend(pipeline.drain().transactions);
+    }
+    out.extend(pipeline.finish().transactions);
+    for transaction in out.iter().filter(|transaction| transaction.role == Role::Server) {
+        if let Some(anatomy) = anatomy(transaction) {
+            assert_eq!(anatomy.total(), transaction.duration_ns as u64, "{transaction:#?}");
+        }
+    }
+    (out, metrics)
+}
+
+fn anatomy(transaction: &Transaction) -> Option<Anatomy> {
+    transaction.causes.as_ref()?.anatomy
+}
+
+/// Parts in ms: user, runq, calls, sending, unattributed, and reasons.
+#[track_caller]
+fn check(transaction: &Transaction, parts: [u64; 5], reasons: &[(Reason, u64)]) {
+    let anatomy = anatomy(transaction).expect("an anatomy");
+    let Anatomy { user_ns, kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns, .. } = anatomy;
+    let found = [user_ns + kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns];
+    let off: Vec<_> = Reason::ALL.into_iter().zip(anatomy.off_ns).filter(|(_, ns)| *ns > 0).collect();
+    let expected: Vec<_> = reasons.iter().map(|(reason, ms)| (*reason, ms * MS)).collect();
+    assert_eq!((found, off), (parts.map(|ms| ms * MS), expected));
+}
+
+#[test]
+fn a_thread_of_its_own_computes_waits_and_asks() {
+    let mut world = World::new();
+    let (server, client) = (world.open(Role::Server), world.open(Role::Client));
+    world.asked(0, server);
+    world.run(0, 4, 1_500);
+    world.off(0, FUTEX, 10, 2);
+    world.run(0, 1, 0);
+    world.off(0, NANOSLEEP, 20, 0);
+    world.preempted(0, 3);
+    world.ask(0, client);
+    world.off(0, RECVFROM, 30, 1);
+    world.answered(0, client);
+    world.run(0, 2, 500);
+    world.answer(0, server);
+    let [call, request] = &world.end()[..] else { panic!() };
+    check(request, [7, 6, 30, 0, 0], &[(Reason::Futex, 10), (Reason::Timer, 20)]);
+    let anatomy = anatomy(request).unwrap();
+    assert_eq!((anatomy.kernel_ns, anatomy.user_ns), (2 * MS, 5 * MS));
+    assert!(anatomy.is_split && !anatomy.is_shared);
+    let link = call.causes.as_ref().unwrap().link.unwrap();
+    assert_eq!((link.parent, link.method), (CallId { conn: request.conn, ordinal: 0 }, LinkMethod::Thread));
+    let calls = request.causes.as_ref().unwrap().calls().unwrap();
+    assert_eq!((calls[0].kind, &*calls[0].peer, calls[0].count), ("http1", "10.0.0.2:8080", 1));
+    assert_eq!(calls[0].ns, call.duration_ns as u64);
+}
+
+#[test]
+fn a_request_that_comes_in_pieces_is_waited_for() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.moved(0, server, IN, "GE");
+    world.run(0, 1, 0);
+    world.off(0, RECVFROM, 40, 2);
+    world.moved(0, server, IN, "T /x HTTP/1.1\r\n");
+    world.off(0, RECVFROM, 30, 0);
+    world.moved(0, server, IN, "Host: a\r\n\r\n");
+    world.run(0, 3, 0);
+    world.answer(0, server);
+    check(&world.end()[0], [4, 2, 0, 0, 0], &[(Reason::Network, 70)]);
+}
+
+#[test]
+fn between_two_requests_a_threads_time_is_nobodys() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    for wait in [7, 40] {
+        world.asked(0, server);
+        world.run(0, 5, 0);
+        world.answer(0, server);
+        world.run(0, 1, 0);
+        // The kernel leaves it out.
+        world.lose_off(0, RECVFROM, wait);
+    }
+    for request in world.end() {
+        check(&request, [5, 0, 0, 0, 0], &[]);
+    }
+}
+
+#[test]
+fn a_loop_works_for_one_while_others_wait_for_it() {
+    let mut world = World::new();
+    let (first, second, client) =
+        (world.open(Role::Server), world.open(Role::Server), world.open(Role::Client));
+    world.asked(0, first);
+    world.run(0, 2, 0);
+    // For the first one.
+    world.ask(0, client);
+    world.run(0, 1, 0);
+    world.asked(0, second);
+    world.run(0, 5, 0);
+    world.off(0, EPOLL_WAIT, 10, 0);
+    // What it does before it receives is for whom it receives.
+    world.run(0, 1, 0);
+    world.answered(0, client);
+    world.run(0, 3, 0);
+    world.answer(0, first);
+    world.run(0, 4, 0);
+    world.answer(0, second);
+    let out = world.end();
+    let of = |conn: u64| out.iter().find(|one| one.conn == ConnId(conn)).unwrap();
+    check(of(100), [7, 0, 15, 0, 0], &[]);
+    // Behind the answer to the first one the second is the only one.
+    check(of(101), [9, 0, 0, 0, 0], &[(Reason::Poll, 10), (Reason::Busy, 4)]);
+    assert!(anatomy(of(100)).unwrap().is_shared && anatomy(of(101)).unwrap().is_shared);
+    let link = of(102).causes.as_ref().unwrap().link.unwrap();
+    assert_eq!((link.parent.conn, link.method), (ConnId(100), LinkMethod::Thread));
+}
+
+#[test]
+fn a_peer_that_reads_slowly_is_waited_for_in_sending() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.asked(0, server);
+    world.run(0, 1, 0);
+    world.moved(0, server, OUT, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nab");
+    world.off(0, SENDTO, 50, 1);
+    world.moved(0, server, OUT, "cd");
+    world.off(0, EPOLL_WAIT, 8, 0);
+    world.moved(0, server, OUT, "ef");
+    check(&world.end()[0], [1, 1, 0, 58, 0], &[]);
+}
+
+#[test]
+fn what_was_lost_is_spread_over_nothing() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.asked(0, server);
+    world.run(0, 3, 0);
+    world.off(0, FUTEX, 5, 0);
+    world.run(0, 2, 0);
+    world.lose_off(0, NANOSLEEP, 11);
+    world.run(0, 1, 0);
+    world.off(0, FUTEX, 6, 0);
+    world.run(0, 4, 0);
+    world.answer(0, server);
+    // From the last that is known, the second half of which nobody can tell from the first.
+    check(&world.end()[0], [7, 0, 0, 0, 20], &[(Reason::Futex, 5)]);
+}
+
+#[test]
+fn of_what_another_thread_answers_the_waiting_is_not_known() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.asked(0, server);
+    world.run(0, 3, 0);
+    world.off(0, EPOLL_WAIT, 20, 0);
+    world.run(0, 1, 0);
+    world.answer(1, server);
+    check(&world.end()[0], [3, 0, 0, 0, 21], &[]);
+}
+
+#[test]
+fn a_thread_that_is_not_followed_has_no_anatomy_and_links_all_the_same() {
+    let mut world = World::new();
+    world.threads = Default::default();
+    let (server, client) = (world.open(Role::Server), world.open(Role::Client));
+    world.asked(0, server);
+    world.ask(0, client);
+    world.run(0, 3, 0);
+    world.answered(0, client);
+    world.run(0, 1, 0);
+    world.answer(0, server);
+    let [call, request] = &world.end()[..] else { panic!() };
+    assert_eq!(anatomy(request), None);
+    assert_eq!(request.causes.as_ref().unwrap().calls().unwrap().len(), 1);
+    assert!(call.causes.as_ref().unwrap().link.is_some());
+}
+
+/// Threads that serve, ask, wait and answer in any order; now and then a record is lost.
+fn anything() -> impl Strategy<Value = (World, bool)> {
+    let step = (0..10_u32, 0..3_usize, 0..4_usize, 0..40_u64);
+    (prop::collection::vec(step, 1..120), any::<bool>()).prop_map(|(steps, loses)| {
+        let mut world = World::new();
+        let servers: Vec<usize> = (0..4).map(|_| world.open(Role::Server)).collect();
+        let clients: Vec<usize> = (0..4).map(|_| world.open(Role::Client)).collect();
+        // What is open on each, and by which thread it was asked.
+        let (mut open, mut asked) = ([None; 4], [None; 4]);
+        for (what, thread, conn, ms) in steps {
+            match what {
+                0 | 1 if open[conn].is_none() => {
+                    open[conn] = Some(thread);
+                    world.asked(thread, servers[conn]);
+                }
+                2 | 3 => {
+                    if let Some(by) = open[conn].take() {
+                        world.answer(if ms == 13 { thread } else { by }, servers[conn]);
+                    }
+                }
+                4 if asked[conn].is_none() => {
+                    asked[conn] = Some(thread);
+                    world.ask(thread, clients[conn]);
+                }
+                5 => {
+                    if let Some(by) = asked[conn].take() {
+                        world.answered(by, clients[conn]);
+                    }
+                }
+                6 => world.preempted(thread, ms),
+                7 if loses && ms > 30 => world.lose_off(thread, FUTEX, ms),
+                7 | 8 => {
+                    let call = [FUTEX, NANOSLEEP, RECVFROM, EPOLL_WAIT][conn];
+                    world.off(thread, call, ms, ms % 3);
+                }
+                _ => world.run(thread, ms, ms * 300),
+            }
+        }
+        (world, loses)
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_parts_add_up_and_a_checkpoint_changes_nothing(
+        (world, _) in anything(),
+        cuts in prop::collection::vec(0..120_usize, 0..6),
+    ) {
+        let (whole, metrics) = through(&world.events, &[]);
+        prop_assert_eq!(metrics.get(Counter::AnatomyInconsistent), 0);
+        let (cut, _) = through(&world.events, &cuts);
+        for (whole, cut) in whole.iter().zip(&cut) {
+            prop_assert_eq!(whole, cut);
+        }
+        prop_assert_eq!(whole.len(), cut.len());
+    }
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.events.fmt(f)
+    }
+}

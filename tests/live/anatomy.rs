@@ -1,0 +1,198 @@
+//! Where the time of requests went, against programs that do what they are asked for, and log it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rstest::rstest;
+use tempfile::TempDir;
+
+use super::{
+    Hooks, machine,
+    process::Process,
+    tls_programs::fixture,
+    tool,
+    tracer::{Capture, Tracer, Transaction},
+};
+
+/// The server, and where it logs.
+struct Server {
+    process: Process,
+    port: u16,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+/// What a handler logged.
+#[derive(Debug)]
+struct Handled {
+    tid: u32,
+    begin_ns: u64,
+    end_ns: u64,
+}
+
+impl Server {
+    fn start() -> Server {
+        // Beside the build: where temporary files are kept in memory, none is read past the page cache.
+        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (log, file) = (folder.path().join("log.csv"), folder.path().join("file"));
+        fs::write(&file, vec![7; 4 << 20]).unwrap();
+        fs::File::open(&file).unwrap().sync_all().unwrap();
+        let mut command = Command::new(tool("python3", "python3"));
+        command.arg(fixture("anatomy.py")).arg(&log).arg(&file).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
+        let mut port = String::new();
+        BufReader::new(process.child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Server { process, port: port.trim().parse().unwrap(), log, _folder: folder }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).unwrap()
+    }
+
+    /// Path → what its handler logged. Every path is asked for once.
+    fn handled(&self) -> BTreeMap<String, Handled> {
+        let text = fs::read_to_string(&self.log).unwrap();
+        let rows = text.lines().skip(1).map(|line| {
+            let fields: Vec<&str> = line.split(',').collect();
+            let number = |i: usize| fields[i].parse::<u64>().unwrap();
+            let handled = Handled { tid: number(1) as u32, begin_ns: number(2), end_ns: number(3) };
+            (fields[0].to_owned(), handled)
+        });
+        rows.collect()
+    }
+}
+
+/// Asks for a path and reads the answer, of which so many bytes at first and the rest when `pause` has passed.
+fn ask(stream: &mut TcpStream, path: &str, pause: Option<Duration>) {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    pause.into_iter().for_each(thread::sleep);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+}
+
+fn of<'a>(capture: &'a Capture, role: &str, path: &str) -> &'a Transaction {
+    let mut found = capture
+        .transactions
+        .iter()
+        .filter(|one| one.role == role && one.target.as_deref() == Some(path) && one.end == "answered");
+    let first = found.next().unwrap_or_else(|| panic!("no {role} of {path}: {:#?}", capture.transactions));
+    assert!(found.next().is_none(), "{path} is there twice");
+    first
+}
+
+const MS: u64 = 1_000_000;
+
+/// Each request's time is where its handler left it: as much as it says at least, in no more than it took, and all parts are the whole (`check`).
+#[rstest]
+fn what_a_handler_does_is_where_its_time_went(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let server = Server::start();
+    let tracer = Tracer::start(hooks, &[server.process.pid()]);
+    let mut stream = server.connect();
+    for path in ["/spin/11", "/sleep/31", "/lock/52", "/disk/23", "/pipe/33", "/ask/41"] {
+        ask(&mut stream, path, None);
+        // What lies between two requests is nobody's.
+        thread::sleep(Duration::from_millis(20));
+    }
+    let capture = tracer.stop();
+    let handled = server.handled();
+    for (path, part) in [
+        ("/spin/11", "oncpu"),
+        ("/sleep/31", "timer"),
+        ("/lock/52", "futex"),
+        ("/disk/23", "disk"),
+        ("/pipe/33", "pipe"),
+        ("/ask/41", "calls"),
+    ] {
+        let request = of(&capture, "server", path);
+        let anatomy = request.anatomy.as_ref().unwrap_or_else(|| panic!("{path} has no anatomy"));
+        let found = match part {
+            "oncpu" => anatomy.oncpu_ns,
+            "calls" => anatomy.calls_ns,
+            reason => anatomy.offcpu_ns.get(reason).copied().unwrap_or(0),
+        };
+        let handled = &handled[path];
+        assert_eq!(request.tid, handled.tid, "{path}");
+        let asked_for: u64 = path.rsplit('/').next().unwrap().parse().unwrap();
+        let whole = handled.end_ns - handled.begin_ns;
+        println!("{path}: {part} {found} of {whole}: {anatomy:?}");
+        match part {
+            // Reads end when the time has passed, and are not all of it.
+            "disk" => assert!(found > 0 && found <= whole, "{path}: {anatomy:?}"),
+            // The lock is taken before it is waited for.
+            "futex" => assert!(found > asked_for * MS / 2 && found <= whole, "{path}: {anatomy:?}"),
+            _ => assert!(found >= asked_for * MS && found <= whole, "{path}: {anatomy:?}"),
+        }
+        assert!(anatomy.unattributed_ns == 0 && !anatomy.shared, "{path}: {anatomy:?}");
+        let (user, kernel) = (anatomy.oncpu_user_ns.unwrap(), anatomy.oncpu_kernel_ns.unwrap());
+        assert_eq!(user + kernel, anatomy.oncpu_ns);
+    }
+    let (call, request) = (of(&capture, "client", "/sleep/41"), of(&capture, "server", "/ask/41"));
+    assert_eq!(call.parent.as_ref(), Some(&request.id));
+    assert_eq!(call.link.as_ref().unwrap().method, "thread");
+    let [calls] = &request.calls.as_ref().unwrap()[..] else { panic!("{:?}", request.calls) };
+    assert_eq!((&*calls.kind, calls.count, calls.ns), ("http1", 1, call.duration_ns as u64));
+    assert_eq!(calls.peer, format!("127.0.0.1:{}", server.port));
+}
+
+/// A client that reads late is waited for while the answer is being sent.
+#[rstest]
+fn a_slow_reader_is_waited_for_in_sending(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    const PAUSE: Duration = Duration::from_millis(120);
+    let _machine = machine();
+    let server = Server::start();
+    let tracer = Tracer::start(hooks, &[server.process.pid()]);
+    // More than the buffers of both ends hold.
+    let path = "/big/40000000";
+    ask(&mut server.connect(), path, Some(PAUSE));
+    let capture = tracer.stop();
+    let anatomy = of(&capture, "server", path).anatomy.as_ref().unwrap();
+    assert!(anatomy.sending_ns >= PAUSE.as_nanos() as u64 / 2, "{anatomy:?}");
+    assert_eq!(anatomy.unattributed_ns, 0, "{anatomy:?}");
+}
+
+/// Without it no request has one, and nothing of the scheduler is attached.
+#[rstest]
+fn without_an_anatomy_requests_are_as_before(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let server = Server::start();
+    let tracer = Tracer::start_with(hooks, &[server.process.pid()], &["--anatomy", "off"]);
+    ask(&mut server.connect(), "/ask/5", None);
+    let capture = tracer.stop();
+    let request = of(&capture, "server", "/ask/5");
+    assert!(request.anatomy.is_none());
+    assert_eq!(of(&capture, "client", "/sleep/5").parent.as_ref(), Some(&request.id));
+}
+
+/// Waiting is told without system calls as well; only what the kernel did on a CPU is not told apart.
+#[test]
+fn without_calls_time_on_a_cpu_is_one() {
+    let _machine = machine();
+    let server = Server::start();
+    let tracer = Tracer::start_with(Hooks::Socket, &[server.process.pid()], &["--anatomy", "threads"]);
+    ask(&mut server.connect(), "/sleep/30", None);
+    let capture = tracer.stop();
+    let anatomy = of(&capture, "server", "/sleep/30").anatomy.as_ref().unwrap();
+    assert!(anatomy.offcpu_ns["timer"] >= 30 * MS && anatomy.oncpu_ns > 0, "{anatomy:?}");
+    assert_eq!((anatomy.oncpu_user_ns, anatomy.oncpu_kernel_ns), (None, None));
+}

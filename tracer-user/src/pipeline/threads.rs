@@ -1,0 +1,564 @@
+//! Which thread serves which request, what it does meanwhile, and whom it asks.
+//!
+//! A thread serves the requests whose first bytes it received, on connections where its process is the server, until they have ended. Its time is cut where
+//! it moves bytes and where it leaves a CPU; each stretch belongs to the request for which it received something last (its owner), and is added up
+//! there and then, so that a request costs the same whatever happens meanwhile. A request of which the thread is not the owner waits: for the
+//! answers of others, for its own to be taken, for events, or for the thread itself.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::{ConnId, Data, Direction, OffCpu},
+    metrics::{Counter, Metrics},
+    time::BootTime,
+    transaction::{
+        CallId, End, ProtocolName,
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, MAX_PEERS, Reason, reason},
+        open::{Ended, Open},
+    },
+};
+
+/// Threads that are known; beyond it those that serve nothing are forgotten, and then all (`anatomy.forgotten`).
+const MAX_THREADS: usize = 16_384;
+/// Requests in flight of which this is known; more are without (`anatomy.forgotten`). As many as connections are tracked.
+const MAX_SERVING: usize = 65_536;
+/// Number of a request of which the first bytes have come, and nothing is known but that.
+const READING: u64 = u64::MAX;
+/// Requests of one connection that are looked at when bytes move on it: streams beside each other.
+const MAX_LOOKED_AT: usize = 64;
+
+/// A thread that serves.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Thread {
+    /// Up to when its time is known.
+    last: BootTime,
+    /// Number of its last time off the CPU.
+    number: u32,
+    /// Its time within system calls by then.
+    kernel_ns: u64,
+    /// What it has received and is not answered, the oldest first.
+    open: Vec<CallId>,
+    /// For which it works.
+    owner: Option<CallId>,
+    /// What it did, added up: for events, for nothing known, for all else.
+    idle_ns: u64,
+    unknown_ns: u64,
+    busy_ns: u64,
+    /// What it did since it last waited for events, and nobody's yet: that of the request for which it receives next.
+    pending: Spent,
+    pending_since: BootTime,
+}
+
+/// Time on a CPU and waiting for one.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Spent {
+    user_ns: u64,
+    kernel_ns: u64,
+    runq_ns: u64,
+}
+
+impl Spent {
+    fn whole(self) -> u64 {
+        self.user_ns + self.kernel_ns + self.runq_ns
+    }
+}
+
+/// What a request waits for while its thread does not work for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Mode {
+    /// Its thread.
+    #[default]
+    Waiting,
+    /// The peer, which takes the answer.
+    Sending,
+}
+
+/// A request that is being served.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Served {
+    thread: (u32, u32),
+    /// From when on its thread's time is added up.
+    since: BootTime,
+    /// What of it is known.
+    parts: Anatomy,
+    mode: Mode,
+    /// Calls that are not answered.
+    n_asked: u32,
+    /// What its thread had done when that was last looked at, for events, for nothing known, for all else.
+    base: [u64; 3],
+    /// What it did for this request since.
+    owned_ns: u64,
+    /// The parts when bytes of its answer last moved.
+    answered: Option<(BootTime, Anatomy)>,
+    /// Its thread was followed when it began.
+    is_followed: bool,
+    /// Another thread moved bytes of its answer.
+    is_handed_over: bool,
+    calls: Vec<CallSum>,
+}
+
+/// The state.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Threads {
+    threads: BTreeMap<(u32, u32), Thread>,
+    served: BTreeMap<CallId, Served>,
+    /// Calls in flight, and what they are made for.
+    asked: BTreeMap<CallId, Link>,
+    /// Who moved bytes last, where, and when.
+    mover: ((u32, u32), ConnId, BootTime),
+}
+
+impl Thread {
+    /// A stretch on a CPU ends.
+    fn ran(&mut self, until: BootTime, kernel_ns: u64, served: &mut BTreeMap<CallId, Served>) {
+        let whole = until.0.saturating_sub(self.last.0);
+        let kernel = kernel_ns.saturating_sub(self.kernel_ns).min(whole);
+        self.kernel_ns = kernel_ns;
+        self.last = self.last.max(until);
+        self.spend(Spent { user_ns: whole - kernel, kernel_ns: kernel, runq_ns: 0 }, served);
+    }
+
+    fn spend(&mut self, spent: Spent, served: &mut BTreeMap<CallId, Served>) {
+        match self.owner.and_then(|id| served.get_mut(&id)) {
+            Some(request) => {
+                self.busy_ns += spent.whole();
+                request.spend(spent);
+            }
+            None => {
+                self.pending.user_ns += spent.user_ns;
+                self.pending.kernel_ns += spent.kernel_ns;
+                self.pending.runq_ns += spent.runq_ns;
+            }
+        }
+    }
+
+    /// Nothing is known of a stretch.
+    fn lost(&mut self, until: BootTime) {
+        self.unknown_ns += until.0.saturating_sub(self.last.0);
+        self.last = self.last.max(until);
+        self.forget_pending();
+    }
+
+    fn forget_pending(&mut self) {
+        self.busy_ns += std::mem::take(&mut self.pending).whole();
+        self.pending_since = self.last;
+    }
+
+    /// It waited.
+    fn waited(&mut self, ns: u64, reason: Reason, served: &mut BTreeMap<CallId, Served>) {
+        if reason == Reason::Poll && (self.open.len() != 1 || self.owner.is_none()) {
+            // For whom shows when it receives something.
+            self.idle_ns += ns;
+            self.owner = None;
+            self.forget_pending();
+            return;
+        }
+        self.busy_ns += ns;
+        match self.owner.and_then(|id| served.get_mut(&id)) {
+            Some(request) => {
+                request.wait(ns, reason);
+                request.owned_ns += ns;
+            }
+            // It waits for a lock or a disk before it receives: that is the business of all.
+            None => self.forget_pending(),
+        }
+    }
+
+    /// It works for a request from now on, and did so since it last waited for events.
+    fn owned_by(&mut self, id: Option<CallId>, served: &mut BTreeMap<CallId, Served>) {
+        if self.owner.is_none()
+            && let Some(request) = id.and_then(|id| served.get_mut(&id))
+            && request.since <= self.pending_since
+        {
+            request.spend(self.pending);
+        }
+        if id != self.owner {
+            self.owner = id;
+            self.forget_pending();
+        }
+    }
+
+    fn sums(&self) -> [u64; 3] {
+        [self.idle_ns, self.unknown_ns, self.busy_ns]
+    }
+}
+
+impl Served {
+    fn spend(&mut self, spent: Spent) {
+        self.parts.user_ns += spent.user_ns;
+        self.parts.kernel_ns += spent.kernel_ns;
+        self.parts.runq_ns += spent.runq_ns;
+        self.owned_ns += spent.whole();
+    }
+
+    /// Its thread waited, for it.
+    fn wait(&mut self, ns: u64, reason: Reason) {
+        let on_peer = matches!(reason, Reason::Network | Reason::Poll);
+        let part = match self.mode {
+            _ if on_peer && self.n_asked > 0 => &mut self.parts.calls_ns,
+            Mode::Sending if on_peer => &mut self.parts.sending_ns,
+            _ => &mut self.parts.off_ns[reason.index()],
+        };
+        *part += ns;
+    }
+
+    /// What its thread did for others since the last look.
+    fn look(&mut self, thread: &Thread) {
+        let sums = thread.sums();
+        let [idle, unknown, busy] = std::array::from_fn(|i| sums[i].saturating_sub(self.base[i]));
+        let busy = busy.saturating_sub(self.owned_ns);
+        (self.base, self.owned_ns) = (sums, 0);
+        self.parts.unattributed_ns += unknown;
+        match self.mode {
+            _ if self.n_asked > 0 => self.parts.calls_ns += idle + busy,
+            Mode::Sending => self.parts.sending_ns += idle + busy,
+            Mode::Waiting => {
+                self.parts.off_ns[Reason::Poll.index()] += idle;
+                self.parts.off_ns[Reason::Busy.index()] += busy;
+            }
+        }
+    }
+
+    /// The parts of a request that took so long, up to an instant.
+    fn anatomy(&mut self, thread: Option<&Thread>, at: BootTime, duration_ns: u64) -> Option<Anatomy> {
+        let mut parts = match thread {
+            Some(thread) if thread.last <= at => {
+                self.look(thread);
+                self.parts
+            }
+            // Its thread went on meanwhile.
+            _ => match self.answered {
+                Some((then, parts)) if then <= at => parts,
+                _ => Anatomy::default(),
+            },
+        };
+        if self.is_handed_over {
+            // What its thread waited for is not what the request did.
+            for reason in [Reason::Poll, Reason::Busy, Reason::Futex, Reason::Network] {
+                std::mem::take(&mut parts.off_ns[reason.index()]);
+            }
+            parts.sending_ns = 0;
+        }
+        parts.is_shared = self.parts.is_shared;
+        parts.is_split = parts.kernel_ns > 0;
+        parts.unattributed_ns = 0;
+        parts.unattributed_ns = duration_ns.checked_sub(parts.total())?;
+        Some(parts)
+    }
+}
+
+impl Threads {
+    /// Bytes moved: a thread's time is known up to here.
+    pub(super) fn moved(&mut self, data: &Data) {
+        self.mover = ((data.pid, data.tid), data.conn, data.time);
+        let Some(thread) = self.threads.get_mut(&(data.pid, data.tid)) else { return };
+        if data.time < thread.last || data.off_cpu < thread.number {
+            // A sum, told when more has happened.
+            return;
+        }
+        if data.off_cpu == 0 || data.off_cpu != thread.number {
+            thread.lost(data.time);
+            (thread.number, thread.kernel_ns) = (data.off_cpu, data.kernel_ns);
+        } else {
+            thread.ran(data.time, data.kernel_ns, &mut self.served);
+        }
+    }
+
+    /// A thread runs again.
+    pub(super) fn off_cpu(&mut self, off: &OffCpu) {
+        let Some(thread) = self.threads.get_mut(&(off.pid, off.tid)) else { return };
+        if off.time < thread.last || off.number <= thread.number {
+            return;
+        }
+        let is_next = off.number == thread.number + 1 && off.out >= thread.last && off.out <= off.time;
+        thread.number = off.number;
+        if !is_next {
+            thread.lost(off.time);
+            thread.kernel_ns = off.kernel_ns;
+            return;
+        }
+        thread.ran(off.out, off.kernel_ns, &mut self.served);
+        let woken = if off.wake.0 == 0 { off.time } else { off.wake.clamp(off.out, off.time) };
+        if let Some(reason) = reason(off) {
+            thread.waited(woken.0 - off.out.0, reason, &mut self.served);
+            thread.last = woken;
+        }
+        let runq_ns = off.time.0 - thread.last.0;
+        thread.last = off.time;
+        thread.spend(Spent { runq_ns, ..Spent::default() }, &mut self.served);
+    }
+
+    /// What came of bytes that a server received or sent.
+    pub(super) fn serves<'a>(
+        &mut self,
+        conn: ConnId,
+        data: &Data,
+        open: impl Iterator<Item = &'a Open>,
+        metrics: &Metrics,
+    ) {
+        let key = (data.pid, data.tid);
+        let mut first = None;
+        if data.direction() == Direction::Egress {
+            self.drop_reading(conn);
+        }
+        let mut is_nothing = true;
+        for open in open.take(MAX_LOOKED_AT) {
+            let id = CallId { conn, ordinal: open.ordinal };
+            is_nothing = false;
+            match data.direction() {
+                Direction::Ingress => {
+                    if !self.served.contains_key(&id)
+                        && !self.is_read(id, open)
+                        && !self.begin(id, (open.pid, open.tid), data, metrics)
+                    {
+                        continue;
+                    }
+                    // The oldest that this thread has received, or the one that begins.
+                    let is_new = open.start == data.time;
+                    if self.served.get(&id).is_some_and(|served| served.thread == key)
+                        && (first.is_none() || is_new)
+                    {
+                        first = Some(id);
+                    }
+                }
+                Direction::Egress => self.answers(id, open, data),
+            }
+        }
+        if is_nothing && data.direction() == Direction::Ingress {
+            let id = CallId { conn, ordinal: READING };
+            if self.served.contains_key(&id) || self.begin(id, key, data, metrics) {
+                first = Some(id).filter(|id| self.served.get(id).is_some_and(|one| one.thread == key));
+            }
+        }
+        if let Some(thread) = self.threads.get_mut(&key)
+            && data.direction() == Direction::Ingress
+            && first.is_some()
+        {
+            thread.owned_by(first, &mut self.served);
+        }
+    }
+
+    /// A request is known by now whose first bytes have come before.
+    fn is_read(&mut self, id: CallId, open: &Open) -> bool {
+        let reading = CallId { ordinal: READING, ..id };
+        if self.served.get(&reading).is_none_or(|one| one.since != open.start) {
+            return false;
+        }
+        if let Some(served) = self.served.remove(&reading) {
+            if let Some(thread) = self.threads.get_mut(&served.thread) {
+                let of_thread = thread.open.iter_mut().chain(&mut thread.owner);
+                of_thread.filter(|other| **other == reading).for_each(|other| *other = id);
+            }
+            self.served.insert(id, served);
+        }
+        true
+    }
+
+    /// What has come of a connection was no request, or is none any more.
+    pub(super) fn drop_reading(&mut self, conn: ConnId) {
+        let id = CallId { conn, ordinal: READING };
+        if let Some(served) = self.served.remove(&id)
+            && let Some(thread) = self.threads.get_mut(&served.thread)
+        {
+            thread.open.retain(|other| *other != id);
+            if thread.owner == Some(id) {
+                thread.owned_by(None, &mut self.served);
+            }
+        }
+    }
+
+    /// A request begins to be served.
+    fn begin(&mut self, id: CallId, key: (u32, u32), data: &Data, metrics: &Metrics) -> bool {
+        if self.served.len() >= MAX_SERVING || key.0 == 0 {
+            metrics.add(Counter::AnatomyForgotten, u64::from(key.0 != 0));
+            return false;
+        }
+        if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&key) {
+            self.threads.retain(|_, thread| !thread.open.is_empty());
+            if self.threads.len() >= MAX_THREADS {
+                metrics.add(Counter::AnatomyForgotten, 1);
+                return false;
+            }
+        }
+        let own = key == (data.pid, data.tid);
+        let thread = self.threads.entry(key).or_insert_with(|| Thread {
+            last: data.time,
+            number: if own { data.off_cpu } else { 0 },
+            kernel_ns: if own { data.kernel_ns } else { 0 },
+            ..Thread::default()
+        });
+        if thread.open.is_empty() {
+            // What it did meanwhile is nobody's.
+            thread.owner = None;
+            thread.last = thread.last.max(data.time);
+            if own {
+                (thread.number, thread.kernel_ns) = (data.off_cpu, data.kernel_ns);
+            }
+            thread.forget_pending();
+        }
+        if thread.owner.is_none() {
+            // What it did before it received this is not this one's.
+            thread.forget_pending();
+        }
+        let is_shared = !thread.open.is_empty();
+        let served = Served {
+            thread: key,
+            since: data.time,
+            is_followed: own && data.off_cpu != 0,
+            base: thread.sums(),
+            parts: Anatomy { is_shared, ..Anatomy::default() },
+            ..Served::default()
+        };
+        for other in &thread.open {
+            if let Some(other) = self.served.get_mut(other) {
+                other.parts.is_shared = true;
+            }
+        }
+        thread.open.push(id);
+        self.served.insert(id, served);
+        true
+    }
+
+    /// Bytes of an answer moved, perhaps of this request's.
+    fn answers(&mut self, id: CallId, open: &Open, data: &Data) {
+        let Some(served) = self.served.get_mut(&id) else { return };
+        if open.response_start.or(open.interim).is_none() {
+            return;
+        }
+        served.is_handed_over |= served.thread != (data.pid, data.tid);
+        if let Some(thread) = self.threads.get(&served.thread)
+            && thread.last <= data.time
+        {
+            served.look(thread);
+            served.answered = Some((data.time, served.parts));
+        }
+        served.mode = Mode::Sending;
+    }
+
+    /// A thread sent bytes as a client: what it asks for, it asks for the request that it serves.
+    pub(super) fn asks<'a>(&mut self, conn: ConnId, data: &Data, open: impl Iterator<Item = &'a Open>) {
+        let key = (data.pid, data.tid);
+        let Some(thread) = self.threads.get_mut(&key) else { return };
+        let sole = (thread.open.len() == 1).then(|| thread.open[0]);
+        match data.direction() {
+            Direction::Egress => {
+                let Some(parent) = thread.owner.or(sole) else { return };
+                let method = if sole.is_some() { LinkMethod::Thread } else { LinkMethod::Order };
+                let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
+                for open in newest.filter(|open| (open.pid, open.tid) == key) {
+                    let id = CallId { conn, ordinal: open.ordinal };
+                    if self.asked.len() < MAX_SERVING && !self.asked.contains_key(&id) {
+                        self.asked.insert(id, Link { parent, method });
+                        if let Some(served) = self.served.get_mut(&parent) {
+                            served.look(thread);
+                            served.n_asked += 1;
+                        }
+                    }
+                }
+            }
+            Direction::Ingress => {
+                // What comes is for the one that asked.
+                let oldest = open
+                    .take(1)
+                    .find_map(|open| Some(self.asked.get(&CallId { conn, ordinal: open.ordinal })?.parent));
+                if oldest.is_some() {
+                    thread.owned_by(oldest, &mut self.served);
+                }
+            }
+        }
+    }
+
+    /// A call has ended: what it was made for.
+    pub(super) fn asked(
+        &mut self,
+        conn: ConnId,
+        ended: &Ended,
+        kind: ProtocolName,
+        peer: impl FnOnce() -> Arc<str>,
+    ) -> Option<Link> {
+        let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal })?;
+        if ended.end == End::TracerStopped {
+            // Of those that are in flight at the end of a run the order is anyone's.
+            return Some(link);
+        }
+        if let Some(served) = self.served.get_mut(&link.parent)
+            && let Some(thread) = self.threads.get_mut(&served.thread)
+        {
+            served.look(thread);
+            // The thread that waited for it goes on with what it asked for.
+            if thread.last == ended.at {
+                thread.owned_by(Some(link.parent), &mut self.served);
+            }
+        }
+        if let Some(served) = self.served.get_mut(&link.parent) {
+            served.n_asked = served.n_asked.saturating_sub(1);
+            let ns = ended.at.0.saturating_sub(ended.open.start.0);
+            add_call(&mut served.calls, kind, peer(), ns);
+        }
+        Some(link)
+    }
+
+    /// A request has ended: where its time went.
+    pub(super) fn ended(&mut self, conn: ConnId, ended: &Ended, metrics: &Metrics) -> Causes {
+        let id = CallId { conn, ordinal: ended.open.ordinal };
+        self.is_read(id, &ended.open);
+        let Some(key) = self.served.get(&id).map(|served| served.thread) else { return Causes::default() };
+        if let Some(thread) = self.threads.get_mut(&key)
+            && thread.owner.is_none()
+            && thread.last == ended.at
+            && ended.end == End::Answered
+        {
+            // It has just answered, and had received nothing since it last waited for events: a timer was due.
+            thread.owned_by(Some(id), &mut self.served);
+        }
+        let Some(mut served) = self.served.remove(&id) else { return Causes::default() };
+        let (mover, of, then) = self.mover;
+        served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;
+        let thread = self.threads.get_mut(&served.thread);
+        let duration_ns = ended.at.0.saturating_sub(ended.open.start.0);
+        let anatomy = served.anatomy(thread.as_deref(), ended.at, duration_ns);
+        metrics.add(Counter::AnatomyInconsistent, u64::from(anatomy.is_none()));
+        if let Some(thread) = thread {
+            thread.open.retain(|other| *other != id);
+            // As above.
+            if thread.owner == Some(id) && ended.end != End::TracerStopped {
+                // It goes on with the next of the same connection, or with the only one that is left.
+                let next = thread.open.iter().find(|other| other.conn == conn).copied();
+                let sole = (thread.open.len() == 1).then(|| thread.open[0]);
+                thread.owned_by(next.or(sole), &mut self.served);
+            }
+        }
+        let anatomy = anatomy.unwrap_or(Anatomy { unattributed_ns: duration_ns, ..Anatomy::default() });
+        Causes { anatomy: Some(anatomy).filter(|_| served.is_followed), calls: served.calls, link: None }
+    }
+
+    /// A process has ended, and all its threads with it.
+    pub(super) fn end_process(&mut self, pid: u32) {
+        let gone: Vec<_> = self.threads.range((pid, 0)..=(pid, u32::MAX)).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.threads.remove(&key);
+        }
+    }
+}
+
+fn add_call(calls: &mut Vec<CallSum>, kind: ProtocolName, peer: Arc<str>, ns: u64) {
+    let found = calls.iter().position(|sum| sum.kind == kind && sum.peer == peer);
+    let at = match found {
+        Some(at) => at,
+        None if calls.len() < MAX_PEERS => {
+            calls.push(CallSum { kind, peer, count: 0, ns: 0 });
+            calls.len() - 1
+        }
+        None => {
+            let rest = calls.iter().position(|sum| sum.kind == kind && &*sum.peer == "*");
+            rest.unwrap_or_else(|| {
+                calls.push(CallSum { kind, peer: "*".into(), count: 0, ns: 0 });
+                calls.len() - 1
+            })
+        }
+    };
+    calls[at].count += 1;
+    calls[at].ns = calls[at].ns.saturating_add(ns);
+}

@@ -1,0 +1,413 @@
+//! Where the time of a request went: the parts, and what a thread off the CPU waited for.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
+
+use super::{CallId, ProtocolName, record::registered};
+use crate::event::OffCpu;
+
+/// What a thread waits for, off the CPU and not able to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Reason {
+    /// A lock, or what else futex(2) serves for.
+    Futex,
+    /// A disk, or a file that is not there yet.
+    Disk,
+    /// The peer of a socket.
+    Network,
+    /// Time to pass.
+    Timer,
+    /// A page that is not in memory.
+    Fault,
+    /// The other end of a pipe.
+    Pipe,
+    /// Any of several descriptors.
+    Poll,
+    /// Its thread, which does something for another request.
+    Busy,
+    /// A child process.
+    Child,
+    /// A signal or a debugger has stopped it.
+    Stopped,
+    /// Something else.
+    Other,
+}
+
+/// Number of reasons.
+pub const N_REASONS: usize = Reason::ALL.len();
+
+impl Reason {
+    /// All, in order.
+    pub const ALL: [Reason; 11] = [
+        Reason::Futex,
+        Reason::Disk,
+        Reason::Network,
+        Reason::Timer,
+        Reason::Fault,
+        Reason::Pipe,
+        Reason::Poll,
+        Reason::Busy,
+        Reason::Child,
+        Reason::Stopped,
+        Reason::Other,
+    ];
+
+    /// The text in JSON, Parquet and filters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Futex => "futex",
+            Reason::Disk => "disk",
+            Reason::Network => "network",
+            Reason::Timer => "timer",
+            Reason::Fault => "fault",
+            Reason::Pipe => "pipe",
+            Reason::Poll => "poll",
+            Reason::Busy => "busy",
+            Reason::Child => "child",
+            Reason::Stopped => "stopped",
+            Reason::Other => "other",
+        }
+    }
+
+    /// What it is to people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Futex => "waiting for a lock",
+            Reason::Disk => "waiting for a disk",
+            Reason::Network => "waiting for a peer",
+            Reason::Timer => "sleeping",
+            Reason::Fault => "waiting for memory",
+            Reason::Pipe => "waiting for a pipe",
+            Reason::Poll => "waiting for events",
+            Reason::Busy => "its thread was busy with others",
+            Reason::Child => "waiting for a child process",
+            Reason::Stopped => "stopped",
+            Reason::Other => "waiting for something else",
+        }
+    }
+
+    /// Index into arrays by reason.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Numbers of system calls (x86-64, arch/x86/entry/syscalls/syscall_64.tbl).
+mod call {
+    pub(super) const READ: u32 = 0;
+    pub(super) const WRITE: u32 = 1;
+    pub(super) const POLL: u32 = 7;
+    pub(super) const READV: u32 = 19;
+    pub(super) const WRITEV: u32 = 20;
+    pub(super) const SELECT: u32 = 23;
+    pub(super) const MSYNC: u32 = 26;
+    pub(super) const PAUSE: u32 = 34;
+    pub(super) const NANOSLEEP: u32 = 35;
+    pub(super) const SENDFILE: u32 = 40;
+    pub(super) const CONNECT: u32 = 42;
+    pub(super) const RECVMSG: u32 = 47;
+    pub(super) const WAIT4: u32 = 61;
+    pub(super) const FSYNC: u32 = 74;
+    pub(super) const FDATASYNC: u32 = 75;
+    pub(super) const FUTEX: u32 = 202;
+    pub(super) const IO_GETEVENTS: u32 = 208;
+    pub(super) const CLOCK_NANOSLEEP: u32 = 230;
+    pub(super) const EPOLL_WAIT: u32 = 232;
+    pub(super) const WAITID: u32 = 247;
+    pub(super) const PSELECT6: u32 = 270;
+    pub(super) const PPOLL: u32 = 271;
+    pub(super) const SYNC_FILE_RANGE: u32 = 277;
+    pub(super) const EPOLL_PWAIT: u32 = 281;
+    pub(super) const ACCEPT4: u32 = 288;
+    pub(super) const PREADV: u32 = 295;
+    pub(super) const PWRITEV: u32 = 296;
+    pub(super) const RECVMMSG: u32 = 299;
+    pub(super) const SENDMMSG: u32 = 307;
+    pub(super) const PREADV2: u32 = 327;
+    pub(super) const PWRITEV2: u32 = 328;
+    pub(super) const IO_URING_ENTER: u32 = 426;
+    pub(super) const EPOLL_PWAIT2: u32 = 441;
+    pub(super) const FUTEX_WAITV: u32 = 449;
+    pub(super) const FUTEX_WAIT: u32 = 455;
+}
+
+/// `S_IFMT` of sockets, pipes, files and block devices (include/uapi/linux/stat.h).
+const S_IFSOCK: u16 = 0o140_000;
+const S_IFREG: u16 = 0o100_000;
+const S_IFBLK: u16 = 0o060_000;
+const S_IFDIR: u16 = 0o040_000;
+const S_IFIFO: u16 = 0o010_000;
+
+/// What a thread waited for; `None`: for a CPU alone.
+pub fn reason(off: &OffCpu) -> Option<Reason> {
+    if off.has(abi::OFF_FLAG_STOPPED) {
+        return Some(Reason::Stopped);
+    }
+    if off.has(abi::OFF_FLAG_RUNNABLE) {
+        return None;
+    }
+    let io_wait = off.has(abi::OFF_FLAG_IO_WAIT);
+    Some(match off.call {
+        abi::OFF_NO_CALL => Reason::Fault,
+        abi::OFF_UNKNOWN_CALL if !io_wait => Reason::Other,
+        // Those that wait for events say so whatever the kernel thinks of it.
+        call::POLL
+        | call::SELECT
+        | call::PSELECT6
+        | call::PPOLL
+        | call::EPOLL_WAIT
+        | call::EPOLL_PWAIT
+        | call::EPOLL_PWAIT2
+        | call::IO_URING_ENTER => match off.call {
+            // Of no descriptors: for time to pass.
+            call::SELECT | call::PSELECT6 if off.argument == 0 => Reason::Timer,
+            _ => Reason::Poll,
+        },
+        call::FUTEX | call::FUTEX_WAITV | call::FUTEX_WAIT => Reason::Futex,
+        call::CONNECT..=call::RECVMSG | call::ACCEPT4 | call::RECVMMSG | call::SENDMMSG => Reason::Network,
+        call::NANOSLEEP | call::CLOCK_NANOSLEEP | call::PAUSE => Reason::Timer,
+        call::WAIT4 | call::WAITID => Reason::Child,
+        _ if io_wait => Reason::Disk,
+        call::READ
+        | call::WRITE
+        | call::READV
+        | call::WRITEV
+        | call::PREADV
+        | call::PWRITEV
+        | call::PREADV2
+        | call::PWRITEV2 => match off.file {
+            S_IFSOCK => Reason::Network,
+            S_IFIFO => Reason::Pipe,
+            S_IFREG | S_IFBLK | S_IFDIR => Reason::Disk,
+            _ => Reason::Other,
+        },
+        call::SENDFILE => Reason::Network,
+        call::MSYNC | call::FSYNC | call::FDATASYNC | call::SYNC_FILE_RANGE | call::IO_GETEVENTS => {
+            Reason::Disk
+        }
+        _ => Reason::Other,
+    })
+}
+
+/// Where the time of a request went. All parts and the time in the socket's queue add up to `queue_ns` + `duration_ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anatomy {
+    /// On a CPU, in the program, ns; all of the time on a CPU where `is_split` is false.
+    pub user_ns: u64,
+    /// On a CPU, in system calls, ns.
+    pub kernel_ns: u64,
+    /// Able to run, and waiting for a CPU, ns.
+    pub runq_ns: u64,
+    /// Waiting, by reason, ns.
+    pub off_ns: [u64; N_REASONS],
+    /// Waiting for the answers of others, ns.
+    pub calls_ns: u64,
+    /// Waiting until what is being sent is taken, ns.
+    pub sending_ns: u64,
+    /// What is not known, ns: nothing of it is spread over the other parts.
+    pub unattributed_ns: u64,
+    /// Whether system calls were timed.
+    pub is_split: bool,
+    /// Its thread had other requests in flight meanwhile: which of them it worked for follows from the order of what it received.
+    pub is_shared: bool,
+}
+
+impl Anatomy {
+    /// All parts, ns.
+    pub fn total(&self) -> u64 {
+        let Anatomy {
+            user_ns,
+            kernel_ns,
+            runq_ns,
+            off_ns,
+            calls_ns,
+            sending_ns,
+            unattributed_ns,
+            is_split: _,
+            is_shared: _,
+        } = self;
+        let all = [user_ns, kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns];
+        all.into_iter().chain(off_ns).fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// The parts by the names of their columns ([`PARTS`]), ns; `None` = not known apart.
+    pub fn parts(&self) -> [Option<u64>; N_PARTS] {
+        let split = |ns: u64| self.is_split.then_some(ns);
+        let mut parts = [None; N_PARTS];
+        let first = [Some(self.on_cpu_ns()), split(self.user_ns), split(self.kernel_ns), Some(self.runq_ns)];
+        let last = [self.calls_ns, self.sending_ns, self.unattributed_ns].map(Some);
+        let all = first.into_iter().chain(self.off_ns.map(Some)).chain(last);
+        parts.iter_mut().zip(all).for_each(|(part, value)| *part = value);
+        parts
+    }
+
+    /// The reverse of [`Anatomy::parts`]; what is missing is 0.
+    pub fn from_parts(parts: [Option<u64>; N_PARTS], is_shared: bool) -> Anatomy {
+        let part = |i: usize| parts[i].unwrap_or(0);
+        let is_split = parts[2].is_some();
+        Anatomy {
+            user_ns: if is_split { part(1) } else { part(0) },
+            kernel_ns: part(2),
+            runq_ns: part(3),
+            off_ns: std::array::from_fn(|i| part(4 + i)),
+            calls_ns: part(4 + N_REASONS),
+            sending_ns: part(5 + N_REASONS),
+            unattributed_ns: part(6 + N_REASONS),
+            is_split,
+            is_shared,
+        }
+    }
+
+    /// On a CPU, ns.
+    pub fn on_cpu_ns(&self) -> u64 {
+        self.user_ns.saturating_add(self.kernel_ns)
+    }
+}
+
+/// Number of [`PARTS`].
+pub const N_PARTS: usize = 7 + N_REASONS;
+
+/// The columns of the parts, in order: those of reasons as [`Reason::ALL`].
+pub const PARTS: [&str; N_PARTS] = [
+    "anatomy_oncpu_ns",
+    "anatomy_oncpu_user_ns",
+    "anatomy_oncpu_kernel_ns",
+    "anatomy_runq_ns",
+    "anatomy_offcpu_futex_ns",
+    "anatomy_offcpu_disk_ns",
+    "anatomy_offcpu_network_ns",
+    "anatomy_offcpu_timer_ns",
+    "anatomy_offcpu_fault_ns",
+    "anatomy_offcpu_pipe_ns",
+    "anatomy_offcpu_poll_ns",
+    "anatomy_offcpu_busy_ns",
+    "anatomy_offcpu_child_ns",
+    "anatomy_offcpu_stopped_ns",
+    "anatomy_offcpu_other_ns",
+    "anatomy_calls_ns",
+    "anatomy_sending_ns",
+    "anatomy_unattributed_ns",
+];
+
+/// Calls to one peer that a request made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallSum {
+    /// Registry name of the protocol.
+    #[serde(deserialize_with = "registered")]
+    pub kind: ProtocolName,
+    /// Whom it asked, as `address:port`; `*` of those for which there was no room.
+    pub peer: Arc<str>,
+    /// How many.
+    pub count: u64,
+    /// Their durations, added up: those at the same time count each.
+    pub ns: u64,
+}
+
+impl CallSum {
+    /// As a JSON array of objects.
+    pub fn as_json(calls: &[CallSum]) -> String {
+        serde_json::to_string(calls).unwrap_or_default()
+    }
+
+    /// The reverse.
+    pub fn from_json(text: &str) -> Option<Vec<CallSum>> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// Peers that are listed one by one; calls to more are one entry.
+pub const MAX_PEERS: usize = 16;
+
+impl Causes {
+    /// Whom it asked, where that is known.
+    pub fn calls(&self) -> Option<&[CallSum]> {
+        (self.anatomy.is_some() || !self.calls.is_empty()).then_some(&self.calls)
+    }
+}
+
+/// How a transaction is known to belong to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LinkMethod {
+    /// Its thread was serving the other, and no other one.
+    Thread,
+    /// Its thread had several in flight, and had last received something for the other.
+    Order,
+}
+
+impl LinkMethod {
+    /// The text in JSON, Parquet and filters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LinkMethod::Thread => "thread",
+            LinkMethod::Order => "order",
+        }
+    }
+
+    /// The reverse of [`LinkMethod::as_str`].
+    pub fn parse(text: &str) -> Option<LinkMethod> {
+        [LinkMethod::Thread, LinkMethod::Order].into_iter().find(|method| method.as_str() == text)
+    }
+
+    /// How sure that is: a thread may do something else while others go on with what it received.
+    pub fn confidence(self) -> &'static str {
+        match self {
+            LinkMethod::Thread => "high",
+            LinkMethod::Order => "guessed",
+        }
+    }
+}
+
+/// What a transaction belongs to, and how that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The other.
+    pub parent: CallId,
+    /// How that is known.
+    pub method: LinkMethod,
+}
+
+/// What is known of a request beside its messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Causes {
+    /// Where its time went; of requests that were served.
+    pub anatomy: Option<Anatomy>,
+    /// Whom it asked meanwhile, by kind and peer.
+    pub calls: Vec<CallSum>,
+    /// What made it; of requests that were made.
+    pub link: Option<Link>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_by_its_call_and_file() {
+        let off = |call, file, flags| OffCpu { call, file, flags, argument: 3, ..OffCpu::default() };
+        for (off, expected) in [
+            (off(call::FUTEX, 0, 0), Some(Reason::Futex)),
+            (off(call::FUTEX, 0, abi::OFF_FLAG_RUNNABLE), None),
+            (off(call::READ, S_IFSOCK, 0), Some(Reason::Network)),
+            (off(call::READ, S_IFIFO, 0), Some(Reason::Pipe)),
+            (off(call::READ, S_IFREG, 0), Some(Reason::Disk)),
+            (off(call::READ, 0o020_000, 0), Some(Reason::Other)),
+            (off(17, 0, abi::OFF_FLAG_IO_WAIT), Some(Reason::Disk)),
+            (off(17, 0, 0), Some(Reason::Other)),
+            (off(44, 0, 0), Some(Reason::Network)),
+            (off(43, 0, 0), Some(Reason::Network)),
+            (off(call::EPOLL_WAIT, 0, 0), Some(Reason::Poll)),
+            (off(call::IO_URING_ENTER, 0, abi::OFF_FLAG_IO_WAIT), Some(Reason::Poll)),
+            (off(call::CLOCK_NANOSLEEP, 0, 0), Some(Reason::Timer)),
+            (off(call::FSYNC, 0, 0), Some(Reason::Disk)),
+            (off(abi::OFF_NO_CALL, 0, abi::OFF_FLAG_IO_WAIT), Some(Reason::Fault)),
+            (off(call::FUTEX, 0, abi::OFF_FLAG_STOPPED), Some(Reason::Stopped)),
+            (OffCpu { argument: 0, ..off(call::SELECT, 0, 0) }, Some(Reason::Timer)),
+        ] {
+            assert_eq!(reason(&off), expected, "{off:?}");
+        }
+        assert!(Reason::ALL.iter().enumerate().all(|(i, reason)| reason.index() == i));
+    }
+}
