@@ -269,7 +269,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         // Those behind the first by themselves: without them the others are read.
         let groups = [
             (true, TLS, TLS_FEATURE),
-            (family == Family::Socket, TLS_FILES, TLS_FILES_FEATURE),
+            (true, TLS_FILES, TLS_FILES_FEATURE),
             (true, TLS_GO, TLS_GO_FEATURE),
             (settings.tls == abi::TLS_AND_RUSTLS, TLS_RUSTLS, TLS_RUSTLS_FEATURE),
         ];

@@ -161,7 +161,7 @@ pub(super) fn script(kernel: &Kernel) -> String {
         return String::new();
     }
     format!(
-        "step ktls ktls {N}\nstep ktls/replay replay\nstep ktls-opaque ktls {N} --tls opaque\nstep ktls-opaque/replay replay\nstep ktls-middle ktls_middle\nstep ktls-middle/replay replay\n"
+        "step ktls ktls {N}\nstep ktls/replay replay\nstep ktls-opaque ktls {N} --tls opaque\nstep ktls-opaque/replay replay\nstep ktls-middle ktls_middle\nstep ktls-middle/replay replay\nstep ktls-syscall ktls {N} --hooks syscall\nstep ktls-syscall/replay replay\n"
     )
 }
 
@@ -173,7 +173,7 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
         }
         return;
     }
-    for name in ["ktls", "ktls-opaque", "ktls-middle"] {
+    for name in ["ktls", "ktls-opaque", "ktls-middle", "ktls-syscall"] {
         let n_uncounted = if kernel.is_at_least("7.0") { UNCOUNTED } else { 0 };
         let n_missed = n_uncounted + console.step(name).map_or(0, |step| missed(&step.output));
         let outcome = console.step(name).and_then(|step| {
@@ -182,8 +182,10 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
             match name {
                 "ktls-middle" => check_middle(output, n_missed, n_uncounted),
                 "ktls-opaque" => Ok(format!("{}, {}", check_outside(output, n_missed)?, used(output, 2)?)),
+                // On the wire there are gaps, which are counted: what calls move is no part of the sequence numbers.
+                "ktls-syscall" => check_inside(output, &ASKED, n_missed, n_uncounted, false),
                 _ => {
-                    let counts = check_inside(output, &ASKED, n_missed, n_uncounted)?;
+                    let counts = check_inside(output, &ASKED, n_missed, n_uncounted, true)?;
                     Ok(format!("{counts}, {}", used(output, 1)?))
                 }
             }
@@ -232,7 +234,13 @@ impl Asked {
     }
 }
 
-fn check_inside(output: &str, all: &[Asked], n_missed: u64, n_uncounted: u64) -> Result<String> {
+fn check_inside(
+    output: &str,
+    all: &[Asked],
+    n_missed: u64,
+    n_uncounted: u64,
+    is_lossless: bool,
+) -> Result<String> {
     let (rows, summary) = (rows(output)?, Summary::of(output)?);
     let inside: Vec<&Row> = rows
         .iter()
@@ -271,7 +279,9 @@ fn check_inside(output: &str, all: &[Asked], n_missed: u64, n_uncounted: u64) ->
             "{told} of {wanted}, at most {most} lost (the kernel ran no probe for {n_missed} calls)"
         ));
     }
-    summary.lost_nothing()?;
+    if is_lossless {
+        summary.lost_nothing()?;
+    }
     Ok(format!("{told} requests inside"))
 }
 
@@ -280,7 +290,7 @@ fn check_middle(output: &str, n_missed: u64, n_uncounted: u64) -> Result<String>
     let kept = Asked { n: 2 * VERSIONS, ..KEPT };
     let n = rows(output)?.len() as u64;
     ensure!(n <= 2 * kept.n, "{n} rows, not {}", 2 * kept.n);
-    check_inside(output, &[kept], n_missed, n_uncounted)
+    check_inside(output, &[kept], n_missed, n_uncounted, true)
 }
 
 fn check_outside(output: &str, n_missed: u64) -> Result<String> {
@@ -358,7 +368,7 @@ mod tests {
     #[test]
     fn each_end_of_each_request_must_be_there_with_all_its_bytes() {
         let whole = printed(0, 0, "TLS handshake", 0);
-        check_inside(&whole, &ASKED, 0, 0).unwrap();
+        check_inside(&whole, &ASKED, 0, 0, true).unwrap();
         let twice = whole.replacen("\"library\":null", "\"library\":\"openssl\"", 1);
         let put = &ASKED[4];
         let gave = |bytes: u64| format!("\"request_bytes\":{bytes},");
@@ -376,11 +386,11 @@ mod tests {
             unread,
             uneven,
         ] {
-            assert!(check_inside(&wrong, &ASKED, 0, 0).is_err(), "{wrong}");
+            assert!(check_inside(&wrong, &ASKED, 0, 0, true).is_err(), "{wrong}");
         }
-        check_inside(&printed(1, 0, "TLS", 2), &ASKED, 3, 0).unwrap();
-        check_inside(&printed(1, 0, "TLS", 0), &ASKED, 4, 4).unwrap();
-        assert!(check_inside(&printed(1, 0, "TLS", 1), &ASKED, 3, 0).is_err());
+        check_inside(&printed(1, 0, "TLS", 2), &ASKED, 3, 0, true).unwrap();
+        check_inside(&printed(1, 0, "TLS", 0), &ASKED, 4, 4, true).unwrap();
+        assert!(check_inside(&printed(1, 0, "TLS", 1), &ASKED, 3, 0, true).is_err());
         assert!(check_outside(&whole, 0).is_err(), "a request by its name");
         assert!(super::super::INIT.contains("cmp - \"$1\""));
     }
