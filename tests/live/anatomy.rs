@@ -20,6 +20,7 @@ use super::{
     tls_programs::fixture,
     tool,
     tracer::{Capture, Tracer, Transaction},
+    txray_program,
 };
 
 /// The server, and where it logs.
@@ -150,6 +151,15 @@ fn what_a_handler_does_is_where_its_time_went(#[values(Hooks::Socket, Hooks::Sys
     let (call, request) = (of(&capture, "client", "/sleep/41"), of(&capture, "server", "/ask/41"));
     assert_eq!(call.parent.as_ref(), Some(&request.id));
     assert_eq!(call.link.as_ref().unwrap().method, "thread");
+    let why = Command::new(txray_program())
+        .arg("why")
+        .args([&capture.folder.path().join("recording"), &PathBuf::from(&request.id)])
+        .output()
+        .unwrap();
+    let why = String::from_utf8(why.stdout).unwrap();
+    for line in ["waiting for answers to its calls", "(http1) 1 times", &call.id] {
+        assert!(why.contains(line), "{line}:\n{why}");
+    }
     let [calls] = &request.calls.as_ref().unwrap()[..] else { panic!("{:?}", request.calls) };
     assert_eq!((&*calls.kind, calls.count, calls.ns), ("http1", 1, call.duration_ns as u64));
     assert_eq!(calls.peer, format!("127.0.0.1:{}", server.port));

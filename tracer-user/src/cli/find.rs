@@ -232,7 +232,7 @@ fn row(cells: [&str; COLUMNS.len()], target: &str) -> String {
 }
 
 /// A `seq` or an `id`.
-fn one(text: &str) -> Result<Filter, String> {
+pub(super) fn one(text: &str) -> Result<Filter, String> {
     if let Ok(seq) = text.parse() {
         return Ok(Filter::seq(seq));
     }

@@ -18,6 +18,7 @@ pub mod replay;
 pub mod run;
 pub mod snapshot;
 pub mod stop;
+pub mod why;
 
 use clap::{Parser, Subcommand};
 
@@ -71,6 +72,8 @@ pub enum Command {
     Replay(Box<replay::ReplayArgs>),
     /// Print the transactions of a recording that match
     Find(find::FindArgs),
+    /// Print why one request of a recording took as long as it did
+    Why(why::WhyArgs),
     /// Print the state at one instant of a recording
     Snapshot(snapshot::SnapshotArgs),
     /// Print who calls whom in a recording
@@ -97,6 +100,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Record(args) => record::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Find(args) => find::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Recover(args) => recover::run(&args),

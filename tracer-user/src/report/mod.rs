@@ -12,3 +12,4 @@ pub mod process_tls;
 pub mod strip;
 pub mod summary;
 pub mod trace_id;
+pub mod why;

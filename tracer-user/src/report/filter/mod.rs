@@ -31,7 +31,7 @@ use crate::{
     schema::groups::ColumnFacts,
     text::data_text,
     transaction::{
-        Call, Kind, Transaction,
+        Call, CallId, Kind, Transaction,
         anatomy::{CallSum, LinkMethod},
     },
 };
@@ -100,6 +100,13 @@ impl Filter {
     pub fn id(id: &str) -> Filter {
         let expression = Expression::Text { field: Field::Id, op: Order::Equal, value: id.to_owned() };
         Filter { text: format!("id = '{id}'"), expression }
+    }
+
+    /// What was made for the transaction with this id.
+    pub fn made_for(id: CallId) -> Filter {
+        let value = id.to_string();
+        let text = format!("parent = '{value}'");
+        Filter { text, expression: Expression::Text { field: Field::Parent, op: Order::Equal, value } }
     }
 
     /// The transactions of this connection.

@@ -6,38 +6,20 @@ use ratatui::{
 };
 
 use crate::{
-    report::format::{Align, count, duration, fit},
+    report::{
+        format::{Align, count, duration, fit},
+        why::parts,
+    },
     text::screen_text,
     transaction::{
         Transaction,
-        anatomy::{Anatomy, CallSum, LinkMethod, Reason},
+        anatomy::{CallSum, LinkMethod},
     },
     tui::theme::{Symbols, Theme},
 };
 
 /// Columns of the longest bar.
 const BAR: u64 = 20;
-
-/// The parts with their names, the largest first; those that are nothing are left out.
-pub(in crate::tui) fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
-    let on_cpu: &[(&str, u64)] = match anatomy.is_split {
-        true => {
-            &[("on a CPU, in the program", anatomy.user_ns), ("on a CPU, in the kernel", anatomy.kernel_ns)]
-        }
-        false => &[("on a CPU", anatomy.user_ns)],
-    };
-    let reasons = Reason::ALL.into_iter().zip(anatomy.off_ns).map(|(reason, ns)| (reason.label(), ns));
-    let others = [
-        ("waiting for a CPU", anatomy.runq_ns),
-        ("waiting for answers to its calls", anatomy.calls_ns),
-        ("waiting until its answer is taken", anatomy.sending_ns),
-        ("not known", anatomy.unattributed_ns),
-    ];
-    let mut parts: Vec<_> = on_cpu.iter().copied().chain(reasons).chain(others).collect();
-    parts.retain(|(_, ns)| *ns > 0);
-    parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
-    parts
-}
 
 /// The lines; none where nothing is known.
 pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
@@ -98,27 +80,4 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
     }
     lines.push(Line::default());
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_named_and_the_largest_comes_first() {
-        let mut anatomy =
-            Anatomy { user_ns: 5, kernel_ns: 3, calls_ns: 40, is_split: true, ..Anatomy::default() };
-        anatomy.off_ns[Reason::Futex.index()] = 7;
-        assert_eq!(
-            parts(&anatomy),
-            [
-                ("waiting for answers to its calls", 40),
-                ("waiting for a lock", 7),
-                ("on a CPU, in the program", 5),
-                ("on a CPU, in the kernel", 3),
-            ]
-        );
-        anatomy = Anatomy { user_ns: 8, is_split: false, ..Anatomy::default() };
-        assert_eq!(parts(&anatomy), [("on a CPU", 8)]);
-    }
 }

@@ -1,0 +1,174 @@
+//! Why a request took as long as it did, in a few lines, each of what was recorded.
+
+use std::fmt::Write as _;
+
+use super::format::{count, duration};
+use crate::{
+    event::Role,
+    text::screen_text,
+    transaction::{
+        Transaction,
+        anatomy::{Anatomy, CallSum, LinkMethod, Reason},
+    },
+};
+
+/// The parts with their names, the largest first; those that are nothing are left out.
+pub fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
+    let on_cpu: &[(&str, u64)] = match anatomy.is_split {
+        true => {
+            &[("on a CPU, in the program", anatomy.user_ns), ("on a CPU, in the kernel", anatomy.kernel_ns)]
+        }
+        false => &[("on a CPU", anatomy.user_ns)],
+    };
+    let reasons = Reason::ALL.into_iter().zip(anatomy.off_ns).map(|(reason, ns)| (reason.label(), ns));
+    let others = [
+        ("waiting for a CPU", anatomy.runq_ns),
+        ("waiting for answers to its calls", anatomy.calls_ns),
+        ("waiting until its answer is taken", anatomy.sending_ns),
+        ("not known", anatomy.unattributed_ns),
+    ];
+    let mut parts: Vec<_> = on_cpu.iter().copied().chain(reasons).chain(others).collect();
+    parts.retain(|(_, ns)| *ns > 0);
+    parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
+    parts
+}
+
+/// Parts and calls below this share of the whole are summed up, percent.
+const LEAST: u64 = 1;
+/// Calls that are shown one by one.
+const MAX_CALLS: usize = 10;
+
+/// The lines about a transaction; `made` are the requests that were made for it, as far as they are kept.
+pub fn lines(shown: &Transaction, made: &[Transaction]) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = why(&mut out, shown, made);
+    out
+}
+
+fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt::Result {
+    let whole = shown.duration_ns.max(0).unsigned_abs();
+    let role = if shown.role == Role::Client { "made" } else { "served" };
+    let status = shown.status_code.map_or_else(|| shown.end.as_str().to_owned(), |code| code.to_string());
+    writeln!(
+        out,
+        "{}  {status}  {}  {role} by {}",
+        screen_text(&shown.operation),
+        duration(whole),
+        screen_text(&shown.service)
+    )?;
+    let Some(causes) = &shown.causes else {
+        let why = match shown.role {
+            Role::Client => "it was made by a process that waited for the answer",
+            _ => {
+                "where its time went was not recorded (--anatomy off, a capture, or a thread that was not followed)"
+            }
+        };
+        return writeln!(out, "not known: {why}");
+    };
+    if let Some(queue) = shown.queue_ns.filter(|ns| *ns > 0) {
+        writeln!(out, "{} before that: waiting in the socket until the process read it", duration(queue))?;
+    }
+    if let Some(anatomy) = &causes.anatomy {
+        let is_small = |ns: u64| u128::from(ns) * 100 < u128::from(whole) * u128::from(LEAST);
+        let parts = parts(anatomy);
+        for (name, ns) in parts.iter().filter(|(_, ns)| !is_small(*ns)) {
+            writeln!(out, "{} of {}: {name}", duration(*ns), duration(whole))?;
+        }
+        let small: u64 = parts.iter().map(|(_, ns)| *ns).filter(|ns| is_small(*ns)).sum();
+        if small > 0 {
+            writeln!(out, "{} of {}: all else", duration(small), duration(whole))?;
+        }
+        if anatomy.is_shared {
+            writeln!(
+                out,
+                "(its thread had others in flight: whose time it was follows from the order of what it received)"
+            )?;
+        }
+    }
+    for CallSum { kind, peer, count: n, ns } in &causes.calls {
+        let peer = if &**peer == "*" { "others".into() } else { screen_text(peer) };
+        writeln!(out, "asked {peer} ({kind}) {} times, {} in all", count(*n), duration(*ns))?;
+    }
+    let mut slowest: Vec<&Transaction> = made.iter().collect();
+    slowest.sort_by_key(|one| std::cmp::Reverse((one.duration_ns, one.seq)));
+    for call in slowest.iter().take(MAX_CALLS) {
+        writeln!(
+            out,
+            "  {}  {}  {}",
+            duration(call.duration_ns.max(0).unsigned_abs()),
+            screen_text(&call.operation),
+            call.id()
+        )?;
+    }
+    if slowest.len() > MAX_CALLS {
+        writeln!(out, "  and {} more", count((slowest.len() - MAX_CALLS) as u64))?;
+    }
+    if let Some(link) = &causes.link {
+        let how = match link.method {
+            LinkMethod::Thread => "its thread was serving that, and nothing else",
+            LinkMethod::Order => {
+                "a guess: its thread had several in flight, and had received something for that last"
+            }
+        };
+        writeln!(out, "made for request {} ({how})", link.parent)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::{
+        CallId,
+        anatomy::{Causes, Link},
+    };
+
+    #[test]
+    fn parts_are_named_and_the_largest_comes_first() {
+        let mut anatomy =
+            Anatomy { user_ns: 5, kernel_ns: 3, calls_ns: 40, is_split: true, ..Anatomy::default() };
+        anatomy.off_ns[Reason::Futex.index()] = 7;
+        assert_eq!(
+            parts(&anatomy),
+            [
+                ("waiting for answers to its calls", 40),
+                ("waiting for a lock", 7),
+                ("on a CPU, in the program", 5),
+                ("on a CPU, in the kernel", 3),
+            ]
+        );
+        anatomy = Anatomy { user_ns: 8, is_split: false, ..Anatomy::default() };
+        assert_eq!(parts(&anatomy), [("on a CPU", 8)]);
+    }
+
+    #[test]
+    fn the_lines_are_what_was_recorded() {
+        let mut off_ns = [0; crate::transaction::anatomy::N_REASONS];
+        off_ns[Reason::Futex.index()] = 3_900_000_000;
+        let anatomy = Anatomy { user_ns: 99_000_000, runq_ns: 1_000_000, off_ns, ..Anatomy::default() };
+        let calls = vec![CallSum { kind: "postgres", peer: "10.0.0.9:5432".into(), count: 2, ns: 7_000_000 }];
+        let parent = CallId { conn: crate::event::ConnId(16), ordinal: 3 };
+        let shown = Transaction {
+            operation: "GET /cart".into(),
+            service: "shop".into(),
+            role: Role::Server,
+            duration_ns: 4_000_000_000,
+            queue_ns: Some(20_000),
+            status_code: Some(200),
+            causes: Some(Box::new(Causes {
+                anatomy: Some(anatomy),
+                calls,
+                link: Some(Link { parent, method: LinkMethod::Thread }),
+            })),
+            ..Transaction::default()
+        };
+        let made = [Transaction {
+            operation: "SELECT shop".into(),
+            duration_ns: 6_000_000,
+            ..Transaction::default()
+        }];
+        insta::assert_snapshot!(lines(&shown, &made));
+        assert!(lines(&Transaction::default(), &[]).contains("not known"));
+    }
+}
