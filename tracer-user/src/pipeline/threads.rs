@@ -303,12 +303,18 @@ impl Threads {
         if data.direction() == Direction::Egress {
             self.drop_reading(conn);
         }
+        let reading = self.served.get(&CallId { conn, ordinal: READING }).map(|one| one.since);
         let mut is_nothing = true;
         for open in open.take(MAX_LOOKED_AT) {
             let id = CallId { conn, ordinal: open.ordinal };
-            is_nothing = false;
+            let is_oldest = std::mem::take(&mut is_nothing);
             match data.direction() {
                 Direction::Ingress => {
+                    let begins = open.start == data.time || open.start == data.first;
+                    if !is_oldest && !begins && reading != Some(open.start) {
+                        // One of many streams, known since it began.
+                        continue;
+                    }
                     if !self.served.contains_key(&id)
                         && !self.is_read(id, open)
                         && !self.begin(id, (open.pid, open.tid), data, metrics)
@@ -323,7 +329,8 @@ impl Threads {
                         first = Some(id);
                     }
                 }
-                Direction::Egress => self.answers(id, open, data),
+                Direction::Egress if open.response_start.or(open.interim).is_none() => {}
+                Direction::Egress => self.answers(id, data),
             }
         }
         if is_nothing && data.direction() == Direction::Ingress {
@@ -422,11 +429,8 @@ impl Threads {
     }
 
     /// Bytes of an answer moved, perhaps of this request's.
-    fn answers(&mut self, id: CallId, open: &Open, data: &Data) {
+    fn answers(&mut self, id: CallId, data: &Data) {
         let Some(served) = self.served.get_mut(&id) else { return };
-        if open.response_start.or(open.interim).is_none() {
-            return;
-        }
         served.is_handed_over |= served.thread != (data.pid, data.tid);
         if let Some(thread) = self.threads.get(&served.thread)
             && thread.last <= data.time
