@@ -182,11 +182,11 @@ fn a_live_demo_is_frozen_selected_opened_filtered_and_left() {
         (screen.lines().filter(|line| line.contains(" S ")).count() > 10).then_some(())
     });
     terminal.press(&["Down", "Enter"]);
-    terminal.shows(&["served by", "on the same connection", "▸"]);
+    terminal.shows(&["served by", "where the time went", " % "]);
     terminal.press(&["?"]);
     terminal.shows(&["Keys", "scroll up"]);
     terminal.escapes("scroll up");
-    terminal.escapes("on the same connection");
+    terminal.escapes("where the time went");
     terminal.shows(&["▾elapsed"]);
     terminal.escapes("▾elapsed");
     terminal.escapes("Enter list");
@@ -219,7 +219,7 @@ fn a_live_demo_is_frozen_selected_opened_filtered_and_left() {
     terminal.press(&["Enter"]);
     terminal.shows(&[" PAST STOPPED"]);
     terminal.press(&["W"]);
-    terminal.shows(&["on the same connection"]);
+    terminal.shows(&["waiting"]);
     terminal.press(&["Escape"]);
     terminal.shows(&["/ filter"]);
     terminal.press(&["Space"]);
@@ -246,7 +246,7 @@ fn a_recording_is_played_stopped_and_searched() {
     terminal.shows(&["txray replay", " REPLAY END", "GET /product/{id}"]);
     let whole = terminal.screen().lines().next().unwrap().to_owned();
     terminal.press(&["N"]);
-    terminal.shows(&["on the same connection"]);
+    terminal.shows(&["waiting"]);
     terminal.press(&["Escape"]);
     terminal.shows(&["/ filter"]);
     terminal.press(&[","]);

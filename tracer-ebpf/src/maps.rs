@@ -195,3 +195,7 @@ pub static THREADS: HashMap<u32, Followed> = HashMap::with_max_entries(16_384, 0
 /// Set here, never cleared.
 #[map]
 pub static THREAD_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// Stays empty ([`crate::memory::on_kernel_stack`]).
+#[map]
+pub static NO_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);

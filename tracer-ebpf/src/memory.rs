@@ -134,3 +134,14 @@ pub fn hide(mut value: u64, unknown: u64) -> u64 {
     }
     value
 }
+
+/// Keeps a program for functions on the thread's own stack. From Linux 6.13 on a program may get a stack of its own for each CPU (a private stack), which nothing keeps from
+/// being used twice at once: programs on functions may be preempted, and another thread then runs the same one on the same CPU. On Linux 7.3, which preempts, a pointer
+/// on that stack was another thread's, and the kernel oopsed. Where there is a tail call, reached or not, the verifier gives no such stack (`check_max_stack_depth`, kernel/bpf/verifier.c).
+#[inline(always)]
+pub fn on_kernel_stack<C: aya_ebpf::EbpfContext>(context: &C) {
+    if crate::settings::setting!(reserved) != 0 {
+        // SAFETY: it is never reached: the setting is 0.
+        unsafe { crate::maps::NO_PROGRAMS.tail_call(context, 0) };
+    }
+}

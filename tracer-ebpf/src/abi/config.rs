@@ -245,7 +245,7 @@ pub struct Settings {
     pub io_wait_byte: u32,
     /// Its bit there.
     pub io_wait_bit: u32,
-    /// Zero.
+    /// Zero: what no program does (`on_kernel_stack`).
     pub reserved: u32,
     /// Where all else is.
     pub offsets: KernelOffsets,

@@ -28,7 +28,7 @@ use crate::{
     conn,
     filter::{Thread, current_target},
     maps::{EVENTS, FUNCTION_NUMBERS, FUNCTION_OPEN, FUNCTIONS},
-    memory::{opaque, read_user},
+    memory::{on_kernel_stack, opaque, read_user},
     settings::setting,
     stack::{self, Frame, Open, Walk},
     stats::count,
@@ -355,6 +355,7 @@ fn enter(hit: &Hit, fill: impl Fn(*mut FunctionEnter)) {
 /// A function's beginning, where its arguments are in their registers and its return address is on top of the stack; or a place in it.
 #[uprobe]
 pub fn function_enter(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let at = context.as_ptr();
     let Some(hit) = hit(at, register!(context, rsp), register!(context, r14), 0) else { return 0 };
     begins(&hit, register!(context, rsp), register!(context, rip), register!(context, rbp));
@@ -366,6 +367,7 @@ pub fn function_enter(context: ProbeContext) -> u32 {
 /// A mark (USDT). Without a stack: Linux 6.1 walks 806,000 instructions as it is, and 1,000,000 are the limit.
 #[uprobe]
 pub fn function_mark(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let at = context.as_ptr();
     let Some(hit) = hit(at, register!(context, rsp), register!(context, r14), 0) else { return 0 };
     enter(&hit, |record| {
@@ -511,6 +513,7 @@ unsafe fn fill_return(record: *mut FunctionReturn, hit: &Hit, value: u64, flags:
 /// Back in the caller: by a return probe.
 #[uretprobe]
 pub fn function_return(context: RetProbeContext) -> u32 {
+    on_kernel_stack(&context);
     // The return address has been taken from the stack.
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), 0, 8) else { return 0 };
     hit.slow(register!(context, rsp), register!(context, rbp), || register!(context, rip));
@@ -522,6 +525,7 @@ pub fn function_return(context: RetProbeContext) -> u32 {
 /// the return addresses on the stack, which such a probe replaces; Go's stacks move).
 #[uprobe]
 pub fn function_end(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), register!(context, r14), 0) else {
         return 0;
     };
@@ -537,6 +541,7 @@ pub fn function_end(context: ProbeContext) -> u32 {
 /// At a jump out of the function.
 #[uprobe]
 pub fn function_tail(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(hit) = hit(context.as_ptr(), register!(context, rsp), register!(context, r14), 0) else {
         return 0;
     };

@@ -13,6 +13,7 @@ use tracer_ebpf::{EGRESS, INGRESS, TLS_BORINGSSL, TLS_GNUTLS, TLS_NSS, TLS_OPENS
 
 use crate::{
     filter::current_target,
+    memory::on_kernel_stack,
     tls::{self, Call, Key, NO_LENGTH},
 };
 
@@ -52,6 +53,7 @@ macro_rules! entries {
             $(#[$doc])*
             #[uprobe]
             pub fn $name(context: ProbeContext) -> u32 {
+                on_kernel_stack(&context);
                 entered::<$length>(&context, $direction, $library);
                 0
             }
@@ -86,6 +88,7 @@ entries! {
 /// itself.
 #[uprobe]
 pub fn tls_gnutls_recv_int(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     /// `GNUTLS_APPLICATION_DATA`.
     const APPLICATION_DATA: u32 = 23;
     let Some(thread) = current_target() else { return 0 };
@@ -110,6 +113,7 @@ pub fn tls_gnutls_recv_int(context: ProbeContext) -> u32 {
 /// `int ssl_SecureRecv(sslSocket *, unsigned char *, int, int flags)`. What it is asked to leave there will be read again.
 #[uprobe]
 pub fn tls_nss_read(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     /// `PR_MSG_PEEK`.
     const PEEK: u64 = 2;
     let Some(thread) = current_target() else { return 0 };
@@ -131,6 +135,7 @@ pub fn tls_nss_read(context: ProbeContext) -> u32 {
 /// `int SSL_do_handshake(SSL *)`, through which `SSL_connect` and `SSL_accept` go: moves no clear text, and tells whose the handle is.
 #[uprobe]
 pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(thread) = current_target() else { return 0 };
     let registers = registers(&context);
     let call = Call {
@@ -151,6 +156,7 @@ pub fn tls_openssl_handshake(context: ProbeContext) -> u32 {
 /// fits 32 bits (`MAX_RW_COUNT`, include/linux/fs.h).
 #[uprobe]
 pub fn tls_openssl_sendfile(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(thread) = current_target() else { return 0 };
     let registers = registers(&context);
     let call = Call {
@@ -170,6 +176,7 @@ pub fn tls_openssl_sendfile(context: ProbeContext) -> u32 {
 /// `int BIO_write(BIO *, const void *, int)` of BoringSSL, by which it hands over its records: within one of its calls, they are its handle's.
 #[uprobe]
 pub fn tls_bio_write(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(thread) = current_target() else { return 0 };
     let registers = registers(&context);
     let key = Key { pid: thread.pid, zero: 0, id: u64::from(thread.tid) };
@@ -181,6 +188,7 @@ pub fn tls_bio_write(context: ProbeContext) -> u32 {
 /// The return of any of them.
 #[uretprobe]
 pub fn tls_return(context: RetProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(thread) = current_target() else { return 0 };
     // SAFETY: the context of such a program is its registers.
     let registers = unsafe { &*context.as_ptr().cast::<pt_regs>() };
@@ -192,6 +200,7 @@ pub fn tls_return(context: RetProbeContext) -> u32 {
 /// A library lets go of a handle: `SSL_free` and its like.
 #[uprobe]
 pub fn tls_free(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target() {
         tls::freed(Key { pid: thread.pid, zero: 0, id: registers(&context).rdi });
     }

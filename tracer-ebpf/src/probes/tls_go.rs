@@ -7,7 +7,7 @@ use tracer_ebpf::Stat;
 
 use crate::{
     filter::{Thread, current_target},
-    memory::read_user,
+    memory::{on_kernel_stack, read_user},
     stats::count,
     tls_go::{self, Sends},
 };
@@ -25,6 +25,7 @@ fn registers(context: &ProbeContext) -> &pt_regs {
 /// `func (c *Conn) clientHandshake(ctx context.Context) error`, and `serverHandshake`.
 #[uprobe]
 pub fn tls_go_handshake(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target() {
         let registers = registers(&context);
         tls_go::handshake(&thread, registers.rax, registers.r14);
@@ -35,6 +36,7 @@ pub fn tls_go_handshake(context: ProbeContext) -> u32 {
 /// `func (c *Conn) Read(b []byte) (int, error)`.
 #[uprobe]
 pub fn tls_go_read(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target() {
         let registers = registers(&context);
         tls_go::reads(&thread, registers.rax, registers.r14);
@@ -45,6 +47,7 @@ pub fn tls_go_read(context: ProbeContext) -> u32 {
 /// `runtime.memmove(to, from, n)`, called by `Read` with what it gives.
 #[uprobe]
 pub fn tls_go_copy(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target() {
         let registers = registers(&context);
         copies(&thread, registers, registers.rbx, registers.rcx);
@@ -55,6 +58,7 @@ pub fn tls_go_copy(context: ProbeContext) -> u32 {
 /// `func (r *bytes.Reader) Read(b []byte) (n int, err error)`, called by `Read` where nothing is put in place.
 #[uprobe]
 pub fn tls_go_copy_reader(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     /// Its beginning: `s []byte` and `i int64` (bytes/reader.go).
     #[derive(Clone, Copy)]
     #[repr(C)]
@@ -88,6 +92,7 @@ fn copies(thread: &Thread, registers: &pt_regs, from: u64, bytes: u64) {
 /// `func (c *Conn) writeRecordLocked(typ recordType, data []byte) (int, error)`, called by `Write`.
 #[uprobe]
 pub fn tls_go_send(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(thread) = current_target() else { return 0 };
     let registers = registers(&context);
     if registers.rbx as u8 == APPLICATION_DATA {
@@ -106,6 +111,7 @@ pub fn tls_go_send(context: ProbeContext) -> u32 {
 /// Behind that call.
 #[uprobe]
 pub fn tls_go_sent(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target() {
         let registers = registers(&context);
         tls_go::sent(&thread, registers.rsp, registers.r14);

@@ -10,6 +10,7 @@ use aya_ebpf::{
 
 use crate::{
     filter::current_target,
+    memory::on_kernel_stack,
     tls_rustls::{self, Arguments},
 };
 
@@ -30,6 +31,7 @@ fn arguments(context: &ProbeContext) -> Arguments {
 /// `fn encrypt(&mut self, msg: OutboundPlainMessage<'_>, seq: u64) -> Result<OutboundOpaqueMessage, Error>` of `MessageEncrypter`.
 #[uprobe]
 pub fn tls_rustls_encrypt(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target()
         && tls_rustls::encrypts(&thread, &arguments(&context)) != 0
     {
@@ -41,6 +43,7 @@ pub fn tls_rustls_encrypt(context: ProbeContext) -> u32 {
 /// `fn decrypt<'a>(&mut self, msg: InboundOpaqueMessage<'a>, seq: u64) -> Result<InboundPlainMessage<'a>, Error>` of `MessageDecrypter`.
 #[uprobe]
 pub fn tls_rustls_decrypt(context: ProbeContext) -> u32 {
+    on_kernel_stack(&context);
     if let Some(thread) = current_target() {
         tls_rustls::decrypts(&thread, &arguments(&context));
     }
@@ -50,6 +53,7 @@ pub fn tls_rustls_decrypt(context: ProbeContext) -> u32 {
 /// The return of either.
 #[uretprobe]
 pub fn tls_rustls_return(context: RetProbeContext) -> u32 {
+    on_kernel_stack(&context);
     let Some(thread) = current_target() else { return 0 };
     // SAFETY: the context of such a program is its registers.
     let registers = unsafe { &*context.as_ptr().cast::<pt_regs>() };

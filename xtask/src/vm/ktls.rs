@@ -156,18 +156,13 @@ pub(super) fn is_tried(kernel: &Kernel) -> bool {
 }
 
 /// Names, and what the guest runs.
-fn steps(kernel: &Kernel) -> Vec<(&'static str, String)> {
-    let mut steps = vec![
+fn steps(_kernel: &Kernel) -> Vec<(&'static str, String)> {
+    vec![
         ("ktls", format!("ktls {N}")),
         ("ktls-opaque", format!("ktls {N} --tls opaque")),
         ("ktls-middle", "ktls_middle".to_owned()),
         ("ktls-syscall", format!("ktls {N} --hooks syscall")),
-    ];
-    if kernel.is_at_least("7.0") {
-        // Where probes are left out the first two show as much as can be told.
-        steps.truncate(2);
-    }
-    steps
+    ]
 }
 
 /// The guest's steps.
@@ -175,9 +170,8 @@ pub(super) fn script(kernel: &Kernel) -> String {
     if kernel.modules.is_empty() || !is_tried(kernel) {
         return String::new();
     }
-    let steps =
-        steps(kernel).iter().map(|(name, what)| format!("step {name} {what}\nstep {name}/replay replay\n"));
-    steps.map(|(name, what)| format!("step {name} {what}\nstep {name}/replay replay\n")).collect()
+    let all = steps(kernel).into_iter();
+    all.map(|(name, what)| format!("step {name} {what}\nstep {name}/replay replay\n")).collect()
 }
 
 /// Each request was seen once at each end, inside, with all its bytes; from outside, none by another name than that of turns of TLS.

@@ -40,7 +40,11 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
             Symbols::Ascii => "#",
             _ => "█",
         };
-        for (name, ns) in parts(anatomy) {
+        let mut parts = parts(anatomy);
+        let small: u64 = parts.iter().map(|(_, ns)| *ns).filter(|ns| u128::from(*ns) * 100 < elapsed).sum();
+        parts.retain(|(_, ns)| u128::from(*ns) * 100 >= elapsed);
+        parts.extend((small > 0).then_some(("all else", small)));
+        for (name, ns) in parts {
             let share = (u128::from(ns) * 100 + elapsed / 2) / elapsed;
             let length = (u128::from(ns) * u128::from(BAR) + elapsed / 2) / elapsed;
             let bar = bar.repeat(usize::try_from(length).unwrap_or(0).min(BAR as usize));
