@@ -156,7 +156,7 @@ pub(super) fn is_tried(kernel: &Kernel) -> bool {
 }
 
 /// Names, and what the guest runs.
-fn steps(_kernel: &Kernel) -> Vec<(&'static str, String)> {
+fn steps() -> Vec<(&'static str, String)> {
     vec![
         ("ktls", format!("ktls {N}")),
         ("ktls-opaque", format!("ktls {N} --tls opaque")),
@@ -170,7 +170,7 @@ pub(super) fn script(kernel: &Kernel) -> String {
     if kernel.modules.is_empty() || !is_tried(kernel) {
         return String::new();
     }
-    let all = steps(kernel).into_iter();
+    let all = steps().into_iter();
     all.map(|(name, what)| format!("step {name} {what}\nstep {name}/replay replay\n")).collect()
 }
 
@@ -182,7 +182,7 @@ pub(super) fn check(kernel: &Kernel, console: &Console, note: &mut dyn FnMut(&st
         }
         return;
     }
-    for (name, _) in steps(kernel) {
+    for (name, _) in steps() {
         let n_uncounted = if kernel.is_at_least("7.0") { UNCOUNTED } else { 0 };
         let n_missed = n_uncounted + console.step(name).map_or(0, |step| missed(&step.output));
         let outcome = console.step(name).and_then(|step| {
