@@ -391,7 +391,7 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 12] = [
+pub const LOST_IN_KERNEL: [&str; 13] = [
     "refused_data",
     "refused_conn",
     "refused_process",
@@ -404,6 +404,7 @@ pub const LOST_IN_KERNEL: [&str; 12] = [
     "tls_calls_full",
     "refused_function",
     "refused_stack",
+    "refused_off_cpu",
 ];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];

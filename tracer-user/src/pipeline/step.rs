@@ -312,7 +312,7 @@ impl Rest {
             Role::Server if !entry.exchange.is_carrier() => {
                 self.threads.serves(entry.conn.id, data, entry.exchange.open(), &self.metrics);
             }
-            Role::Client => self.threads.asks(entry.conn.id, data, entry.exchange.open()),
+            Role::Client => self.threads.asks(entry.conn.id, data, entry.exchange.open(), &self.metrics),
             Role::Server | Role::Unknown => {}
         }
         if !entry.port_told

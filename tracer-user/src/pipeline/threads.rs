@@ -442,7 +442,13 @@ impl Threads {
     }
 
     /// A thread sent bytes as a client: what it asks for, it asks for the request that it serves.
-    pub(super) fn asks<'a>(&mut self, conn: ConnId, data: &Data, open: impl Iterator<Item = &'a Open>) {
+    pub(super) fn asks<'a>(
+        &mut self,
+        conn: ConnId,
+        data: &Data,
+        open: impl Iterator<Item = &'a Open>,
+        metrics: &Metrics,
+    ) {
         let key = (data.pid, data.tid);
         let Some(thread) = self.threads.get_mut(&key) else { return };
         let sole = (thread.open.len() == 1).then(|| thread.open[0]);
@@ -453,7 +459,12 @@ impl Threads {
                 let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
                 for open in newest.filter(|open| (open.pid, open.tid) == key) {
                     let id = CallId { conn, ordinal: open.ordinal };
-                    if self.asked.len() < MAX_SERVING && !self.asked.contains_key(&id) {
+                    if self.asked.contains_key(&id) {
+                        continue;
+                    }
+                    if self.asked.len() >= MAX_SERVING {
+                        metrics.add(Counter::AnatomyForgotten, 1);
+                    } else {
                         self.asked.insert(id, Link { parent, method });
                         if let Some(served) = self.served.get_mut(&parent) {
                             served.look(thread);

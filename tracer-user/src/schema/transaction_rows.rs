@@ -39,7 +39,7 @@ macro_rules! columns {
         /// Names of the columns, in their order.
         pub const COLUMNS: &[&str] = &[$($name),*];
 
-        /// The columns, version 3. Version 2 has none of [`SINCE_VERSION_3`], version 1 none of [`SINCE_VERSION_2`] either.
+        /// The columns, version 3. Version 2 has none of [`is_since_version_3`], version 1 none of [`SINCE_VERSION_2`] either.
         pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
             Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
         });
@@ -141,32 +141,11 @@ pub const SINCE_VERSION_2: &[&str] = &[
     "stack_end",
 ];
 
-/// Columns that parts of version 2 do not have either.
-pub const SINCE_VERSION_3: &[&str] = &[
-    "anatomy_oncpu_ns",
-    "anatomy_oncpu_user_ns",
-    "anatomy_oncpu_kernel_ns",
-    "anatomy_runq_ns",
-    "anatomy_offcpu_futex_ns",
-    "anatomy_offcpu_disk_ns",
-    "anatomy_offcpu_network_ns",
-    "anatomy_offcpu_timer_ns",
-    "anatomy_offcpu_fault_ns",
-    "anatomy_offcpu_pipe_ns",
-    "anatomy_offcpu_poll_ns",
-    "anatomy_offcpu_busy_ns",
-    "anatomy_offcpu_child_ns",
-    "anatomy_offcpu_stopped_ns",
-    "anatomy_offcpu_other_ns",
-    "anatomy_calls_ns",
-    "anatomy_sending_ns",
-    "anatomy_unattributed_ns",
-    "anatomy_shared",
-    "calls",
-    "parent",
-    "link_method",
-    "link_confidence",
-];
+/// Whether parts of version 2 do not have a column either.
+pub fn is_since_version_3(name: &str) -> bool {
+    PARTS.contains(&name)
+        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence"].contains(&name)
+}
 
 /// Transactions as columns.
 pub fn encode(transactions: &[Transaction]) -> RecordBatch {
