@@ -75,6 +75,7 @@ pub(super) struct Transaction {
     pub(super) calls: Option<Vec<CallSum>>,
     pub(super) parent: Option<String>,
     pub(super) link: Option<Link>,
+    pub(super) stacks: Option<Vec<StackSum>>,
     pub(super) end: String,
     pub(super) confidence: String,
     pub(super) conn_id: String,
@@ -148,6 +149,17 @@ pub(super) struct CallSum {
 pub(super) struct Link {
     pub(super) method: String,
     pub(super) confidence: String,
+}
+
+/// What a thread was met doing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StackSum {
+    pub(super) kind: String,
+    pub(super) ns: u64,
+    pub(super) count: u64,
+    pub(super) end: String,
+    pub(super) frames: Vec<String>,
 }
 
 impl Anatomy {

@@ -84,8 +84,8 @@ fn causes(i: u64) -> Option<Box<Causes>> {
     let calls = vec![CallSum { kind: "postgres", peer: "10.0.0.9:5432".into(), count: i, ns: 9 * i }];
     let link = Link { parent: CallId { conn: ConnId(7), ordinal: i }, method: LinkMethod::Thread };
     match i % 10 {
-        0 | 4 => Some(Causes { anatomy: Some(anatomy), calls: Vec::new(), link: None }),
-        2 => Some(Causes { anatomy: Some(anatomy), calls, link: None }),
+        0 | 4 => Some(Causes { anatomy: Some(anatomy), ..Causes::default() }),
+        2 => Some(Causes { anatomy: Some(anatomy), calls, ..Causes::default() }),
         5 => Some(Causes { link: Some(link), ..Causes::default() }),
         _ => None,
     }

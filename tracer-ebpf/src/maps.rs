@@ -11,7 +11,7 @@ use tracer_ebpf::{
 
 use crate::{
     datagram::Vector,
-    stack::{Frame, Open},
+    stack::{Frame, Open, Window},
     threads::Followed,
     tls::{Call, Handle, Key, Mover, Record},
     tls_go::{Carried, Goroutine},
@@ -187,7 +187,7 @@ pub static LISTENING: HashMap<PortKey, u32> = HashMap::with_max_entries(4096, 0)
 pub static ARMED: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Threads that serve requests, by their number. Written and read here, deleted at the thread's end. Full: what such a thread does is not told
-/// (`threads_full`). 16,384 × 160 bytes; one entry in runs without it.
+/// (`threads_full`). 16,384 × 200 bytes; one entry in runs without it.
 #[map]
 pub static THREADS: HashMap<u32, Followed> = HashMap::with_max_entries(16_384, 0);
 
@@ -195,6 +195,10 @@ pub static THREADS: HashMap<u32, Followed> = HashMap::with_max_entries(16_384, 0
 /// Set here, never cleared.
 #[map]
 pub static THREAD_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// How many stacks of waits each CPU has told lately ([`crate::stack::is_due`]). Written and read here.
+#[map]
+pub static STACK_WINDOWS: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
 
 /// Stays empty ([`crate::memory::on_kernel_stack`]).
 #[map]

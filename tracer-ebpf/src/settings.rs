@@ -7,6 +7,7 @@ use tracer_ebpf::{ABI_VERSION, KernelOffsets, NO_OFFSET, Settings};
 #[unsafe(no_mangle)]
 pub static SETTINGS: Settings = Settings {
     stack_ns: 0,
+    wait_stack_ns: 0,
     abi_version: ABI_VERSION,
     self_pid: 0,
     mode: u32::MAX,
@@ -29,6 +30,8 @@ pub static SETTINGS: Settings = Settings {
     task_stack: NO_OFFSET,
     io_wait_byte: NO_OFFSET,
     io_wait_bit: 0,
+    stacks_per_window: 0,
+    padding: 0,
     reserved: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,

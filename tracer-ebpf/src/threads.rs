@@ -55,6 +55,11 @@ pub struct Followed {
     pub flags: u16,
     /// 1 = what it waits for ends with something to do: a request, or more of an answer.
     pub is_idle: u32,
+    /// 1 = for any of several descriptors: with several requests open it is nobody's.
+    pub is_poll: u32,
+    /// Number of the time off the CPU of which the program's part of the stack is told when the call ends; 0 = none.
+    pub due: u32,
+    pub reserved: u32,
 }
 
 /// A new one.
@@ -89,6 +94,9 @@ static NEW: Followed = Followed {
     file: 0,
     flags: 0,
     is_idle: 0,
+    is_poll: 0,
+    due: 0,
+    reserved: 0,
 };
 
 /// A thread, if it is followed.

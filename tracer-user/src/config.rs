@@ -71,6 +71,19 @@ pub enum Anatomy {
     Calls,
 }
 
+/// Of which requests the call stacks are kept: of moments on a CPU and of waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestStacks {
+    /// Of none: none are taken.
+    Off,
+    /// Of slow ones (3 s), failed ones, and some of the others: 30 of 100 from 1 s on, 10 from 100 ms on, 3 below.
+    #[default]
+    Slow,
+    /// Of all.
+    All,
+}
+
 /// What of the captured bytes a recording keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -286,6 +299,8 @@ pub struct Settings {
     pub tls_limit: Option<u32>,
     /// What is told of threads that serve requests.
     pub anatomy: Option<Anatomy>,
+    /// Of which requests the stacks are kept.
+    pub stacks: Option<RequestStacks>,
     /// Functions whose calls are transactions.
     pub uprobe: Vec<String>,
     /// Of which of these calls the stack is taken.
@@ -367,6 +382,7 @@ impl Settings {
             tls: upper.tls.or(self.tls),
             tls_limit: upper.tls_limit.or(self.tls_limit),
             anatomy: upper.anatomy.or(self.anatomy),
+            stacks: upper.stacks.or(self.stacks),
             uprobe: list(self.uprobe, upper.uprobe),
             stack: upper.stack.or(self.stack),
             protocol: list(self.protocol, upper.protocol),
@@ -432,6 +448,8 @@ pub struct Config {
     pub tls_limit: u32,
     /// What is told of threads that serve requests.
     pub anatomy: Anatomy,
+    /// Of which requests the stacks are kept. Without a word on it they are where system calls are timed.
+    pub request_stacks: RequestStacks,
     /// Functions whose calls are transactions, as typed.
     pub uprobes: Vec<String>,
     /// Of which of these calls the stack is taken; `None` = of none.
@@ -517,6 +535,7 @@ impl Default for Config {
             tls: Tls::Clear,
             tls_limit: DEFAULT_TLS_LIMIT,
             anatomy: Anatomy::default(),
+            request_stacks: RequestStacks::default(),
             uprobes: Vec::new(),
             stacks: None,
             protocols: Vec::new(),
@@ -570,6 +589,10 @@ impl Config {
             tls: settings.tls.unwrap_or(default.tls),
             tls_limit: percent(settings.tls_limit, default.tls_limit)?,
             anatomy: settings.anatomy.unwrap_or(default.anatomy),
+            request_stacks: settings.stacks.unwrap_or(match settings.anatomy {
+                None | Some(Anatomy::Calls) => default.request_stacks,
+                Some(Anatomy::Off | Anatomy::Threads) => RequestStacks::Off,
+            }),
             uprobes: settings.uprobe,
             stacks: settings.stack,
             protocols: settings.protocol,

@@ -116,6 +116,14 @@ user_counters! {
     StackUnresolved = "functions.stacks_unresolved",
     /// Calls that should have a stack and have none: its record was refused or lost, or their beginning was forgotten.
     FunctionStackMissing = "functions.stacks_missing",
+    /// Call stacks of requests: moments on a CPU and waits.
+    Stacks = "stacks.taken",
+    /// Call stacks of threads of which no request was known at that moment, or no wait of that number.
+    StacksUnowned = "stacks.unowned",
+    /// Call stacks for which there was no room: too many are kept of requests in flight. Their requests say so (`[]`).
+    StacksForgotten = "stacks.forgotten",
+    /// The kernel's part of call stacks whose program's part did not come: their thread ended, or its record was refused.
+    StacksParted = "stacks.parted",
     /// Calls that are not followed: their thread has too many open.
     FunctionDepth = "lost.function_depth",
     /// Calls that are not followed: too many threads have open ones.

@@ -201,6 +201,8 @@ pub const MODE_TARGETS: u32 = 1;
 pub struct Settings {
     /// With [`STACKS_SLOW`]: from how long on a call is slow, ns.
     pub stack_ns: u64,
+    /// From how long on the stack is told in which a thread that serves waited, ns; 0 = of none.
+    pub wait_stack_ns: u64,
     /// [`crate::ABI_VERSION`] of user space.
     pub abi_version: u32,
     /// The tracer's own process: never traced.
@@ -245,6 +247,10 @@ pub struct Settings {
     pub io_wait_byte: u32,
     /// Its bit there.
     pub io_wait_bit: u32,
+    /// Stacks of waits that one CPU tells at most in [`STACKS_WINDOW_NS`].
+    pub stacks_per_window: u32,
+    /// Zero.
+    pub padding: u32,
     /// Zero: what no program does (`on_kernel_stack`).
     pub reserved: u32,
     /// Where all else is.
@@ -257,6 +263,11 @@ pub const ANATOMY_NONE: u32 = 0;
 pub const ANATOMY_THREADS: u32 = 1;
 /// And how long they were on one within system calls.
 pub const ANATOMY_CALLS: u32 = 2;
+
+/// See [`Settings::stacks_per_window`].
+pub const STACKS_WINDOW_NS: u64 = 100_000_000;
+/// A wait from so long on has a share of its own in [`Settings::stacks_per_window`], four times as large: it is these that are looked for.
+pub const LONG_WAIT_NS: u64 = 50_000_000;
 
 /// Of none.
 pub const STACKS_NONE: u32 = 0;

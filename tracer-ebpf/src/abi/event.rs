@@ -361,14 +361,19 @@ pub const STACK_BYTES: usize = 16 << 10;
 /// The same where the stack of each call is told.
 pub const STACK_BYTES_ALL: usize = 4 << 10;
 
+/// Addresses of the kernel that are told at most. The deepest of waits in a disk's driver are some 25.
+pub const STACK_KERNEL_FRAMES: usize = 32;
+
 /// Who called what a thread runs: addresses, the innermost first, found by frame pointers, and a copy of the stack for code that keeps none. `n_addresses` of
-/// 8 bytes follow; if `n_bytes` is not 0, room for [`STACK_FRAMES`] of them and then the copy.
+/// 8 bytes follow; if `n_bytes` is not 0, room for [`STACK_FRAMES`] of them and then the copy. With [`STACK_FLAG_SAMPLE`] or [`STACK_FLAG_WAIT`] room for
+/// [`STACK_KERNEL_FRAMES`] addresses comes before these.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Stack {
     /// Time of the record of the function that it belongs to. Its flags: `STACK_FLAG_*`.
     pub header: Header,
-    /// Number of that record, which follows: of a [`FunctionEnter`] or, of a slow call, its [`FunctionReturn`].
+    /// Number of that record, which follows: of a [`FunctionEnter`] or, of a slow call, its [`FunctionReturn`]. With [`STACK_FLAG_WAIT`] that of the
+    /// [`OffCpu`].
     pub number: u64,
     /// The stack pointer behind the return to the first address: where the copy begins.
     pub stack: u64,
@@ -384,12 +389,20 @@ pub struct Stack {
     pub end: u32,
     /// Bytes of the copy.
     pub n_bytes: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Addresses of the kernel.
+    pub n_kernel: u32,
 }
 
 /// [`Stack`]: the first address is that of the place itself, and not one to which a call returns.
 pub const STACK_FLAG_PLACE: u16 = 1 << 0;
+/// [`Stack`]: what a thread that serves was doing on a CPU when the clock struck; there is no other record.
+pub const STACK_FLAG_SAMPLE: u16 = 1 << 1;
+/// [`Stack`]: what a thread that serves waited in. Its part in the kernel is told when it is woken, before the [`OffCpu`], that of the program behind it, when the call
+/// ends.
+pub const STACK_FLAG_WAIT: u16 = 1 << 2;
+
+/// Time between two samples of what a CPU does, ns: 97 times a second. A prime, so that it does not keep step with what the program does by itself.
+pub const SAMPLE_PERIOD_NS: u64 = 1_000_000_000 / 97;
 
 /// There was no room for more.
 pub const STACK_END_LIMIT: u32 = 0;

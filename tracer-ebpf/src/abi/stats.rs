@@ -103,6 +103,8 @@ counters! {
     StackUnknown = "function_stack_unknown",
     /// Records of threads off the CPU refused: the ring was over 75 % full. Lost; it shows as a gap in the thread's numbers.
     RefusedOffCpu = "refused_off_cpu",
+    /// Stacks of waits that were not told: enough of them had been in that tenth of a second. What was waited for is told all the same.
+    StacksLeftOut = "stacks_left_out",
     /// The map of threads that serve requests was full: the anatomy of what such a thread serves is not known.
     ThreadsFull = "threads_full",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).

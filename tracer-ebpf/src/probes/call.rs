@@ -59,6 +59,9 @@ const REG_DX: u32 = 96;
 const REG_SI: u32 = 104;
 const REG_DI: u32 = 112;
 const REG_ORIG_AX: u32 = 120;
+const REG_BP: u32 = 32;
+const REG_IP: u32 = 128;
+const REG_SP: u32 = 152;
 
 impl Registers {
     /// Reads the registers that arguments come in.
@@ -84,6 +87,12 @@ impl Registers {
     #[inline(always)]
     pub fn fifth<M: Memory>(regs: *const u8) -> u64 {
         M::read(regs, REG_R8)
+    }
+
+    /// Where the program is: instruction, stack and frame pointer.
+    #[inline(always)]
+    pub fn place<M: Memory>(regs: *const u8) -> [u64; 3] {
+        [M::read(regs, REG_IP), M::read(regs, REG_SP), M::read(regs, REG_BP)]
     }
 
     /// The call's number alone.

@@ -5,7 +5,7 @@
 //! is kept here but the number of each thread's records, by which user space knows that one is missing. An entry costs some 0.8 µs where the kernel emulates
 //! the probed instruction, of which this program takes a fifth.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::null_mut};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -90,7 +90,10 @@ impl Hit {
     fn tell_place(&self, top: u64, place: u64, frame: u64) {
         let (thread, id, number, time) = (self.thread, self.id(), self.number, self.time);
         let (first, stack, flags) = (place, top, STACK_FLAG_PLACE);
-        stack::tell::<STACK_BYTES_ALL>(&Walk { thread, id, number, time, first, stack, frame, flags });
+        stack::tell::<0, STACK_BYTES_ALL>(
+            &Walk { thread, id, number, time, first, stack, frame, flags },
+            null_mut(),
+        );
     }
 
     #[inline(always)]
@@ -99,9 +102,9 @@ impl Hit {
         let walk = Walk { thread, id, number, time, first, stack, frame, flags };
         if self.spec.convention == CALL_GO {
             // Which keeps frame pointers.
-            stack::tell::<0>(&walk);
+            stack::tell::<0, 0>(&walk, null_mut());
         } else {
-            stack::tell::<N>(&walk);
+            stack::tell::<0, N>(&walk, null_mut());
         }
     }
 }

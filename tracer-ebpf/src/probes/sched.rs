@@ -1,16 +1,20 @@
 //! The scheduler, for threads that serve requests: when they leave a CPU and for what, who wakes them, and when they run again. And the beginning and end of
 //! their system calls.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::{
+    EbpfContext as _,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+        generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
     },
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    macros::{btf_tracepoint, perf_event},
+    programs::{BtfTracePointContext, PerfEventContext},
 };
 use tracer_ebpf::{
     NO_OFFSET, OFF_FLAG_FUTEX_WAKE, OFF_FLAG_RUNNABLE, OFF_FLAG_STOPPED, OFF_NO_CALL, OFF_UNKNOWN_CALL,
+    STACK_BYTES, STACK_FLAG_PLACE, STACK_FLAG_SAMPLE, STACK_FLAG_WAIT, STACK_KERNEL_FRAMES,
 };
 
 use super::call::{
@@ -18,9 +22,10 @@ use super::call::{
 };
 use crate::{
     conn::now,
-    filter::is_armed,
+    filter::{Thread, is_armed},
     memory::{Memory, Probed, Typed},
     settings::setting,
+    stack::{self, Walk},
     threads::{self, Followed},
 };
 
@@ -51,7 +56,7 @@ const TASK_RUNNING: u32 = 0;
 const TASK_STOPPED_OR_TRACED: u32 = 0x4 | 0x8;
 
 /// Bytes of a kernel stack on x86-64 and of the user's registers at its upper end (`THREAD_SIZE`, `struct pt_regs`). Before 5.15; since then a helper knows.
-const STACK_BYTES: usize = 16 << 10;
+const KERNEL_STACK_BYTES: usize = 16 << 10;
 const REGISTERS_BYTES: usize = 168;
 
 /// A CPU goes from one thread to another.
@@ -76,10 +81,11 @@ pub fn sched_switch(context: BtfTracePointContext) -> i32 {
         out(followed, previous, state);
     }
     let tid: u32 = Typed::read(next, setting!(offsets.task_pid));
-    if let Some(followed) = threads::find(tid)
-        && followed.out_ns != 0
-    {
-        if is_armed() {
+    if let Some(followed) = threads::find(tid) {
+        if followed.out_ns == 0 {
+            // That it left was not told: a gap, and no time on a CPU.
+            followed.number += 1;
+        } else if is_armed() {
             threads::back(followed, tid, now());
         } else {
             followed.out_ns = 0;
@@ -92,6 +98,10 @@ pub fn sched_switch(context: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn out(followed: &mut Followed, task: *const u8, state: u32) {
     let now = now();
+    if followed.out_ns != 0 {
+        // That it came back was not seen: a gap, and no time on a CPU.
+        followed.number += 1;
+    }
     let is_runnable = state == TASK_RUNNING;
     let mut waits = false;
     if setting!(io_wait_byte) != NO_OFFSET {
@@ -108,6 +118,7 @@ fn out(followed: &mut Followed, task: *const u8, state: u32) {
     let mut call = number as u32;
     let mut file = 0;
     let mut is_idle = false;
+    let mut is_poll = false;
     if number == u64::MAX {
         call = OFF_NO_CALL;
     } else if is_compat::<Probed>(task, number) {
@@ -116,27 +127,26 @@ fn out(followed: &mut Followed, task: *const u8, state: u32) {
         if matches!(number, READ | WRITE | READV | WRITEV | PREADV2 | PWRITEV2) {
             file = file_type(task, argument);
         }
-        is_idle = matches!(
+        is_poll = matches!(
             number,
-            POLL | SELECT
-                | PAUSE
-                | ACCEPT
-                | RT_SIGTIMEDWAIT
-                | RT_SIGSUSPEND
-                | FUTEX
-                | EPOLL_WAIT
-                | PSELECT6
-                | PPOLL
-                | EPOLL_PWAIT
-                | ACCEPT4
-                | IO_URING_ENTER
-                | EPOLL_PWAIT2
-                | FUTEX_WAITV
-                | FUTEX_WAIT
-                | RECVFROM
-                | RECVMSG
-                | RECVMMSG
-        ) || (file == S_IFSOCK && matches!(number, READ | READV | PREADV2));
+            POLL | SELECT | EPOLL_WAIT | PSELECT6 | PPOLL | EPOLL_PWAIT | IO_URING_ENTER | EPOLL_PWAIT2
+        );
+        is_idle = is_poll
+            || matches!(
+                number,
+                PAUSE
+                    | ACCEPT
+                    | RT_SIGTIMEDWAIT
+                    | RT_SIGSUSPEND
+                    | FUTEX
+                    | ACCEPT4
+                    | FUTEX_WAITV
+                    | FUTEX_WAIT
+                    | RECVFROM
+                    | RECVMSG
+                    | RECVMMSG
+            )
+            || (file == S_IFSOCK && matches!(number, READ | READV | PREADV2));
     }
     followed.kernel_out_ns = threads::kernel_ns(followed, now);
     followed.argument = argument;
@@ -144,6 +154,7 @@ fn out(followed: &mut Followed, task: *const u8, state: u32) {
     followed.file = file;
     followed.flags = flags;
     followed.is_idle = u32::from(is_idle);
+    followed.is_poll = u32::from(is_poll);
     followed.waker = 0;
     // What could have gone on waits for a CPU from the beginning.
     followed.wake_ns = if flags & OFF_FLAG_RUNNABLE != 0 { now } else { 0 };
@@ -157,8 +168,14 @@ fn registers(task: *const u8) -> *const u8 {
         // SAFETY: the task came from the tracepoint.
         return unsafe { bpf_task_pt_regs(task.cast_mut().cast()) } as *const u8;
     }
+    kernel_stack_registers(task)
+}
+
+/// The same without the helper.
+#[inline(always)]
+fn kernel_stack_registers(task: *const u8) -> *const u8 {
     let stack: *const u8 = Probed::read(task, setting!(task_stack));
-    stack.wrapping_add(STACK_BYTES - REGISTERS_BYTES)
+    stack.wrapping_add(KERNEL_STACK_BYTES - REGISTERS_BYTES)
 }
 
 /// What sort of file a descriptor of a task is.
@@ -189,7 +206,20 @@ pub fn sched_waking(context: BtfTracePointContext) -> i32 {
     if followed.out_ns == 0 || followed.wake_ns != 0 {
         return 0;
     }
-    followed.wake_ns = now();
+    let now = now();
+    followed.wake_ns = now;
+    let waited_ns = now - followed.out_ns;
+    let is_shared = followed.is_poll != 0 && followed.n_open > 1;
+    if setting!(wait_stack_ns) != 0
+        && waited_ns >= setting!(wait_stack_ns)
+        && followed.n_open != 0
+        && !is_shared
+        && stack::is_due(now, waited_ns)
+    {
+        if stack::tell_kernel(task, followed, tid, now) != 0 && followed.call != OFF_NO_CALL {
+            followed.due = followed.number + 1;
+        }
+    }
     followed.waker = bpf_get_current_pid_tgid() as u32;
     if setting!(has_task_registers) != 0 {
         // SAFETY: no arguments; the task is the running one.
@@ -219,12 +249,52 @@ pub fn call_enter(_: BtfTracePointContext) -> i32 {
 ///
 /// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
 #[btf_tracepoint(function = "sys_exit")]
-pub fn call_exit(_: BtfTracePointContext) -> i32 {
-    if let Some(followed) = threads::current()
-        && followed.enter_ns != 0
-    {
-        followed.kernel_ns = threads::kernel_ns(followed, now());
+pub fn call_exit(context: BtfTracePointContext) -> i32 {
+    let id = bpf_get_current_pid_tgid();
+    let Some(followed) = threads::find(id as u32).filter(|followed| threads::is_told(followed)) else {
+        return 0;
+    };
+    let now = now();
+    if followed.enter_ns != 0 {
+        followed.kernel_ns = threads::kernel_ns(followed, now);
         followed.enter_ns = 0;
     }
+    if setting!(wait_stack_ns) != 0 && followed.due != 0 {
+        // The program stands where it stood while it waited.
+        let place = Registers::place::<Typed>(context.arg(0));
+        let walk = walk(id, place, followed.due, now, STACK_FLAG_PLACE | STACK_FLAG_WAIT);
+        followed.due = 0;
+        stack::tell::<STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, null_mut());
+    }
+    0
+}
+
+/// Where the walk along a thread's stack begins.
+#[inline(always)]
+fn walk(id: u64, place: [u64; 3], number: u32, time: u64, flags: u16) -> Walk {
+    let thread = Thread { pid: (id >> 32) as u32, tid: id as u32 };
+    let [first, stack, frame] = place;
+    Walk { thread, id: u64::from(thread.tid), number: u64::from(number), time, first, stack, frame, flags }
+}
+
+/// The clock strikes on a CPU ([`tracer_ebpf::SAMPLE_PERIOD_NS`]): what it does, if a thread runs that serves.
+#[perf_event]
+pub fn sample(context: PerfEventContext) -> u32 {
+    let id = bpf_get_current_pid_tgid();
+    let Some(followed) = threads::find(id as u32).filter(|followed| followed.n_open != 0) else { return 0 };
+    if !is_armed() {
+        return 0;
+    }
+    // SAFETY: no arguments; the task is the running one.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    let registers = if setting!(has_task_registers) != 0 {
+        // SAFETY: as above.
+        unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8 }
+    } else {
+        kernel_stack_registers(task)
+    };
+    let place = Registers::place::<Probed>(registers);
+    let walk = walk(id, place, followed.number, now(), STACK_FLAG_PLACE | STACK_FLAG_SAMPLE);
+    stack::tell::<STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, context.as_ptr());
     0
 }

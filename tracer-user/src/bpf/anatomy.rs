@@ -1,5 +1,7 @@
 //! What the probes of the scheduler have to know of the running kernel.
 
+use std::thread;
+
 use tracer_ebpf as abi;
 
 use super::{
@@ -8,6 +10,11 @@ use super::{
     probes::{CALLS, Probe, THREADS},
 };
 use crate::config::Anatomy;
+
+/// From how long on a wait has a stack. A request that is looked at waits for tens of milliseconds; shorter waits are told with their reason.
+const WAIT_STACK_NS: u64 = 1_000_000;
+/// Stacks of short waits of all CPUs in a tenth of a second, and four times as many of long ones: 20 MB/s of the ring at most, where each has 17 KB.
+const STACKS_PER_WINDOW: u32 = 24;
 
 /// The probes that an anatomy needs.
 pub(super) fn probes(anatomy: Anatomy) -> impl Iterator<Item = &'static Probe> {
@@ -20,7 +27,13 @@ pub(super) fn probes(anatomy: Anatomy) -> impl Iterator<Item = &'static Probe> {
 }
 
 /// Fills in what concerns the anatomy. Where the kernel lacks a member without which it cannot be, there is none.
-pub(super) fn settings(anatomy: Anatomy, family: Family, kernel: &KernelBtf, settings: &mut abi::Settings) {
+pub(super) fn settings(
+    anatomy: Anatomy,
+    stacks: bool,
+    family: Family,
+    kernel: &KernelBtf,
+    settings: &mut abi::Settings,
+) {
     let member = |name: &str| kernel.member("task_struct", name);
     // 5.14 gave it another name and size; what is read are its low 32 bits.
     let state = member("__state").or_else(|| member("state"));
@@ -34,6 +47,11 @@ pub(super) fn settings(anatomy: Anatomy, family: Family, kernel: &KernelBtf, set
         Anatomy::Calls if is_possible => abi::ANATOMY_CALLS,
         _ => abi::ANATOMY_NONE,
     };
+    if stacks && settings.anatomy == abi::ANATOMY_CALLS {
+        let n_cpus = thread::available_parallelism().map_or(1, usize::from) as u32;
+        settings.wait_stack_ns = WAIT_STACK_NS;
+        settings.stacks_per_window = (STACKS_PER_WINDOW / n_cpus).max(4);
+    }
     settings.switch_has_state = u32::from(has_state);
     // The helper came with 5.15, and is certainly there where there are tracepoints on sockets (6.3).
     settings.has_task_registers = u32::from(has_registers);

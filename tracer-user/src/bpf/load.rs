@@ -27,6 +27,7 @@ use crate::{
             ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
             TLS_GO_FEATURE, TLS_RUSTLS, TLS_RUSTLS_FEATURE,
         },
+        samples,
         tls_libraries::TlsTrial,
         uprobe_programs::{self, UprobePrograms},
         uprobe_trial,
@@ -69,6 +70,8 @@ pub struct LoadConfig {
     pub stacks: Option<u64>,
     /// What is told of threads that serve requests.
     pub anatomy: Anatomy,
+    /// Stacks of requests are told.
+    pub request_stacks: bool,
     /// A target has a UDP socket without a peer on one of them.
     pub has_open_datagram_sockets: bool,
 }
@@ -244,6 +247,9 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         loaded.missing.push(Missing { feature: ANATOMY, reason });
         return Ok(loaded);
     }
+    if settings.wait_stack_ns != 0 {
+        missing.extend(samples::attach(&mut ebpf).err());
+    }
     let family = data_hooks(families, |probe| attach(&mut ebpf, probe), &mut missing)?;
     let absent = |probe: &Probe, reason| Missing { feature: probe.feature.unwrap_or_default(), reason };
     let mut has_datagram_exit = false;
@@ -401,6 +407,9 @@ fn settings(
             Some(_) => abi::STACKS_SLOW,
         },
         stack_ns: config.stacks.unwrap_or(0),
+        wait_stack_ns: 0,
+        stacks_per_window: 0,
+        padding: 0,
         anatomy: abi::ANATOMY_NONE,
         switch_has_state: 0,
         has_task_registers: 0,
@@ -412,7 +421,7 @@ fn settings(
         reserved: 0,
         offsets: abi::KernelOffsets::from(offsets),
     };
-    anatomy::settings(config.anatomy, family, kernel, &mut settings);
+    anatomy::settings(config.anatomy, config.request_stacks, family, kernel, &mut settings);
     settings
 }
 
@@ -528,6 +537,7 @@ impl LoadConfig {
             functions: true,
             stacks: None,
             anatomy: Anatomy::Calls,
+            request_stacks: true,
             has_open_datagram_sockets: false,
         }
     }

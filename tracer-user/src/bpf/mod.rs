@@ -17,6 +17,7 @@ mod probes;
 mod refusal;
 pub mod ring;
 pub mod ring_fill;
+mod samples;
 #[cfg(test)]
 mod stack_depth;
 pub mod sweep;

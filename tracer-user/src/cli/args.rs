@@ -6,7 +6,9 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    config::{Anatomy, Config, Hooks, Settings, Size, Span, Stacks, SummaryForm, Terminal, Tls},
+    config::{
+        Anatomy, Config, Hooks, RequestStacks, Settings, Size, Span, Stacks, SummaryForm, Terminal, Tls,
+    },
     protocol::REGISTRY,
     report::filter::Thresholds,
     sink::recording::Owner,
@@ -44,6 +46,10 @@ pub struct CaptureArgs {
     /// Where the time of requests went: not at all, by what their threads waited for, or that and what they did in the kernel [default: calls]
     #[arg(long, value_enum, value_name = "HOW", env = "TXRAY_ANATOMY", help_heading = "Capture")]
     pub anatomy: Option<Anatomy>,
+    /// Of which requests to keep the call stacks, of moments on a CPU and of waits: of none, of slow and failed ones and some others, or of
+    /// all [default: slow]
+    #[arg(long, value_enum, value_name = "WHICH", env = "TXRAY_STACKS", help_heading = "Capture")]
+    pub stacks: Option<RequestStacks>,
     /// Make each call of this function a transaction (repeatable): BINARY:SYMBOL, with types for values (int,str)->int; * and ? stand for others;
     /// BINARY:SYMBOL+0x12, BINARY:0xADDR, BINARY:usdt:PROVIDER:NAME
     #[arg(long, value_name = "WHERE", env = "TXRAY_UPROBE", help_heading = "Capture")]
@@ -225,6 +231,7 @@ impl CaptureArgs {
             tls,
             tls_limit,
             anatomy,
+            stacks,
             uprobe,
             stack,
             ring_size,
@@ -240,6 +247,7 @@ impl CaptureArgs {
             tls,
             tls_limit,
             anatomy,
+            stacks,
             uprobe,
             stack,
             ring_size,

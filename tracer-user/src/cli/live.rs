@@ -17,7 +17,7 @@ use crate::{
         features::{Capabilities, Capability, Features},
         load::Capture,
     },
-    config::{Config, Payload, Settings, Stacks, Targets, Tls},
+    config::{Anatomy, Config, Payload, RequestStacks, Settings, Stacks, Targets, Tls},
     metrics::Metrics,
     pipeline::PipelineConfig,
     source::{
@@ -72,6 +72,14 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         let hint = "name a function with --uprobe BINARY:SYMBOL; stacks are those of its calls";
         return Err(Expected::new("--stack has no functions to take the stacks of", hint).into());
     }
+    if config.request_stacks != RequestStacks::Off && config.anatomy != Anatomy::Calls {
+        let hint = "leave out --anatomy, or --stacks";
+        return Err(Expected::new(
+            "--stacks needs --anatomy calls: stacks are taken at the end of calls",
+            hint,
+        )
+        .into());
+    }
     let stacks = config.stacks.map(|stacks| match stacks {
         Stacks::Slow => screen.thresholds().slow_ns.max(1),
         Stacks::All => 0,
@@ -98,6 +106,7 @@ pub(super) fn trace(config: Config, name: &str, whom: Option<&str>, stop: Stop) 
         functions,
         stacks,
         anatomy: config.anatomy,
+        request_stacks: config.request_stacks,
         ..LiveConfig::default()
     };
     let mut source = LiveSource::start(&live, metrics.clone()).map_err(|error| explain(&error))?;

@@ -25,6 +25,15 @@ pub struct Stack {
     pub frames: Arc<str>,
     /// Where it ends.
     pub end: StackEnd,
+    /// What it belongs to.
+    #[serde(skip)]
+    pub kind: StackKind,
+    /// Every request keeps its stacks, and not only those that are slow, failed or among some of the others.
+    #[serde(skip)]
+    pub is_kept: bool,
+    /// Of the kernel, as it found them; empty when they are resolved.
+    #[serde(skip)]
+    pub kernel: Vec<u64>,
     /// As the kernel found them; empty when they are resolved.
     #[serde(skip)]
     pub addresses: Vec<u64>,
@@ -37,6 +46,32 @@ pub struct Stack {
     /// The stack from there on. Never recorded.
     #[serde(skip)]
     pub copy: Bytes,
+}
+
+/// What a stack belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StackKind {
+    /// A call of a function.
+    #[default]
+    Function,
+    /// A moment ([`abi::SAMPLE_PERIOD_NS`]) of a thread that serves, on a CPU.
+    Sample,
+    /// A time off the CPU, by its number ([`super::OffCpu::number`]).
+    Wait,
+}
+
+impl StackKind {
+    const ALL: [StackKind; 3] = [StackKind::Function, StackKind::Sample, StackKind::Wait];
+
+    /// The number in recordings.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The reverse of [`StackKind::number`].
+    pub fn from_number(number: u32) -> Option<StackKind> {
+        StackKind::ALL.into_iter().find(|kind| kind.number() == number)
+    }
 }
 
 /// Where a stack ends.
@@ -93,8 +128,19 @@ impl StackEnd {
 
 impl Stack {
     pub(super) fn decode(raw: &abi::Stack, record: &Bytes) -> Result<Stack, DecodeError> {
-        let n = (raw.n_addresses as usize).min(abi::STACK_FRAMES);
+        let kind = match raw.header.flags {
+            flags if flags & abi::STACK_FLAG_SAMPLE != 0 => StackKind::Sample,
+            flags if flags & abi::STACK_FLAG_WAIT != 0 => StackKind::Wait,
+            _ => StackKind::Function,
+        };
         let start = size_of::<abi::Stack>();
+        let room = if kind == StackKind::Function { 0 } else { 8 * abi::STACK_KERNEL_FRAMES };
+        let need = start + 8 * (raw.n_kernel as usize).min(room / 8);
+        let kernel =
+            record.get(start..need).ok_or(DecodeError::Short { have: record.len(), need })?.as_chunks::<8>();
+        let kernel = kernel.0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let n = (raw.n_addresses as usize).min(abi::STACK_FRAMES);
+        let start = start + room;
         let need = start + 8 * n;
         let bytes = record.get(start..need).ok_or(DecodeError::Short { have: record.len(), need })?;
         let (words, _) = bytes.as_chunks::<8>();
@@ -118,6 +164,9 @@ impl Stack {
                 abi::STACK_END_FAULT => StackEnd::Unreadable,
                 _ => StackEnd::UnknownCaller,
             },
+            kind,
+            is_kept: false,
+            kernel,
             addresses: words.iter().map(|word| u64::from_le_bytes(*word)).collect(),
             is_place: raw.header.flags & abi::STACK_FLAG_PLACE != 0,
             pointers: [raw.stack, raw.frame],
@@ -142,6 +191,17 @@ mod tests {
         record.extend_from_slice(&9_u64.to_le_bytes());
         let stack = Stack::decode(&raw, &record.clone().into()).unwrap();
         assert_eq!((stack.addresses, stack.end, stack.is_place), (vec![7, 9], StackEnd::Complete, true));
+        // With those of the kernel, whose room stands before.
+        let raw = abi::Stack { n_kernel: 1, ..raw };
+        let mut sample = abi::Stack { n_addresses: 1, ..raw };
+        sample.header.flags |= abi::STACK_FLAG_SAMPLE;
+        let mut with_kernel = sample.as_bytes().to_vec();
+        with_kernel.extend_from_slice(&5_u64.to_le_bytes());
+        with_kernel.resize(size_of::<abi::Stack>() + 8 * abi::STACK_KERNEL_FRAMES, 0);
+        assert!(Stack::decode(&sample, &with_kernel.clone().into()).is_err());
+        with_kernel.extend_from_slice(&7_u64.to_le_bytes());
+        let stack = Stack::decode(&sample, &with_kernel.into()).unwrap();
+        assert_eq!((stack.kind, stack.kernel, stack.addresses), (StackKind::Sample, vec![5], vec![7]));
         // With a copy of the stack, which stands behind the room for all addresses.
         let raw = abi::Stack { n_bytes: 3, ..raw };
         assert!(Stack::decode(&raw, &record.clone().into()).is_err());
@@ -152,6 +212,8 @@ mod tests {
 
     #[test]
     fn ends_are_read_as_they_are_written() {
+        assert!(StackKind::ALL.into_iter().all(|kind| StackKind::from_number(kind.number()) == Some(kind)));
+        assert_eq!(StackKind::from_number(3), None);
         for end in StackEnd::ALL {
             assert_eq!(StackEnd::parse(end.as_str()), Some(end));
             assert_eq!(StackEnd::from_number(end.number()), Some(end));

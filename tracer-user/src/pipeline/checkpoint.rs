@@ -11,7 +11,7 @@ use super::{
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
     enrich::table::ProcessTable,
-    event::{ConnId, Data, Event},
+    event::{ConnId, Data, Event, StackKind},
     metrics::Metrics,
     protocol::TlsFacts,
     time::BootTime,
@@ -38,8 +38,8 @@ const VERSION_WITH_MORE: u32 = 4;
 /// First version with what threads do.
 const VERSION_WITH_THREADS: u32 = 5;
 
-/// What a checkpoint holds last since then: of all events that wait, in the order in which they stand, then of the transactions.
-type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
+/// What a checkpoint holds last since then: of all bytes that wait, in the order in which they stand, then of the transactions, then of stacks that wait.
+type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>, Vec<(StackKind, bool)>);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -112,7 +112,12 @@ impl Pipeline {
         let held = self.tracker.iter().flat_map(|entry| entry.conn.held());
         let times: Vec<_> = waiting.chain(held).map(|data| (data.kernel_ns, data.off_cpu)).collect();
         let causes: Vec<_> = rest.watermark.all().map(|transaction| &transaction.causes).collect();
-        bytes.extend(postcard::to_allocvec(&(&rest.threads, times, causes)).unwrap_or_default());
+        let stacks = self.order.waiting().filter_map(|event| match event {
+            Event::Stack(stack) => Some((stack.kind, stack.is_kept)),
+            _ => None,
+        });
+        let stacks: Vec<_> = stacks.collect();
+        bytes.extend(postcard::to_allocvec(&(&rest.threads, times, causes, stacks)).unwrap_or_default());
         bytes
     }
 
@@ -140,11 +145,11 @@ impl Pipeline {
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
         let (more, of_watermark, datagrams, (carriers, of_closed), functions) = more;
-        let (threads, times, causes): OfThreads = match found {
+        let (threads, times, causes, stacks): OfThreads = match found {
             ..VERSION_WITH_THREADS => Default::default(),
             _ => postcard::from_bytes(bytes).map_err(fault)?,
         };
-        let mut times = times.into_iter();
+        let (mut times, mut stacks) = (times.into_iter(), stacks.into_iter());
         let mut restore_times = |data: &mut Data| {
             (data.kernel_ns, data.off_cpu) = times.next().unwrap_or_default();
         };
@@ -152,8 +157,12 @@ impl Pipeline {
         let mut pipeline = Pipeline::new(config, metrics, verdicts);
         let mut waiting = saved.waiting;
         for event in &mut waiting {
-            if let Event::Data(data) = event {
-                restore_times(data);
+            match event {
+                Event::Data(data) => restore_times(data),
+                Event::Stack(stack) => {
+                    (stack.kind, stack.is_kept) = stacks.next().unwrap_or_default();
+                }
+                _ => {}
             }
         }
         pipeline.order = Order::restore(waiting, saved.frontier);

@@ -26,7 +26,7 @@ use crate::{
     enrich::table::ProcessTable,
     event::{
         ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange,
-        Role,
+        Role, StackKind,
     },
     metrics::{Counter, Metrics},
     protocol::Mark,
@@ -429,8 +429,9 @@ impl Pipeline {
             Event::Counters(counters) => self.counters(counters),
             Event::FunctionEnter(enter) => self.function_enter(&enter),
             Event::FunctionReturn(leave) => self.function_return(&leave),
-            Event::Stack(stack) => self.stack(stack),
-            Event::OffCpu(off) => self.rest.threads.off_cpu(&off),
+            Event::Stack(stack) if stack.kind == StackKind::Function => self.stack(stack),
+            Event::Stack(stack) => self.rest.threads.stack(&stack, &self.rest.metrics),
+            Event::OffCpu(off) => self.rest.threads.off_cpu(&off, &self.rest.metrics),
             Event::FunctionFacts(_) | Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }
         self.tell();

@@ -12,12 +12,13 @@ use crate::{
     protocol::Capture,
     time::{Anchor, BootTime},
     transaction::{
-        End, Transaction,
+        CallId, End, Transaction,
         anatomy::Causes,
         exchange::{ByTurn, Exchange, Limits, Turnover},
         finish::{Ends, finish, is_captured},
         open::{Effects, Open},
         pairing::Pairs,
+        stacks,
     },
 };
 
@@ -225,7 +226,7 @@ impl Rest {
             if let (Some(noted), Some(requests)) = (&mut self.noted, requests) {
                 noted.look(entry.conn.id, requests, &ended);
             }
-            let causes = match role {
+            let (mut causes, keeps_stacks) = match role {
                 Role::Server => self.threads.ended(entry.conn.id, &ended, &self.metrics),
                 Role::Client => {
                     let kind =
@@ -233,9 +234,9 @@ impl Rest {
                     let link = self
                         .threads
                         .asked(entry.conn.id, &ended, kind, || ends.server_name(&entry.conn, role));
-                    Causes { link, ..Causes::default() }
+                    (Causes { link, ..Causes::default() }, false)
                 }
-                Role::Unknown => Causes::default(),
+                Role::Unknown => Default::default(),
             };
             let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
             let service = if is_captured(ended.open.pid, &ended.open.comm) && entry.conn.opened {
@@ -247,6 +248,10 @@ impl Rest {
             let (mut transaction, operation) =
                 finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
             transaction.carrier = carrier;
+            let id = CallId { conn: transaction.conn, ordinal: transaction.ordinal };
+            if !keeps_stacks && !stacks::is_sampled(id, transaction.duration_ns, transaction.error) {
+                causes.stacks = Vec::new();
+            }
             transaction.causes = (causes != Causes::default()).then(|| Box::new(causes));
             entry.tally.ended(&transaction);
             self.count(&transaction);

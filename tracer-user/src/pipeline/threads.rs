@@ -10,13 +10,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{ConnId, Data, Direction, OffCpu},
+    event::{ConnId, Data, Direction, OffCpu, Stack, StackKind},
     metrics::{Counter, Metrics},
     time::BootTime,
     transaction::{
-        CallId, End, ProtocolName,
+        CallId, CallStack, End, ProtocolName,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, MAX_PEERS, Reason, reason},
         open::{Ended, Open},
+        stacks::{self, SAMPLE_NS, StackPart, StackSum},
     },
 };
 
@@ -26,6 +27,8 @@ const MAX_THREADS: usize = 16_384;
 const MAX_SERVING: usize = 65_536;
 /// Number of a request of which the first bytes have come, and nothing is known but that.
 const READING: u64 = u64::MAX;
+/// Stacks of all requests in flight: some 70 bytes each, and their texts, of which the same are one. What finds no room is counted (`stacks.forgotten`).
+const MAX_SERVED_STACKS: usize = 262_144;
 /// Requests of one connection that are looked at when bytes move on it: streams beside each other.
 const MAX_LOOKED_AT: usize = 64;
 
@@ -49,6 +52,27 @@ struct Thread {
     /// What it did since it last waited for events, and nobody's yet: that of the request for which it receives next.
     pending: Spent,
     pending_since: BootTime,
+    /// Its last wait.
+    waited: Option<Waited>,
+    /// The stack of the wait that comes next.
+    stack: Option<Early>,
+}
+
+/// A stack that is told before its wait.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Early {
+    number: u64,
+    stack: CallStack,
+    is_kept: bool,
+}
+
+/// A time off the CPU that was waiting.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Waited {
+    number: u32,
+    ns: u64,
+    reason: Reason,
+    of: Option<CallId>,
 }
 
 /// Time on a CPU and waiting for one.
@@ -97,6 +121,9 @@ struct Served {
     /// Another thread moved bytes of its answer.
     is_handed_over: bool,
     calls: Vec<CallSum>,
+    stacks: Vec<StackSum>,
+    /// All of its stacks are kept, whatever becomes of it.
+    keeps: bool,
 }
 
 /// The state.
@@ -106,6 +133,8 @@ pub(super) struct Threads {
     served: BTreeMap<CallId, Served>,
     /// Calls in flight, and what they are made for.
     asked: BTreeMap<CallId, Link>,
+    /// Stacks of all requests that are served.
+    n_stacks: usize,
     /// Who moved bytes last, where, and when.
     mover: ((u32, u32), ConnId, BootTime),
 }
@@ -267,7 +296,7 @@ impl Threads {
     }
 
     /// A thread runs again.
-    pub(super) fn off_cpu(&mut self, off: &OffCpu) {
+    pub(super) fn off_cpu(&mut self, off: &OffCpu, metrics: &Metrics) {
         let Some(thread) = self.threads.get_mut(&(off.pid, off.tid)) else { return };
         if off.time < thread.last || off.number <= thread.number {
             return;
@@ -281,13 +310,86 @@ impl Threads {
         }
         thread.ran(off.out, off.kernel_ns, &mut self.served);
         let woken = if off.wake.0 == 0 { off.time } else { off.wake.clamp(off.out, off.time) };
+        let of = thread.owner;
         if let Some(reason) = reason(off) {
-            thread.waited(woken.0 - off.out.0, reason, &mut self.served);
+            let ns = woken.0 - off.out.0;
+            thread.waited(ns, reason, &mut self.served);
             thread.last = woken;
+            thread.waited = Some(Waited { number: off.number, ns, reason, of });
         }
         let runq_ns = off.time.0 - thread.last.0;
         thread.last = off.time;
         thread.spend(Spent { runq_ns, ..Spent::default() }, &mut self.served);
+        let Some(early) = thread.stack.take() else { return };
+        match thread.waited {
+            Some(Waited { number, ns, reason, of: Some(of) }) if u64::from(number) == early.number => {
+                let Early { stack, is_kept, .. } = &early;
+                self.add_stack(of, StackPart::Off(reason), ns, stack, *is_kept, metrics);
+            }
+            _ => metrics.add(Counter::StacksUnowned, 1),
+        }
+    }
+
+    /// What a thread was met doing: it belongs to the request for which it worked, or waited, then.
+    pub(super) fn stack(&mut self, stack: &Stack, metrics: &Metrics) {
+        metrics.add(Counter::Stacks, 1);
+        let Stack { number, pid, tid, kind, is_kept, frames, end, .. } = stack;
+        let (number, is_kept) = (*number, *is_kept);
+        let stack = CallStack { frames: frames.clone(), end: *end };
+        let Some(thread) = self.threads.get_mut(&(*pid, *tid)) else {
+            metrics.add(Counter::StacksUnowned, 1);
+            return;
+        };
+        let found = match (kind, thread.waited) {
+            (StackKind::Sample, _) => {
+                let sole = (thread.open.len() == 1).then(|| thread.open[0]);
+                thread.owner.or(sole).map(|of| (of, StackPart::OnCpu, SAMPLE_NS))
+            }
+            (_, Some(Waited { number: last, ns, reason, of })) if u64::from(last) == number => {
+                of.map(|of| (of, StackPart::Off(reason), ns))
+            }
+            // That of a wait outside of a call is told before the wait.
+            _ if number == u64::from(thread.number) + 1 => {
+                let before = thread.stack.replace(Early { number, stack, is_kept });
+                metrics.add(Counter::StacksUnowned, u64::from(before.is_some()));
+                return;
+            }
+            _ => None,
+        };
+        match found {
+            Some((of, part, ns)) => self.add_stack(of, part, ns, &stack, is_kept, metrics),
+            None => metrics.add(Counter::StacksUnowned, 1),
+        }
+    }
+
+    fn add_stack(
+        &mut self,
+        of: CallId,
+        part: StackPart,
+        ns: u64,
+        stack: &CallStack,
+        is_kept: bool,
+        metrics: &Metrics,
+    ) {
+        let Some(served) = self.served.get_mut(&of) else {
+            metrics.add(Counter::StacksUnowned, 1);
+            return;
+        };
+        let before = served.stacks.len();
+        served.keeps |= is_kept;
+        if self.n_stacks < MAX_SERVED_STACKS {
+            stacks::add(&mut served.stacks, part, ns, &stack.frames, stack.end);
+        } else {
+            metrics.add(Counter::StacksForgotten, 1);
+        }
+        self.n_stacks += served.stacks.len() - before;
+    }
+
+    /// A request is not served any more.
+    fn take_served(&mut self, id: &CallId) -> Option<Served> {
+        let served = self.served.remove(id)?;
+        self.n_stacks = self.n_stacks.saturating_sub(served.stacks.len());
+        Some(served)
     }
 
     /// What came of bytes that a server received or sent.
@@ -366,7 +468,7 @@ impl Threads {
     /// What has come of a connection was no request, or is none any more.
     pub(super) fn drop_reading(&mut self, conn: ConnId) {
         let id = CallId { conn, ordinal: READING };
-        if let Some(served) = self.served.remove(&id)
+        if let Some(served) = self.take_served(&id)
             && let Some(thread) = self.threads.get_mut(&served.thread)
         {
             thread.open.retain(|other| *other != id);
@@ -515,11 +617,11 @@ impl Threads {
         Some(link)
     }
 
-    /// A request has ended: where its time went.
-    pub(super) fn ended(&mut self, conn: ConnId, ended: &Ended, metrics: &Metrics) -> Causes {
+    /// A request has ended: where its time went, and whether its stacks are kept whatever it was.
+    pub(super) fn ended(&mut self, conn: ConnId, ended: &Ended, metrics: &Metrics) -> (Causes, bool) {
         let id = CallId { conn, ordinal: ended.open.ordinal };
         self.is_read(id, &ended.open);
-        let Some(key) = self.served.get(&id).map(|served| served.thread) else { return Causes::default() };
+        let Some(key) = self.served.get(&id).map(|served| served.thread) else { return Default::default() };
         if let Some(thread) = self.threads.get_mut(&key)
             && thread.owner.is_none()
             && thread.last == ended.at
@@ -528,7 +630,7 @@ impl Threads {
             // It has just answered, and had received nothing since it last waited for events: a timer was due.
             thread.owned_by(Some(id), &mut self.served);
         }
-        let Some(mut served) = self.served.remove(&id) else { return Causes::default() };
+        let Some(mut served) = self.take_served(&id) else { return Default::default() };
         let (mover, of, then) = self.mover;
         served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;
         let thread = self.threads.get_mut(&served.thread);
@@ -546,7 +648,9 @@ impl Threads {
             }
         }
         let anatomy = anatomy.unwrap_or(Anatomy { unattributed_ns: duration_ns, ..Anatomy::default() });
-        Causes { anatomy: Some(anatomy).filter(|_| served.is_followed), calls: served.calls, link: None }
+        let anatomy = Some(anatomy).filter(|_| served.is_followed);
+        let Served { calls, stacks, keeps, .. } = served;
+        (Causes { anatomy, calls, stacks, link: None }, keeps)
     }
 
     /// A process has ended, and all its threads with it.

@@ -371,8 +371,9 @@ impl Cells {
     }
 
     pub(super) fn of_stack(stack: &Stack) -> Cells {
-        let &Stack { number, pid, tid, end, .. } = stack;
-        Cells { position: number, flags: end.number(), pid, tid, ..Cells::default() }
+        let &Stack { number, pid, tid, end, kind, is_kept, .. } = stack;
+        let (turn, n_calls) = (kind.number(), u32::from(is_kept));
+        Cells { position: number, flags: end.number(), turn, n_calls, pid, tid, ..Cells::default() }
     }
 }
 

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     event::{
         ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, FunctionEnter,
-        FunctionReturn, Listening, Loss, OffCpu, Process, Stack, StackEnd, TlsOpen,
+        FunctionReturn, Listening, Loss, OffCpu, Process, Stack, StackEnd, StackKind, TlsOpen,
     },
     time::{Anchor, BootTime, WallTime},
 };
@@ -673,6 +673,8 @@ impl<'a> EventColumns<'a> {
                 tid: self.tid[i] as u32,
                 frames: std::str::from_utf8(&payload()).map_err(|_| bad())?.into(),
                 end: StackEnd::from_number(self.flags[i]).ok_or_else(bad)?,
+                kind: StackKind::from_number(self.turn[i] as u32).ok_or_else(bad)?,
+                is_kept: self.n_calls[i] != 0,
                 ..Stack::default()
             }),
             Kind::OffCpu => Event::OffCpu(OffCpu {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{
     Argument, Counters, FunctionFacts, LossReason, ProcessChange, ProcessFacts, Role, Stack, StackEnd,
-    ValueKind,
+    StackKind, ValueKind,
 };
 
 fn time() -> impl Strategy<Value = BootTime> {
@@ -147,6 +147,8 @@ fn other() -> impl Strategy<Value = Event> {
                     tid,
                     frames: frames.into(),
                     end: StackEnd::from_number((end % 5) as u16).unwrap(),
+                    kind: StackKind::from_number(pid % 3).unwrap(),
+                    is_kept: tid % 2 == 1,
                     ..Stack::default()
                 })
             }

@@ -30,6 +30,7 @@ use crate::{
     transaction::{
         Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, N_PARTS, PARTS},
+        stacks::StackSum,
     },
 };
 
@@ -113,6 +114,7 @@ columns! {
     "parent" Utf8 true,
     "link_method" Utf8 true,
     "link_confidence" Utf8 true,
+    "stacks" Utf8 true,
     "end" Utf8 false,
     "confidence" Utf8 false,
     "conn_id" Utf8 false,
@@ -144,7 +146,7 @@ pub const SINCE_VERSION_2: &[&str] = &[
 /// Whether parts of version 2 do not have a column either.
 pub fn is_since_version_3(name: &str) -> bool {
     PARTS.contains(&name)
-        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence"].contains(&name)
+        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence", "stacks"].contains(&name)
 }
 
 /// Transactions as columns.
@@ -195,6 +197,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
             maybe_text(&|t| t.parent().map(|id| Cow::Owned(id.to_string()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.as_str()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.confidence()))),
+            maybe_text(&|t| Some(Cow::Owned(StackSum::as_json(t.causes.as_ref()?.stacks()?)))),
         ])
         .collect();
     let mut columns: Vec<ArrayRef> = vec![
@@ -331,8 +334,8 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         *part = later_int(name)?;
     }
     let shared = is_there("anatomy_shared").then(|| flag("anatomy_shared")).transpose()?;
-    let [calls, parent, link_method] =
-        [later_text("calls")?, later_text("parent")?, later_text("link_method")?];
+    let [calls, parent, link_method, stacks] =
+        [later_text("calls")?, later_text("parent")?, later_text("link_method")?, later_text("stacks")?];
     let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
     let (id, seq) = (text("id")?, int("seq")?);
 
@@ -447,6 +450,10 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                         None => Vec::new(),
                     },
                     link,
+                    stacks: match text(stacks) {
+                        Some(stacks) => StackSum::from_json(&stacks).ok_or_else(|| bad("stacks"))?,
+                        None => Vec::new(),
+                    },
                 };
                 (causes != Causes::default()).then(|| Box::new(causes))
             },

@@ -13,11 +13,12 @@ use crate::{
     transaction::{
         Call, Transaction, TransactionBatch,
         anatomy::{Anatomy, CallSum, Link, Reason},
+        stacks::StackSum,
     },
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
-pub const KEYS: [&str; 41] = [
+pub const KEYS: [&str; 42] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -54,6 +55,7 @@ pub const KEYS: [&str; 41] = [
     "calls",
     "parent",
     "link",
+    "stacks",
     "end",
     "confidence",
     "conn_id",
@@ -160,6 +162,8 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.calls("calls", causes.as_ref().and_then(|causes| causes.calls()));
     row.number("parent", transaction.parent().map(|id| format!("\"{id}\"")));
     row.link("link", causes.as_ref().and_then(|causes| causes.link.as_ref()));
+    let stacks = causes.as_ref().and_then(|causes| causes.stacks());
+    row.number("stacks", stacks.map(StackSum::as_json));
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
     row.number("conn_id", Some(format_args!("\"{:016x}\"", transaction.on_wire().0)));

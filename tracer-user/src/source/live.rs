@@ -30,7 +30,7 @@ use crate::{
         tls_probes::TlsProbes,
         verdicts::LiveVerdicts,
     },
-    config::{Anatomy, DEFAULT_TLS_LIMIT, Hooks, Targets},
+    config::{Anatomy, DEFAULT_TLS_LIMIT, Hooks, RequestStacks, Targets},
     enrich::process::FactsReader,
     event::{ConnId, DecodeError, Event, EventBatch, ProcessChange, decode},
     metrics::{Counter, Metrics},
@@ -71,6 +71,8 @@ pub struct LiveConfig {
     pub stacks: Option<u64>,
     /// What is told of threads that serve requests.
     pub anatomy: Anatomy,
+    /// Of which requests the stacks are kept.
+    pub request_stacks: RequestStacks,
 }
 
 impl Default for LiveConfig {
@@ -91,6 +93,7 @@ impl Default for LiveConfig {
             functions: Vec::new(),
             stacks: None,
             anatomy: Anatomy::Off,
+            request_stacks: RequestStacks::Off,
         }
     }
 }
@@ -213,6 +216,7 @@ impl LiveSource {
             functions: !config.functions.is_empty(),
             stacks: config.stacks,
             anatomy: config.anatomy,
+            request_stacks: config.request_stacks != RequestStacks::Off,
             has_open_datagram_sockets: resolved.has_open_datagram_sockets,
         })?;
         // Children forked while the probes were being attached. A target that ended meanwhile is no error now.
@@ -281,7 +285,8 @@ impl LiveSource {
             executables,
             tls,
             functions,
-            resolver: config.stacks.map(|_| Resolver::new(Path::new("/proc"))),
+            resolver: (config.stacks.is_some() || config.request_stacks != RequestStacks::Off)
+                .then(|| Resolver::new(Path::new("/proc"), config.request_stacks == RequestStacks::All)),
             known: FxHashSet::default(),
         })
     }
@@ -405,10 +410,13 @@ impl LiveSource {
                         continue;
                     }
                     self.tell_facts(&event, events);
-                    if let Some(resolver) = &mut self.resolver {
-                        resolver.take(&mut event, &self.metrics);
+                    let is_whole = match &mut self.resolver {
+                        Some(resolver) => resolver.take(&mut event, &self.metrics),
+                        None => true,
+                    };
+                    if is_whole {
+                        events.push(event);
                     }
-                    events.push(event);
                 }
                 Err(DecodeError::Short { .. }) => self.metrics.add(Counter::DecodeShort, 1),
                 Err(DecodeError::UnknownKind(_)) => self.metrics.add(Counter::DecodeUnknownKind, 1),

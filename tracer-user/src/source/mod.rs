@@ -6,6 +6,7 @@ use crate::event::EventBatch;
 
 pub mod executables;
 pub mod heads;
+pub mod kernel_names;
 pub mod live;
 pub mod pcap;
 pub mod recording;

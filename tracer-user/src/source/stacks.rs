@@ -15,9 +15,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tracer_ebpf as abi;
 
 use crate::{
-    event::{Event, FunctionEnter, Stack, StackEnd},
+    event::{Event, FunctionEnter, Stack, StackEnd, StackKind},
     metrics::{Counter, Metrics},
-    text::push_json,
+    source::kernel_names::KernelNames,
+    transaction::stacks::frames_text,
     uprobe::{
         maps::{MappedFile, Range},
         process::Process,
@@ -38,6 +39,8 @@ const MAX_READS: u32 = 64;
 const MAX_REPLACED: usize = 16_384;
 /// Stacks whose text is shared; beyond it all are forgotten, and written anew.
 const MAX_TEXTS: usize = 4096;
+/// Threads of whose stack the kernel's part waits for the program's, which comes when the call ends; beyond it all are forgotten (`stacks.parted`).
+const MAX_PARTED: usize = 16_384;
 
 /// A file as it is: another one may have its number later.
 type FileKey = (u64, u64, u64, i64, i64);
@@ -100,11 +103,16 @@ pub struct Resolver {
     files: FxHashMap<FileKey, Option<Arc<Code>>>,
     replaced: FxHashMap<Frame, u64>,
     texts: FxHashSet<Arc<str>>,
+    kernel: KernelNames,
+    /// By process and thread: the kernel's part of a wait, whose number it is, and which the program's part follows.
+    parted: FxHashMap<(u32, u32), (u64, Vec<u64>)>,
+    /// Stacks of requests are all kept.
+    keeps_all: bool,
 }
 
 impl Resolver {
-    /// Knows nothing yet. `proc_root` is `/proc`.
-    pub fn new(proc_root: &Path) -> Resolver {
+    /// Knows nothing yet. `proc_root` is `/proc`. `keeps_all`: every request keeps its stacks.
+    pub fn new(proc_root: &Path, keeps_all: bool) -> Resolver {
         Resolver {
             proc_root: proc_root.to_owned(),
             processes: FxHashMap::default(),
@@ -112,19 +120,48 @@ impl Resolver {
             files: FxHashMap::default(),
             replaced: FxHashMap::default(),
             texts: FxHashSet::default(),
+            kernel: KernelNames::default(),
+            parted: FxHashMap::default(),
+            keeps_all,
         }
     }
 
-    /// An event comes by: a stack gets its names.
-    pub fn take(&mut self, event: &mut Event, metrics: &Metrics) {
+    /// An event comes by: a stack gets its names. Whether it goes on: a part of a stack waits for the other.
+    pub fn take(&mut self, event: &mut Event, metrics: &Metrics) -> bool {
         match event {
             Event::FunctionEnter(enter) if enter.caller != 0 => self.note(enter),
             Event::Stack(stack) => {
+                if stack.kind == StackKind::Wait && !self.join(stack, metrics) {
+                    return false;
+                }
+                stack.is_kept = self.keeps_all;
                 self.resolve(stack);
                 metrics.add(Counter::StackUnresolved, u64::from(stack.end == StackEnd::Unresolved));
             }
             _ => {}
         }
+        true
+    }
+
+    /// A part of a wait's stack: that of the kernel comes first, that of the program completes it.
+    fn join(&mut self, stack: &mut Stack, metrics: &Metrics) -> bool {
+        let thread = (stack.pid, stack.tid);
+        if stack.addresses.is_empty() && stack.end == StackEnd::Truncated {
+            if self.parted.len() >= MAX_PARTED {
+                metrics.add(Counter::StacksParted, self.parted.len() as u64);
+                self.parted.clear();
+            }
+            let before = self.parted.insert(thread, (stack.number, std::mem::take(&mut stack.kernel)));
+            metrics.add(Counter::StacksParted, u64::from(before.is_some()));
+            return false;
+        }
+        if !stack.addresses.is_empty() {
+            match self.parted.remove(&thread) {
+                Some((number, kernel)) if number == stack.number => stack.kernel = kernel,
+                other => metrics.add(Counter::StacksParted, u64::from(other.is_some())),
+            }
+        }
+        true
     }
 
     /// A function begins whose return address the kernel replaces.
@@ -164,10 +201,17 @@ impl Resolver {
     /// Gives the names of a stack's addresses.
     fn resolve(&mut self, stack: &mut Stack) {
         let addresses = std::mem::take(&mut stack.addresses);
+        let kernel = std::mem::take(&mut stack.kernel);
+        let mut texts: Vec<Arc<str>> = kernel.iter().map(|address| self.kernel.text(*address)).collect();
+        if addresses.is_empty() {
+            // Where the program was is not known.
+            (stack.frames, stack.end) = (self.share(&texts), StackEnd::UnknownCaller);
+            return;
+        }
         self.look(stack.pid);
         let Some(known) = self.processes.get_mut(&stack.pid) else {
-            let texts: Vec<Arc<str>> = addresses.iter().map(|at| format!("{at:#x}").into()).collect();
-            (stack.frames, stack.end) = (json(&texts), StackEnd::Unresolved);
+            texts.extend(addresses.iter().map(|at| Arc::from(format!("{at:#x}"))));
+            (stack.frames, stack.end) = (frames_text(&texts), StackEnd::Unresolved);
             return;
         };
         let [top, frame] = stack.pointers;
@@ -179,28 +223,35 @@ impl Resolver {
             frame: Some(frame),
             replaced: &self.replaced,
         };
-        let (mut texts, mut end, is_lost) = frames(known, &mut self.files, walk());
+        let (mut found, mut end, is_lost) = frames(known, &mut self.files, walk());
         // A library may have been loaded since.
         if is_lost
             && known.n_reads < MAX_READS
             && let Some(now) = Known::read(&self.proc_root, stack.pid)
         {
             *known = Known { n_reads: known.n_reads + 1, ..now };
-            (texts, end, _) = frames(known, &mut self.files, walk());
+            (found, end, _) = frames(known, &mut self.files, walk());
         }
-        let frames = json(&texts);
+        texts.extend(found);
+        (stack.frames, stack.end) = (self.share(&texts), end);
+        (stack.copy, stack.pointers, stack.is_place) = (Bytes::new(), [0; 2], false);
+    }
+}
+
+impl Resolver {
+    /// The text of frames, the same one where it was met before.
+    fn share(&mut self, texts: &[Arc<str>]) -> Arc<str> {
+        let frames = frames_text(texts);
         if self.texts.len() >= MAX_TEXTS {
             self.texts.clear();
         }
-        stack.frames = match self.texts.get(&frames) {
+        match self.texts.get(&frames) {
             Some(shared) => shared.clone(),
             None => {
                 self.texts.insert(frames.clone());
                 frames
             }
-        };
-        stack.end = end;
-        (stack.copy, stack.pointers, stack.is_place) = (Bytes::new(), [0; 2], false);
+        }
     }
 }
 
@@ -348,24 +399,12 @@ fn read(
         .clone()
 }
 
-fn json(texts: &[Arc<str>]) -> Arc<str> {
-    let mut out = vec![b'['];
-    for (i, text) in texts.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        push_json(&mut out, text);
-    }
-    out.push(b']');
-    String::from_utf8_lossy(&out).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn resolved(addresses: &[u64], is_place: bool, end: StackEnd) -> (Vec<String>, StackEnd) {
-        let mut resolver = Resolver::new(Path::new("/proc"));
+        let mut resolver = Resolver::new(Path::new("/proc"), false);
         let pid = std::process::id();
         let stack = Stack { pid, addresses: addresses.to_vec(), is_place, end, ..Stack::default() };
         let [mut once, mut again] = [stack.clone(), stack];
@@ -396,7 +435,7 @@ mod tests {
             (vec!["0x10 ([unknown])".to_owned()], StackEnd::UnknownCaller)
         );
         let mut stack = Stack { pid: u32::MAX, addresses: vec![0x10, 0x20], ..Stack::default() };
-        Resolver::new(Path::new("/proc")).resolve(&mut stack);
+        Resolver::new(Path::new("/proc"), false).resolve(&mut stack);
         assert_eq!((&*stack.frames, stack.end), ("[\"0x10\",\"0x20\"]", StackEnd::Unresolved));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
-use super::{CallId, ProtocolName, record::registered};
+use super::{CallId, ProtocolName, record::registered, stacks::StackSum};
 use crate::event::OffCpu;
 
 /// What a thread waits for, off the CPU and not able to go on.
@@ -322,6 +322,11 @@ impl CallSum {
 pub const MAX_PEERS: usize = 16;
 
 impl Causes {
+    /// What its thread was met doing; `None`: nothing was taken, or it is not kept.
+    pub fn stacks(&self) -> Option<&[StackSum]> {
+        Some(&self.stacks[..]).filter(|stacks| !stacks.is_empty())
+    }
+
     /// Whom it asked, where that is known.
     pub fn calls(&self) -> Option<&[CallSum]> {
         (self.anatomy.is_some() || !self.calls.is_empty()).then_some(&self.calls)
@@ -378,6 +383,8 @@ pub struct Causes {
     pub calls: Vec<CallSum>,
     /// What made it; of requests that were made.
     pub link: Option<Link>,
+    /// What its thread was met doing.
+    pub stacks: Vec<StackSum>,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod pairing;
 mod record;
 pub mod rollup;
 mod segment;
+pub mod stacks;
 pub mod template;
 mod tree;
 pub mod watermark;

@@ -33,6 +33,7 @@ use crate::{
     transaction::{
         Call, CallId, Kind, Transaction,
         anatomy::{CallSum, LinkMethod},
+        stacks::StackSum,
     },
 };
 
@@ -407,6 +408,7 @@ fields! {
     Parent "parent" Text = |t| t.parent().map_or(Value::Null, |id| Value::Text(id.to_string().into()));
     LinkMethod "link_method" Text = |t| Value::link(t, LinkMethod::as_str);
     LinkConfidence "link_confidence" Text = |t| Value::link(t, LinkMethod::confidence);
+    Stacks "stacks" Text = |t| t.causes.as_ref().and_then(|causes| causes.stacks()).map_or(Value::Null, |stacks| Value::Text(StackSum::as_json(stacks).into()));
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());
