@@ -160,6 +160,7 @@ mod tests {
                 anatomy: Some(anatomy),
                 calls,
                 link: Some(Link { parent, method: LinkMethod::Thread }),
+                stacks: Vec::new(),
             })),
             ..Transaction::default()
         };
