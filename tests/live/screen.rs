@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{machine, process::wait_for, txray_program};
+use super::{anatomy::Server, machine, process::wait_for, txray_program};
 
 /// A terminal in which a shell runs txray, tells its exit code and then waits.
 pub(super) struct Terminal {
@@ -363,6 +363,24 @@ fn a_request_in_flight_is_opened_and_becomes_its_transaction_when_it_is_answered
     assert!(!ended.contains("so far"), "{ended}");
     terminal.press(&["Escape"]);
     terminal.shows(&["nothing is in flight"]);
+    terminal.press(&["q"]);
+    terminal.is_as_before(0);
+}
+
+/// Where a request is while nobody knows how it will end.
+#[test]
+fn a_request_in_flight_says_what_its_thread_waits_for_and_where() {
+    let _machine = machine();
+    let server = Server::start();
+    let terminal =
+        Terminal::start("XDG_CONFIG_HOME=/nonexistent", &format!("live --pid {}", server.process.pid()));
+    terminal.shows(&[" LIVE"]);
+    let mut client = server.connect();
+    client.write_all(b"GET /sleep/20000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    terminal.press(&["3"]);
+    terminal.shows(&["GET /sleep/20000", "timer"]);
+    terminal.press(&["Enter"]);
+    terminal.shows(&["now", "sleeping", "hrtimer_nanosleep", "clock_nanosleep"]);
     terminal.press(&["q"]);
     terminal.is_as_before(0);
 }

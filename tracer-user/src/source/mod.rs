@@ -8,6 +8,7 @@ pub mod executables;
 pub mod heads;
 pub mod kernel_names;
 pub mod live;
+pub mod now;
 pub mod pcap;
 pub mod recording;
 pub mod replay;

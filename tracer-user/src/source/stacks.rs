@@ -205,7 +205,7 @@ impl Resolver {
     }
 
     /// Gives the names of a stack's addresses.
-    fn resolve(&mut self, stack: &mut Stack) {
+    pub fn resolve(&mut self, stack: &mut Stack) {
         let addresses = std::mem::take(&mut stack.addresses);
         let kernel = std::mem::take(&mut stack.kernel);
         let mut texts: Vec<Arc<str>> = kernel.iter().map(|address| self.kernel.text(*address)).collect();

@@ -24,6 +24,7 @@ mod keys;
 mod layouts;
 mod link;
 mod model;
+mod now;
 mod only;
 mod palette;
 mod playback;

@@ -21,6 +21,7 @@ use super::{
     graphs::Graphs,
     heads::ShownHeads,
     health::{self, HealthLine},
+    now::Now,
     playback::Played,
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
@@ -158,6 +159,8 @@ pub struct Model {
     pub call_tree: CallTree,
     /// Heads of the one that is shown.
     pub heads: ShownHeads,
+    /// Where the threads of requests in flight are; `None`: what is shown was recorded.
+    pub threads: Option<Now>,
     /// Counter graphs; where they are shown.
     pub graphs: Option<Graphs>,
     /// The other end of each neighbour that is a local call, where it is kept.
@@ -443,6 +446,7 @@ impl Model {
             contrast,
             neighbours,
             heads: ShownHeads::default(),
+            threads: None,
             // Made beside the feed; whoever reads again shows what was there.
             graphs: before.and_then(|before| before.graphs.clone()).filter(|_| app.range.is_some()),
             neighbours_cut,

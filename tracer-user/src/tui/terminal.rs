@@ -28,6 +28,7 @@ use super::{
     keymap::Key,
     layouts,
     model::Model,
+    now::NowDesk,
     playback::{OpenPast, Order, Playback, Played},
     range_desk::{RangeDesk, RollupSources},
     settings::ScreenSettings,
@@ -237,6 +238,7 @@ pub fn run(
     let mut model: Option<Model> = None;
     let mut desk = HeadsDesk::new(heads);
     let mut ranges = RangeDesk::new(rollups);
+    let mut now = NowDesk::new(!heading.replay);
     let mut source = Source { shows, past: None, told: (0, 0) };
     // What was typed and not looked at yet.
     let (mut held, mut more) = (None, false);
@@ -295,6 +297,7 @@ pub fn run(
                 .of(played, source.has_past())
                 .with_heads(desk.shown(&app));
             let read = ranges.fill(read, &app, &shown);
+            let read = now.fill(read, &app);
             if let Some(chart) = &read.chart {
                 app.density = app.shown_density(chart.density(app.density));
             }

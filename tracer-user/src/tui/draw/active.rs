@@ -5,6 +5,7 @@ use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use super::{operations::role_letter, overview, put, waiting};
 use crate::{
     report::format::{Align, count, duration, fit},
+    source::now::Doing,
     text::{screen_bytes, screen_text},
     transaction::Kind,
     tui::{app::App, model::Model, theme::Theme},
@@ -27,14 +28,23 @@ pub(super) fn n_rows(area: Rect) -> u16 {
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, theme: Theme) {
     let (bars, table) = panes(area);
     overview::flights(buffer, bars, model, theme);
-    let names = usize::from(area.width).saturating_sub(8 + 8 + 1 + 16 + 5);
+    // Where it is now, of what is live.
+    let now_width = if model.threads.is_some() { 8 } else { 0 };
+    let names = usize::from(area.width).saturating_sub(8 + 8 + 1 + 16 + 5 + now_width);
     let service = (names / 3).clamp(4, 24);
     let operation = names.saturating_sub(service);
-    let line = |age: &str, step: &str, role: &str, service_text: &str, operation_text: &str, thread: &str| {
+    let line = |age: &str,
+                step: &str,
+                now: &str,
+                role: &str,
+                service_text: &str,
+                operation_text: &str,
+                thread: &str| {
         format!(
-            "{} {} {} {} {} {}",
+            "{} {} {}{} {} {} {}",
             fit(age, 8, Align::Right),
             fit(step, 8, Align::Left),
+            fit(now, now_width, Align::Left),
             fit(role, 1, Align::Left),
             fit(service_text, service, Align::Left),
             fit(operation_text, operation, Align::Left),
@@ -43,7 +53,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     };
     // A filter speaks of transactions: what is in flight is none yet.
     let request = if model.narrowed.is_some() { "request; filter not applied" } else { "request" };
-    let heading = line("age", "step", "", "service", request, "pid/tid");
+    let heading = line("age", "step", "now", "", "service", request, "pid/tid");
     put(buffer, table.x, table.y, table.width, &heading, theme.heading());
     let hidden = (model.n_open + model.n_long_lived).saturating_sub(model.open.len() as u64);
     // What is not listed has the last line.
@@ -61,6 +71,11 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
         let text = line(
             &duration(open.age_ns),
             open.step_name(),
+            model
+                .threads
+                .as_ref()
+                .and_then(|now| now.doing.get(&(open.pid, open.tid)))
+                .map_or("", Doing::word),
             role_letter(open.role),
             &screen_text(&open.service),
             &screen_bytes(&open.request()),

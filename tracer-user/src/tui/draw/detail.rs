@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthChar as _;
 
 use super::{anatomy, list::status, operations::role_letter};
 use crate::{
-    event::StackEnd,
+    event::{Role, StackEnd},
     pipeline::Step,
     protocol::TlsFacts,
     report::{
@@ -19,7 +19,7 @@ use crate::{
     },
     sink::xlog::Class,
     source::heads::Head,
-    text::{data_text, screen_text},
+    text::{data_text, screen_bytes, screen_text},
     time::WallTime,
     transaction::{CallId, CallStack, End, Kind, Transaction},
     tui::{
@@ -147,6 +147,21 @@ pub(super) fn lines(
         Some(flight) => {
             lines.push(named("seen", instant(shown.end_time)));
             lines.push(named("step", step(flight).to_owned()));
+            let thread = (flight.open.pid, flight.open.tid);
+            if let Some(now) = model.threads.as_ref().filter(|_| !flight.is_gone) {
+                let doing = now.doing.get(&thread);
+                lines.extend(doing.map(|doing| named("now", screen_text(&doing.sentence()).into_owned())));
+                for asked in model.open.iter().filter(|open| open.role == Role::Client) {
+                    if (asked.pid, asked.tid) == thread {
+                        let so_far = asked.so_far();
+                        let peer = self::address(&so_far.server_addr, so_far.server_port);
+                        let request = screen_bytes(&asked.request());
+                        let age = duration(asked.age_ns);
+                        lines.push(named("asks", format!("{}: {request}, for {age}", screen_text(&peer))));
+                    }
+                }
+                lines.extend(now.stack.iter().flat_map(|stack| self::stack(stack, theme)));
+            }
         }
     }
     let address = |text: &str, port| screen_text(&address(text, port)).into_owned();
