@@ -494,7 +494,8 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
     let datagrams =
         families.clone().flat_map(|family| family.datagrams().iter().chain(family.datagram_exits()));
     let hooks = families.flat_map(|family| family.probes().iter().map(move |probe| (probe, Some(family))));
-    let probes = LIFE.iter().chain(datagrams).map(|probe| (probe, None)).chain(hooks);
+    let scheduler = anatomy::probes(Anatomy::Calls);
+    let probes = LIFE.iter().chain(scheduler).chain(datagrams).map(|probe| (probe, None)).chain(hooks);
     let present: Vec<(&Probe, Option<Family>)> =
         probes.filter(|(probe, _)| kernel.tracepoint(probe.tracepoint).is_some()).collect();
     // The costliest, the data hooks, stand last in the report and are loaded first.
@@ -505,7 +506,8 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         let outcome = loaded.remove(program).unwrap_or_else(|| Err("was not tried".to_owned()));
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
-    let probes = present.into_iter().map(trial).collect();
+    let mut probes: Vec<ProbeTrial> = present.into_iter().map(trial).collect();
+    probes.push(samples::trial(&mut ebpf));
     let tls = uprobe_programs::load(&mut ebpf, TLS).and_then(|programs| {
         let program = |name| programs.get(name).ok_or(NO_SUCH_PROGRAM);
         uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)

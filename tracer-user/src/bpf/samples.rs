@@ -4,27 +4,41 @@ use aya::{
     Ebpf,
     programs::{
         Program,
-        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        perf_event::{PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
     util::online_cpus,
 };
 use tracer_ebpf as abi;
 
 use super::{
-    load::{Missing, NO_SUCH_PROGRAM},
+    load::{Missing, NO_SUCH_PROGRAM, ProbeTrial},
     refusal::{chain, shortened},
 };
 
 /// What a run without them does without.
 const FEATURE: &str = "what requests were doing on a CPU (stacks)";
 
+/// The program.
+const PROGRAM: &str = "sample";
+
+/// Whether the kernel takes the program.
+pub(super) fn trial(ebpf: &mut Ebpf) -> ProbeTrial {
+    let outcome = load(ebpf).map(|_| ());
+    ProbeTrial { program: PROGRAM, tracepoint: "cpu-clock", feature: Some(FEATURE), family: None, outcome }
+}
+
+fn load(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, String> {
+    let Some(Program::PerfEvent(program)) = ebpf.program_mut(PROGRAM) else {
+        return Err(NO_SUCH_PROGRAM.to_owned());
+    };
+    program.load().map_err(|error| shortened(&chain(&error)))?;
+    Ok(program)
+}
+
 /// Loads the program and sets the clocks; those of CPUs that come online later do not strike.
 pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), Missing> {
     let missing = |reason| Missing { feature: FEATURE, reason };
-    let Some(Program::PerfEvent(program)) = ebpf.program_mut("sample") else {
-        return Err(missing(NO_SUCH_PROGRAM.to_owned()));
-    };
-    program.load().map_err(|error| missing(shortened(&chain(&error))))?;
+    let program = load(ebpf).map_err(missing)?;
     for cpu in online_cpus().map_err(|(file, error)| missing(format!("read {file}: {error}")))? {
         let scope = PerfEventScope::AllProcessesOneCpu { cpu };
         let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
