@@ -166,6 +166,33 @@ fn what_a_handler_does_is_where_its_time_went(#[values(Hooks::Socket, Hooks::Sys
     assert_eq!(calls.peer, format!("127.0.0.1:{}", server.port));
 }
 
+/// Who let go of the lock that a request waited for, and for which request that thread worked.
+#[rstest]
+fn a_lock_is_told_with_the_request_that_held_it(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
+    let _machine = machine();
+    let server = Server::start();
+    let tracer = Tracer::start(hooks, &[server.process.pid()]);
+    thread::scope(|scope| {
+        scope.spawn(|| ask(&mut server.connect(), "/hold/300", None));
+        // It holds it when its handler sleeps: some milliseconds after it was asked.
+        thread::sleep(Duration::from_millis(100));
+        ask(&mut server.connect(), "/take/0", None);
+    });
+    let capture = tracer.stop();
+    let (holds, takes) = (of(&capture, "server", "/hold/300"), of(&capture, "server", "/take/0"));
+    let locks = takes.locks.as_ref().unwrap_or_else(|| panic!("{:?}", takes.anatomy));
+    let longest = locks.iter().max_by_key(|lock| lock.ns).unwrap();
+    assert_eq!((longest.tid, longest.id.as_ref()), (Some(holds.tid), Some(&holds.id)), "{locks:?}");
+    assert!(longest.address.starts_with("0x") && longest.count >= 1, "{locks:?}");
+    let waited: u64 = locks.iter().map(|lock| lock.ns).sum();
+    assert!(waited <= takes.anatomy.as_ref().unwrap().offcpu_ns["futex"], "{locks:?}");
+    let recording = capture.folder.path().join("recording");
+    let why = Command::new(txray_program()).arg("why").args([&recording, &PathBuf::from(&takes.id)]).output();
+    let why = String::from_utf8(why.unwrap().stdout).unwrap();
+    let line = format!("until thread {}, serving request {}, let go of it", holds.tid, holds.id);
+    assert!(why.contains(&line), "{why}");
+}
+
 /// A client that reads late is waited for while the answer is being sent.
 #[rstest]
 fn a_slow_reader_is_waited_for_in_sending(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {

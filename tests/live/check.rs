@@ -412,6 +412,7 @@ mod tests {
                 parent: None,
                 link: None,
                 stacks: None,
+                locks: None,
                 end: "answered".into(),
                 confidence: "complete".into(),
                 conn_id: format!("{place:016x}"),

@@ -76,6 +76,7 @@ pub(super) struct Transaction {
     pub(super) parent: Option<String>,
     pub(super) link: Option<Link>,
     pub(super) stacks: Option<Vec<StackSum>>,
+    pub(super) locks: Option<Vec<Lock>>,
     pub(super) end: String,
     pub(super) confidence: String,
     pub(super) conn_id: String,
@@ -149,6 +150,17 @@ pub(super) struct CallSum {
 pub(super) struct Link {
     pub(super) method: String,
     pub(super) confidence: String,
+}
+
+/// What it waited for, and who let it go on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lock {
+    pub(super) address: String,
+    pub(super) tid: Option<u32>,
+    pub(super) id: Option<String>,
+    pub(super) count: u64,
+    pub(super) ns: u64,
 }
 
 /// What a thread was met doing.

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use tracer_ebpf as abi;
 
 use crate::{
     event::{ConnId, Data, Direction, OffCpu, Stack, StackKind},
@@ -15,7 +16,7 @@ use crate::{
     time::BootTime,
     transaction::{
         CallId, CallStack, End, ProtocolName,
-        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, MAX_PEERS, Reason, reason},
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, MAX_PEERS, Reason, reason},
         open::{Ended, Open},
         stacks::{self, SAMPLE_NS, StackPart, StackSum},
     },
@@ -52,6 +53,8 @@ struct Thread {
     /// What it did since it last waited for events, and nobody's yet: that of the request for which it receives next.
     pending: Spent,
     pending_since: BootTime,
+    /// For which it worked before, and until when.
+    before: Option<(CallId, BootTime)>,
     /// Its last wait.
     waited: Option<Waited>,
     /// The stack of the wait that comes next.
@@ -122,6 +125,7 @@ struct Served {
     is_handed_over: bool,
     calls: Vec<CallSum>,
     stacks: Vec<StackSum>,
+    locks: Vec<Lock>,
     /// All of its stacks are kept, whatever becomes of it.
     keeps: bool,
 }
@@ -204,9 +208,15 @@ impl Thread {
             request.spend(self.pending);
         }
         if id != self.owner {
+            self.before = self.owner.map(|owner| (owner, self.last)).or(self.before);
             self.owner = id;
             self.forget_pending();
         }
+    }
+
+    /// For which it worked at an instant that is not long past.
+    fn owner_at(&self, at: BootTime) -> Option<CallId> {
+        self.before.filter(|(_, until)| at <= *until).map(|(id, _)| id).or(self.owner)
     }
 
     fn sums(&self) -> [u64; 3] {
@@ -310,18 +320,27 @@ impl Threads {
         }
         thread.ran(off.out, off.kernel_ns, &mut self.served);
         let woken = if off.wake.0 == 0 { off.time } else { off.wake.clamp(off.out, off.time) };
-        let of = thread.owner;
+        let (of, mut lock) = (thread.owner, None);
         if let Some(reason) = reason(off) {
             let ns = woken.0 - off.out.0;
             thread.waited(ns, reason, &mut self.served);
             thread.last = woken;
             thread.waited = Some(Waited { number: off.number, ns, reason, of });
+            lock = of.filter(|_| reason == Reason::Futex).map(|of| (of, ns));
         }
         let runq_ns = off.time.0 - thread.last.0;
         thread.last = off.time;
         thread.spend(Spent { runq_ns, ..Spent::default() }, &mut self.served);
-        let Some(early) = thread.stack.take() else { return };
-        match thread.waited {
+        let (early, waited) = (thread.stack.take(), thread.waited);
+        if let Some((of, ns)) = lock {
+            let waker = Some(off.waker).filter(|tid| *tid != 0 && off.has(abi::OFF_FLAG_FUTEX_WAKE));
+            let by = waker.and_then(|tid| self.threads.get(&(off.pid, tid))?.owner_at(woken));
+            if let Some(served) = self.served.get_mut(&of) {
+                Lock::add(&mut served.locks, off.argument, waker, by.filter(|by| *by != of), ns);
+            }
+        }
+        let Some(early) = early else { return };
+        match waited {
             Some(Waited { number, ns, reason, of: Some(of) }) if u64::from(number) == early.number => {
                 let Early { stack, is_kept, .. } = &early;
                 self.add_stack(of, StackPart::Off(reason), ns, stack, *is_kept, metrics);
@@ -649,8 +668,8 @@ impl Threads {
         }
         let anatomy = anatomy.unwrap_or(Anatomy { unattributed_ns: duration_ns, ..Anatomy::default() });
         let anatomy = Some(anatomy).filter(|_| served.is_followed);
-        let Served { calls, stacks, keeps, .. } = served;
-        (Causes { anatomy, calls, stacks, link: None }, keeps)
+        let Served { calls, stacks, locks, keeps, .. } = served;
+        (Causes { anatomy, calls, stacks, locks, link: None }, keeps)
     }
 
     /// A process has ended, and all its threads with it.

@@ -8,7 +8,7 @@ use crate::{
     text::screen_text,
     transaction::{
         Transaction,
-        anatomy::{Anatomy, CallSum, LinkMethod, Reason},
+        anatomy::{Anatomy, CallSum, LinkMethod, Lock, Reason},
     },
 };
 
@@ -35,6 +35,8 @@ pub fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
 
 /// Parts and calls below this share of the whole are summed up, percent.
 const LEAST: u64 = 1;
+/// Locks that are shown.
+const MAX_LOCKS_SHOWN: usize = 3;
 /// Calls that are shown one by one.
 const MAX_CALLS: usize = 10;
 
@@ -85,6 +87,17 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
                 "(its thread had others in flight: whose time it was follows from the order of what it received)"
             )?;
         }
+    }
+    let mut locks: Vec<&Lock> = causes.locks.iter().collect();
+    locks.sort_by_key(|lock| std::cmp::Reverse(lock.ns));
+    for Lock { address, tid, id, count: n, ns } in locks.into_iter().take(MAX_LOCKS_SHOWN) {
+        let by = match (tid, id) {
+            (Some(tid), Some(id)) => format!(", until thread {tid}, serving request {id}, let go of it"),
+            (Some(tid), None) => format!(", until thread {tid} let go of it"),
+            _ => String::new(),
+        };
+        let lock = if *address == 0 { "other locks".to_owned() } else { format!("lock {address:#x}") };
+        writeln!(out, "waited for {lock} {} times, {} in all{by}", count(*n), duration(*ns))?;
     }
     for CallSum { kind, peer, count: n, ns } in &causes.calls {
         let peer = if &**peer == "*" { "others".into() } else { screen_text(peer) };
@@ -160,7 +173,14 @@ mod tests {
                 anatomy: Some(anatomy),
                 calls,
                 link: Some(Link { parent, method: LinkMethod::Thread }),
-                stacks: Vec::new(),
+                locks: vec![Lock {
+                    address: 0x7f00_0010,
+                    tid: Some(4712),
+                    id: Some(CallId { conn: crate::event::ConnId(32), ordinal: 0 }),
+                    count: 3,
+                    ns: 3_899_000_000,
+                }],
+                ..Causes::default()
             })),
             ..Transaction::default()
         };

@@ -29,7 +29,7 @@ use crate::{
     time::WallTime,
     transaction::{
         Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction,
-        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, N_PARTS, PARTS},
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, N_PARTS, PARTS},
         stacks::StackSum,
     },
 };
@@ -115,6 +115,7 @@ columns! {
     "link_method" Utf8 true,
     "link_confidence" Utf8 true,
     "stacks" Utf8 true,
+    "locks" Utf8 true,
     "end" Utf8 false,
     "confidence" Utf8 false,
     "conn_id" Utf8 false,
@@ -146,7 +147,8 @@ pub const SINCE_VERSION_2: &[&str] = &[
 /// Whether parts of version 2 do not have a column either.
 pub fn is_since_version_3(name: &str) -> bool {
     PARTS.contains(&name)
-        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence", "stacks"].contains(&name)
+        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence", "stacks", "locks"]
+            .contains(&name)
 }
 
 /// Transactions as columns.
@@ -198,6 +200,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.as_str()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.confidence()))),
             maybe_text(&|t| Some(Cow::Owned(StackSum::as_json(t.causes.as_ref()?.stacks()?)))),
+            maybe_text(&|t| Some(Cow::Owned(Lock::as_json(t.causes.as_ref()?.locks()?)))),
         ])
         .collect();
     let mut columns: Vec<ArrayRef> = vec![
@@ -334,8 +337,13 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         *part = later_int(name)?;
     }
     let shared = is_there("anatomy_shared").then(|| flag("anatomy_shared")).transpose()?;
-    let [calls, parent, link_method, stacks] =
-        [later_text("calls")?, later_text("parent")?, later_text("link_method")?, later_text("stacks")?];
+    let [calls, parent, link_method, stacks, locks] = [
+        later_text("calls")?,
+        later_text("parent")?,
+        later_text("link_method")?,
+        later_text("stacks")?,
+        later_text("locks")?,
+    ];
     let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
     let (id, seq) = (text("id")?, int("seq")?);
 
@@ -452,6 +460,10 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                     link,
                     stacks: match text(stacks) {
                         Some(stacks) => StackSum::from_json(&stacks).ok_or_else(|| bad("stacks"))?,
+                        None => Vec::new(),
+                    },
+                    locks: match text(locks) {
+                        Some(locks) => Lock::from_json(&locks).ok_or_else(|| bad("locks"))?,
                         None => Vec::new(),
                     },
                 };

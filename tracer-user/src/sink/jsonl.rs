@@ -12,13 +12,13 @@ use crate::{
     text::{data_text, push_json},
     transaction::{
         Call, Transaction, TransactionBatch,
-        anatomy::{Anatomy, CallSum, Link, Reason},
+        anatomy::{Anatomy, CallSum, Link, Lock, Reason},
         stacks::StackSum,
     },
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
-pub const KEYS: [&str; 42] = [
+pub const KEYS: [&str; 43] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -56,6 +56,7 @@ pub const KEYS: [&str; 42] = [
     "parent",
     "link",
     "stacks",
+    "locks",
     "end",
     "confidence",
     "conn_id",
@@ -164,6 +165,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.link("link", causes.as_ref().and_then(|causes| causes.link.as_ref()));
     let stacks = causes.as_ref().and_then(|causes| causes.stacks());
     row.number("stacks", stacks.map(StackSum::as_json));
+    row.number("locks", causes.as_ref().and_then(|causes| causes.locks()).map(Lock::as_json));
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
     row.number("conn_id", Some(format_args!("\"{:016x}\"", transaction.on_wire().0)));
@@ -374,7 +376,7 @@ mod tests {
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
-             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"stacks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"stacks\":null,\"locks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

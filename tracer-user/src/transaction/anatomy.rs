@@ -318,10 +318,85 @@ impl CallSum {
     }
 }
 
+/// A lock that a request waited for, and who let it go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// Where the futex is in the process's memory; 0 = others, for which there was no room.
+    pub address: u64,
+    /// The thread that woke it; `None`: a timeout or a signal did, or that is not known.
+    pub tid: Option<u32>,
+    /// The request for which that thread worked.
+    pub id: Option<CallId>,
+    /// How often.
+    pub count: u64,
+    /// How long in all.
+    pub ns: u64,
+}
+
+impl Lock {
+    /// As a JSON array of objects: `[{"address": "0x…", "tid", "id", "count", "ns"}]`.
+    pub fn as_json(locks: &[Lock]) -> String {
+        let number = |tid: Option<u32>| tid.map_or_else(|| "null".to_owned(), |tid| tid.to_string());
+        let text = |id: Option<CallId>| id.map_or_else(|| "null".to_owned(), |id| format!("\"{id}\""));
+        let one = |Lock { address, tid, id, count, ns }: &Lock| {
+            format!(
+                "{{\"address\":\"{address:#x}\",\"tid\":{},\"id\":{},\"count\":{count},\"ns\":{ns}}}",
+                number(*tid),
+                text(*id)
+            )
+        };
+        format!("[{}]", locks.iter().map(one).collect::<Vec<_>>().join(","))
+    }
+
+    /// The reverse.
+    pub fn from_json(text: &str) -> Option<Vec<Lock>> {
+        #[derive(Deserialize)]
+        struct Row {
+            address: String,
+            tid: Option<u32>,
+            id: Option<String>,
+            count: u64,
+            ns: u64,
+        }
+        let of_row = |Row { address, tid, id, count, ns }: Row| {
+            let address = u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?;
+            let id = id.map(|id| id.parse().ok()).map_or(Some(None), |id: Option<CallId>| id.map(Some))?;
+            Some(Lock { address, tid, id, count, ns })
+        };
+        serde_json::from_str::<Vec<Row>>(text).ok()?.into_iter().map(of_row).collect()
+    }
+
+    /// Adds a wait to those of a request.
+    pub fn add(locks: &mut Vec<Lock>, address: u64, tid: Option<u32>, id: Option<CallId>, ns: u64) {
+        let same = |lock: &Lock| (lock.address, lock.tid, lock.id) == (address, tid, id);
+        let at = match locks.iter().position(same) {
+            Some(at) => at,
+            None if locks.len() < MAX_LOCKS => {
+                locks.push(Lock { address, tid, id, count: 0, ns: 0 });
+                locks.len() - 1
+            }
+            None => locks.iter().position(|lock| lock.address == 0).unwrap_or_else(|| {
+                locks.push(Lock { address: 0, tid: None, id: None, count: 0, ns: 0 });
+                locks.len() - 1
+            }),
+        };
+        locks[at].count += 1;
+        locks[at].ns = locks[at].ns.saturating_add(ns);
+    }
+}
+
+/// Locks that are listed one by one, each with who let go of it; waits for more are one entry.
+pub const MAX_LOCKS: usize = 16;
+
 /// Peers that are listed one by one; calls to more are one entry.
 pub const MAX_PEERS: usize = 16;
 
 impl Causes {
+    /// For which locks it waited; `None`: for none, or that is not known.
+    pub fn locks(&self) -> Option<&[Lock]> {
+        Some(&self.locks[..]).filter(|locks| !locks.is_empty())
+    }
+
     /// What its thread was met doing; `None`: nothing was taken, or it is not kept.
     pub fn stacks(&self) -> Option<&[StackSum]> {
         Some(&self.stacks[..]).filter(|stacks| !stacks.is_empty())
@@ -385,11 +460,32 @@ pub struct Causes {
     pub link: Option<Link>,
     /// What its thread was met doing.
     pub stacks: Vec<StackSum>,
+    /// For which locks it waited.
+    pub locks: Vec<Lock>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::ConnId;
+
+    #[test]
+    fn locks_are_told_apart_by_who_let_go_of_them_and_what_finds_no_room_is_one() {
+        let mut locks = Vec::new();
+        let by = CallId { conn: ConnId(16), ordinal: 3 };
+        Lock::add(&mut locks, 0x10, Some(7), Some(by), 5);
+        Lock::add(&mut locks, 0x10, Some(7), Some(by), 6);
+        Lock::add(&mut locks, 0x10, None, None, 7);
+        assert_eq!(
+            Lock::as_json(&locks),
+            "[{\"address\":\"0x10\",\"tid\":7,\"id\":\"0000000000000010-3\",\"count\":2,\"ns\":11},\
+             {\"address\":\"0x10\",\"tid\":null,\"id\":null,\"count\":1,\"ns\":7}]"
+        );
+        (0..20).for_each(|i| Lock::add(&mut locks, 0x100 + i, None, None, 1));
+        assert_eq!((locks.len(), locks[MAX_LOCKS].count), (MAX_LOCKS + 1, 6));
+        assert_eq!(Lock::from_json(&Lock::as_json(&locks)), Some(locks));
+        assert_eq!(Lock::from_json("[{\"address\":\"x\",\"count\":1,\"ns\":1}]"), None);
+    }
 
     #[test]
     fn a_wait_is_told_by_its_call_and_file() {

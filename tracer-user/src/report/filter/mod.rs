@@ -32,7 +32,7 @@ use crate::{
     text::data_text,
     transaction::{
         Call, CallId, Kind, Transaction,
-        anatomy::{CallSum, LinkMethod},
+        anatomy::{CallSum, LinkMethod, Lock},
         stacks::StackSum,
     },
 };
@@ -409,6 +409,7 @@ fields! {
     LinkMethod "link_method" Text = |t| Value::link(t, LinkMethod::as_str);
     LinkConfidence "link_confidence" Text = |t| Value::link(t, LinkMethod::confidence);
     Stacks "stacks" Text = |t| t.causes.as_ref().and_then(|causes| causes.stacks()).map_or(Value::Null, |stacks| Value::Text(StackSum::as_json(stacks).into()));
+    Locks "locks" Text = |t| t.causes.as_ref().and_then(|causes| causes.locks()).map_or(Value::Null, |locks| Value::Text(Lock::as_json(locks).into()));
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());
