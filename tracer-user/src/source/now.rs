@@ -220,8 +220,9 @@ mod tests {
             looker.stack(pid, tid).filter(|_| waiting(&looker.doing(pid, tid)))
         });
         let frames: Vec<String> = serde_json::from_str(&stack.unwrap().frames).unwrap();
+        // Unoptimised code finds its callers by the frame pointer, which is not told: no further than that.
         assert!(
-            frames.iter().any(|frame| frame.contains("a_thread_that_waits_is_found_where_it_waits")),
+            frames[0].ends_with(" (kernel)") && frames.iter().any(|frame| frame.contains("park")),
             "{frames:?}"
         );
         drop(end);
