@@ -301,7 +301,7 @@ fn horizontal(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
     let multiples = random.one_in(3.0);
     let shared = part(random);
     let mut n_line = 0;
-    let mut line = |random: &mut Random, start: f64, n_line: &mut u32| {
+    let line = |random: &mut Random, start: f64, n_line: &mut u32| {
         let times = if multiples && random.one_in(3.0) { random.of(&[2.0, 3.0]) } else { 1.0 };
         *n_line += u32::from(times == 1.0);
         let elapsed = level * times * (1.0 + jitter * random.normal()) + more * random.exponential();
@@ -354,7 +354,7 @@ fn bands(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
     let most = (factor.ln() / 5.5).min(0.45);
     let breadths = [random.between(0.08, most), random.between(0.08, most)];
     let share = random.between(0.2, 0.7);
-    let from = 20.0;
+    let from = 0.0;
     let attribute = random.of(&["operation", "status", "peer", "asked", "part", "none"]);
     for start in arrivals(random, 0.0, LENGTH_S, rate, |_| rate) {
         let is_upper = start > from && random.unit() < share;
@@ -398,9 +398,9 @@ fn ramp(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
             continue;
         }
         let begin = free.max(start);
-        let takes = if begin > from && begin < to { (1.0 + growth) / rate } else { 1.0 / rate / speed / 4.0 };
+        let takes = if begin > from && begin < to { (1.0 + growth) / rate } else { 1.0 / rate / speed };
         // Evenly, with some chance.
-        free = if begin > from { begin + takes * random.between(0.6, 1.4) } else { start };
+        free = begin + takes * random.between(0.6, 1.4);
         let waited = (free - start).max(0.0);
         let part = if waited > own { shared } else { None };
         dots.push(Dot { part, ..Dot::new(start, waited + own) });
@@ -476,6 +476,8 @@ impl Scenario {
     pub fn transactions(&self) -> Vec<Transaction> {
         let mut rows: Vec<Transaction> =
             self.dots.iter().enumerate().map(|(i, dot)| transaction(dot, i as u64)).collect();
+        // It is cut there, like a recording.
+        rows.retain(|row| row.end_time.0 < BEGIN + LENGTH_S as u64 * SECOND);
         rows.sort_by_key(|row| (row.end_time, row.ordinal));
         rows
     }

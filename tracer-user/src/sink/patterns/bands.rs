@@ -21,8 +21,9 @@ const MIN_SHARE: f64 = 0.08;
 const MIN_FACTOR: f64 = 1.8;
 /// How dense it may be between them, of the less dense band.
 const MAX_VALLEY: f64 = 0.25;
-/// Standard deviation of a band's logarithm at least: what is narrower is a line.
-const MIN_BREADTH: f64 = 0.04;
+/// Share of a band's dots that may lie within 2 %: where more do it is a line, or some.
+const MAX_WITHIN: f64 = 0.3;
+const NARROW: f64 = 0.02;
 /// Stretches of the time, in which both must be.
 const STRETCHES: usize = 6;
 /// Power of ten of the probability by chance.
@@ -44,9 +45,9 @@ pub(super) fn look(group: &Group, at: u64, names: &Names) -> Option<Candidate> {
     if low.len().min(high.len()) < MIN_BAND || share.min(1.0 - share) < MIN_SHARE {
         return None;
     }
-    let [(low_mean, low_breadth), (high_mean, high_breadth)] = [low, high].map(mean_and_breadth);
-    let apart = high_mean - low_mean;
-    if apart < MIN_FACTOR.ln() || low_breadth.min(high_breadth) < MIN_BREADTH {
+    let mean = |logs: &[f64]| logs.iter().sum::<f64>() / logs.len() as f64;
+    let (low_mean, apart) = (mean(low), mean(high) - mean(low));
+    if apart < MIN_FACTOR.ln() || within_most(low).max(within_most(high)) > MAX_WITHIN {
         return None;
     }
     // As wide a window at each mean and in the middle between them.
@@ -56,7 +57,7 @@ pub(super) fn look(group: &Group, at: u64, names: &Names) -> Option<Candidate> {
         (logs.partition_point(|log| *log <= centre + reach) - from) as u64
     };
     let middle = within(low_mean + apart / 2.0);
-    let least = within(low_mean).min(within(high_mean));
+    let least = within(low_mean).min(within(low_mean + apart));
     let valley = middle as f64 / least.max(1) as f64;
     let log10_p = binomial_tail(middle, middle + least, 0.5);
     if valley > MAX_VALLEY || log10_p > LOG10_P {
@@ -92,10 +93,12 @@ pub(super) fn look(group: &Group, at: u64, names: &Names) -> Option<Candidate> {
     })
 }
 
-fn mean_and_breadth(logs: &[f64]) -> (f64, f64) {
-    let n = logs.len() as f64;
-    let mean = logs.iter().sum::<f64>() / n;
-    (mean, (logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / n).sqrt())
+/// The greatest share of sorted values that lie within [`NARROW`].
+fn within_most(sorted: &[f64]) -> f64 {
+    let most = sorted.iter().enumerate().map(|(i, first)| {
+        sorted.partition_point(|value| *value <= first + NARROW) - i
+    });
+    most.max().unwrap_or(0) as f64 / sorted.len().max(1) as f64
 }
 
 /// Where sorted values are cut in two so that the means of both differ most (Otsu).

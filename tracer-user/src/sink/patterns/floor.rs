@@ -26,7 +26,9 @@ const MAX_OPERATIONS: usize = 16;
 const MIN_RISE: f64 = 1.3;
 const MIN_RISE_NS: u64 = 300_000;
 /// By how much elapsed times may grow within the last dots, of what they are.
-const MAX_GROWTH: f64 = 0.35;
+const MAX_GROWTH: f64 = 0.25;
+/// Stretches of the last dots, in almost all of which there must be some.
+const STRETCHES: usize = 5;
 /// Power of ten of the probability by chance.
 const LOG10_P: f64 = -9.0;
 
@@ -46,7 +48,9 @@ fn rise(operation: u16, dots: &[&Sample], at: u64, names: &Names) -> Option<Cand
     let begin = by_time.min(dots.len().checked_sub(MIN_RECENT)?);
     let (before, recent) = dots.split_at(begin);
     let oldest = recent.first()?.end;
-    if at.saturating_sub(oldest) > MAX_RECENT_NS {
+    let newest = recent[recent.len() - 1].end;
+    // What came all at once, behind a silence, is no floor.
+    if at.saturating_sub(oldest) > MAX_RECENT_NS || newest - oldest < RECENT_NS / 2 {
         return None;
     }
     let before = &before[before.partition_point(|dot| dot.end < oldest.saturating_sub(BEFORE_NS))..];
@@ -77,14 +81,11 @@ fn rise(operation: u16, dots: &[&Sample], at: u64, names: &Names) -> Option<Cand
         return None;
     }
     let middle = quantile(&new, 0.5) as f64;
-    let first = recent[0].end;
-    let points: Vec<(f64, f64)> = lows(recent)
-        .into_iter()
-        .map(|(end, low)| ((end - first) as f64, low as f64))
-        .collect();
+    let points: Vec<(f64, f64)> =
+        lows(recent, oldest, newest).into_iter().map(|(at, low)| (at as f64, low as f64)).collect();
     let (slope, _) = line(&points);
     let span = points.last()?.0 - points.first()?.0;
-    if (slope * span).abs() > MAX_GROWTH * middle {
+    if points.len() < STRETCHES - 1 || (slope * span).abs() > MAX_GROWTH * middle {
         return None;
     }
     // Where it began: the first of the dots behind which hardly any lies below.
@@ -110,14 +111,16 @@ fn rise(operation: u16, dots: &[&Sample], at: u64, names: &Names) -> Option<Cand
     })
 }
 
-/// The shortest of each of five stretches of the dots, and when the stretch was.
-fn lows(dots: &[&Sample]) -> Vec<(u64, u64)> {
-    dots.chunks(dots.len().div_ceil(5))
-        .map(|chunk| {
-            let mut durations: Vec<u64> = chunk.iter().map(|dot| dot.duration).collect();
+/// The lower quarter of each stretch of the time that has dots, and when the stretch was.
+fn lows(dots: &[&Sample], first: u64, last: u64) -> Vec<(u64, u64)> {
+    let length = ((last - first) / STRETCHES as u64).max(1);
+    dots.chunk_by(|a, b| (a.end - first) / length == (b.end - first) / length)
+        .map(|stretch| {
+            let mut durations: Vec<u64> = stretch.iter().map(|dot| dot.duration).collect();
             durations.sort_unstable();
-            (chunk[chunk.len() / 2].end, quantile(&durations, 0.25))
+            (stretch[0].end - first, quantile(&durations, 0.25))
         })
+        .take(STRETCHES)
         .collect()
 }
 

@@ -31,6 +31,8 @@ const MIN_DOTS: u64 = 15;
 const MIN_PROMINENCE: f64 = 2.5;
 /// Power of ten of the probability by chance. Some 7,000 windows are looked at each time.
 const LOG10_P: f64 = -10.0;
+/// A line without a dot for so long is over, ns: it is not told again.
+const GOES_ON_NS: u64 = 30 * SECOND_NS;
 /// How far a multiple may be from being one.
 const MULTIPLE: f64 = 0.015;
 
@@ -208,6 +210,9 @@ fn candidate(
         .collect();
     // What happened once is no line.
     let (first, newest) = (by_time.first()?.0, by_time.last()?.0);
+    if newest + GOES_ON_NS < last * SLICE_NS {
+        return None;
+    }
     let (low, high) = (edge(bins.start), edge(bins.end));
     let is_in = |dot: &&Sample| (low..=high).contains(&dot.duration);
     let from = first + 1 - SLICE_NS;

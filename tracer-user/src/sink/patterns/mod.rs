@@ -247,7 +247,26 @@ impl Patterns {
         }
     }
 
+    /// Whether most of a candidate's time is that of a ramp, which has a floor and lines of its own.
+    fn is_of_ramp(&self, group: &Group, candidate: &Candidate) -> bool {
+        let is_ramp = |finding: &&Finding| {
+            finding.pattern == Pattern::Ramp && finding.role == group.role && finding.service == group.service
+        };
+        self.findings.iter().rev().take(MAX_SERVICES * 8).filter(is_ramp).any(|ramp| {
+            let of_ramp = |(end, _): &&(u64, u64)| {
+                *end + 2 * SECOND_NS >= ramp.from.0 && *end <= ramp.to.0 + 5 * SECOND_NS
+            };
+            let n: u64 = candidate.dots.iter().filter(of_ramp).map(|(_, n)| n).sum();
+            2 * n > candidate.dots.iter().map(|(_, n)| n).sum::<u64>()
+        })
+    }
+
     fn keep(&mut self, group: usize, candidate: Candidate) {
+        if matches!(candidate.pattern, Pattern::Floor | Pattern::Horizontal | Pattern::Bands)
+            && self.is_of_ramp(&self.groups[group], &candidate)
+        {
+            return;
+        }
         let Group { service, role, .. } = &self.groups[group];
         let Candidate { pattern, key, from, to, dots, operation, figures, cause } = candidate;
         let pause = Patterns::pause(pattern);

@@ -22,6 +22,8 @@ const STRETCHES: usize = 8;
 const MIN_RISE: f64 = 3.0;
 /// Share of the medians' variance that a line explains.
 const MIN_EVEN: f64 = 0.85;
+/// Share of the whole growth that each half of it has, at least: a step has all of it in the middle.
+const MIN_HALF: f64 = 0.3;
 /// Rank correlation in standard deviations, and at least.
 const MIN_Z: f64 = 3.3;
 const MIN_CORRELATION: f64 = 0.75;
@@ -57,7 +59,9 @@ fn ramp(group: &Group, at: u64, window: u64, names: &Names) -> Option<Candidate>
     let durations: Vec<u64> = dots.iter().map(|dot| dot.duration).collect();
     let correlation = rank_correlation(&durations);
     let z = correlation * ((dots.len() - 1) as f64).sqrt();
-    if even < MIN_EVEN || correlation < MIN_CORRELATION || z < MIN_Z {
+    let (early, late) = points.split_at(points.len() / 2);
+    let grows_throughout = [early, late].iter().all(|half| line(half).0 >= MIN_HALF * slope);
+    if !grows_throughout || even < MIN_EVEN || correlation < MIN_CORRELATION || z < MIN_Z {
         return None;
     }
     let in_flight = in_flight(&dots, group.stride());

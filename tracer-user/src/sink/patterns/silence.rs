@@ -27,6 +27,11 @@ const LOG10_P: f64 = -8.0;
 const MAX_WAITING: usize = 8;
 /// Time behind a gap in which a burst is looked for, ns.
 const BURST_NS: u64 = SECOND_NS;
+/// A silence is one if it goes on behind it: so many at least, in the time of so many. Otherwise it is an end with stragglers.
+const MIN_BEHIND: u64 = 3;
+const BEHIND: f64 = 12.0;
+/// The longest time that is waited for them, ns.
+const MAX_BEHIND_NS: u64 = 30 * SECOND_NS;
 
 /// Time between the ends of a service.
 #[derive(Debug, Default)]
@@ -105,15 +110,25 @@ pub(super) fn look(
     lost: impl Fn(u64, u64) -> Option<u64>,
 ) -> Vec<Candidate> {
     let mut found = Vec::new();
-    while let Some(gap) = group.gaps.waiting.front().copied().filter(|gap| gap.to + BURST_NS <= at) {
+    while let Some(gap) = group.gaps.waiting.front().copied() {
+        let (before, seconds) = group.ends(gap.from.saturating_sub(30 * SECOND_NS), gap.from);
+        let rate = before as f64 / seconds.max(1) as f64;
+        let wait = (BEHIND / rate.max(0.1) * SECOND_NS as f64) as u64;
+        let until = gap.to + wait.clamp(BURST_NS, MAX_BEHIND_NS);
+        if until > at {
+            break;
+        }
         group.gaps.waiting.pop_front();
+        let behind = group.coarse(gap.to, until).len() as u64;
+        if behind < MIN_BEHIND {
+            continue;
+        }
         let lost = lost(gap.from, gap.to);
         let behind: Vec<(Sample, u32)> = group.fine(gap.to, gap.to + BURST_NS).copied().collect();
         let burst: u64 = behind.iter().map(|(_, stride)| u64::from(*stride)).sum();
         let held = behind.iter().filter(|(dot, _)| dot.start() < gap.to.saturating_sub(MIN_GAP_NS / 10));
         let burst_held: u64 = held.clone().map(|(_, stride)| u64::from(*stride)).sum();
         let held: Vec<&Sample> = held.map(|(dot, _)| dot).collect();
-        let (before, seconds) = group.ends(gap.from.saturating_sub(30 * SECOND_NS), gap.from);
         let pattern = if lost.is_some_and(|lost| lost != 0) { Pattern::Unseen } else { Pattern::Silence };
         let cause = match pattern {
             // What is not known of the service has no cause in it.
@@ -129,7 +144,7 @@ pub(super) fn look(
             operation: operation_of(behind.iter().map(|(dot, _)| dot)),
             figures: Figures::Silence {
                 gap_ns: gap.to - gap.from,
-                rate: before as f64 / seconds.max(1) as f64,
+                rate,
                 usual_ns: gap.usual_ns,
                 log10_p: gap.log10_p,
                 burst,
