@@ -80,7 +80,13 @@ impl Noise {
         match self {
             Noise::LogNormal { median, sigma } => median * (sigma * random.normal()).exp(),
             Noise::Exponential { mean, least } => least + mean * random.exponential(),
-            Noise::HeavyTail { least, alpha } => (least * (1.0 - random.unit()).powf(-1.0 / alpha)).min(60.0),
+            Noise::HeavyTail { least, alpha } => loop {
+                // Cut by drawing again: a limit would be a line.
+                let drawn = least * (1.0 - random.unit()).powf(-1.0 / alpha);
+                if drawn < 60.0 {
+                    return drawn;
+                }
+            },
         }
     }
 
@@ -342,8 +348,11 @@ fn floor(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
         }
         dots.push(dot);
     }
-    // One operation pays and another does not: those are two bands as well.
-    let also = if untouched > 0.0 { vec![Pattern::Bands] } else { Vec::new() };
+    // One operation pays and another does not: those are two bands as well. And a constant that hardly varies is a line.
+    let mut also = if untouched > 0.0 { vec![Pattern::Bands] } else { Vec::new() };
+    if spread < 0.05 {
+        also.push(Pattern::Horizontal);
+    }
     Truth { pattern: Pattern::Floor, from, to: LENGTH_S, also }
 }
 
@@ -398,7 +407,12 @@ fn ramp(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
             continue;
         }
         let begin = free.max(start);
-        let takes = if begin > from && begin < to { (1.0 + growth) / rate } else { 1.0 / rate / speed };
+        let fast = 1.0 / rate / speed;
+        let takes = match begin {
+            begin if begin > from && begin < to => (1.0 + growth) / rate,
+            begin if begin > start => fast,
+            _ => fast.min(0.3 * median),
+        };
         // Evenly, with some chance.
         free = begin + takes * random.between(0.6, 1.4);
         let waited = (free - start).max(0.0);

@@ -257,8 +257,22 @@ impl Patterns {
                 *end + 2 * SECOND_NS >= ramp.from.0 && *end <= ramp.to.0 + 5 * SECOND_NS
             };
             let n: u64 = candidate.dots.iter().filter(of_ramp).map(|(_, n)| n).sum();
-            2 * n > candidate.dots.iter().map(|(_, n)| n).sum::<u64>()
+            let all: u64 = candidate.dots.iter().map(|(_, n)| n).sum();
+            // Bands are there all the time: a quarter of it may be one of them.
+            if candidate.pattern == Pattern::Bands { 4 * n > all } else { 2 * n > all }
         })
+    }
+
+    /// A ramp explains what seemed to be a floor, a line or a band while too little of it was there.
+    fn take_back(&mut self, group: usize, ramp: &Candidate) {
+        let Patterns { groups, findings, .. } = self;
+        let group = &groups[group];
+        findings.retain(|finding| {
+            let may_be = matches!(finding.pattern, Pattern::Floor | Pattern::Horizontal | Pattern::Bands);
+            let is_its = finding.role == group.role && finding.service == group.service;
+            let is_within = finding.from.0 + 2 * SECOND_NS >= ramp.from && finding.from.0 <= ramp.to;
+            !(finding.is_open && may_be && is_its && is_within)
+        });
     }
 
     fn keep(&mut self, group: usize, candidate: Candidate) {
@@ -266,6 +280,9 @@ impl Patterns {
             && self.is_of_ramp(&self.groups[group], &candidate)
         {
             return;
+        }
+        if candidate.pattern == Pattern::Ramp {
+            self.take_back(group, &candidate);
         }
         let Group { service, role, .. } = &self.groups[group];
         let Candidate { pattern, key, from, to, dots, operation, figures, cause } = candidate;
@@ -316,24 +333,34 @@ impl Patterns {
         self.next_number += 1;
     }
 
-    /// What was not seen again for long is over; of a ramp it is told when it dropped.
+    /// What was not seen again for long is over. A ramp drops, or it was none.
     fn close(&mut self, at: u64) {
-        for finding in self.findings.iter_mut().filter(|finding| finding.is_open) {
+        let Patterns { groups, findings, .. } = self;
+        findings.retain_mut(|finding| {
+            if !finding.is_open {
+                return true;
+            }
             let to = finding.to.0;
-            if let Figures::Ramp { medians_ns, dropped: dropped @ None, .. } = &mut finding.figures {
-                let group = self
-                    .groups
-                    .iter()
-                    .find(|group| group.role == finding.role && group.service == finding.service);
-                *dropped = group.and_then(|group| ramp::dropped(group, to, medians_ns[1], at));
-                if dropped.is_some() {
-                    finding.is_open = false;
-                    continue;
+            if let Figures::Ramp { medians_ns, dropped, .. } = &mut finding.figures {
+                let is_its = |group: &&Group| group.role == finding.role && group.service == finding.service;
+                let after = groups.iter().find(is_its).map(|group| ramp::after(group, to, medians_ns[1], at));
+                match after {
+                    Some(ramp::After::Dropped(when)) => {
+                        (*dropped, finding.is_open) = (Some(when), false);
+                        return true;
+                    }
+                    Some(ramp::After::Stays) => return false,
+                    // Until it is known, or long enough.
+                    _ => {
+                        finding.is_open = to.saturating_add(60 * SECOND_NS) >= at;
+                        return true;
+                    }
                 }
             }
             let pause = Patterns::pause(finding.pattern).max(2 * SECOND_NS);
             finding.is_open = to.saturating_add(pause) + SLOW_LOOK_NS >= at;
-        }
+            true
+        });
     }
 }
 

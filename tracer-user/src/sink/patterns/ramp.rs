@@ -1,7 +1,8 @@
 //! Ramp: elapsed time grows evenly, and what is in flight with it, until it drops: more comes than is served, and a queue builds up.
 //!
 //! The dots of the last seconds, in windows of several lengths, are ranked by elapsed time, which must follow time; the medians of ten stretches must
-//! lie on a line and end far above where they began. Without growth in flight elapsed times just grow: that is told as nothing.
+//! lie on a line and end far above where they began. Without growth in flight elapsed times just grow: that is told as nothing. What stays up there when it
+//! no longer grows was no queue, and is taken back.
 
 use super::{
     finding::{Candidate, Figures, Pattern, cause_of, operation_of},
@@ -30,8 +31,12 @@ const MIN_CORRELATION: f64 = 0.75;
 /// In flight at its top, and of that at its beginning.
 const MIN_IN_FLIGHT: u64 = 3;
 const MIN_GROWTH: f64 = 2.0;
-/// Median of its top below which it has dropped.
+/// Share of its top below which three dots in a row tell that it has dropped.
 const DROPPED: f64 = 0.5;
+/// Neither growing further nor dropping for so long, and so many dots: it stays.
+const STAYS_NS: u64 = 5 * SECOND_NS;
+const STAYS_DOTS: usize = 10;
+const STAYS: f64 = 0.75;
 
 pub(super) fn look(group: &Group, at: u64, names: &Names) -> Option<Candidate> {
     // The longest that fits: the whole of it.
@@ -102,9 +107,33 @@ fn in_flight(dots: &[&Sample], stride: u64) -> [u64; 2] {
     [(early * stride as f64).round() as u64, most * stride]
 }
 
-/// When a ramp that reached `top_ns` at `to` had dropped: the first stretch of dots behind it that take less than half as long.
-pub(super) fn dropped(group: &Group, to: u64, top_ns: u64, at: u64) -> Option<WallTime> {
+/// What became of a ramp.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum After {
+    /// It dropped.
+    Dropped(WallTime),
+    /// It stays where it is: no queue does that.
+    Stays,
+    /// Not known yet.
+    Open,
+}
+
+/// What came behind a ramp that reached `top_ns` at `to`.
+pub(super) fn after(group: &Group, to: u64, top_ns: u64, at: u64) -> After {
     let dots: Vec<&Sample> = group.coarse(to + 1, at).collect();
     let low = |dot: &&Sample| (dot.duration as f64) < DROPPED * top_ns as f64;
-    dots.windows(3).find(|three| three.iter().all(low)).map(|three| WallTime(three[0].end))
+    if let Some(low) = dots.windows(3).find(|three| three.iter().all(low)) {
+        return After::Dropped(WallTime(low[0].end));
+    }
+    if at.saturating_sub(to) < STAYS_NS || dots.len() < STAYS_DOTS {
+        return After::Open;
+    }
+    let (early, late) = dots.split_at(dots.len() / 2);
+    let [early, late] = [early, late].map(|half| {
+        let mut durations: Vec<u64> = half.iter().map(|dot| dot.duration).collect();
+        median(&mut durations) as f64
+    });
+    // A queue that is worked off slowly falls.
+    let stays = late > STAYS * top_ns as f64 && late > STAYS * early && early > STAYS * late;
+    if stays { After::Stays } else { After::Open }
 }

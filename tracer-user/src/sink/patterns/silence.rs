@@ -51,6 +51,8 @@ struct Gap {
     to: u64,
     usual_ns: u64,
     log10_p: f64,
+    /// Ends just behind it.
+    burst: u64,
 }
 
 impl Gaps {
@@ -58,11 +60,14 @@ impl Gaps {
     pub fn push(&mut self, end: u64) {
         let Some(last) = self.last.replace(end) else { return };
         let gap = end.saturating_sub(last);
+        for waiting in self.waiting.iter_mut().filter(|waiting| end < waiting.to + BURST_NS) {
+            waiting.burst += 1;
+        }
         if gap >= MIN_GAP_NS
             && let Some((usual_ns, log10_p)) = self.chance(gap)
         {
             if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back(Gap { from: last, to: end, usual_ns, log10_p });
+                self.waiting.push_back(Gap { from: last, to: end, usual_ns, log10_p, burst: 1 });
             }
             // It says nothing of what is usual.
             return;
@@ -124,11 +129,11 @@ pub(super) fn look(
             continue;
         }
         let lost = lost(gap.from, gap.to);
-        let behind: Vec<(Sample, u32)> = group.fine(gap.to, gap.to + BURST_NS).copied().collect();
-        let burst: u64 = behind.iter().map(|(_, stride)| u64::from(*stride)).sum();
-        let held = behind.iter().filter(|(dot, _)| dot.start() < gap.to.saturating_sub(MIN_GAP_NS / 10));
-        let burst_held: u64 = held.clone().map(|(_, stride)| u64::from(*stride)).sum();
-        let held: Vec<&Sample> = held.map(|(dot, _)| dot).collect();
+        let behind: Vec<&Sample> = group.coarse(gap.to, gap.to + BURST_NS).collect();
+        let began_before = |dot: &&Sample| dot.start() < gap.to.saturating_sub(MIN_GAP_NS / 10);
+        let held: Vec<&Sample> = behind.iter().copied().filter(began_before).collect();
+        // Of those that are kept of a busy service.
+        let burst_held = (gap.burst * held.len() as u64).div_ceil(behind.len().max(1) as u64);
         let pattern = if lost.is_some_and(|lost| lost != 0) { Pattern::Unseen } else { Pattern::Silence };
         let cause = match pattern {
             // What is not known of the service has no cause in it.
@@ -140,14 +145,14 @@ pub(super) fn look(
             key: gap.from,
             from: gap.from,
             to: gap.to,
-            dots: vec![(gap.to, burst)],
-            operation: operation_of(behind.iter().map(|(dot, _)| dot)),
+            dots: vec![(gap.to, gap.burst)],
+            operation: operation_of(behind.iter().copied()),
             figures: Figures::Silence {
                 gap_ns: gap.to - gap.from,
                 rate,
                 usual_ns: gap.usual_ns,
                 log10_p: gap.log10_p,
-                burst,
+                burst: gap.burst,
                 burst_held,
                 lost,
             },
