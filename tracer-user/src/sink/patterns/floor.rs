@@ -83,6 +83,11 @@ fn rise(operation: u16, dots: &[&Sample], at: u64, names: &Names) -> Option<Cand
     let middle = quantile(&new, 0.5) as f64;
     let points: Vec<(f64, f64)> =
         lows(recent, oldest, newest).into_iter().map(|(at, low)| (at as f64, low as f64)).collect();
+    // All the time: not only in some of it.
+    let lower_quarter = quantile(&old, 0.25) + (high - low) / 2;
+    if points.iter().any(|(_, low)| *low < lower_quarter as f64) {
+        return None;
+    }
     let (slope, _) = line(&points);
     let span = points.last()?.0 - points.first()?.0;
     if points.len() < STRETCHES - 1 || (slope * span).abs() > MAX_GROWTH * middle {

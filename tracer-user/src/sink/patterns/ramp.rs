@@ -8,7 +8,7 @@ use super::{
     finding::{Candidate, Figures, Pattern, cause_of, operation_of},
     group::{Group, SECOND_NS},
     sample::{Names, Sample},
-    statistics::{line, median, rank_correlation},
+    statistics::{line, median, quantile, rank_correlation},
 };
 use crate::time::WallTime;
 
@@ -25,6 +25,10 @@ const MIN_RISE: f64 = 3.0;
 const MIN_EVEN: f64 = 0.85;
 /// Share of the whole growth that each half of it has, at least: a step has all of it in the middle.
 const MIN_HALF: f64 = 0.3;
+/// Growth of elapsed time with time at most: of a queue it is less than 1, however much more comes than is served.
+const MAX_SLOPE: f64 = 0.8;
+/// Time over which the middle of them began, of that over which they ended.
+const MIN_BEGAN: f64 = 0.15;
 /// Rank correlation in standard deviations, and at least.
 const MIN_Z: f64 = 3.3;
 const MIN_CORRELATION: f64 = 0.75;
@@ -66,6 +70,13 @@ fn ramp(group: &Group, at: u64, window: u64, names: &Names) -> Option<Candidate>
     let z = correlation * ((dots.len() - 1) as f64).sqrt();
     let (early, late) = points.split_at(points.len() / 2);
     let grows_throughout = [early, late].iter().all(|half| line(half).0 >= MIN_HALF * slope);
+    // What began at once ends in the order of its elapsed time, which then grows with time itself: no queue does that.
+    let mut starts: Vec<u64> = dots.iter().map(|dot| dot.start()).collect();
+    starts.sort_unstable();
+    let began = quantile(&starts, 0.9) - quantile(&starts, 0.1);
+    if slope > MAX_SLOPE || (began as f64) < MIN_BEGAN * (dots[dots.len() - 1].end - dots[0].end) as f64 {
+        return None;
+    }
     if !grows_throughout || even < MIN_EVEN || correlation < MIN_CORRELATION || z < MIN_Z {
         return None;
     }
