@@ -69,10 +69,19 @@ impl Random {
 /// How elapsed times spread, s.
 #[derive(Clone, Copy, Debug)]
 pub enum Noise {
-    LogNormal { median: f64, sigma: f64 },
-    Exponential { mean: f64, least: f64 },
+    LogNormal {
+        median: f64,
+        sigma: f64,
+    },
+    Exponential {
+        mean: f64,
+        least: f64,
+    },
     /// Pareto.
-    HeavyTail { least: f64, alpha: f64 },
+    HeavyTail {
+        least: f64,
+        alpha: f64,
+    },
 }
 
 impl Noise {
@@ -186,7 +195,11 @@ fn noise(random: &mut Random) -> Noise {
 fn others(random: &mut Random, dots: &mut Vec<Dot>) {
     let (rate, noise) = (random.scale(1.0, 30.0), noise(random));
     for start in arrivals(random, 0.0, LENGTH_S, rate, |_| rate) {
-        dots.push(Dot { service: "stock", operation: "GET /stock/{id}", ..Dot::new(start, noise.draw(random)) });
+        dots.push(Dot {
+            service: "stock",
+            operation: "GET /stock/{id}",
+            ..Dot::new(start, noise.draw(random))
+        });
     }
 }
 
@@ -210,7 +223,8 @@ pub fn steady(kind: usize, seed: u64) -> Scenario {
         let (size, breadth) = (random.scale(2.0, 40.0), random.scale(0.001, 0.3));
         let (period, swing) = (random.between(60.0, 400.0), random.between(0.3, 0.9));
         let bursts = (rate / size).max(0.5);
-        let swings = move |at: f64| bursts * (1.0 - swing * (0.5 - 0.5 * (std::f64::consts::TAU * at / period).cos()));
+        let swings =
+            move |at: f64| bursts * (1.0 - swing * (0.5 - 0.5 * (std::f64::consts::TAU * at / period).cos()));
         for at in arrivals(random, 0.0, LENGTH_S, bursts, swings) {
             for _ in 0..(size * random.exponential()).ceil() as u64 {
                 let start = at + breadth * random.exponential();
@@ -248,7 +262,8 @@ pub fn with(pattern: Pattern, seed: u64) -> Scenario {
 }
 
 fn part(random: &mut Random) -> Option<(Reason, bool)> {
-    (!random.one_in(3.0)).then(|| (random.of(&[Reason::Futex, Reason::Disk, Reason::Timer]), random.one_in(3.0)))
+    (!random.one_in(3.0))
+        .then(|| (random.of(&[Reason::Futex, Reason::Disk, Reason::Timer]), random.one_in(3.0)))
 }
 
 fn vertical(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
@@ -433,7 +448,13 @@ fn silence(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
     let (jitter, burst) = (random.scale(0.0005, 0.02), random.between(2.0, 8.0));
     let most = rate * burst;
     let comes = |at: f64| match at {
-        at if at > from && at < to => if holds { rate } else { 0.0 },
+        at if at > from && at < to => {
+            if holds {
+                rate
+            } else {
+                0.0
+            }
+        }
         at if at >= to && at < to + 1.0 && !holds => most,
         _ => rate,
     };
@@ -441,7 +462,8 @@ fn silence(random: &mut Random, dots: &mut Vec<Dot>) -> Truth {
         let mut dot = Dot::new(start, noise.draw(random));
         if dot.end() > from && start < to {
             // What was being served stands still as well.
-            dot.elapsed = (dot.elapsed + jitter * random.exponential()).max(to - start + jitter * random.exponential());
+            dot.elapsed =
+                (dot.elapsed + jitter * random.exponential()).max(to - start + jitter * random.exponential());
         }
         dots.push(dot);
     }

@@ -7,6 +7,7 @@ mod flight;
 mod graph;
 mod health;
 mod overview;
+mod patterns;
 mod range;
 mod read_back;
 mod settings;

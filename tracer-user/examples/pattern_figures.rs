@@ -22,14 +22,21 @@ pub fn main() {
         let before = *counts;
         let findings = scenario.findings();
         count(&scenario, &findings, counts);
-        let missed = counts.iter().zip(&before).any(|(now, old)| now.there - old.there > now.found - old.found);
+        let missed =
+            counts.iter().zip(&before).any(|(now, old)| now.there - old.there > now.found - old.found);
         let wrong = counts.iter().zip(&before).any(|(now, old)| now.wrong > old.wrong);
         if tells && (missed || wrong) {
             println!("{}: {} {:?}", scenario.name, if missed { "MISSED" } else { "" }, scenario.truth);
             for finding in &findings {
                 let at = |time: tracer_user::time::WallTime| (time.0 as f64 - BEGIN as f64) / 1e9;
                 let (from, to) = (at(finding.from), at(finding.to));
-                println!("    {} {from:.2}..{to:.2} n={} {} {:?}", finding.pattern.name(), finding.n, finding.service, finding.figures);
+                println!(
+                    "    {} {from:.2}..{to:.2} n={} {} {:?}",
+                    finding.pattern.name(),
+                    finding.n,
+                    finding.service,
+                    finding.figures
+                );
             }
         }
     };
@@ -45,7 +52,9 @@ pub fn main() {
         by_kind.push(format!("{name} {wrong}"));
         counts.iter_mut().zip(of_kind).for_each(|(sum, count)| sum.wrong += count.wrong);
     }
-    println!("| pattern | there | found | wrong | recall | precision |\n| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| pattern | there | found | wrong | recall | precision |\n| --- | --- | --- | --- | --- | --- |"
+    );
     for (pattern, count) in Pattern::ALL.iter().zip(&counts) {
         let Count { there, found, wrong } = count;
         let (recall, precision) = (count.recall(), count.precision());

@@ -118,7 +118,8 @@ pub fn gather(
 ) -> anyhow::Result<(SharedPatterns, Vec<String>)> {
     let metrics = Metrics::default();
     let found = SharedPatterns::default();
-    let mut sink = Inline::new(vec![Box::new(PatternSink::new(found.clone(), metrics.clone()))], metrics.clone());
+    let mut sink =
+        Inline::new(vec![Box::new(PatternSink::new(found.clone(), metrics.clone()))], metrics.clone());
     let mut out = |batch: TransactionBatch, snapshot: Option<Arc<Snapshot>>| {
         sink.send(&batch, snapshot.as_deref());
     };

@@ -133,7 +133,11 @@ pub fn seen(finding: &Finding) -> String {
                 _ => text.push_str(" No records were lost in that time."),
             }
             let _ = match burst_held {
-                0 => write!(text, " In the second behind it {} ended, none of which had waited: nothing was asked.", count(*burst)),
+                0 => write!(
+                    text,
+                    " In the second behind it {} ended, none of which had waited: nothing was asked.",
+                    count(*burst)
+                ),
                 held => write!(
                     text,
                     " In the second behind it {} ended, {} of which had begun before: it stood still.",
@@ -168,7 +172,9 @@ fn split_text(split: &Split) -> String {
     if lower == upper {
         return format!("What tells them apart best is {what}, of several values each: {told}.");
     }
-    format!("What tells them apart best is {what}, mostly {upper} in the slower band and {lower} in the other: {told}.")
+    format!(
+        "What tells them apart best is {what}, mostly {upper} in the slower band and {lower} in the other: {told}."
+    )
 }
 
 /// What recorded facts say of the cause, in a sentence; `None` where there is nothing to say it of.
@@ -186,9 +192,13 @@ pub fn why(finding: &Finding) -> Option<String> {
             let (part, time) = (part.label(), duration(*median_ns));
             let (n, of) = (count(*n), count(*of));
             match finding.pattern {
-                Pattern::Floor => format!("What grew is {part}{peer}: by {time} in the mean ({n} of {of} with an anatomy)."),
+                Pattern::Floor => {
+                    format!("What grew is {part}{peer}: by {time} in the mean ({n} of {of} with an anatomy).")
+                }
                 Pattern::Horizontal => {
-                    format!("What makes it up is {part}{peer}: {time} in the median ({n} of {of} with an anatomy).")
+                    format!(
+                        "What makes it up is {part}{peer}: {time} in the median ({n} of {of} with an anatomy)."
+                    )
                 }
                 _ => format!("Of {of} with an anatomy {n} were longest {part}{peer}: {time} in the median."),
             }

@@ -95,9 +95,10 @@ pub(super) fn look(group: &Group, at: u64, names: &Names) -> Option<Candidate> {
 
 /// The greatest share of sorted values that lie within [`NARROW`].
 fn within_most(sorted: &[f64]) -> f64 {
-    let most = sorted.iter().enumerate().map(|(i, first)| {
-        sorted.partition_point(|value| *value <= first + NARROW) - i
-    });
+    let most = sorted
+        .iter()
+        .enumerate()
+        .map(|(i, first)| sorted.partition_point(|value| *value <= first + NARROW) - i);
     most.max().unwrap_or(0) as f64 / sorted.len().max(1) as f64
 }
 

@@ -66,7 +66,8 @@ pub struct Group {
 impl Group {
     /// Without samples.
     pub fn new(service: Arc<str>, role: Role) -> Group {
-        let thinning = [FINE_PER_SECOND, COARSE_PER_SECOND].map(|per_second| Thinning { per_second, stride: 1 });
+        let thinning =
+            [FINE_PER_SECOND, COARSE_PER_SECOND].map(|per_second| Thinning { per_second, stride: 1 });
         Group {
             service,
             role,
@@ -102,7 +103,9 @@ impl Group {
         let [fine, coarse] = self.thinning;
         if fine.takes(self.n) {
             let oldest = sample.end.saturating_sub(FINE_NS);
-            while self.fine.front().is_some_and(|(first, _)| first.end < oldest) || self.fine.len() >= MAX_FINE {
+            while self.fine.front().is_some_and(|(first, _)| first.end < oldest)
+                || self.fine.len() >= MAX_FINE
+            {
                 self.fine.pop_front();
             }
             self.fine.push_back((sample, u32::try_from(fine.stride).unwrap_or(u32::MAX)));
@@ -111,7 +114,9 @@ impl Group {
         }
         if coarse.takes(self.n) {
             let oldest = sample.end.saturating_sub(COARSE_NS);
-            while self.coarse.front().is_some_and(|first| first.end < oldest) || self.coarse.len() >= MAX_COARSE {
+            while self.coarse.front().is_some_and(|first| first.end < oldest)
+                || self.coarse.len() >= MAX_COARSE
+            {
                 self.coarse.pop_front();
             }
             self.coarse.push_back(sample);
@@ -127,7 +132,11 @@ impl Group {
     }
 
     /// Samples for what takes its time, that end in `from..to`.
-    pub fn coarse(&self, from: u64, to: u64) -> impl DoubleEndedIterator<Item = &Sample> + ExactSizeIterator + Clone {
+    pub fn coarse(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> impl DoubleEndedIterator<Item = &Sample> + ExactSizeIterator + Clone {
         let start = self.coarse.partition_point(|sample| sample.end < from);
         let end = self.coarse.partition_point(|sample| sample.end < to);
         self.coarse.range(start..end.max(start))

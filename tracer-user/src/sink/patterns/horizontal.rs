@@ -226,9 +226,8 @@ fn candidate(
     }
     let level = peak.level();
     // The part that makes up the constant: at least half of it.
-    let cause = cause_by(&dots, names, |dot| {
-        dot.parts[0].filter(|(_, us)| f64::from(*us) * 1_000.0 >= level / 2.0)
-    });
+    let cause =
+        cause_by(&dots, names, |dot| dot.parts[0].filter(|(_, us)| f64::from(*us) * 1_000.0 >= level / 2.0));
     Some(Candidate {
         pattern: Pattern::Horizontal,
         // The same line again may have its window a bin or two further.

@@ -21,14 +21,14 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-pub use self::{
-    finding::{Cause, Figures, Finding, Pattern, Split},
-    sample::Part,
-};
 use self::{
     finding::Candidate,
     group::{Group, SECOND_NS},
     sample::{Names, Sample},
+};
+pub use self::{
+    finding::{Cause, Figures, Finding, Pattern, Split},
+    sample::Part,
 };
 use super::{Sink, SinkError};
 use crate::{
@@ -301,8 +301,7 @@ impl Patterns {
         if let Some(finding) = same {
             let more = dots.iter().filter(|(end, _)| *end > finding.to.0);
             finding.n += more.map(|(_, n)| n).sum::<u64>();
-            (finding.from, finding.to) =
-                (finding.from.min(WallTime(from)), finding.to.max(WallTime(to)));
+            (finding.from, finding.to) = (finding.from.min(WallTime(from)), finding.to.max(WallTime(to)));
             if finding.operation != operation {
                 finding.operation = None;
             }

@@ -108,9 +108,10 @@ fn in_flight(dots: &[&Sample], stride: u64) -> [u64; 2] {
     let mut starts: Vec<u64> = dots.iter().map(|dot| dot.start()).collect();
     starts.sort_unstable();
     // At each end: what had begun by then, less what had ended.
-    let at_ends = dots.iter().enumerate().map(|(ended, dot)| {
-        starts.partition_point(|start| *start < dot.end).saturating_sub(ended) as u64
-    });
+    let at_ends = dots
+        .iter()
+        .enumerate()
+        .map(|(ended, dot)| starts.partition_point(|start| *start < dot.end).saturating_sub(ended) as u64);
     let all: Vec<u64> = at_ends.collect();
     let first = all.iter().take(all.len().div_ceil(STRETCHES)).sum::<u64>() as f64;
     let early = first / all.len().div_ceil(STRETCHES).max(1) as f64;

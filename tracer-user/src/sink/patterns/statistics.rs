@@ -138,7 +138,10 @@ mod tests {
         assert_eq!(line(&[(1.0, 1.0), (1.0, 2.0)]), (0.0, 0.0));
         assert!((distance_from_even(&[25, 50, 75, 100], 100) - 0.25).abs() < 1e-12);
         assert!(distance_from_even(&[99, 99, 99, 99], 100) > 0.9);
-        assert_eq!((quantile(&[1, 2, 3, 4], 0.5), quantile(&[1, 2, 3, 4], 1.0), quantile(&[], 0.5)), (2, 4, 0));
+        assert_eq!(
+            (quantile(&[1, 2, 3, 4], 0.5), quantile(&[1, 2, 3, 4], 1.0), quantile(&[], 0.5)),
+            (2, 4, 0)
+        );
         assert_eq!(median(&mut [5, 1, 9]), 5);
     }
 }

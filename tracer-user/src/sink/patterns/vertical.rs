@@ -102,5 +102,12 @@ fn cluster(group: &Group, dots: &[&(Sample, u32)], at: u64, width: u64) -> Optio
     let z = (kept as f64 - expected) / (expected + 1.0).sqrt();
     // There are as many windows to choose from as there are widths in a second.
     let log10_p = poisson_tail(kept, expected + 0.5) + ((SECOND_NS / width) as f64).log10();
-    (log10_p < LOG10_P).then_some(Cluster { range: best, n, expected: expected * stride as f64, z, log10_p, uneven })
+    (log10_p < LOG10_P).then_some(Cluster {
+        range: best,
+        n,
+        expected: expected * stride as f64,
+        z,
+        log10_p,
+        uneven,
+    })
 }

@@ -38,7 +38,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     let (list, below) = panes(area);
     let mut title = "patterns of the XLog".to_owned();
     if model.narrowed.is_some() {
-        title.push_str(", of all transactions: the filter is not applied");
+        title.push_str(" of all transactions; filter not applied");
     }
     if !model.patterns_left_out.is_empty() {
         title.push_str(&format!("; {}", model.patterns_left_out));
@@ -60,7 +60,8 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, model: &Model, app: &App, th
     for (i, finding) in model.patterns.iter().enumerate().skip(first).take(room) {
         let length = duration(finding.to.0 - finding.from.0);
         let length = if finding.is_open { format!("{length}…") } else { length };
-        let figures = [&*clock(finding.from), &length, finding.pattern.name(), &count(finding.n), &whose(finding)];
+        let figures =
+            [&*clock(finding.from), &length, finding.pattern.name(), &count(finding.n), &whose(finding)];
         let mut style = if finding.pattern == Pattern::Unseen { theme.loss() } else { Style::new() };
         if i == selected {
             style = theme.reversed();
