@@ -169,6 +169,10 @@ fn bounds_are_kept_and_counted() {
     let bounds = patterns.bounds();
     assert_eq!(bounds.services, 20_000 / 100 * 36);
     assert!(bounds.names > 0, "{bounds:?}");
+    // A service that is gone leaves its place to another.
+    patterns.push(&row(300_000_000_000, 500));
+    patterns.push(&row(300_000_000_000, 501));
+    assert_eq!(patterns.bounds().services, bounds.services);
     // What is no request with a duration of its own draws no pattern.
     let mut patterns = Patterns::default();
     let stuck = Transaction { end: End::Stuck, ..row(0, 0) };

@@ -49,6 +49,8 @@ pub const BEHIND_NS: u64 = 2 * SECOND_NS;
 const SLOW_LOOK_NS: u64 = horizontal::SLICE_NS;
 /// Stretches of event time with losses that are kept: an hour of losses in every second.
 const MAX_LOSSES: usize = 3_600;
+/// A service without a transaction for so long gives its place to another, ns: nothing of it is kept then.
+const IDLE_NS: u64 = 240 * SECOND_NS;
 /// A step back of the wall clock by more than this: what is kept is of another time, and is dropped.
 const STEP_NS: u64 = 10 * SECOND_NS;
 
@@ -141,15 +143,17 @@ impl Patterns {
         };
         let at = match self.by_service[role].get(&transaction.service) {
             Some(at) => *at,
-            None if self.groups.len() >= MAX_SERVICES => {
-                self.bounds.services += 1;
-                return;
-            }
-            None => {
-                self.groups.push(Group::new(transaction.service.clone(), transaction.role));
-                self.by_service[role].insert(transaction.service.clone(), self.groups.len() - 1);
-                self.groups.len() - 1
-            }
+            None => match self.place() {
+                Some(at) => {
+                    self.groups[at] = Group::new(transaction.service.clone(), transaction.role);
+                    self.by_service[role].insert(transaction.service.clone(), at);
+                    at
+                }
+                None => {
+                    self.bounds.services += 1;
+                    return;
+                }
+            },
         };
         let operation = self.names.number(&transaction.operation);
         let mut sample = Sample::of(transaction, operation, &mut self.names);
@@ -160,9 +164,15 @@ impl Patterns {
 
     /// Takes what the pipeline held at an instant: what was lost by then.
     pub fn observe(&mut self, snapshot: &Snapshot) {
+        self.observe_with(snapshot, 0);
+    }
+
+    /// The same, and so many did not reach this sink.
+    fn observe_with(&mut self, snapshot: &Snapshot, dropped: u64) {
         self.knows_losses = true;
         let counted = snapshot.counters.as_deref().map_or(0, crate::event::Counters::lost);
-        let now = (snapshot.wall.0, counted.saturating_add(snapshot.lost_requests.low));
+        let lost = counted.saturating_add(snapshot.lost_requests.low).saturating_add(dropped);
+        let now = (snapshot.wall.0, lost);
         if let Some((before, lost)) = self.reading
             && now.1 > lost
         {
@@ -196,6 +206,19 @@ impl Patterns {
     pub fn bounds(&self) -> Bounds {
         let thinned = self.groups.iter().map(|group| group.thinned).sum::<u64>();
         Bounds { thinned: self.bounds.thinned + thinned, names: self.names.refused, ..self.bounds }
+    }
+
+    /// A place for a service: a new one, or that of one whose samples are all too old.
+    fn place(&mut self) -> Option<usize> {
+        if self.groups.len() < MAX_SERVICES {
+            self.groups.push(Group::new("".into(), Role::Unknown));
+            return Some(self.groups.len() - 1);
+        }
+        let newest = self.newest;
+        let at = self.groups.iter().position(|group| group.last_end.saturating_add(IDLE_NS) < newest)?;
+        self.bounds.thinned += self.groups[at].thinned;
+        self.by_service.iter_mut().for_each(|places| places.retain(|_, place| *place != at));
+        Some(at)
     }
 
     fn begin_anew(&mut self) {
@@ -416,7 +439,9 @@ impl Sink for PatternSink {
     }
 
     fn observe(&mut self, snapshot: &Snapshot) -> Result<(), SinkError> {
-        self.patterns.lock().observe(snapshot);
+        // A sink that is too slow loses what it has no room for: that is no silence either.
+        let dropped = self.metrics.get(Counter::SinkQueueFull);
+        self.patterns.lock().observe_with(snapshot, dropped);
         Ok(())
     }
 
