@@ -49,8 +49,19 @@ fn fails(args: &[&str], line: &str, hint: &str) {
 #[test]
 fn help_names_every_subcommand() {
     let help = text(&txray(&["--help"]).stdout);
-    for name in ["live", "record", "replay", "find", "recover", "map", "doctor", "demo", "completions", "man"]
-    {
+    for name in [
+        "live",
+        "record",
+        "replay",
+        "find",
+        "recover",
+        "map",
+        "patterns",
+        "doctor",
+        "demo",
+        "completions",
+        "man",
+    ] {
         assert!(
             help.lines().any(|line| line.trim_start().starts_with(&format!("{name} "))),
             "{name}: {help}"

@@ -30,6 +30,8 @@ mod live;
 mod looked_for;
 /// Who calls whom, of a recording.
 mod map;
+/// Patterns of the XLog, found in traffic whose truth is known.
+mod patterns;
 /// Packet captures as a source.
 mod pcap;
 /// Reads of any sizes give the same transactions.

@@ -9,19 +9,14 @@ use tracer_user::{
     event::{Counters, Event, EventBatch},
     metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
-    sink::{
-        histogram::SharedHistograms,
-        recent::SharedRecent,
-        recording::{Recorder, RecordingConfig},
-        xlog::SharedXlog,
-    },
+    sink::recording::{Recorder, RecordingConfig},
     source::{
         Source as _,
         live::{LiveConfig, LiveSource},
         recording::Recording,
         replay::ReplaySource,
     },
-    tui::{App, Feed, Heading, HealthLine, Layout, Model, SharedStatus, View},
+    tui::{App, Feed, Heading, HealthLine, Layout, Model, View},
 };
 use workload::load::{self, Options};
 
@@ -37,12 +32,7 @@ struct Screen {
 
 impl Screen {
     fn new(pipeline: Pipeline, metrics: Metrics) -> Screen {
-        let feed = Feed {
-            histograms: SharedHistograms::default(),
-            xlog: SharedXlog::new(64),
-            recent: SharedRecent::new(64),
-            status: SharedStatus::default(),
-        };
+        let feed = Feed::with_room(64, 64);
         Screen { pipeline, metrics, feed, shown: Vec::new() }
     }
 

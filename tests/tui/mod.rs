@@ -7,6 +7,7 @@ mod flight;
 mod graph;
 mod health;
 mod overview;
+mod patterns;
 mod range;
 mod read_back;
 mod settings;
@@ -30,6 +31,7 @@ use tracer_user::{
     sink::{
         Sink as _,
         histogram::{HistogramSink, SharedHistograms},
+        patterns::{PatternSink, SharedPatterns},
         recent::{RecentSink, SharedRecent},
         xlog::{SharedXlog, XlogSink},
     },
@@ -209,6 +211,7 @@ fn feed(transactions: Vec<Transaction>, snapshots: &[Snapshot]) -> Feed {
         histograms: SharedHistograms::default(),
         xlog: SharedXlog::new(DOTS),
         recent: SharedRecent::new(ROWS),
+        patterns: SharedPatterns::default(),
         status: SharedStatus::default(),
     };
     fill(&feed, transactions, snapshots);
@@ -225,6 +228,7 @@ fn fill(feed: &Feed, transactions: Vec<Transaction>, snapshots: &[Snapshot]) {
     let mut xlog = XlogSink::new(feed.xlog.clone(), metrics.clone());
     histograms.write(&batch).unwrap();
     RecentSink::new(feed.recent.clone()).write(&batch).unwrap();
+    PatternSink::new(feed.patterns.clone(), metrics.clone()).write(&batch).unwrap();
     histograms.advance(watermark).unwrap();
     xlog.write(&batch).unwrap();
     xlog.advance(watermark).unwrap();

@@ -43,6 +43,7 @@ pub(super) fn check(screen: &Screen, what: &str) {
         View::Statements => statements(screen, what),
         View::Connections => connections(screen, what),
         View::Health => health(screen, what),
+        View::Patterns => patterns(screen, what),
     }
 }
 
@@ -288,6 +289,18 @@ fn connections(screen: &Screen, what: &str) {
         } else {
             &["age", "idle", "done", "errors", "now", "in", "out"]
         },
+    );
+}
+
+/// Each row's number of dots, the newest first.
+fn patterns(screen: &Screen, what: &str) {
+    let rows = screen.model.patterns.iter().map(|finding| vec![("dots", Figure::Count(finding.n))]);
+    table(
+        screen,
+        what,
+        |line| line.contains(" pattern ") && line.contains(" dots "),
+        rows.collect(),
+        &["dots"],
     );
 }
 

@@ -217,7 +217,7 @@ fn check_state(name: &str, screen: &Screen, what: &str) {
     match name {
         "loading" => says("waiting for the first transaction of the whole host"),
         "empty under a filter that was typed" => match view {
-            View::Active | View::Connections => says("filter not applied"),
+            View::Active | View::Connections | View::Patterns => says("filter not applied"),
             View::Health => says(" 0 of "),
             _ => says(&format!(
                 "matched duration > 1h; {} seen",
@@ -303,4 +303,9 @@ fn connections_in_every_state() {
 #[test]
 fn health_in_every_state() {
     check(View::Health);
+}
+
+#[test]
+fn patterns_in_every_state() {
+    check(View::Patterns);
 }

@@ -138,6 +138,16 @@ user_counters! {
     AnatomyForgotten = "anatomy.forgotten",
     /// Requests whose parts would add up to more than they took: told as not known.
     AnatomyInconsistent = "anatomy.inconsistent",
+    /// Transactions in which no pattern is looked for: more services have some than are looked at.
+    PatternServices = "patterns.services_full",
+    /// Transactions that the samples for patterns are without: more came in a second than are kept.
+    PatternThinned = "patterns.thinned",
+    /// Transactions that came when patterns had been looked for in their second.
+    PatternLate = "patterns.late",
+    /// Transactions whose operation or peer is not told apart in patterns: there are too many of them.
+    PatternNames = "patterns.names_full",
+    /// Patterns that fell out of the list.
+    PatternFindings = "patterns.findings_evicted",
     /// Turns of TLS that were taken for requests until their clear text was seen, which tells what they are. Not lost.
     Carried = "requests.carried",
 }

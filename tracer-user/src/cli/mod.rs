@@ -11,6 +11,7 @@ pub mod live;
 pub mod log;
 pub mod man;
 pub mod map;
+pub mod patterns;
 pub mod player;
 pub mod record;
 pub mod recover;
@@ -78,6 +79,8 @@ pub enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Print who calls whom in a recording
     Map(map::MapArgs),
+    /// Print the patterns in the XLog of a recording, explained
+    Patterns(patterns::PatternsArgs),
     /// Seal what a killed run left open and verify a recording
     Recover(recover::RecoverArgs),
     /// Say what this host can and cannot do
@@ -103,6 +106,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => why::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Patterns(args) => patterns::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -34,6 +34,7 @@ use crate::{
         fanout::{FanOut, SinkReport, WhenFull},
         histogram::{HistogramSink, SharedHistograms},
         jsonl::JsonLines,
+        patterns::{PatternSink, SharedPatterns},
         recent::{DEFAULT_ROWS, RecentSink, SharedRecent},
         recording::Recorder,
         rollup::{RollupSink, SharedRollups},
@@ -193,6 +194,8 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(XlogSink::new(xlog.clone(), metrics.clone())));
         let recent = SharedRecent::new(DEFAULT_ROWS);
         sinks.push(Box::new(RecentSink::new(recent.clone())));
+        let patterns = SharedPatterns::default();
+        sinks.push(Box::new(PatternSink::new(patterns.clone(), metrics.clone())));
         let status = tui::SharedStatus::default();
         status.lock().losses.unknown = rows_only;
         sinks.push(Box::new(tui::StatusSink::new(status.clone(), metrics.clone())));
@@ -210,7 +213,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         let heads = dir.clone().map(|dir| fetch_heads(dir, &pipeline));
         let rollups = tui::RollupSources { memory: Some(rollups), fetch: dir.map(fetch_rollups) };
         screen = Some((
-            tui::Feed { histograms: histograms.clone(), xlog, recent, status: status.clone() },
+            tui::Feed { histograms: histograms.clone(), xlog, recent, patterns, status: status.clone() },
             heading,
             past,
             heads,

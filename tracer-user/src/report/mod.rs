@@ -8,6 +8,7 @@ pub mod head;
 pub mod instant;
 pub mod loss;
 pub mod map;
+pub mod patterns;
 pub mod process_tls;
 pub mod strip;
 pub mod summary;

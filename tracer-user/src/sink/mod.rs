@@ -8,6 +8,7 @@ pub mod fanout;
 pub mod histogram;
 pub mod jsonl;
 pub mod parquet;
+pub mod patterns;
 pub mod recent;
 pub mod recording;
 pub mod rollup;

@@ -14,6 +14,7 @@ use crate::{
     sink::{
         Sink, SinkError,
         histogram::{HistogramSink, SharedHistograms},
+        patterns::{PatternSink, SharedPatterns},
         recent::{RecentSink, SharedRecent},
         xlog::{SharedXlog, XlogSink},
     },
@@ -34,6 +35,8 @@ pub struct Feed {
     pub xlog: SharedXlog,
     /// The newest transactions whole.
     pub recent: SharedRecent,
+    /// What was found in the dots.
+    pub patterns: SharedPatterns,
     /// In flight, lost.
     pub status: SharedStatus,
 }
@@ -45,6 +48,7 @@ impl Feed {
             histograms: SharedHistograms::default(),
             xlog: SharedXlog::new(dots),
             recent: SharedRecent::new(rows),
+            patterns: SharedPatterns::default(),
             status: SharedStatus::default(),
         }
     }
@@ -55,6 +59,7 @@ impl Feed {
             Box::new(HistogramSink::new(self.histograms.clone())),
             Box::new(XlogSink::new(self.xlog.clone(), metrics.clone())),
             Box::new(RecentSink::new(self.recent.clone())),
+            Box::new(PatternSink::new(self.patterns.clone(), metrics.clone())),
             Box::new(StatusSink::new(self.status.clone(), metrics.clone())),
         ]
     }

@@ -110,6 +110,8 @@ pub enum Action {
     OnlyLongLived,
     /// The transactions of a connection.
     ShowConnection,
+    /// The time of a pattern.
+    ShowPattern,
     /// Both ends of a local call, or one line.
     Unfold,
     /// Logarithmic or linear.
@@ -234,6 +236,7 @@ const ALL: &[Place] = &[
     Place::View(View::Statements),
     Place::View(View::Connections),
     Place::View(View::Health),
+    Place::View(View::Patterns),
     Place::Select,
     Place::List,
     Place::Contrast,
@@ -251,6 +254,7 @@ const VIEWS: &[Place] = &[
     Place::View(View::Statements),
     Place::View(View::Connections),
     Place::View(View::Health),
+    Place::View(View::Patterns),
 ];
 /// In every view, and where ranges are shown.
 const COMMANDS: &[Place] = &[
@@ -262,6 +266,7 @@ const COMMANDS: &[Place] = &[
     Place::View(View::Statements),
     Place::View(View::Connections),
     Place::View(View::Health),
+    Place::View(View::Patterns),
     Place::Range,
 ];
 /// Where the XLog is.
@@ -276,6 +281,7 @@ const TABLES: &[Place] = &[
     Place::View(View::Services),
     Place::View(View::Statements),
     Place::View(View::Connections),
+    Place::View(View::Patterns),
     Place::List,
 ];
 /// Where it has more than one order.
@@ -297,8 +303,10 @@ const FOUND: &[Place] = &[
     Place::View(View::Statements),
     Place::View(View::Connections),
     Place::View(View::Health),
+    Place::View(View::Patterns),
     Place::Detail,
 ];
+const PATTERNS: &[Place] = &[Place::View(View::Patterns)];
 const SELECT: &[Place] = &[Place::Select];
 const RANGE: &[Place] = &[Place::Range];
 /// Where a row stands for some transactions.
@@ -371,6 +379,7 @@ pub const BINDINGS: &[Binding] = &[
         "",
     ),
     bind(&[Key::Enter], CONNECTIONS, A::ShowConnection, "its transactions, in the XLog", "its dots"),
+    bind(&[Key::Enter], PATTERNS, A::ShowPattern, "its time, in the XLog", "its time"),
     bind(&[Key::Up, Char('k')], TABLES, A::Previous, "previous row", ""),
     bind(&[Key::Down, Char('j')], TABLES, A::Next, "next row", ""),
     bind(&[Char('g'), Key::Home], TABLES, A::First, "first row", ""),
@@ -415,6 +424,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('6')], VIEWS, A::View(View::Statements), "what databases and caches are asked", ""),
     bind(&[Char('7')], VIEWS, A::View(View::Connections), "connections", ""),
     bind(&[Char('8')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
+    bind(&[Char('9')], VIEWS, A::View(View::Patterns), "patterns of the XLog, explained", ""),
     bind(&[Key::Tab], VIEWS, A::NextView, "next view", ""),
     bind(&[Key::BackTab], VIEWS, A::PreviousView, "view before", ""),
     bind(PRESET_KEYS, VIEWS, A::Preset(0), "a layout that is kept, by its number", ""),

@@ -22,6 +22,7 @@ use super::{
     heads::ShownHeads,
     health::{self, HealthLine},
     now::Now,
+    patterns::SeenPattern,
     playback::Played,
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
@@ -30,9 +31,10 @@ use crate::{
     event::{Counters, Role},
     metrics::Counter,
     pipeline::{AgeSteps, ConnRow, InFlight, OpenRequest},
-    report::{filter::quoted, format::rate, loss::Losses, summary::QUANTILES},
+    report::{filter::quoted, format::rate, loss::Losses, patterns::bounds_line, summary::QUANTILES},
     sink::{
         histogram::{self, Histograms},
+        patterns::Finding,
         recent::Recent,
         xlog::{Class, Xlog},
     },
@@ -131,6 +133,10 @@ pub struct Model {
     pub statements: Vec<Statement>,
     /// Protocols of the rows that are kept, in the order of their names; where it matters.
     pub protocols: Vec<&'static str>,
+    /// Patterns of the dots, the newest first.
+    pub patterns: Vec<Finding>,
+    /// What was left out in looking for them; empty: nothing.
+    pub patterns_left_out: String,
     /// Connections, sorted: open ones and those that ended of late; where they are shown.
     pub conns: Vec<ConnRow>,
     /// Connections that are open, and that ended: all of them.
@@ -176,11 +182,17 @@ struct Base {
     recent_seconds: u64,
     operations: Vec<Row>,
     services: Vec<Row>,
+    patterns: Vec<Finding>,
+    patterns_left_out: String,
 }
 
 impl Base {
     fn read(feed: &Feed) -> Base {
         let status = feed.status.lock().clone();
+        let (patterns, patterns_left_out) = {
+            let patterns = feed.patterns.lock();
+            (patterns.findings().rev().cloned().collect(), bounds_line(&patterns.bounds()))
+        };
         let histograms = feed.histograms.lock();
         Base {
             status,
@@ -188,6 +200,8 @@ impl Base {
             recent_seconds: histograms.recent_seconds(),
             operations: operations(&histograms),
             services: service_rows(&histograms),
+            patterns,
+            patterns_left_out,
         }
     }
 }
@@ -434,6 +448,8 @@ impl Model {
             map,
             statements: asked,
             protocols,
+            patterns: base.patterns.clone(),
+            patterns_left_out: base.patterns_left_out.clone(),
             conns,
             n_conns: [status.snapshot.n_conns as u64, connections.n_closed],
             kept,
@@ -469,6 +485,7 @@ impl Model {
             (Place::View(View::Services), _) => self.edges.len(),
             (Place::View(View::Statements), _) => self.statements.len(),
             (Place::View(View::Connections), _) => self.conns.len(),
+            (Place::View(View::Patterns), _) => self.patterns.len(),
             _ => self.rows.len(),
         };
         let line = self
@@ -503,6 +520,12 @@ impl Model {
             row: line.map(|line| line.row.clone()),
             call: line.and_then(Line::call),
             conn: conn.map(|row| row.conn),
+            pattern: match app.place() {
+                Place::View(View::Patterns) => {
+                    self.patterns.get(at(&app.patterns, self.patterns.len())).map(SeenPattern::of)
+                }
+                _ => None,
+            },
             range: self.graphs.as_ref().map(Graphs::seen).unwrap_or_default(),
             flight,
         }

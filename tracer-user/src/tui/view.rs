@@ -22,11 +22,13 @@ pub enum View {
     Connections,
     /// txray itself.
     Health,
+    /// Patterns of the XLog.
+    Patterns,
 }
 
 impl View {
     /// All, in the order of their digits.
-    pub const ALL: [View; 8] = [
+    pub const ALL: [View; 9] = [
         View::Overview,
         View::Xlog,
         View::Active,
@@ -35,6 +37,7 @@ impl View {
         View::Statements,
         View::Connections,
         View::Health,
+        View::Patterns,
     ];
 
     /// The key that shows it.
@@ -48,6 +51,7 @@ impl View {
             View::Statements => b'6',
             View::Connections => b'7',
             View::Health => b'8',
+            View::Patterns => b'9',
         }
     }
 
@@ -62,6 +66,7 @@ impl View {
             View::Statements => "Statements",
             View::Connections => "Connections",
             View::Health => "Health",
+            View::Patterns => "Patterns",
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
     layouts::SavedLayout,
     link::Template,
     only::Only,
+    patterns::SeenPattern,
     playback::{Order, Played, Sought},
     range::{RangePage, SeenRange},
     settings::ScreenSettings,
@@ -126,6 +127,8 @@ pub struct Seen {
     pub call: Option<u64>,
     /// The selected connection.
     pub conn: Option<ConnId>,
+    /// The selected pattern.
+    pub pattern: Option<SeenPattern>,
     /// The page of counter graphs.
     pub range: SeenRange,
     /// The selected request in flight.
@@ -213,6 +216,8 @@ pub struct App {
     pub conn_sort: ConnSort,
     /// The connections.
     pub conns: Rows,
+    /// The patterns.
+    pub patterns: Rows,
     /// A rectangle that is being selected.
     pub cursor: Option<Cursor>,
     /// The rectangle that is listed.
@@ -288,6 +293,7 @@ impl Default for App {
             statements: Rows::default(),
             conn_sort: ConnSort::Idle,
             conns: Rows::default(),
+            patterns: Rows::default(),
             cursor: None,
             selection: None,
             list_sort: ListSort::Elapsed,
@@ -426,6 +432,7 @@ impl App {
                 let text = self.filter.as_ref().map_or("", |filter| filter.text()).to_owned();
                 self.prompt = Some(Prompt { purpose: Purpose::Filter, text, fault: None });
             }
+            Action::ShowPattern => return self.show_pattern(seen),
             Action::Scale => {
                 self.scale = if self.scale == Scale::Log { Scale::Linear } else { Scale::Log };
             }
@@ -481,6 +488,7 @@ impl App {
                     Place::View(View::Services) => &mut self.edges,
                     Place::View(View::Statements) => &mut self.statements,
                     Place::View(View::Connections) => &mut self.conns,
+                    Place::View(View::Patterns) => &mut self.patterns,
                     _ => &mut self.operations,
                 };
                 rows.go(action, seen);
@@ -675,16 +683,21 @@ impl App {
         if let Some(cursor) = self.cursor.take() {
             self.thaw(cursor);
         }
-        if self.zooms.len() < MAX_ZOOMS {
-            let App { window_ns, back_ns, paused, axis, y_max_ns, .. } = *self;
-            self.zooms.push(Zoom { window_ns, back_ns, paused, axis, y_max_ns });
-        }
+        self.push_zoom();
         let (from, to) = rectangle.times();
         // What is looked at stays, whatever comes.
         self.paused = Some(end);
         self.back_ns = end.0.saturating_sub(to.0);
         self.window_ns = (to.0 - from.0).clamp(SHORT_NS[0], LONGEST_NS);
         self.y_max_ns = self.axis.top(rectangle.top_ns());
+    }
+
+    /// Keeps what is shown, to come back to.
+    pub(super) fn push_zoom(&mut self) {
+        if self.zooms.len() < MAX_ZOOMS {
+            let App { window_ns, back_ns, paused, axis, y_max_ns, .. } = *self;
+            self.zooms.push(Zoom { window_ns, back_ns, paused, axis, y_max_ns });
+        }
     }
 
     /// Shows a transaction that was found.

@@ -28,6 +28,7 @@ fn seen(n_rows: usize) -> Seen {
         narrow: None,
         call: Some(7),
         conn: Some(ConnId(1)),
+        pattern: None,
         range: SeenRange::default(),
         flight: None,
     }

@@ -2,7 +2,7 @@
 
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
-use super::{nothing, put};
+use super::{nothing, patterns, put};
 use crate::{
     report::format::{Align, clock, count, duration, fit, rate},
     sink::xlog::Class,
@@ -99,6 +99,7 @@ pub(super) fn draw(buffer: &mut Buffer, panes: Panes, model: &Model, app: &App, 
             buffer[(area.x + column, area.y + row)].set_char(symbol).set_style(style);
         }
     }
+    patterns::mark(buffer, area, chart, model, theme);
     rates(buffer, panes.rates, chart, theme);
     axis(buffer, panes.axis, chart, theme);
     if app.view == View::Xlog && model.count == 0 {

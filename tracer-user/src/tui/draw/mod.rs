@@ -12,6 +12,7 @@ mod help;
 mod list;
 mod operations;
 mod overview;
+mod patterns;
 mod range;
 mod services;
 mod statements;
@@ -67,7 +68,7 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         View::Overview => chart::panes(overview::panes(body).chart, false).cells,
         View::Xlog => chart::panes(body, true).cells,
         View::Active | View::Operations | View::Services | View::Health => Rect::default(),
-        View::Statements | View::Connections => Rect::default(),
+        View::Statements | View::Connections | View::Patterns => Rect::default(),
     };
     let rows = match app.place_below_help() {
         Place::List => list::n_rows(body),
@@ -77,6 +78,7 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         Place::View(View::Services) => services::n_rows(body, app),
         Place::View(View::Statements) => statements::n_rows(body),
         Place::View(View::Connections) => connections::n_rows(body),
+        Place::View(View::Patterns) => patterns::n_rows(body),
         _ => body.height,
     };
     Layout { chart, rows, map: services::map_cells(body, app), graphs: range::cells(body) }
@@ -108,6 +110,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
         (_, View::Statements) => statements::draw(buffer, body, model, app, theme),
         (_, View::Connections) => connections::draw(buffer, body, model, app, theme),
         (_, View::Health) => health::draw(buffer, body, model, app, theme),
+        (_, View::Patterns) => patterns::draw(buffer, body, model, app, theme),
         (_, View::Operations) => operations::draw(buffer, body, model, app, theme),
     }
     footer(buffer, line(area.bottom() - 1), app, theme);

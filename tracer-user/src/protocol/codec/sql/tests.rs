@@ -213,6 +213,24 @@ fn mysql_with_or_without_backslash_escapes() {
     check(&cases, |sql| both(sql.as_bytes(), Dialect::MySqlEither));
 }
 
+#[test]
+fn a_list_that_a_semicolon_cuts_off_is_a_list() {
+    for (sql, text) in [
+        ("[,;", "["),
+        ("SELECT a IN (1, 2, 3; SELECT 4", "SELECT a IN (?; SELECT ?"),
+        ("SELECT a IN (1, f(2), 3; SELECT 4", "SELECT a IN (?, f(?), ?; SELECT ?"),
+    ] {
+        let once = fingerprint(sql.as_bytes(), Dialect::Postgres);
+        assert_eq!(once.text.escape_ascii().to_string(), text);
+        assert_eq!(fingerprint(&once.text, Dialect::Postgres).text, once.text, "{sql}");
+    }
+    // What had no room in the list leaves room for the statement behind it.
+    let long = format!("SELECT a IN ({}; SELECT b FROM t", vec!["12345"; 4_000].join(", "));
+    let once = fingerprint(long.as_bytes(), Dialect::Postgres);
+    assert!(once.text.starts_with(b"SELECT a IN (?"), "{:?}", once.text);
+    assert_eq!(fingerprint(&once.text, Dialect::Postgres).text, once.text);
+}
+
 /// Made statements, with the literals in them marked by a text that stands nowhere else.
 mod properties {
     use proptest::{collection::vec, prelude::*, sample::select};

@@ -206,14 +206,18 @@ impl<'a> Text<'a> {
     /// The text, and whether it may be another's when it is read again: there was no room, or a sign was left without its number.
     pub(super) fn finish(mut self) -> (Bytes, bool) {
         self.take_last_sign_back();
-        // A list that was cut off is a list all the same.
+        self.cut_open_list();
+        (Bytes::copy_from_slice(&self.out[..self.len]), self.full || self.lost_sign)
+    }
+
+    /// A list that was cut off, by the end of all or of its statement, is a list all the same. Returns whether there is one.
+    fn cut_open_list(&mut self) -> bool {
         let frames = &self.frames[..self.depth];
         let simple_from = frames.iter().rposition(|frame| !frame.simple).map_or(0, |at| at + 1);
         let list = frames[simple_from..].iter().find(|frame| frame.is_list && frame.first_end > 0);
-        if let Some(frame) = list {
-            self.len = usize::from(frame.first_end);
-        }
-        (Bytes::copy_from_slice(&self.out[..self.len]), self.full || self.lost_sign)
+        let Some(end) = list.map(|frame| usize::from(frame.first_end)) else { return false };
+        self.len = end;
+        true
     }
 
     /// What stood before it may now be the end: a comma, a semicolon.
@@ -226,6 +230,10 @@ impl<'a> Text<'a> {
 
     fn end_statement(&mut self) {
         self.take_last_sign_back();
+        if self.cut_open_list() {
+            // What there was no room for was the list's.
+            self.full = false;
+        }
         self.semicolon = true;
         self.depth = 0;
         self.too_deep = 0;
