@@ -9,6 +9,7 @@ pub mod instant;
 pub mod loss;
 pub mod map;
 pub mod process_tls;
+pub mod stacks;
 pub mod strip;
 pub mod summary;
 pub mod trace_id;

@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn slow_and_failed_requests_keep_their_stacks_and_of_the_others_so_many() {
         let kept = |duration_ns: i64, failed| {
-            (0..10_000).filter(|n| {
+            (0..10_000).filter(move |n| {
                 let id = CallId { conn: ConnId(74_554_078_426_070 + n / 7 * 1_000_003), ordinal: n % 7 };
                 is_sampled(id, duration_ns, failed)
             })
