@@ -242,7 +242,7 @@ fn what_is_known_of_tls_has_a_column_where_there_is_any() {
             let line = heading(&feed, "7", width, "s");
             assert_eq!(line.contains(" tls "), has_tls && width >= 130, "{width}: {line}");
         }
-        let screen = press(&feed, (240, 20), &mut App::default(), &typed("7"));
+        let screen = press(&feed, (240, 20), &mut App::default(), &typed("8"));
         let column: Vec<&str> = screen
             .text()
             .lines()
@@ -275,7 +275,7 @@ fn connections_are_counted_walked_sorted_and_lead_to_their_dots() {
     }
     let feed = feed(transactions.clone(), &[with_conns(30, 4_321)]);
     let mut app = App::default();
-    let screen = press(&feed, (200, 60), &mut app, &typed("7"));
+    let screen = press(&feed, (200, 60), &mut app, &typed("8"));
     let title = &screen.lines()[3];
     assert_eq!(title, "4,321 open: the 30 used last; 12,345 ended: the last 4");
     type Figure = fn(&ConnRow) -> u64;
@@ -307,7 +307,7 @@ fn connections_are_counted_walked_sorted_and_lead_to_their_dots() {
 #[test]
 fn each_connection_has_its_line_with_what_is_known_of_it() {
     let feed = feed(busy(), &[with_conns(30, 30)]);
-    let screen = press(&feed, (200, 60), &mut App::default(), &typed("7"));
+    let screen = press(&feed, (200, 60), &mut App::default(), &typed("8"));
     for row in &screen.model.conns {
         let id = format!("{:016x}", row.conn.0);
         let line = screen.lines().into_iter().find(|line| line.ends_with(&id)).unwrap();
@@ -318,6 +318,6 @@ fn each_connection_has_its_line_with_what_is_known_of_it() {
         assert_eq!(line.contains('≥'), !row.from_start || row.idle_ns.is_none(), "{line}");
     }
     let known = Snapshot { n_conns: 0, connections: Arc::default(), ..snapshot() };
-    let empty = press(&super::feed(busy(), &[known]), (80, 24), &mut App::default(), &typed("7"));
+    let empty = press(&super::feed(busy(), &[known]), (80, 24), &mut App::default(), &typed("8"));
     assert!(empty.text().contains("no connections yet"), "{}", empty.text());
 }

@@ -10,6 +10,7 @@ mod overview;
 mod range;
 mod read_back;
 mod settings;
+mod stacks;
 mod states;
 mod views;
 

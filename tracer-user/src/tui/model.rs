@@ -22,6 +22,7 @@ use super::{
     heads::ShownHeads,
     health::{self, HealthLine},
     playback::Played,
+    stacks::{self, ShownStacks},
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
 };
@@ -128,6 +129,8 @@ pub struct Model {
     pub map: Option<(Graph, Option<Picture>)>,
     /// What databases and caches are asked, of the rows that are kept; where it is shown.
     pub statements: Vec<Statement>,
+    /// What they were met doing; where it is shown.
+    pub stacks: Option<ShownStacks>,
     /// Protocols of the rows that are kept, in the order of their names; where it matters.
     pub protocols: Vec<&'static str>,
     /// Connections, sorted: open ones and those that ended of late; where they are shown.
@@ -375,6 +378,15 @@ impl Model {
             asked = statements(rows.iter(), family, recent, app.statement_sort);
             protocols.extend(rows.iter().map(|row| row.protocol).collect::<BTreeSet<_>>());
         }
+        let stacks = (place == Place::View(View::Stacks)).then(|| {
+            let before = before.and_then(|before| before.stacks.as_ref());
+            let kept = || -> Vec<_> { feed.recent.lock().rows(WallTime(0), until).cloned().collect() };
+            // What goes on is looked at once a second; what stands still, whenever older rows have come.
+            let is_still = status.finished || heading.replay || app.paused.is_some();
+            let n = is_still.then(|| feed.recent.lock().rows(WallTime(0), until).len());
+            let rows = || matching.as_ref().map_or_else(kept, |matching| matching.rows.clone());
+            ShownStacks::read(app, watermark, n, before, rows)
+        });
         let connections = &status.snapshot.connections;
         let mut conns: Vec<ConnRow> = Vec::new();
         if place == Place::View(View::Connections) {
@@ -430,6 +442,7 @@ impl Model {
             edges: calls,
             map,
             statements: asked,
+            stacks,
             protocols,
             conns,
             n_conns: [status.snapshot.n_conns as u64, connections.n_closed],
@@ -457,13 +470,16 @@ impl Model {
         let n_rows = match (app.place(), &self.list) {
             (Place::List, Some(list)) => list.lines.len(),
             // More than there are lines: scrolling stops by itself.
-            (Place::Detail, _) => 64 + self.heads.n_lines(),
+            (Place::Detail, _) => {
+                64 + self.heads.n_lines() + app.opened().map_or(0, |shown| stacks::n_lines(shown))
+            }
             (Place::Help, _) => 64,
             (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),
             (Place::View(View::Health), _) => self.health.len(),
             (Place::View(View::Active), _) => self.open.len(),
             (Place::View(View::Services), _) => self.edges.len(),
             (Place::View(View::Statements), _) => self.statements.len(),
+            (Place::View(View::Stacks), _) => self.stacks.as_ref().map_or(0, |stacks| stacks.functions.len()),
             (Place::View(View::Connections), _) => self.conns.len(),
             _ => self.rows.len(),
         };
@@ -501,6 +517,7 @@ impl Model {
             conn: conn.map(|row| row.conn),
             range: self.graphs.as_ref().map(Graphs::seen).unwrap_or_default(),
             flight,
+            stacks: self.stacks.as_ref().map(|stacks| stacks.seen(app, layout)).unwrap_or_default(),
         }
     }
 

@@ -18,6 +18,8 @@ pub enum View {
     Services,
     /// What databases and caches are asked.
     Statements,
+    /// What requests were met doing.
+    Stacks,
     /// Connections.
     Connections,
     /// txray itself.
@@ -26,13 +28,14 @@ pub enum View {
 
 impl View {
     /// All, in the order of their digits.
-    pub const ALL: [View; 8] = [
+    pub const ALL: [View; 9] = [
         View::Overview,
         View::Xlog,
         View::Active,
         View::Operations,
         View::Services,
         View::Statements,
+        View::Stacks,
         View::Connections,
         View::Health,
     ];
@@ -46,8 +49,9 @@ impl View {
             View::Operations => b'4',
             View::Services => b'5',
             View::Statements => b'6',
-            View::Connections => b'7',
-            View::Health => b'8',
+            View::Stacks => b'7',
+            View::Connections => b'8',
+            View::Health => b'0',
         }
     }
 
@@ -60,6 +64,7 @@ impl View {
             View::Operations => "Operations",
             View::Services => "Services",
             View::Statements => "Statements",
+            View::Stacks => "Stacks",
             View::Connections => "Connections",
             View::Health => "Health",
         }

@@ -58,7 +58,7 @@ pub fn tree(tree: &StackTree, shown: Shown) -> String {
         let (node, name) = match what {
             What::Node { node, is_branch } => {
                 let mark = if is_branch { "- " } else { "" };
-                (tree.node(node).clone(), format!("{mark}{}", tree.function_of(node).label()))
+                (*tree.node(node), format!("{mark}{}", tree.function_of(node).label()))
             }
             What::More { n, own, all } => {
                 let node = Node { function: 0, parent: 0, own, all };

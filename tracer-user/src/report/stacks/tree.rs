@@ -15,8 +15,8 @@ use crate::{
 
 /// Nodes of a tree. A stack that would need more is one of [`NO_ROOM`], whole. Some 72 bytes each, and those of its place among its siblings.
 pub const MAX_NODES: usize = 100_000;
-/// Texts whose place in the tree is remembered, so that what was met before is not taken apart again; beyond it all are forgotten.
-const MAX_KNOWN: usize = 1 << 16;
+/// Texts whose place in the tree is remembered, so that what was met before is not taken apart again; beyond it all are forgotten. Some 2 KB each.
+const MAX_KNOWN: usize = 1 << 14;
 
 /// The node of the stacks for which there was no room in the tree.
 pub const NO_ROOM: &str = "[no room]";
@@ -83,7 +83,7 @@ fn add(sums: &mut Sums, more: &Sums) {
 }
 
 /// A function where it was called.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Node {
     /// Its place among [`StackTree::functions`].
     pub function: u32,
@@ -169,17 +169,18 @@ impl Grower {
 
     fn add(&mut self, node: u32, sums: &Sums) {
         add(&mut self.nodes[node as usize].own, sums);
-        let mut at = node;
-        loop {
-            add(&mut self.nodes[at as usize].all, sums);
-            if at == 0 {
-                return;
-            }
-            at = self.nodes[at as usize].parent;
-        }
     }
 
-    fn finish(self, functions: Arc<Vec<Function>>, requests: [Requests; 2]) -> StackTree {
+    fn finish(mut self, functions: Arc<Vec<Function>>, requests: [Requests; 2]) -> StackTree {
+        // Each node stands behind its parent: from the last to the first, what is below a node is complete when it is its turn.
+        for at in (0..self.nodes.len()).rev() {
+            let Node { parent, own, .. } = self.nodes[at];
+            add(&mut self.nodes[at].all, &own);
+            let all = self.nodes[at].all;
+            if at != 0 {
+                add(&mut self.nodes[parent as usize].all, &all);
+            }
+        }
         let mut children = vec![Vec::new(); self.nodes.len()];
         for (i, node) in self.nodes.iter().enumerate().skip(1) {
             children[node.parent as usize].push(i as u32);
@@ -204,6 +205,8 @@ pub struct Gatherer {
     by_function: FxHashMap<Function, u32>,
     by_frame: FxHashMap<String, u32>,
     by_stack: FxHashMap<(StackPart, StackEnd, Arc<str>), u32>,
+    /// The same by the place of a text that is shared, which is kept so that no other one can have its place.
+    by_place: FxHashMap<(StackPart, StackEnd, usize), (Arc<str>, u32)>,
     requests: [Requests; 2],
 }
 
@@ -225,6 +228,7 @@ impl Gatherer {
             by_function,
             by_frame: FxHashMap::default(),
             by_stack: FxHashMap::default(),
+            by_place: FxHashMap::default(),
             requests: [Requests::default(); 2],
         }
     }
@@ -245,22 +249,39 @@ impl Gatherer {
         if !self.parts.takes(*part) {
             return;
         }
-        let key = (*part, *end, frames.clone());
-        let node = match self.by_stack.get(&key) {
-            Some(node) => *node,
+        let place = (*part, *end, frames.as_ptr().addr());
+        let node = match self.by_place.get(&place) {
+            Some((_, node)) => *node,
             None => {
-                let path = self.path(stack);
-                let node = self.grower.node(&path);
-                if self.by_stack.len() >= MAX_KNOWN {
-                    self.by_stack.clear();
+                let node = self.node(stack);
+                // Its own and that of `by_stack`, and somebody's who has it too.
+                if Arc::strong_count(frames) > 2 {
+                    if self.by_place.len() >= MAX_KNOWN {
+                        self.by_place.clear();
+                    }
+                    self.by_place.insert(place, (frames.clone(), node));
                 }
-                self.by_stack.insert(key, node);
                 node
             }
         };
         let mut sums = Sums::default();
         sums[selection.min(1)] = Sum { count: *count, ns: *ns };
         self.grower.add(node, &sums);
+    }
+
+    /// The node of its innermost function.
+    fn node(&mut self, stack: &StackSum) -> u32 {
+        let key = (stack.part, stack.end, stack.frames.clone());
+        if let Some(node) = self.by_stack.get(&key) {
+            return *node;
+        }
+        let path = self.path(stack);
+        let node = self.grower.node(&path);
+        if self.by_stack.len() >= MAX_KNOWN {
+            self.by_stack.clear();
+        }
+        self.by_stack.insert(key, node);
+        node
     }
 
     /// Functions from the root on.

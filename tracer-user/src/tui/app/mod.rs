@@ -15,6 +15,7 @@ use super::{
     playback::{Order, Played, Sought},
     range::{RangePage, SeenRange},
     settings::ScreenSettings,
+    stacks::{SeenStacks, StacksPage},
     statements::StatementSort,
     view::{ConnSort, ListSort, Place, Roles, Sort, View},
 };
@@ -130,6 +131,8 @@ pub struct Seen {
     pub range: SeenRange,
     /// The selected request in flight.
     pub flight: Option<Flight>,
+    /// Call stacks: what lies around the selected frame.
+    pub stacks: SeenStacks,
 }
 
 impl Seen {
@@ -156,7 +159,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn go(&mut self, action: Action, seen: &Seen) {
+    pub(in crate::tui) fn go(&mut self, action: Action, seen: &Seen) {
         let page = seen.page.max(1);
         self.selected = match action {
             Action::Previous => self.selected.saturating_sub(1),
@@ -209,6 +212,8 @@ pub struct App {
     pub statement_sort: StatementSort,
     /// What databases and caches are asked.
     pub statements: Rows,
+    /// Call stacks.
+    pub stacks: StacksPage,
     /// Order of the connections.
     pub conn_sort: ConnSort,
     /// The connections.
@@ -286,6 +291,7 @@ impl Default for App {
             map: true,
             statement_sort: StatementSort::Total,
             statements: Rows::default(),
+            stacks: StacksPage::default(),
             conn_sort: ConnSort::Idle,
             conns: Rows::default(),
             cursor: None,
@@ -378,7 +384,7 @@ impl App {
 
     /// Does what a key stands for.
     pub fn act(&mut self, action: Action, seen: &Seen) -> Command {
-        if let Some(command) = self.act_on_range(action, seen) {
+        if let Some(command) = self.act_on_range(action, seen).or_else(|| self.act_on_stacks(action, seen)) {
             return command;
         }
         match action {
@@ -532,6 +538,7 @@ impl App {
             }
             // Keys of the page of graphs alone.
             Action::Range | Action::GotoColumn => return Command::Nothing,
+            Action::StackParts | Action::StackTable | Action::Sandwich => return Command::Nothing,
             Action::Back => self.back(),
             Action::Preset(number) => self.show_preset(number),
             Action::SaveLayout => self.type_layout(),
@@ -579,6 +586,9 @@ impl App {
         }
         if let Some(cursor) = self.cursor.take() {
             self.thaw(cursor);
+            return;
+        }
+        if self.view == View::Stacks && self.stacks.back() {
             return;
         }
         if let Some(Zoom { window_ns, back_ns, paused, axis, y_max_ns }) = self.zooms.pop() {
@@ -663,7 +673,7 @@ impl App {
         freezes
     }
 
-    fn thaw(&mut self, cursor: Cursor) {
+    pub(in crate::tui) fn thaw(&mut self, cursor: Cursor) {
         if cursor.froze {
             self.paused = None;
         }
