@@ -49,8 +49,19 @@ fn fails(args: &[&str], line: &str, hint: &str) {
 #[test]
 fn help_names_every_subcommand() {
     let help = text(&txray(&["--help"]).stdout);
-    for name in ["live", "record", "replay", "find", "recover", "map", "doctor", "demo", "completions", "man"]
-    {
+    for name in [
+        "live",
+        "record",
+        "replay",
+        "find",
+        "stacks",
+        "recover",
+        "map",
+        "doctor",
+        "demo",
+        "completions",
+        "man",
+    ] {
         assert!(
             help.lines().any(|line| line.trim_start().starts_with(&format!("{name} "))),
             "{name}: {help}"
@@ -62,8 +73,19 @@ fn help_names_every_subcommand() {
 #[test]
 fn every_subcommand_has_help_and_the_manual_page_has_them_all() {
     let page = text(&txray(&["man"]).stdout);
-    for name in ["live", "record", "replay", "find", "recover", "map", "doctor", "demo", "completions", "man"]
-    {
+    for name in [
+        "live",
+        "record",
+        "replay",
+        "find",
+        "stacks",
+        "recover",
+        "map",
+        "doctor",
+        "demo",
+        "completions",
+        "man",
+    ] {
         let output = txray(&[name, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{name}");
         assert!(

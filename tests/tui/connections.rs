@@ -207,7 +207,7 @@ fn every_table_says_how_many_columns_there_is_no_room_for() {
         ("5", "serv", services),
         ("5", "from → to", services),
         ("6", "serv", statements),
-        ("7", "s", connections),
+        ("8", "s", connections),
         ("2", "end", list),
     ];
     for (view, first, names) in tables {
@@ -239,7 +239,7 @@ fn what_is_known_of_tls_has_a_column_where_there_is_any() {
     for (snapshot, has_tls) in [(with_tls, true), (with_conns(4, 4), false)] {
         let feed = feed(rows.clone(), &[snapshot]);
         for width in [100, 140, 240] {
-            let line = heading(&feed, "7", width, "s");
+            let line = heading(&feed, "8", width, "s");
             assert_eq!(line.contains(" tls "), has_tls && width >= 130, "{width}: {line}");
         }
         let screen = press(&feed, (240, 20), &mut App::default(), &typed("8"));
@@ -256,7 +256,7 @@ fn what_is_known_of_tls_has_a_column_where_there_is_any() {
 #[test]
 fn the_help_of_a_table_tells_what_the_mark_means_and_how_to_get_at_the_columns() {
     let feed = feed(asked("cart", "DELETE FROM item"), &[with_conns(3, 3)]);
-    for (view, key) in [("1", "operations = […]"), ("4", "operations = […]"), ("5", ""), ("6", ""), ("7", "")]
+    for (view, key) in [("1", "operations = […]"), ("4", "operations = […]"), ("5", ""), ("6", ""), ("8", "")]
     {
         let keys = typed(&format!("{view}?"));
         let help = press(&feed, (60, 80), &mut App::default(), &keys).text();

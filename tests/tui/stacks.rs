@@ -87,8 +87,10 @@ fn a_frame_is_walked_to_zoomed_into_and_left_again() {
     let mut app = App::default();
     let first = press(&feed, SIZE, &mut app, &typed("7"));
     assert_eq!(selected(&first), "all");
-    // The widest first, then to its neighbour on the right, and down.
-    let lock = press(&feed, SIZE, &mut app, &[Key::Down, Key::Right, Key::Down, Key::Down]);
+    // The widest first; to its neighbour on the right, and back; down.
+    let beside = press(&feed, SIZE, &mut app, &[Key::Down, Key::Right]);
+    assert_eq!(path(&beside), ["[on a CPU]"]);
+    let lock = press(&feed, SIZE, &mut app, &[Key::Left, Key::Down, Key::Down]);
     assert_eq!(path(&lock), ["[waiting for a lock]", "[unknown caller]", "main (shop)"]);
     let zoomed = press(&feed, SIZE, &mut app, &[Key::Enter]);
     insta::assert_snapshot!("stacks_zoomed_120x40", zoomed.text());
@@ -249,7 +251,7 @@ fn what_goes_on_is_gathered_once_a_second_and_what_stands_still_whenever_there_i
     let later =
         screen_after(&feed, Rect::new(0, 0, 120, 40), MANY, &mut app, &Heading::default(), Some(&next.model));
     assert!(tree(&later).total()[0].ns > tree(&first).total()[0].ns);
-    assert_eq!(selected(&later), "[on a CPU]", "what is selected stays, by its name");
+    assert_eq!(selected(&later), "[waiting for a lock]", "what is selected stays, by its name");
 }
 
 #[test]

@@ -378,7 +378,7 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Key::Enter], STACKS, A::Open, "zoom into the frame; of a row: between", "zoom"),
     bind(&[Char('c')], STACKS, A::StackParts, "on a CPU, off it, or both", "cpu"),
     bind(&[Char('t')], STACKS, A::StackTable, "arrows: in the table, or in the graph", "table"),
-    bind(&[Char('x')], STACKS, A::Sandwich, "between its callers and what it calls", "between"),
+    bind(&[Char('i')], STACKS, A::Sandwich, "between its callers and what it calls", "between"),
     bind(&[Char('b')], STACKS, A::Contrast, "what was selected against all others", "compare"),
     bind(&[Key::Left, Char('h')], STACKS, A::CursorLeft, "frame to the left", ""),
     bind(&[Key::Right, Char('l')], STACKS, A::CursorRight, "frame to the right", ""),

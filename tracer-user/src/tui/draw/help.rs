@@ -86,7 +86,7 @@ fn lines(app: &App, theme: Theme) -> Vec<(String, Line<'static>)> {
     let chosen = match app.place_below_help() {
         Place::View(View::Overview | View::Operations) => Some(Some("operations")),
         Place::List => Some(Some("list")),
-        Place::View(View::Services | View::Statements | View::Stacks | View::Connections) => Some(None),
+        Place::View(View::Services | View::Statements | View::Connections) => Some(None),
         _ => None,
     };
     if let Some(key) = chosen {

@@ -149,8 +149,9 @@ fn none(model: &Model, app: &App, shown: &ShownStacks) -> Vec<String> {
         return vec![format!("none of their stacks is of a time {other}")];
     }
     vec![
-        "no call stacks: of requests that are slow or failed, and of some others, they are kept (--stacks slow)".to_owned(),
-        "--stacks all keeps those of all; without --anatomy, in captures and in older recordings there are none".to_owned(),
+        "no call stacks".to_owned(),
+        "--stacks slow keeps those of slow and failed requests,".to_owned(),
+        "and of some others; --stacks all those of all".to_owned(),
     ]
 }
 
