@@ -233,7 +233,7 @@ fn where_there_are_no_stacks_it_says_how_to_have_some() {
 }
 
 #[test]
-fn what_goes_on_is_gathered_once_a_second_and_what_stands_still_whenever_there_is_more() {
+fn the_tree_is_made_once_a_second_of_the_seconds_that_are_over() {
     let feed = shop();
     let mut app = App::default();
     let first = press(&feed, SIZE, &mut app, &typed("7"));
@@ -245,7 +245,11 @@ fn what_goes_on_is_gathered_once_a_second_and_what_stands_still_whenever_there_i
     let more: Vec<Transaction> = with_stacks("cart::lock", "shop")
         .into_iter()
         .take(3)
-        .map(|row| Transaction { end_time: WallTime(START + 310 * SECOND), seq: row.seq + 10_000, ..row })
+        .map(|row| Transaction {
+            end_time: WallTime(START + 309 * SECOND + SECOND * 9 / 10),
+            seq: row.seq + 10_000,
+            ..row
+        })
         .collect();
     fill(&feed, more, &[snapshot()]);
     let later =

@@ -380,12 +380,14 @@ impl Model {
         }
         let stacks = (place == Place::View(View::Stacks)).then(|| {
             let before = before.and_then(|before| before.stacks.as_ref());
-            let kept = || -> Vec<_> { feed.recent.lock().rows(WallTime(0), until).cloned().collect() };
-            // What goes on is looked at once a second; what stands still, whenever older rows have come.
-            let is_still = status.finished || heading.replay || app.paused.is_some();
-            let n = is_still.then(|| feed.recent.lock().rows(WallTime(0), until).len());
-            let rows = || matching.as_ref().map_or_else(kept, |matching| matching.rows.clone());
-            ShownStacks::read(app, watermark, n, before, rows)
+            let until = stacks::until(watermark, status.finished);
+            let recent = || feed.recent.lock();
+            // Older rows may come while a playback stands still. Where old ones go, their number says nothing.
+            let n = Some(recent().rows(WallTime(0), until).len()).filter(|_| recent().evicted() == 0);
+            ShownStacks::read(app, (until, n), before, || match &matching {
+                Some(matching) => matching.rows.iter().filter(|row| row.end_time < until).cloned().collect(),
+                None => recent().rows(WallTime(0), until).cloned().collect(),
+            })
         });
         let connections = &status.snapshot.connections;
         let mut conns: Vec<ConnRow> = Vec::new();

@@ -17,6 +17,12 @@ use crate::{
 
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// Up to when requests are looked at: the seconds that are over, so that a tree is made once a second and is the same whenever that is; all, where
+/// nothing more will come.
+pub(super) fn until(watermark: WallTime, is_finished: bool) -> WallTime {
+    if is_finished { WallTime(u64::MAX) } else { WallTime(watermark.0 / SECOND_NS * SECOND_NS) }
+}
+
 /// Order of the functions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StackSort {
@@ -131,8 +137,7 @@ pub struct ShownStacks {
 /// What a tree is made of: where that is the same, so is the tree.
 #[derive(Clone, Debug, PartialEq)]
 struct Key {
-    second: u64,
-    n: Option<usize>,
+    rows: (WallTime, Option<usize>),
     narrowed: String,
     parts: Parts,
     rectangle: Option<Rectangle>,
@@ -141,17 +146,16 @@ struct Key {
 }
 
 impl ShownStacks {
-    /// Of the rows that are chosen; `before`: what the frame before showed; `n`: how many rows there are, where that counts.
+    /// Of the rows that are chosen, those until an instant ([`until`]), so many where that says something; `before`: what the frame before showed.
     pub(super) fn read(
         app: &App,
-        watermark: WallTime,
-        n: Option<usize>,
+        until: (WallTime, Option<usize>),
         before: Option<&ShownStacks>,
         rows: impl FnOnce() -> Vec<Arc<Transaction>>,
     ) -> ShownStacks {
         let StacksPage { parts, rectangle, is_diff, sort, .. } = app.stacks;
         let narrowed = app.narrowed_to();
-        let key = Key { second: watermark.0 / SECOND_NS, n, narrowed, parts, rectangle, is_diff, sort };
+        let key = Key { rows: until, narrowed, parts, rectangle, is_diff, sort };
         let same = before.filter(|before| before.key == key);
         let (tree, functions) = match same {
             Some(before) => (before.tree.clone(), before.functions.clone()),

@@ -16,6 +16,7 @@ use crate::{
 /// Nodes of a tree. A stack that would need more is one of [`NO_ROOM`], whole. Some 72 bytes each, and those of its place among its siblings.
 pub const MAX_NODES: usize = 100_000;
 /// Texts whose place in the tree is remembered, so that what was met before is not taken apart again; beyond it all are forgotten. Some 2 KB each.
+/// (65,536 requests of 4 stacks of 34 frames, 400 different ones, without optimisation: 0.15 s where texts are shared, 3.2 s where each has its own.)
 const MAX_KNOWN: usize = 1 << 14;
 
 /// The node of the stacks for which there was no room in the tree.

@@ -30,6 +30,7 @@ fn seen(n_rows: usize) -> Seen {
         conn: Some(ConnId(1)),
         range: SeenRange::default(),
         flight: None,
+        stacks: SeenStacks::default(),
     }
 }
 
