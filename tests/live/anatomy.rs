@@ -24,8 +24,8 @@ use super::{
 };
 
 /// The server, and where it logs.
-struct Server {
-    process: Process,
+pub(super) struct Server {
+    pub(super) process: Process,
     port: u16,
     log: PathBuf,
     _folder: TempDir,
@@ -40,7 +40,7 @@ struct Handled {
 }
 
 impl Server {
-    fn start() -> Server {
+    pub(super) fn start() -> Server {
         // Beside the build: where temporary files are kept in memory, none is read past the page cache.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let (log, file) = (folder.path().join("log.csv"), folder.path().join("file"));
@@ -54,7 +54,7 @@ impl Server {
         Server { process, port: port.trim().parse().unwrap(), log, _folder: folder }
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(super) fn connect(&self) -> TcpStream {
         TcpStream::connect(("127.0.0.1", self.port)).unwrap()
     }
 
@@ -72,8 +72,9 @@ impl Server {
 }
 
 /// Asks for a path and reads the answer, of which so many bytes at first and the rest when `pause` has passed.
-fn ask(stream: &mut TcpStream, path: &str, pause: Option<Duration>) {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+pub(super) fn ask(stream: &mut TcpStream, path: &str, pause: Option<Duration>) {
+    // In one piece: some servers read once.
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -91,7 +92,7 @@ fn ask(stream: &mut TcpStream, path: &str, pause: Option<Duration>) {
     reader.read_exact(&mut body).unwrap();
 }
 
-fn of<'a>(capture: &'a Capture, role: &str, path: &str) -> &'a Transaction {
+pub(super) fn of<'a>(capture: &'a Capture, role: &str, path: &str) -> &'a Transaction {
     let mut found = capture
         .transactions
         .iter()

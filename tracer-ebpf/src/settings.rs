@@ -31,7 +31,7 @@ pub static SETTINGS: Settings = Settings {
     io_wait_byte: NO_OFFSET,
     io_wait_bit: 0,
     stacks_per_window: 0,
-    padding: 0,
+    task_switches: NO_OFFSET,
     reserved: 0,
     offsets: KernelOffsets {
         sock_common_family: NO_OFFSET,

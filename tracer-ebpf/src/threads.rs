@@ -40,6 +40,8 @@ pub struct Followed {
     pub kernel_out_ns: u64,
     /// What it waited for behind an answer that may go on; number 0 = nothing.
     pub held: OffCpu,
+    /// How often it had left its CPU when that was last seen; 0 = not known.
+    pub switches: u64,
     /// Number of the last time off the CPU.
     pub number: u32,
     /// Connections that have received, and have not begun to answer.
@@ -85,6 +87,7 @@ static NEW: Followed = Followed {
         file: 0,
         reserved: 0,
     },
+    switches: 0,
     number: 1,
     n_open: 0,
     behind: 0,
@@ -171,6 +174,7 @@ fn serve(pid: u32, tid: u32) -> u32 {
     followed.pid = pid;
     if followed.n_open == 0 {
         // What it did meanwhile is nobody's.
+        followed.switches = 0;
         followed.off_ns = 0;
         followed.enter_ns = if setting!(hits_in_call) != 0 { now() } else { 0 };
     }

@@ -43,9 +43,14 @@ fn compiled(source: &str, folder: &Path) -> PathBuf {
 }
 
 fn compiled_with(source: &str, folder: &Path, flags: &[&str]) -> PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/live/functions").join(source);
-    let (stem, kind) = source.split_once('.').unwrap();
-    let path = folder.join(stem);
+    compile(&Path::new("functions").join(source), folder, flags)
+}
+
+/// The same of one below `tests/live`.
+pub(super) fn compile(source: &Path, folder: &Path, flags: &[&str]) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/live").join(source);
+    let kind = source.extension().unwrap().to_str().unwrap();
+    let path = folder.join(source.file_stem().unwrap());
     let mut command = match kind {
         "c" => Command::new(tool("gcc", "gcc")),
         "cc" => Command::new(tool("g++", "g++")),
@@ -65,7 +70,7 @@ fn compiled_with(source: &str, folder: &Path, flags: &[&str]) -> PathBuf {
         _ => {}
     }
     let output = command.arg("-o").arg(&path).arg(from).args(flags).output().unwrap();
-    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{source:?}: {}", String::from_utf8_lossy(&output.stderr));
     path
 }
 

@@ -249,8 +249,8 @@ pub struct Settings {
     pub io_wait_bit: u32,
     /// Stacks of waits that one CPU tells at most in [`STACKS_WINDOW_NS`].
     pub stacks_per_window: u32,
-    /// Zero.
-    pub padding: u32,
+    /// `task_struct.nvcsw`, behind which `nivcsw` stands: how often a thread has left its CPU. Or [`NO_OFFSET`].
+    pub task_switches: u32,
     /// Zero: what no program does (`on_kernel_stack`).
     pub reserved: u32,
     /// Where all else is.

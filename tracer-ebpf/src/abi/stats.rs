@@ -105,6 +105,8 @@ counters! {
     RefusedOffCpu = "refused_off_cpu",
     /// Stacks of waits that were not told: enough of them had been in that tenth of a second. What was waited for is told all the same.
     StacksLeftOut = "stacks_left_out",
+    /// Threads that serve left their CPU, as the kernel counts it, without being seen: that time is nobody's (`unattributed`).
+    SwitchesMissed = "switches_missed",
     /// The map of threads that serve requests was full: the anatomy of what such a thread serves is not known.
     ThreadsFull = "threads_full",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     NO_OFFSET, OFF_FLAG_FUTEX_WAKE, OFF_FLAG_RUNNABLE, OFF_FLAG_STOPPED, OFF_NO_CALL, OFF_UNKNOWN_CALL,
-    STACK_BYTES, STACK_FLAG_PLACE, STACK_FLAG_SAMPLE, STACK_FLAG_WAIT, STACK_KERNEL_FRAMES,
+    STACK_BYTES, STACK_FLAG_PLACE, STACK_FLAG_SAMPLE, STACK_FLAG_WAIT, STACK_KERNEL_FRAMES, Stat,
 };
 
 use super::call::{
@@ -26,6 +26,7 @@ use crate::{
     memory::{Memory, Probed, Typed},
     settings::setting,
     stack::{self, Walk},
+    stats::count,
     threads::{self, Followed},
 };
 
@@ -148,6 +149,7 @@ fn out(followed: &mut Followed, task: *const u8, state: u32) {
             )
             || (file == S_IFSOCK && matches!(number, READ | READV | PREADV2));
     }
+    followed.switches = switches::<Typed>(task);
     followed.kernel_out_ns = threads::kernel_ns(followed, now);
     followed.argument = argument;
     followed.call = call;
@@ -159,6 +161,17 @@ fn out(followed: &mut Followed, task: *const u8, state: u32) {
     // What could have gone on waits for a CPU from the beginning.
     followed.wake_ns = if flags & OFF_FLAG_RUNNABLE != 0 { now } else { 0 };
     followed.out_ns = now;
+}
+
+/// How often a thread has left its CPU; 0 where the kernel does not say.
+#[inline(always)]
+fn switches<M: Memory>(task: *const u8) -> u64 {
+    if setting!(task_switches) == NO_OFFSET {
+        return 0;
+    }
+    let [voluntary, others]: [u64; 2] =
+        [M::read(task, setting!(task_switches)), M::read(task, setting!(task_switches) + 8)];
+    voluntary + others
 }
 
 /// The user's registers of a thread that does not run in user mode.
@@ -254,6 +267,17 @@ pub fn call_exit(context: BtfTracePointContext) -> i32 {
     let Some(followed) = threads::find(id as u32).filter(|followed| threads::is_told(followed)) else {
         return 0;
     };
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    let switches = switches::<Probed>(task);
+    if followed.switches != switches {
+        if followed.switches != 0 {
+            // It left the CPU, and that was not seen: a gap, and no time on a CPU.
+            count(Stat::SwitchesMissed);
+            followed.number += 1;
+        }
+        followed.switches = switches;
+    }
     let now = now();
     if followed.enter_ns != 0 {
         followed.kernel_ns = threads::kernel_ns(followed, now);

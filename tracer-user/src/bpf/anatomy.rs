@@ -57,6 +57,9 @@ pub(super) fn settings(
     settings.has_task_registers = u32::from(has_registers);
     settings.hits_in_call = u32::from(family == Family::Socket);
     settings.task_state = state.map_or(abi::NO_OFFSET, |member| member.offset_bytes);
+    let switches = |name| member(name).filter(|member| member.size == 8).map(|member| member.offset_bytes);
+    let switches = switches("nvcsw").filter(|at| switches("nivcsw") == Some(at + 8));
+    settings.task_switches = switches.unwrap_or(abi::NO_OFFSET);
     settings.task_stack = stack.map_or(abi::NO_OFFSET, |member| member.offset_bytes);
     settings.io_wait_byte = io_wait.map_or(abi::NO_OFFSET, |member| member.offset_bits / 8);
     settings.io_wait_bit = io_wait.map_or(0, |member| member.offset_bits % 8);

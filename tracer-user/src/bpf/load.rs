@@ -409,7 +409,7 @@ fn settings(
         stack_ns: config.stacks.unwrap_or(0),
         wait_stack_ns: 0,
         stacks_per_window: 0,
-        padding: 0,
+        task_switches: abi::NO_OFFSET,
         anatomy: abi::ANATOMY_NONE,
         switch_has_state: 0,
         has_task_registers: 0,

@@ -374,7 +374,7 @@ mod tests {
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
-             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"stacks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

@@ -20,10 +20,12 @@ use crate::{
     source::kernel_names::KernelNames,
     transaction::stacks::frames_text,
     uprobe::{
+        jit_map::JitMap,
         maps::{MappedFile, Range},
         process::Process,
         resolve::Code,
         unwind::{Caller, Place},
+        vdso,
     },
 };
 
@@ -66,6 +68,8 @@ struct Known {
     places: FxHashMap<(u64, bool), (Arc<str>, Caller)>,
     /// How often its maps were read.
     n_reads: u32,
+    /// What it says of code that it has written itself.
+    jit: Option<JitMap>,
 }
 
 impl Known {
@@ -77,6 +81,7 @@ impl Known {
         }
         areas.extend(process.others.iter().map(|(range, name)| (*range, What::Other(name.clone()))));
         areas.sort_by_key(|(range, _)| range.start);
+        let jit = JitMap::of(&process.dir);
         // One that is ending has none.
         (!areas.is_empty()).then(|| Known {
             process,
@@ -84,6 +89,7 @@ impl Known {
             codes: FxHashMap::default(),
             places: FxHashMap::default(),
             n_reads: 1,
+            jit,
         })
     }
 
@@ -354,8 +360,23 @@ fn place(
     }
     // Where something returns to is behind the call.
     let inside = if is_place { address } else { address.checked_sub(1)? };
-    let (range, what) = &known.areas[known.area(inside)?];
+    let area = known.area(inside)?;
+    if matches!(&known.areas[area].1, What::Other(name) if name != vdso::NAME)
+        && let Some((function, offset)) = known.jit.as_mut().and_then(|jit| jit.around(inside))
+    {
+        // Never remembered here: other code may stand there soon. What writes code keeps frame pointers.
+        let text = format!("{function}+{:#x} (jit)", offset + (address - inside));
+        return Some((text.into(), Caller::FramePointer));
+    }
+    let (range, what) = &known.areas[area];
     let (text, caller) = match what {
+        What::Other(name) if name == vdso::NAME => {
+            let (place, behind) = (inside - range.start, address - inside);
+            match vdso::code().and_then(|code| Some((code, code.address(place)?))) {
+                Some((code, inside)) => (code.text(inside + behind, inside), code.caller(inside)),
+                None => (format!("{address:#x} ({name})"), Caller::Unknown),
+            }
+        }
         What::Other(name) => {
             let name = if name.is_empty() { "[anon]" } else { name };
             (format!("{address:#x} ({name})"), Caller::Unknown)

@@ -140,7 +140,7 @@ mod tests {
     fn a_field_is_completed_and_where_several_begin_alike_they_are_named() {
         for (begun, completed, named) in [
             ("err and dur", "err and duration", ""),
-            ("st", "sta", "status_code start_time stack stack_end"),
+            ("st", "sta", "status_code start_time stack stack_end stacks"),
             ("(client_", "(client_", "client_addr client_port"),
             ("resp", "response_", "response_start response_bytes response_messages"),
             ("xyz", "xyz", "no field begins like that"),

@@ -54,7 +54,8 @@ const MAPS_RIGHT: &str = "being its user, or CAP_SYS_PTRACE";
 /// A process whose maps were read.
 #[derive(Debug)]
 pub struct Process {
-    dir: PathBuf,
+    /// `/proc/PID`.
+    pub dir: PathBuf,
     /// The files whose code it has mapped.
     pub files: Vec<MappedFile>,
     /// Code that is no file's.

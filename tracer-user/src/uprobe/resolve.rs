@@ -51,6 +51,12 @@ impl Code {
         })
     }
 
+    /// Where a function begins.
+    #[cfg(test)]
+    pub(super) fn named(&self, name: &str) -> Option<u64> {
+        self.symbols.named(name).map(|symbol| symbol.address)
+    }
+
     /// `function+0x12 (file)`, or `+0x1234 (file)` where no function is known. `inside`: an address in the function; a call that never returns may be its last
     /// instruction, so that the address behind is another's.
     pub fn text(&self, address: u64, inside: u64) -> String {
