@@ -381,12 +381,13 @@ impl Model {
         let stacks = (place == Place::View(View::Stacks)).then(|| {
             let before = before.and_then(|before| before.stacks.as_ref());
             let until = stacks::until(watermark, status.finished);
-            let recent = || feed.recent.lock();
+            let (recent, matching) = (feed.recent.lock(), &matching);
             // Older rows may come while a playback stands still. Where old ones go, their number says nothing.
-            let n = Some(recent().rows(WallTime(0), until).len()).filter(|_| recent().evicted() == 0);
-            ShownStacks::read(app, (until, n), before, || match &matching {
+            let n = (recent.evicted() == 0).then(|| recent.rows(WallTime(0), until).len());
+            ShownStacks::read(app, (until, n), before, move || match matching {
                 Some(matching) => matching.rows.iter().filter(|row| row.end_time < until).cloned().collect(),
-                None => recent().rows(WallTime(0), until).cloned().collect(),
+                // Looked through when others can have them.
+                None => recent.rows(WallTime(0), until).cloned().collect(),
             })
         });
         let connections = &status.snapshot.connections;
