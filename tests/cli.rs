@@ -54,6 +54,7 @@ fn help_names_every_subcommand() {
         "record",
         "replay",
         "find",
+        "stacks",
         "recover",
         "map",
         "patterns",
@@ -73,8 +74,19 @@ fn help_names_every_subcommand() {
 #[test]
 fn every_subcommand_has_help_and_the_manual_page_has_them_all() {
     let page = text(&txray(&["man"]).stdout);
-    for name in ["live", "record", "replay", "find", "recover", "map", "doctor", "demo", "completions", "man"]
-    {
+    for name in [
+        "live",
+        "record",
+        "replay",
+        "find",
+        "stacks",
+        "recover",
+        "map",
+        "doctor",
+        "demo",
+        "completions",
+        "man",
+    ] {
         let output = txray(&[name, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{name}");
         assert!(

@@ -54,6 +54,8 @@ mod recording;
 mod replay;
 /// Programs with rustls, built by this toolchain.
 mod rustls;
+/// Call stacks of a recording, in every form.
+mod stacks;
 /// Many streams on one connection, through the pipeline.
 mod streams;
 mod tidy;

@@ -301,6 +301,6 @@ fn the_link_of_a_transaction_is_shown_whole_and_any_key_closes_it() {
     press(&feed, SIZE, &mut app, &typed("ooj"));
     assert!(app.link_of.is_none() && app.url.is_none());
     // What was chosen at the start outlives a reset.
-    press(&feed, SIZE, &mut app, &[Key::Escape, Key::Escape, Key::Escape, Key::Char('0')]);
+    press(&feed, SIZE, &mut app, &[Key::Escape, Key::Escape, Key::Escape, Key::Char('R')]);
     assert!(app.template.is_some());
 }

@@ -207,7 +207,7 @@ fn every_table_says_how_many_columns_there_is_no_room_for() {
         ("5", "serv", services),
         ("5", "from → to", services),
         ("6", "serv", statements),
-        ("7", "s", connections),
+        ("8", "s", connections),
         ("2", "end", list),
     ];
     for (view, first, names) in tables {
@@ -239,10 +239,10 @@ fn what_is_known_of_tls_has_a_column_where_there_is_any() {
     for (snapshot, has_tls) in [(with_tls, true), (with_conns(4, 4), false)] {
         let feed = feed(rows.clone(), &[snapshot]);
         for width in [100, 140, 240] {
-            let line = heading(&feed, "7", width, "s");
+            let line = heading(&feed, "8", width, "s");
             assert_eq!(line.contains(" tls "), has_tls && width >= 130, "{width}: {line}");
         }
-        let screen = press(&feed, (240, 20), &mut App::default(), &typed("7"));
+        let screen = press(&feed, (240, 20), &mut App::default(), &typed("8"));
         let column: Vec<&str> = screen
             .text()
             .lines()
@@ -256,7 +256,7 @@ fn what_is_known_of_tls_has_a_column_where_there_is_any() {
 #[test]
 fn the_help_of_a_table_tells_what_the_mark_means_and_how_to_get_at_the_columns() {
     let feed = feed(asked("cart", "DELETE FROM item"), &[with_conns(3, 3)]);
-    for (view, key) in [("1", "operations = […]"), ("4", "operations = […]"), ("5", ""), ("6", ""), ("7", "")]
+    for (view, key) in [("1", "operations = […]"), ("4", "operations = […]"), ("5", ""), ("6", ""), ("8", "")]
     {
         let keys = typed(&format!("{view}?"));
         let help = press(&feed, (60, 80), &mut App::default(), &keys).text();
@@ -275,7 +275,7 @@ fn connections_are_counted_walked_sorted_and_lead_to_their_dots() {
     }
     let feed = feed(transactions.clone(), &[with_conns(30, 4_321)]);
     let mut app = App::default();
-    let screen = press(&feed, (200, 60), &mut app, &typed("7"));
+    let screen = press(&feed, (200, 60), &mut app, &typed("8"));
     let title = &screen.lines()[3];
     assert_eq!(title, "4,321 open: the 30 used last; 12,345 ended: the last 4");
     type Figure = fn(&ConnRow) -> u64;
@@ -307,7 +307,7 @@ fn connections_are_counted_walked_sorted_and_lead_to_their_dots() {
 #[test]
 fn each_connection_has_its_line_with_what_is_known_of_it() {
     let feed = feed(busy(), &[with_conns(30, 30)]);
-    let screen = press(&feed, (200, 60), &mut App::default(), &typed("7"));
+    let screen = press(&feed, (200, 60), &mut App::default(), &typed("8"));
     for row in &screen.model.conns {
         let id = format!("{:016x}", row.conn.0);
         let line = screen.lines().into_iter().find(|line| line.ends_with(&id)).unwrap();
@@ -318,6 +318,6 @@ fn each_connection_has_its_line_with_what_is_known_of_it() {
         assert_eq!(line.contains('≥'), !row.from_start || row.idle_ns.is_none(), "{line}");
     }
     let known = Snapshot { n_conns: 0, connections: Arc::default(), ..snapshot() };
-    let empty = press(&super::feed(busy(), &[known]), (80, 24), &mut App::default(), &typed("7"));
+    let empty = press(&super::feed(busy(), &[known]), (80, 24), &mut App::default(), &typed("8"));
     assert!(empty.text().contains("no connections yet"), "{}", empty.text());
 }

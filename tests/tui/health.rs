@@ -86,7 +86,7 @@ fn numbers(line: &str) -> Vec<String> {
 fn the_groups_are_seen_on_screens_of_every_size() {
     let feed = with_losses();
     for (width, height) in [(80, 24), (120, 40), (200, 60), (400, 100)] {
-        let screen = press(&feed, (width, height), &mut App::default(), &typed("8"));
+        let screen = press(&feed, (width, height), &mut App::default(), &typed("0"));
         insta::assert_snapshot!(format!("health_{width}x{height}"), screen.text());
     }
     let ascii = Theme { colours: Colours::None, symbols: Symbols::Ascii, palette: Palette::DEFAULT };
@@ -100,14 +100,14 @@ fn the_groups_are_seen_on_screens_of_every_size() {
 fn a_small_screen_scrolls_to_every_line_and_no_further() {
     let feed = with_losses();
     let mut app = App::default();
-    let mut screen = press(&feed, (80, 24), &mut app, &typed("8"));
+    let mut screen = press(&feed, (80, 24), &mut app, &typed("0"));
     let n_lines = screen.model.health.len();
     let mut seen = body(&screen);
     for _ in seen.len()..n_lines {
         screen = press(&feed, (80, 24), &mut app, &[Key::Down]);
         seen.push(body(&screen).pop().unwrap());
     }
-    let tall = press(&feed, (80, n_lines as u16 + 4), &mut App::default(), &typed("8"));
+    let tall = press(&feed, (80, n_lines as u16 + 4), &mut App::default(), &typed("0"));
     assert_eq!(seen, body(&tall));
     let end = press(&feed, (80, 24), &mut app, &[Key::Down]);
     assert_eq!(end.text(), screen.text());
@@ -123,7 +123,7 @@ fn a_small_screen_scrolls_to_every_line_and_no_further() {
 #[test]
 fn the_figures_on_the_screen_are_those_of_the_counters() {
     let feed = with_losses();
-    let screen = press(&feed, (120, 200), &mut App::default(), &typed("8"));
+    let screen = press(&feed, (120, 200), &mut App::default(), &typed("0"));
     let mut n_programs = 0;
     for (line, drawn) in screen.model.health.iter().zip(body(&screen)) {
         let found = numbers(&drawn);
@@ -181,7 +181,7 @@ fn the_figures_on_the_screen_are_those_of_the_counters() {
 
 #[test]
 fn what_was_lost_stands_out_and_what_was_not_is_dim() {
-    let screen = press(&with_losses(), (120, 40), &mut App::default(), &typed("8"));
+    let screen = press(&with_losses(), (120, 40), &mut App::default(), &typed("0"));
     let style = |stage: &str, word: &str| {
         let y = screen.lines().iter().position(|line| line.starts_with(stage)).unwrap();
         let x = screen.lines()[y].find(word).unwrap();
@@ -201,9 +201,9 @@ fn what_was_lost_stands_out_and_what_was_not_is_dim() {
 
 #[test]
 fn groups_of_which_a_source_says_nothing_say_so() {
-    let early = press(&feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("8"));
+    let early = press(&feed(Vec::new(), &[]), (80, 24), &mut App::default(), &typed("0"));
     assert!(early.text().contains("no counters yet"));
-    let screen = press(&feed(busy(), &[lossy(150, 5)]), (80, 40), &mut App::default(), &typed("8"));
+    let screen = press(&feed(busy(), &[lossy(150, 5)]), (80, 40), &mut App::default(), &typed("0"));
     for text in ["no sample yet, or the kernel does not count for txray", "how full it is is not known here"]
     {
         assert!(screen.text().contains(text), "{}", screen.text());

@@ -11,6 +11,7 @@ mod patterns;
 mod range;
 mod read_back;
 mod settings;
+mod stacks;
 mod states;
 mod views;
 

@@ -1,6 +1,6 @@
 //! The figures on a screen, read from its cells and held against the model that it was drawn from.
 
-use tracer_user::report::format::clock;
+use tracer_user::report::format::{clock, duration};
 
 use super::*;
 
@@ -41,6 +41,7 @@ pub(super) fn check(screen: &Screen, what: &str) {
         View::Operations => operations(screen, what),
         View::Services => services(screen, what),
         View::Statements => statements(screen, what),
+        View::Stacks => stacks(screen, what),
         View::Connections => connections(screen, what),
         View::Health => health(screen, what),
         View::Patterns => patterns(screen, what),
@@ -260,6 +261,45 @@ fn statements(screen: &Screen, what: &str) {
         rows.collect(),
         &["count", "errors", "p99", "total", "share"],
     );
+}
+
+fn stacks(screen: &Screen, what: &str) {
+    let shown = screen.model.stacks.as_ref().unwrap();
+    let title = &screen.lines()[3];
+    looked_at(screen, title, what);
+    let [requests, _] = shown.requests();
+    assert_eq!(screen.number_before(title, " have stacks"), requests.with_stacks, "{what}: {title}");
+    if requests.with_stacks == 0 {
+        return;
+    }
+    let total = shown.tree.total()[0];
+    assert!(title.contains(&duration(total.ns)), "{what}: {title}");
+    let rows = shown.functions.iter().map(|row| {
+        vec![
+            ("count", Figure::Count(row.all[0].count)),
+            ("internal", Figure::Ns(row.own[0].ns)),
+            ("external", Figure::Ns(row.all[0].ns)),
+        ]
+    });
+    let is_heading = |line: &str| line.contains("internal") && line.ends_with("function");
+    table(screen, what, is_heading, rows.collect(), &["count", "internal", "external"]);
+    // The first row of the graph is all, and each frame is as wide as its share.
+    let flame = screen.layout.flame;
+    assert!(screen.lines()[usize::from(flame.y)].contains("all"), "{what}");
+    let mut x = 0;
+    for node in shown.tree.children(0) {
+        let name: String = shown.tree.function_of(*node).short();
+        let width = shown.tree.node(*node).all[0].ns as f64 * f64::from(flame.width) / total.ns as f64;
+        if width >= name.chars().count() as f64 + 2.0 {
+            let cells: String = (0..name.chars().count() as u16)
+                .map(|i| screen.buffer[(flame.x + x + 1 + i, flame.y + 1)].symbol())
+                .collect();
+            assert_eq!(cells, name, "{what}");
+        }
+        let end = shown.tree.children(0).iter().take_while(|other| *other != node).chain([node]);
+        let ns: u64 = end.map(|node| shown.tree.node(*node).all[0].ns).sum();
+        x = (u128::from(ns) * u128::from(flame.width) / u128::from(total.ns)) as u16;
+    }
 }
 
 fn connections(screen: &Screen, what: &str) {

@@ -419,7 +419,7 @@ fn the_start_layout_is_shown_at_the_start_and_again_after_a_reset() {
     let mut app = App::with_settings(settings.into(), None);
     assert_eq!((app.view, app.sort), (View::Operations, Sort::P99));
     let feed = feed(busy(), &[snapshot()]);
-    press(&feed, (80, 24), &mut app, &typed("s0"));
+    press(&feed, (80, 24), &mut app, &typed("sR"));
     assert_eq!(app.sort, Sort::P99);
     let fault = read_at(text, None, Some("opps")).unwrap_err();
     assert_eq!(
@@ -454,7 +454,7 @@ fn what_is_shown_is_kept_under_a_number_and_a_name_that_are_typed() {
     assert_eq!(layout, shown);
     app.saved(layout, Ok("/f/layouts.toml".into()));
     assert_eq!(app.complaint.as_deref(), Some("kept as preset 4 in /f/layouts.toml"));
-    press(&feed, (80, 24), &mut app, &[typed("0"), vec![Key::Alt('4')]].concat());
+    press(&feed, (80, 24), &mut app, &[typed("R"), vec![Key::Alt('4')]].concat());
     assert_eq!(SavedLayout::of(&app, 4, "오류"), shown);
 }
 

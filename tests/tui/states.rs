@@ -85,6 +85,7 @@ fn whole(at: u64, refused: u64, denied: u64) -> Snapshot {
 fn of_a_view(view: View) -> Vec<Transaction> {
     match view {
         View::Statements => asked("주문서비스", "UPDATE 주문 SET x = ?"),
+        View::Stacks => stacks::with_stacks("cart::lock", "shop"),
         _ => busy(),
     }
 }
@@ -92,6 +93,7 @@ fn of_a_view(view: View) -> Vec<Transaction> {
 fn hostile_rows(view: View) -> Vec<Transaction> {
     match view {
         View::Statements => asked(HOSTILE, "SELECT '\u{1b}[2J\u{202e}주문'"),
+        View::Stacks => stacks::with_stacks(&format!("주문::{HOSTILE}"), HOSTILE),
         _ => busy()
             .into_iter()
             .enumerate()
@@ -293,6 +295,11 @@ fn services_in_every_state() {
 #[test]
 fn statements_in_every_state() {
     check(View::Statements);
+}
+
+#[test]
+fn stacks_in_every_state() {
+    check(View::Stacks);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn the_xlog_alone_has_rows_and_percentiles_beside_it() {
 }
 
 /// Keys that select columns `a..=b` of the XLog from the middle, in all rows.
-fn select_columns(screen: &Screen, a: u16, b: u16) -> Vec<Key> {
+pub(super) fn select_columns(screen: &Screen, a: u16, b: u16) -> Vec<Key> {
     let area = screen.layout.chart;
     let mut keys = vec![Key::Char('v')];
     let (middle, up) = (area.width / 2, area.height / 2);

@@ -18,6 +18,7 @@ pub mod recover;
 pub mod replay;
 pub mod run;
 pub mod snapshot;
+pub mod stacks;
 pub mod stop;
 pub mod why;
 
@@ -75,6 +76,8 @@ pub enum Command {
     Find(find::FindArgs),
     /// Print why one request of a recording took as long as it did
     Why(why::WhyArgs),
+    /// Print what the requests of a recording were met doing: call stacks as a tree, or for another tool
+    Stacks(stacks::StacksArgs),
     /// Print the state at one instant of a recording
     Snapshot(snapshot::SnapshotArgs),
     /// Print who calls whom in a recording
@@ -104,6 +107,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Stacks(args) => stacks::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Patterns(args) => patterns::run(&args),

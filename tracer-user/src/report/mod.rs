@@ -10,6 +10,7 @@ pub mod loss;
 pub mod map;
 pub mod patterns;
 pub mod process_tls;
+pub mod stacks;
 pub mod strip;
 pub mod summary;
 pub mod trace_id;

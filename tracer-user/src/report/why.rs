@@ -2,13 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::format::{count, duration};
+use super::{
+    format::{count, duration},
+    stacks::{Place, hottest, waited_at},
+};
 use crate::{
     event::Role,
     text::screen_text,
     transaction::{
         Transaction,
-        anatomy::{Anatomy, CallSum, LinkMethod, Lock, Reason},
+        anatomy::{Anatomy, CallSum, Causes, LinkMethod, Lock, Reason},
+        stacks::StackPart,
     },
 };
 
@@ -31,6 +35,25 @@ pub fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
     parts.retain(|(_, ns)| *ns > 0);
     parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     parts
+}
+
+/// What the largest wait, and the time on a CPU, are told by, where stacks of them are kept: behind the name of the part. The wait by the program's own
+/// frame ([`waited_at`]), the time on a CPU by its hottest function.
+pub fn places(causes: &Causes) -> Vec<(&'static str, String)> {
+    let Some(anatomy) = &causes.anatomy else { return Vec::new() };
+    let waits = Reason::ALL.into_iter().zip(anatomy.off_ns).filter(|(_, ns)| *ns > 0);
+    // Of equal ones the first.
+    let longest = waits.reduce(|best, next| if next.1 > best.1 { next } else { best });
+    let wait = longest.and_then(|(reason, _)| {
+        let Place { function, ns, .. } = waited_at(&causes.stacks, StackPart::Off(reason))?;
+        Some((reason.label(), format!("at {} ({})", function.label(), duration(ns))))
+    });
+    let on_cpu = hottest(&causes.stacks).and_then(|Place { function, ns, of_ns }| {
+        let (name, _) = parts(anatomy).into_iter().find(|(name, _)| name.starts_with("on a CPU"))?;
+        let percent = (u128::from(ns) * 100 + u128::from(of_ns) / 2).checked_div(u128::from(of_ns))?;
+        Some((name, format!("{percent} % of samples in {}", function.label())))
+    });
+    wait.into_iter().chain(on_cpu).collect()
 }
 
 /// Parts and calls below this share of the whole are summed up, percent.
@@ -74,8 +97,11 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
     if let Some(anatomy) = &causes.anatomy {
         let is_small = |ns: u64| u128::from(ns) * 100 < u128::from(whole) * u128::from(LEAST);
         let parts = parts(anatomy);
+        let places = places(causes);
         for (name, ns) in parts.iter().filter(|(_, ns)| !is_small(*ns)) {
-            writeln!(out, "{} of {}: {name}", duration(*ns), duration(whole))?;
+            let place = places.iter().find(|(part, _)| part == name);
+            let place = place.map(|(_, place)| format!(", {place}")).unwrap_or_default();
+            writeln!(out, "{} of {}: {name}{place}", duration(*ns), duration(whole))?;
         }
         let small: u64 = parts.iter().map(|(_, ns)| *ns).filter(|ns| is_small(*ns)).sum();
         if small > 0 {
@@ -132,9 +158,13 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transaction::{
-        CallId,
-        anatomy::{Causes, Link},
+    use crate::{
+        event::StackEnd,
+        transaction::{
+            CallId,
+            anatomy::Link,
+            stacks::{StackSum, frames_text},
+        },
     };
 
     #[test]
@@ -161,6 +191,15 @@ mod tests {
         off_ns[Reason::Futex.index()] = 3_900_000_000;
         let anatomy = Anatomy { user_ns: 99_000_000, runq_ns: 1_000_000, off_ns, ..Anatomy::default() };
         let calls = vec![CallSum { kind: "postgres", peer: "10.0.0.9:5432".into(), count: 2, ns: 7_000_000 }];
+        let locked =
+            ["futex_wait+0x1 (kernel)", "pthread_mutex_lock+0x1 (libc.so.6)", "cart::lock\u{1b}+0x1 (shop)"];
+        let stack = |part, ns, frames: &[&str]| StackSum {
+            part,
+            ns,
+            count: 1,
+            frames: frames_text(frames),
+            end: StackEnd::Complete,
+        };
         let parent = CallId { conn: crate::event::ConnId(16), ordinal: 3 };
         let shown = Transaction {
             operation: "GET /cart".into(),
@@ -173,6 +212,12 @@ mod tests {
                 anatomy: Some(anatomy),
                 calls,
                 link: Some(Link { parent, method: LinkMethod::Thread }),
+                stacks: vec![
+                    stack(StackPart::Off(Reason::Disk), 9_000_000_000, &["read+0x1 (shop)"]),
+                    stack(StackPart::Off(Reason::Futex), 3_800_000_000, &locked),
+                    stack(StackPart::OnCpu, 70_000_000, &["render+0x1 (shop)"]),
+                    stack(StackPart::OnCpu, 27_000_000, &["memcpy+0x1 (libc.so.6)", "render+0x1 (shop)"]),
+                ],
                 locks: vec![Lock {
                     address: 0x7f00_0010,
                     tid: Some(4712),

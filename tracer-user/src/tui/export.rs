@@ -344,6 +344,30 @@ pub fn table(place: Place, model: &Model) -> Table {
             let headings = vec!["id", "service", "role", "request", "step", "age_ns", "pid", "tid"];
             Table { headings, rows: rows.collect() }
         }
+        Place::View(View::Stacks) => {
+            let rows = model.stacks.iter().flat_map(|shown| {
+                shown.functions.iter().map(|row| {
+                    let function = &shown.tree.functions[row.function as usize];
+                    let mut cells: Vec<Value> = vec![(&*function.name).into(), (&*function.file).into()];
+                    cells.extend(
+                        (0..2)
+                            .flat_map(|i| [row.all[i].count, row.own[i].ns, row.all[i].ns].map(Value::from)),
+                    );
+                    cells
+                })
+            });
+            let headings = vec![
+                "function",
+                "file",
+                "count",
+                "internal_ns",
+                "external_ns",
+                "other_count",
+                "other_internal_ns",
+                "other_external_ns",
+            ];
+            Table { headings, rows: rows.collect() }
+        }
         Place::View(View::Services) => {
             let rows = model.edges.iter().map(|edge| {
                 let mut row: Vec<Value> =

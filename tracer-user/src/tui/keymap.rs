@@ -156,6 +156,12 @@ pub enum Action {
     Zoom,
     /// Compare what is selected with the others.
     Contrast,
+    /// Call stacks of moments on a CPU, of waits, or both.
+    StackParts,
+    /// Move in the table of functions, or in the flame graph.
+    StackTable,
+    /// Who calls the function, and what it calls.
+    Sandwich,
     /// Show the row.
     Open,
     /// Narrow the screen to the row, and show its dots.
@@ -234,6 +240,7 @@ const ALL: &[Place] = &[
     Place::View(View::Operations),
     Place::View(View::Services),
     Place::View(View::Statements),
+    Place::View(View::Stacks),
     Place::View(View::Connections),
     Place::View(View::Health),
     Place::View(View::Patterns),
@@ -252,6 +259,7 @@ const VIEWS: &[Place] = &[
     Place::View(View::Operations),
     Place::View(View::Services),
     Place::View(View::Statements),
+    Place::View(View::Stacks),
     Place::View(View::Connections),
     Place::View(View::Health),
     Place::View(View::Patterns),
@@ -264,6 +272,7 @@ const COMMANDS: &[Place] = &[
     Place::View(View::Operations),
     Place::View(View::Services),
     Place::View(View::Statements),
+    Place::View(View::Stacks),
     Place::View(View::Connections),
     Place::View(View::Health),
     Place::View(View::Patterns),
@@ -280,6 +289,7 @@ const TABLES: &[Place] = &[
     Place::View(View::Operations),
     Place::View(View::Services),
     Place::View(View::Statements),
+    Place::View(View::Stacks),
     Place::View(View::Connections),
     Place::View(View::Patterns),
     Place::List,
@@ -289,10 +299,14 @@ const SORTED: &[Place] = &[
     Place::View(View::Overview),
     Place::View(View::Operations),
     Place::View(View::Statements),
+    Place::View(View::Stacks),
     Place::View(View::Connections),
     Place::List,
 ];
 const CONNECTIONS: &[Place] = &[Place::View(View::Connections)];
+const STACKS: &[Place] = &[Place::View(View::Stacks)];
+/// Where some transactions are selected.
+const SELECTED: &[Place] = &[Place::List, Place::Contrast];
 /// In every view, and where one transaction is shown.
 const FOUND: &[Place] = &[
     Place::View(View::Overview),
@@ -301,6 +315,7 @@ const FOUND: &[Place] = &[
     Place::View(View::Operations),
     Place::View(View::Services),
     Place::View(View::Statements),
+    Place::View(View::Stacks),
     Place::View(View::Connections),
     Place::View(View::Health),
     Place::View(View::Patterns),
@@ -319,6 +334,7 @@ const EXPORTED: &[Place] = &[
     Place::View(View::Active),
     Place::View(View::Operations),
     Place::View(View::Services),
+    Place::View(View::Stacks),
     Place::View(View::Health),
     Place::List,
     Place::Contrast,
@@ -366,6 +382,14 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('-'), Char('_')], RANGE, A::Longer, "a longer range", ""),
     bind(&[Char('c')], RANGE, A::Roles, "requests served, made, or both", "role"),
     bind(&[Char('b')], &[Place::List], A::Contrast, "what they have that the others have not", "compare"),
+    bind(&[Char('7')], SELECTED, A::View(View::Stacks), "call stacks of what is selected", "stacks"),
+    bind(&[Key::Enter], STACKS, A::Open, "zoom into the frame; of a row: between", "zoom"),
+    bind(&[Char('c')], STACKS, A::StackParts, "on a CPU, off it, or both", "cpu"),
+    bind(&[Char('t')], STACKS, A::StackTable, "arrows: in the table, or in the graph", "table"),
+    bind(&[Char('i')], STACKS, A::Sandwich, "between its callers and what it calls", "between"),
+    bind(&[Char('b')], STACKS, A::Contrast, "what was selected against all others", "compare"),
+    bind(&[Key::Left, Char('h')], STACKS, A::CursorLeft, "frame to the left", ""),
+    bind(&[Key::Right, Char('l')], STACKS, A::CursorRight, "frame to the right", ""),
     bind(&[Key::Enter], OPENING, A::Open, "open the transaction", "open"),
     bind(&[Key::Enter], NARROWING, A::Narrow, "filter to the row, and show its dots", ""),
     bind(&[Char('o')], LINKED, A::Link, "the link to another tool (--open-url)", ""),
@@ -415,16 +439,17 @@ pub const BINDINGS: &[Binding] = &[
     bind(&[Char('H')], CHARTS, A::Density, "heat map, dots, or what fits", "heat"),
     bind(&[Char('c')], CHARTS, A::Roles, "requests served, made, or both", "role"),
     bind(&[Char('m')], &[Place::View(View::Services)], A::Map, "the map, or the tables alone", "map"),
-    bind(&[Char('0')], VIEWS, A::Reset, "everything as at the start", ""),
+    bind(&[Char('R')], VIEWS, A::Reset, "everything as at the start", ""),
     bind(&[Char('1')], VIEWS, A::View(View::Overview), "overview", ""),
     bind(&[Char('2')], VIEWS, A::View(View::Xlog), "XLog: one dot per transaction", ""),
     bind(&[Char('3')], VIEWS, A::View(View::Active), "requests in flight", ""),
     bind(&[Char('4')], VIEWS, A::View(View::Operations), "operations", ""),
     bind(&[Char('5')], VIEWS, A::View(View::Services), "services, and who calls whom", ""),
     bind(&[Char('6')], VIEWS, A::View(View::Statements), "what databases and caches are asked", ""),
-    bind(&[Char('7')], VIEWS, A::View(View::Connections), "connections", ""),
-    bind(&[Char('8')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
+    bind(&[Char('7')], VIEWS, A::View(View::Stacks), "call stacks: what requests were doing", ""),
+    bind(&[Char('8')], VIEWS, A::View(View::Connections), "connections", ""),
     bind(&[Char('9')], VIEWS, A::View(View::Patterns), "patterns of the XLog, explained", ""),
+    bind(&[Char('0')], VIEWS, A::View(View::Health), "txray itself: events, losses, cost", ""),
     bind(&[Key::Tab], VIEWS, A::NextView, "next view", ""),
     bind(&[Key::BackTab], VIEWS, A::PreviousView, "view before", ""),
     bind(PRESET_KEYS, VIEWS, A::Preset(0), "a layout that is kept, by its number", ""),

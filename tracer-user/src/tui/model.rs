@@ -24,6 +24,7 @@ use super::{
     now::Now,
     patterns::SeenPattern,
     playback::Played,
+    stacks::{self, ShownStacks},
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
 };
@@ -131,6 +132,8 @@ pub struct Model {
     pub map: Option<(Graph, Option<Picture>)>,
     /// What databases and caches are asked, of the rows that are kept; where it is shown.
     pub statements: Vec<Statement>,
+    /// What they were met doing; where it is shown.
+    pub stacks: Option<ShownStacks>,
     /// Protocols of the rows that are kept, in the order of their names; where it matters.
     pub protocols: Vec<&'static str>,
     /// Patterns of the dots, the newest first.
@@ -392,6 +395,18 @@ impl Model {
             asked = statements(rows.iter(), family, recent, app.statement_sort);
             protocols.extend(rows.iter().map(|row| row.protocol).collect::<BTreeSet<_>>());
         }
+        let stacks = (place == Place::View(View::Stacks)).then(|| {
+            let before = before.and_then(|before| before.stacks.as_ref());
+            let until = stacks::until(watermark, status.finished);
+            let (recent, matching) = (feed.recent.lock(), &matching);
+            // Older rows may come while a playback stands still. Where old ones go, their number says nothing.
+            let n = (recent.evicted() == 0).then(|| recent.rows(WallTime(0), until).len());
+            ShownStacks::read(app, (until, n), before, move || match matching {
+                Some(matching) => matching.rows.iter().filter(|row| row.end_time < until).cloned().collect(),
+                // Looked through when others can have them.
+                None => recent.rows(WallTime(0), until).cloned().collect(),
+            })
+        });
         let connections = &status.snapshot.connections;
         let mut conns: Vec<ConnRow> = Vec::new();
         if place == Place::View(View::Connections) {
@@ -447,6 +462,7 @@ impl Model {
             edges: calls,
             map,
             statements: asked,
+            stacks,
             protocols,
             patterns: base.patterns.clone(),
             patterns_left_out: base.patterns_left_out.clone(),
@@ -477,13 +493,16 @@ impl Model {
         let n_rows = match (app.place(), &self.list) {
             (Place::List, Some(list)) => list.lines.len(),
             // More than there are lines: scrolling stops by itself.
-            (Place::Detail, _) => 64 + self.heads.n_lines(),
+            (Place::Detail, _) => {
+                64 + self.heads.n_lines() + app.opened().map_or(0, |shown| stacks::n_lines(shown))
+            }
             (Place::Help, _) => 64,
             (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),
             (Place::View(View::Health), _) => self.health.len(),
             (Place::View(View::Active), _) => self.open.len(),
             (Place::View(View::Services), _) => self.edges.len(),
             (Place::View(View::Statements), _) => self.statements.len(),
+            (Place::View(View::Stacks), _) => self.stacks.as_ref().map_or(0, |stacks| stacks.functions.len()),
             (Place::View(View::Connections), _) => self.conns.len(),
             (Place::View(View::Patterns), _) => self.patterns.len(),
             _ => self.rows.len(),
@@ -528,6 +547,7 @@ impl Model {
             },
             range: self.graphs.as_ref().map(Graphs::seen).unwrap_or_default(),
             flight,
+            stacks: self.stacks.as_ref().map(|stacks| stacks.seen(app, layout)).unwrap_or_default(),
         }
     }
 

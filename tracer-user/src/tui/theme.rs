@@ -3,7 +3,7 @@
 use ratatui::style::{Color, Modifier, Style};
 
 use super::palette::{Palette, Tone};
-use crate::{sink::xlog::Class, transaction::Transaction};
+use crate::{report::stacks::FrameKind, sink::xlog::Class, transaction::Transaction};
 
 /// How many colours there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,44 @@ impl Theme {
             (_, "waiting") => Style::new().fg(Color::Blue),
             (_, _) => Style::new().fg(Color::Green),
         }
+    }
+
+    /// A frame of a flame graph, as a bar.
+    pub fn frame(self, kind: FrameKind) -> Style {
+        let colour = match (self.colours, kind) {
+            (Colours::None, _) => return Style::new(),
+            (Colours::Sixteen, FrameKind::Program) => Color::Yellow,
+            (Colours::Sixteen, FrameKind::Kernel) => Color::Magenta,
+            (Colours::Sixteen, FrameKind::Part) => Color::Cyan,
+            (Colours::Sixteen, FrameKind::Mark) => Color::DarkGray,
+            (Colours::Many, FrameKind::Program) => Color::Rgb(242, 203, 97),
+            (Colours::Many, FrameKind::Kernel) => Color::Rgb(255, 150, 110),
+            (Colours::Many, FrameKind::Part) => Color::Rgb(108, 192, 255),
+            (Colours::Many, FrameKind::Mark) => Color::Rgb(172, 172, 172),
+        };
+        Style::new().fg(colour).add_modifier(Modifier::REVERSED)
+    }
+
+    /// The same where two selections are compared, by how much more it is: -1 (only the others have it) to 1 (only the selected).
+    pub fn changed(self, change: f64) -> Style {
+        let colour = match (self.colours, change) {
+            (Colours::None, _) => return Style::new(),
+            // A tenth is taken for none: sums of samples scatter.
+            (Colours::Sixteen, -0.1..=0.1) => Color::DarkGray,
+            (Colours::Sixteen, c) => {
+                if c > 0.0 {
+                    Color::Red
+                } else {
+                    Color::Blue
+                }
+            }
+            (Colours::Many, -0.1..=0.1) => Color::Rgb(200, 200, 200),
+            (Colours::Many, c) => {
+                let pale = (200.0 - 116.0 * c.abs().min(1.0)) as u8;
+                if c > 0.0 { Color::Rgb(0xff, pale, pale) } else { Color::Rgb(pale, pale, 0xff) }
+            }
+        };
+        Style::new().fg(colour).add_modifier(Modifier::REVERSED)
     }
 
     /// Requests in flight by class of age, 0 the youngest of `n_classes` (two to four). Each has a symbol of its own too.

@@ -18,26 +18,29 @@ pub enum View {
     Services,
     /// What databases and caches are asked.
     Statements,
+    /// What requests were met doing.
+    Stacks,
     /// Connections.
     Connections,
-    /// txray itself.
-    Health,
     /// Patterns of the XLog.
     Patterns,
+    /// txray itself.
+    Health,
 }
 
 impl View {
     /// All, in the order of their digits.
-    pub const ALL: [View; 9] = [
+    pub const ALL: [View; 10] = [
         View::Overview,
         View::Xlog,
         View::Active,
         View::Operations,
         View::Services,
         View::Statements,
+        View::Stacks,
         View::Connections,
-        View::Health,
         View::Patterns,
+        View::Health,
     ];
 
     /// The key that shows it.
@@ -49,9 +52,10 @@ impl View {
             View::Operations => b'4',
             View::Services => b'5',
             View::Statements => b'6',
-            View::Connections => b'7',
-            View::Health => b'8',
+            View::Stacks => b'7',
+            View::Connections => b'8',
             View::Patterns => b'9',
+            View::Health => b'0',
         }
     }
 
@@ -64,6 +68,7 @@ impl View {
             View::Operations => "Operations",
             View::Services => "Services",
             View::Statements => "Statements",
+            View::Stacks => "Stacks",
             View::Connections => "Connections",
             View::Health => "Health",
             View::Patterns => "Patterns",

@@ -16,6 +16,7 @@ use super::{
     playback::{Order, Played, Sought},
     range::{RangePage, SeenRange},
     settings::ScreenSettings,
+    stacks::{SeenStacks, StacksPage},
     statements::StatementSort,
     view::{ConnSort, ListSort, Place, Roles, Sort, View},
 };
@@ -133,6 +134,8 @@ pub struct Seen {
     pub range: SeenRange,
     /// The selected request in flight.
     pub flight: Option<Flight>,
+    /// Call stacks: what lies around the selected frame.
+    pub stacks: SeenStacks,
 }
 
 impl Seen {
@@ -159,7 +162,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn go(&mut self, action: Action, seen: &Seen) {
+    pub(in crate::tui) fn go(&mut self, action: Action, seen: &Seen) {
         let page = seen.page.max(1);
         self.selected = match action {
             Action::Previous => self.selected.saturating_sub(1),
@@ -212,6 +215,8 @@ pub struct App {
     pub statement_sort: StatementSort,
     /// What databases and caches are asked.
     pub statements: Rows,
+    /// Call stacks.
+    pub stacks: StacksPage,
     /// Order of the connections.
     pub conn_sort: ConnSort,
     /// The connections.
@@ -291,6 +296,7 @@ impl Default for App {
             map: true,
             statement_sort: StatementSort::Total,
             statements: Rows::default(),
+            stacks: StacksPage::default(),
             conn_sort: ConnSort::Idle,
             conns: Rows::default(),
             patterns: Rows::default(),
@@ -384,7 +390,7 @@ impl App {
 
     /// Does what a key stands for.
     pub fn act(&mut self, action: Action, seen: &Seen) -> Command {
-        if let Some(command) = self.act_on_range(action, seen) {
+        if let Some(command) = self.act_on_range(action, seen).or_else(|| self.act_on_stacks(action, seen)) {
             return command;
         }
         match action {
@@ -540,6 +546,7 @@ impl App {
             }
             // Keys of the page of graphs alone.
             Action::Range | Action::GotoColumn => return Command::Nothing,
+            Action::StackParts | Action::StackTable | Action::Sandwich => return Command::Nothing,
             Action::Back => self.back(),
             Action::Preset(number) => self.show_preset(number),
             Action::SaveLayout => self.type_layout(),
@@ -587,6 +594,9 @@ impl App {
         }
         if let Some(cursor) = self.cursor.take() {
             self.thaw(cursor);
+            return;
+        }
+        if self.view == View::Stacks && self.stacks.back() {
             return;
         }
         if let Some(Zoom { window_ns, back_ns, paused, axis, y_max_ns }) = self.zooms.pop() {
@@ -671,7 +681,7 @@ impl App {
         freezes
     }
 
-    fn thaw(&mut self, cursor: Cursor) {
+    pub(in crate::tui) fn thaw(&mut self, cursor: Cursor) {
         if cursor.froze {
             self.paused = None;
         }

@@ -31,6 +31,7 @@ fn seen(n_rows: usize) -> Seen {
         pattern: None,
         range: SeenRange::default(),
         flight: None,
+        stacks: SeenStacks::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use ratatui::{
 };
 use unicode_width::UnicodeWidthChar as _;
 
-use super::{anatomy, list::status, operations::role_letter};
+use super::{anatomy, list::status, operations::role_letter, stacks};
 use crate::{
     event::{Role, StackEnd},
     pipeline::Step,
@@ -137,6 +137,7 @@ pub(super) fn lines(
         lines.push(Line::default());
     }
     lines.extend(anatomy::lines(shown, theme));
+    lines.extend(stacks::lines(shown, theme));
     lines.extend(tree(model, shown, theme));
     if let Some(stack) = shown.call.as_ref().and_then(|call| call.stack.as_ref()) {
         lines.extend(self::stack(stack, theme));

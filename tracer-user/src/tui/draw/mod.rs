@@ -15,6 +15,7 @@ mod overview;
 mod patterns;
 mod range;
 mod services;
+mod stacks;
 mod statements;
 mod url;
 
@@ -51,6 +52,8 @@ pub struct Layout {
     pub map: Rect,
     /// Cells of the counter graphs, all of them together.
     pub graphs: Rect,
+    /// Cells of the flame graph.
+    pub flame: Rect,
 }
 
 /// Header, tabs and losses above, footer below.
@@ -68,7 +71,7 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         View::Overview => chart::panes(overview::panes(body).chart, false).cells,
         View::Xlog => chart::panes(body, true).cells,
         View::Active | View::Operations | View::Services | View::Health => Rect::default(),
-        View::Statements | View::Connections | View::Patterns => Rect::default(),
+        View::Statements | View::Stacks | View::Connections | View::Patterns => Rect::default(),
     };
     let rows = match app.place_below_help() {
         Place::List => list::n_rows(body),
@@ -77,11 +80,13 @@ pub fn layout(area: Rect, app: &App) -> Layout {
         Place::View(View::Operations) => operations::n_rows(body),
         Place::View(View::Services) => services::n_rows(body, app),
         Place::View(View::Statements) => statements::n_rows(body),
+        Place::View(View::Stacks) => stacks::n_rows(body),
         Place::View(View::Connections) => connections::n_rows(body),
         Place::View(View::Patterns) => patterns::n_rows(body),
         _ => body.height,
     };
-    Layout { chart, rows, map: services::map_cells(body, app), graphs: range::cells(body) }
+    let flame = stacks::panes(body).flame;
+    Layout { chart, rows, map: services::map_cells(body, app), graphs: range::cells(body), flame }
 }
 
 /// Draws one frame.
@@ -108,6 +113,7 @@ pub fn draw(buffer: &mut Buffer, model: &Model, app: &App, theme: Theme) {
         (_, View::Active) => active::draw(buffer, body, model, app, theme),
         (_, View::Services) => services::draw(buffer, body, model, app, theme),
         (_, View::Statements) => statements::draw(buffer, body, model, app, theme),
+        (_, View::Stacks) => stacks::draw(buffer, body, model, app, theme),
         (_, View::Connections) => connections::draw(buffer, body, model, app, theme),
         (_, View::Health) => health::draw(buffer, body, model, app, theme),
         (_, View::Patterns) => patterns::draw(buffer, body, model, app, theme),
