@@ -119,7 +119,7 @@ fn run(events: &[Event], at_once: usize, dir: Option<&Path>) -> Vec<Finding> {
     };
     let mut first_ordinal = 0;
     for chunk in events.chunks(at_once) {
-        let batch = Arc::new(EventBatch { events: chunk.to_vec(), first_ordinal, ..EventBatch::default() });
+        let batch = Arc::new(EventBatch { events: chunk.to_vec(), first_ordinal });
         first_ordinal += chunk.len() as u64;
         if let Some(recorder) = &mut recorder {
             recorder.tap(&batch);

@@ -10,7 +10,7 @@ use std::time::Instant;
 use synthetic::{BEGIN, Count, HELD_OUT, MADE, STEADY, Scenario, TRAINING, count, steady, with};
 use tracer_user::sink::patterns::{Pattern, Patterns};
 
-pub fn main() {
+fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let seeds = if arguments.iter().any(|text| text == "held-out") { HELD_OUT } else { TRAINING };
     let n = arguments.iter().find_map(|text| text.parse().ok()).unwrap_or(200);

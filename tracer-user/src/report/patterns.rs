@@ -94,10 +94,7 @@ pub fn seen(finding: &Finding) -> String {
             upper_share * 100.0,
             duration(*upper),
             duration(*lower),
-            split.as_ref().map_or_else(
-                || "No recorded attribute tells them apart.".to_owned(),
-                |split| split_text(split),
-            ),
+            split.as_ref().map_or_else(|| "No recorded attribute tells them apart.".to_owned(), split_text,),
         ),
         Figures::Ramp { slope_ns, medians_ns: [low, high], correlation, in_flight: [few, many], dropped } => {
             let mut text = format!(

@@ -175,7 +175,7 @@ pub(super) fn look(group: &Group, at: u64, names: &Names) -> Vec<Candidate> {
             Figures::Horizontal { level_ns, multiples, .. } => {
                 let ratio = level / *level_ns as f64;
                 let whole = ratio.round();
-                let is_multiple = whole >= 2.0 && whole <= 20.0 && (ratio / whole - 1.0).abs() < MULTIPLE;
+                let is_multiple = (2.0..=20.0).contains(&whole) && (ratio / whole - 1.0).abs() < MULTIPLE;
                 is_multiple.then_some((multiples, whole as u64))
             }
             _ => None,

@@ -70,7 +70,7 @@ pub struct Bounds {
 }
 
 /// Finds patterns.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Patterns {
     groups: Vec<Group>,
     by_service: [FxHashMap<Arc<str>, usize>; 3],
@@ -86,24 +86,6 @@ pub struct Patterns {
     /// Whether losses would be told.
     knows_losses: bool,
     bounds: Bounds,
-}
-
-impl Default for Patterns {
-    fn default() -> Patterns {
-        Patterns {
-            groups: Vec::new(),
-            by_service: Default::default(),
-            names: Names::default(),
-            findings: VecDeque::new(),
-            next_number: 0,
-            next_look: 0,
-            newest: 0,
-            losses: VecDeque::new(),
-            reading: None,
-            knows_losses: false,
-            bounds: Bounds::default(),
-        }
-    }
 }
 
 impl Patterns {
