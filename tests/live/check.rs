@@ -411,6 +411,7 @@ mod tests {
                 calls: None,
                 parent: None,
                 link: None,
+                trace_id: None,
                 end: "answered".into(),
                 confidence: "complete".into(),
                 conn_id: format!("{place:016x}"),

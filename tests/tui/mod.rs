@@ -184,6 +184,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         tuple,
         unix_path: Bytes::new(),
         tls: None,
+        trace_id: None,
         confidence: Confidence::Complete,
         time_basis: TimeBasis::Exit,
     }

@@ -130,6 +130,12 @@ user_counters! {
     AnatomyForgotten = "anatomy.forgotten",
     /// Requests whose parts would add up to more than they took: told as not known.
     AnatomyInconsistent = "anatomy.inconsistent",
+    /// Requests, or connections, whose other end is not looked for any more: too many are known.
+    LinksForgotten = "links.forgotten",
+    /// Requests whose trace id says that they were made for another one than their thread does.
+    LinksOverruled = "links.overruled",
+    /// Those among them of which the thread was taken to be sure.
+    LinksContradicted = "links.contradicted",
     /// Turns of TLS that were taken for requests until their clear text was seen, which tells what they are. Not lost.
     Carried = "requests.carried",
 }

@@ -197,7 +197,7 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 5;
+pub const CHECKPOINT_VERSION: u32 = 6;
 
 mod age;
 mod carriers;
@@ -206,7 +206,9 @@ mod connections;
 mod datagrams;
 mod functions;
 mod looked_for;
+mod manners;
 mod open;
+mod peers;
 mod positions;
 mod snapshot;
 mod step;
@@ -219,6 +221,7 @@ use datagrams::Datagrams;
 use functions::Functions;
 pub use looked_for::LookedFor;
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
+use peers::Peers;
 use positions::Noted;
 pub use positions::Positions;
 use threads::Threads;
@@ -254,6 +257,10 @@ struct Entry {
     tally: Tally,
     /// It is the clear text inside of another.
     link: Option<Link>,
+    /// Its other end is known.
+    is_paired: bool,
+    /// Requests before this one are known by their other end.
+    n_noted: u64,
 }
 
 impl Entry {
@@ -268,6 +275,8 @@ impl Entry {
             opaque: false,
             tally: Tally::default(),
             link: None,
+            is_paired: false,
+            n_noted: 0,
         }
     }
 }
@@ -289,6 +298,7 @@ struct Rest {
     carriers: Carriers,
     functions: Functions,
     threads: Threads,
+    peers: Peers,
     /// Carriers of which more was told in the step in progress.
     told: Vec<ConnId>,
     noted: Option<Noted>,
@@ -353,6 +363,7 @@ impl Pipeline {
                 carriers: Carriers::default(),
                 functions: Functions::default(),
                 threads: Threads::default(),
+                peers: Peers::default(),
                 told: Vec::new(),
                 noted: None,
                 marks: Vec::new(),
@@ -495,6 +506,7 @@ impl Pipeline {
         if entry.exchange.is_carrier() {
             rest.told.push(open.conn);
         }
+        self.pair_ends(open);
     }
 
     /// `is_late`: it came behind later events, by more than the window.
@@ -579,6 +591,7 @@ impl Pipeline {
         if let Some(entry) = self.tracker.remove(id) {
             let outer = entry.carrier().and_then(|carrier| self.tracker.get_mut(carrier));
             self.rest.note_end(&entry, outer, close);
+            self.rest.peers.close(id);
             let lost = self.rest.lost_on(&entry, close.is_some());
             let state = &mut self.rest.state;
             state.lost.add(lost);

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::manners::Manners;
 use crate::{
     event::{ConnId, Data, Direction, OffCpu},
     metrics::{Counter, Metrics},
@@ -108,6 +109,9 @@ pub(super) struct Threads {
     asked: BTreeMap<CallId, Link>,
     /// Who moved bytes last, where, and when.
     mover: ((u32, u32), ConnId, BootTime),
+    /// How sure what threads say is. What checkpoints hold apart.
+    #[serde(skip)]
+    manners: Manners,
 }
 
 impl Thread {
@@ -272,6 +276,9 @@ impl Threads {
         if off.time < thread.last || off.number <= thread.number {
             return;
         }
+        if !thread.open.is_empty() {
+            self.manners.waited(off);
+        }
         let is_next = off.number == thread.number + 1 && off.out >= thread.last && off.out <= off.time;
         thread.number = off.number;
         if !is_next {
@@ -315,11 +322,13 @@ impl Threads {
                         // One of many streams, known since it began.
                         continue;
                     }
-                    if !self.served.contains_key(&id)
-                        && !self.is_read(id, open)
-                        && !self.begin(id, (open.pid, open.tid), data, metrics)
-                    {
-                        continue;
+                    if !self.served.contains_key(&id) {
+                        if !self.is_read(id, open) && !self.begin(id, (open.pid, open.tid), data, metrics) {
+                            continue;
+                        }
+                        if let (Some(trace_id), Some(served)) = (&open.more.trace_id, self.served.get(&id)) {
+                            self.manners.carries(served.thread.0, trace_id, id, metrics);
+                        }
                     }
                     // The oldest that this thread has received, or the one that begins.
                     let is_new = open.start == data.time;
@@ -366,9 +375,9 @@ impl Threads {
     /// What has come of a connection was no request, or is none any more.
     pub(super) fn drop_reading(&mut self, conn: ConnId) {
         let id = CallId { conn, ordinal: READING };
-        if let Some(served) = self.served.remove(&id)
-            && let Some(thread) = self.threads.get_mut(&served.thread)
-        {
+        let Some(served) = self.served.remove(&id) else { return };
+        self.manners.end(served.thread.0, false);
+        if let Some(thread) = self.threads.get_mut(&served.thread) {
             thread.open.retain(|other| *other != id);
             if thread.owner == Some(id) {
                 thread.owned_by(None, &mut self.served);
@@ -418,6 +427,10 @@ impl Threads {
             parts: Anatomy { is_shared, ..Anatomy::default() },
             ..Served::default()
         };
+        self.manners.begin(key.0);
+        if thread.open.iter().any(|other| other.conn != id.conn) {
+            self.manners.mixed(key.0);
+        }
         for other in &thread.open {
             if let Some(other) = self.served.get_mut(other) {
                 other.parts.is_shared = true;
@@ -431,7 +444,11 @@ impl Threads {
     /// Bytes of an answer moved, perhaps of this request's.
     fn answers(&mut self, id: CallId, data: &Data) {
         let Some(served) = self.served.get_mut(&id) else { return };
-        served.is_handed_over |= served.thread != (data.pid, data.tid);
+        if served.thread != (data.pid, data.tid) {
+            served.is_handed_over = true;
+            self.manners.mixed(data.pid);
+            self.manners.mixed(served.thread.0);
+        }
         if let Some(thread) = self.threads.get(&served.thread)
             && thread.last <= data.time
         {
@@ -439,6 +456,16 @@ impl Threads {
             served.answered = Some((data.time, served.parts));
         }
         served.mode = Mode::Sending;
+    }
+
+    /// What a thread asks for now is for, as far as the thread says.
+    fn serves_now(&self, key: (u32, u32)) -> Option<Link> {
+        let thread = self.threads.get(&key)?;
+        let sole = (thread.open.len() == 1).then(|| thread.open[0]);
+        let parent = thread.owner.or(sole)?;
+        let is_followed = self.served.get(&parent).is_some_and(|served| served.is_followed);
+        let is_sure = sole == Some(parent) && is_followed && self.manners.is_believed(key.0);
+        Some(Link { parent, method: if is_sure { LinkMethod::Thread } else { LinkMethod::Order } })
     }
 
     /// A thread sent bytes as a client: what it asks for, it asks for the request that it serves.
@@ -450,23 +477,29 @@ impl Threads {
         metrics: &Metrics,
     ) {
         let key = (data.pid, data.tid);
-        let Some(thread) = self.threads.get_mut(&key) else { return };
-        let sole = (thread.open.len() == 1).then(|| thread.open[0]);
         match data.direction() {
             Direction::Egress => {
-                let Some(parent) = thread.owner.or(sole) else { return };
-                let method = if sole.is_some() { LinkMethod::Thread } else { LinkMethod::Order };
+                let by_thread = self.serves_now(key);
+                if by_thread.is_none() && self.manners.is_untraced() {
+                    return;
+                }
                 let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
                 for open in newest.filter(|open| (open.pid, open.tid) == key) {
                     let id = CallId { conn, ordinal: open.ordinal };
                     if self.asked.contains_key(&id) {
                         continue;
                     }
+                    let trace_id = open.more.trace_id.as_ref();
+                    let Some(link) = self.manners.link(key.0, trace_id, by_thread, metrics) else { continue };
                     if self.asked.len() >= MAX_SERVING {
                         metrics.add(Counter::AnatomyForgotten, 1);
                     } else {
-                        self.asked.insert(id, Link { parent, method });
-                        if let Some(served) = self.served.get_mut(&parent) {
+                        self.asked.insert(id, link);
+                        // What its own thread does not ask, it does not wait for.
+                        if let Some(served) = self.served.get_mut(&link.parent)
+                            && served.thread == key
+                            && let Some(thread) = self.threads.get(&key)
+                        {
                             served.look(thread);
                             served.n_asked += 1;
                         }
@@ -475,11 +508,15 @@ impl Threads {
             }
             Direction::Ingress => {
                 // What comes is for the one that asked.
-                let oldest = open
-                    .take(1)
-                    .find_map(|open| Some(self.asked.get(&CallId { conn, ordinal: open.ordinal })?.parent));
-                if oldest.is_some() {
-                    thread.owned_by(oldest, &mut self.served);
+                let Some(oldest) = open.take(1).next() else { return };
+                if (oldest.pid, oldest.tid) != key {
+                    // Others answer for it.
+                    self.manners.mixed(oldest.pid);
+                }
+                let parent =
+                    self.asked.get(&CallId { conn, ordinal: oldest.ordinal }).map(|link| link.parent);
+                if let Some(thread) = self.threads.get_mut(&key).filter(|_| parent.is_some()) {
+                    thread.owned_by(parent, &mut self.served);
                 }
             }
         }
@@ -508,7 +545,8 @@ impl Threads {
             }
         }
         if let Some(served) = self.served.get_mut(&link.parent) {
-            served.n_asked = served.n_asked.saturating_sub(1);
+            let is_own = served.thread == (ended.open.pid, ended.open.tid);
+            served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
             add_call(&mut served.calls, kind, peer(), ns);
         }
@@ -531,6 +569,14 @@ impl Threads {
         let Some(mut served) = self.served.remove(&id) else { return Causes::default() };
         let (mover, of, then) = self.mover;
         served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;
+        if let Some(trace_id) = &ended.open.more.trace_id {
+            self.manners.carried(key.0, trace_id, id);
+        }
+        if served.is_handed_over {
+            self.manners.mixed(key.0);
+        }
+        let is_clean = served.is_followed && !served.parts.is_shared && ended.end == End::Answered;
+        self.manners.end(key.0, is_clean && !served.is_handed_over);
         let thread = self.threads.get_mut(&served.thread);
         let duration_ns = ended.at.0.saturating_sub(ended.open.start.0);
         let anatomy = served.anatomy(thread.as_deref(), ended.at, duration_ns);
@@ -555,6 +601,17 @@ impl Threads {
         for key in gone {
             self.threads.remove(&key);
         }
+        self.manners.end_process(pid);
+    }
+
+    /// What a checkpoint holds apart.
+    pub(super) fn manners(&self) -> &Manners {
+        &self.manners
+    }
+
+    /// Takes it over.
+    pub(super) fn restore_manners(&mut self, manners: Manners) {
+        self.manners = manners;
     }
 }
 

@@ -11,5 +11,4 @@ pub mod map;
 pub mod process_tls;
 pub mod strip;
 pub mod summary;
-pub mod trace_id;
 pub mod why;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
-pub const KEYS: [&str; 41] = [
+pub const KEYS: [&str; 42] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -54,6 +54,7 @@ pub const KEYS: [&str; 41] = [
     "calls",
     "parent",
     "link",
+    "trace_id",
     "end",
     "confidence",
     "conn_id",
@@ -97,6 +98,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         server_addr,
         server_port,
         tls,
+        trace_id,
         request_bytes,
         response_bytes,
         request_messages,
@@ -160,6 +162,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.calls("calls", causes.as_ref().and_then(|causes| causes.calls()));
     row.number("parent", transaction.parent().map(|id| format!("\"{id}\"")));
     row.link("link", causes.as_ref().and_then(|causes| causes.link.as_ref()));
+    row.text("trace_id", trace_id.as_deref());
     row.text("end", Some(end.as_str()));
     row.text("confidence", Some(confidence.as_str()));
     row.number("conn_id", Some(format_args!("\"{:016x}\"", transaction.on_wire().0)));
@@ -370,7 +373,7 @@ mod tests {
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
-             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"trace_id\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

@@ -407,6 +407,7 @@ fields! {
     Parent "parent" Text = |t| t.parent().map_or(Value::Null, |id| Value::Text(id.to_string().into()));
     LinkMethod "link_method" Text = |t| Value::link(t, LinkMethod::as_str);
     LinkConfidence "link_confidence" Text = |t| Value::link(t, LinkMethod::confidence);
+    TraceId "trace_id" Text = |t| t.trace_id.as_deref().map_or(Value::Null, |id| Value::Text(id.into()));
     End "end" Text = |t| Value::Text(t.end.as_str().into());
     Confidence "confidence" Text = |t| Value::Text(t.confidence.as_str().into());
     ConnId "conn_id" Text = |t| Value::Text(format!("{:016x}", t.on_wire().0).into());

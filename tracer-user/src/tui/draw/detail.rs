@@ -157,6 +157,9 @@ pub(super) fn lines(
     if let Some(facts) = &shown.tls {
         lines.push(named("tls", tls(facts)));
     }
+    if let Some(id) = &shown.trace_id {
+        lines.push(named("trace id", screen_text(id).into_owned()));
+    }
     let Transaction { pid, tid, .. } = shown;
     lines.push(named("thread", format!("{}  pid {pid}  tid {tid}", screen_text(&shown.comm))));
     if !is_call {
