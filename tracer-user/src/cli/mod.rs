@@ -18,6 +18,7 @@ pub mod replay;
 pub mod run;
 pub mod snapshot;
 pub mod stop;
+pub mod trace;
 pub mod why;
 
 use clap::{Parser, Subcommand};
@@ -74,6 +75,8 @@ pub enum Command {
     Find(find::FindArgs),
     /// Print why one request of a recording took as long as it did
     Why(why::WhyArgs),
+    /// Print one request of a recording with all that belongs to it
+    Trace(trace::TraceArgs),
     /// Print the state at one instant of a recording
     Snapshot(snapshot::SnapshotArgs),
     /// Print who calls whom in a recording
@@ -101,6 +104,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Recover(args) => recover::run(&args),

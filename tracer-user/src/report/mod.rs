@@ -1,4 +1,4 @@
-//! What people read: losses, the summary, who calls whom, the strip, the filter language, trace ids.
+//! What people read: losses, the summary, who calls whom, the strip, the filter language, traces.
 
 pub mod doctor;
 pub mod edges;
@@ -11,4 +11,5 @@ pub mod map;
 pub mod process_tls;
 pub mod strip;
 pub mod summary;
+pub mod trace;
 pub mod why;
