@@ -1,12 +1,18 @@
 //! What belongs together: requests followed through processes by their connections and trace ids, case by case and in any order.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use proptest::prelude::*;
 use tracer_ebpf as abi;
 use tracer_user::{
     event::{ConnClose, ConnId, ConnOpen, Data, Direction, Event, Role},
     metrics::{Counter, Metrics},
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
-    time::BootTime,
+    report::{
+        edges::edges,
+        trace::{Marks, Trace},
+    },
+    time::{BootTime, WallTime},
     transaction::{CallId, Transaction, anatomy::LinkMethod},
 };
 
@@ -43,7 +49,7 @@ impl Host {
         pid: u32,
         role: Role,
         (client, server): ([u8; 4], [u8; 4]),
-        port: u16,
+        (port, listens): (u16, u16),
         first: [u32; 2],
     ) -> usize {
         let n = self.ends.len();
@@ -52,7 +58,8 @@ impl Host {
         let (local, remote) = if role == Role::Client { (client, server) } else { (server, client) };
         tuple.local[..4].copy_from_slice(&local);
         tuple.remote[..4].copy_from_slice(&remote);
-        (tuple.local_port, tuple.remote_port) = if role == Role::Client { (port, 80) } else { (80, port) };
+        (tuple.local_port, tuple.remote_port) =
+            if role == Role::Client { (port, listens) } else { (listens, port) };
         self.now += MS;
         self.events.push(Event::ConnOpen(ConnOpen {
             time: BootTime(self.now),
@@ -74,13 +81,14 @@ impl Host {
         // Chosen at random by real ones.
         let n = self.ends.len() as u32;
         let (local, first) = ([127, 0, 0, 1], [1, 2].map(|end| (2 * n + end).wrapping_mul(0x9e37_79b9)));
-        let made = self.open(client, Role::Client, (local, local), port, first);
-        (made, self.open(server, Role::Server, (local, local), port, first))
+        let ports = (port, 8_000 + server as u16);
+        let made = self.open(client, Role::Client, (local, local), ports, first);
+        (made, self.open(server, Role::Server, (local, local), ports, first))
     }
 
     /// A connection from another host.
     fn from_afar(&mut self, server: u32, port: u16) -> usize {
-        self.open(server, Role::Server, ([10, 0, 0, 9], [10, 0, 0, 1]), port, [5, 6])
+        self.open(server, Role::Server, ([10, 0, 0, 9], [10, 0, 0, 1]), (port, 80), [5, 6])
     }
 
     fn data(&mut self, end: usize, tid: u32, direction: Direction, bytes: &str) -> Event {
@@ -104,7 +112,8 @@ impl Host {
             pid: *pid,
             tid,
             n_calls: 1,
-            comm: *b"worker\0\0\0\0\0\0\0\0\0\0",
+            // A service each.
+            comm: std::array::from_fn(|at| if at < *pid as usize { b'w' } else { 0 }),
             payload: bytes.to_owned().into(),
             ..Data::default()
         })
@@ -218,6 +227,31 @@ fn a_request_is_followed_through_the_processes_of_a_host() {
             assert_eq!(link(pair[1]), Some((id(pair[0]), method)));
         }
     }
+    // A map of them has each call once, between the services that the links tie together.
+    let rows: Vec<_> = out.iter().cloned().map(Arc::new).collect();
+    let edges = edges(rows.iter(), WallTime(0)..WallTime(u64::MAX));
+    let mut by_map: Vec<_> =
+        edges.iter().map(|edge| (edge.from.name(), edge.to.name(), edge.count)).collect();
+    by_map.sort();
+    let mut by_links: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for served in rows.iter().filter(|row| row.role == Role::Server) {
+        let client = link(served).map(|(client, _)| rows.iter().find(|row| id(row) == client).unwrap());
+        let from = client.map_or_else(|| served.client_addr.to_string(), |client| client.service.to_string());
+        *by_links.entry((from, served.service.to_string())).or_default() += 1;
+    }
+    let by_links: Vec<_> = by_links.into_iter().map(|((from, to), n)| (from, to, n)).collect();
+    assert_eq!(by_map, by_links);
+    assert_eq!(by_map.len(), 3);
+    assert!(edges.iter().all(|edge| edge.from.is_unseen() || edge.seen == [3, 3]), "{edges:#?}");
+    // And as a trace, from any of them.
+    for shown in &rows {
+        let trace = Trace::of(shown, |from| rows.iter().filter(move |row| row.end_time >= from));
+        let roles: Vec<_> = trace.spans.iter().map(|span| (span.depth, span.row.role)).collect();
+        let (served, made) = (Role::Server, Role::Client);
+        assert_eq!(roles, [(0, served), (1, made), (2, served), (3, made), (4, served)]);
+        assert!(trace.spans.iter().all(|span| span.critical_ns.is_some_and(|ns| ns >= MS)));
+        assert_eq!(trace.notes(Marks::ASCII).len(), 1, "two guesses: {:?}", trace.notes(Marks::ASCII));
+    }
 }
 
 #[test]
@@ -242,13 +276,13 @@ fn a_server_may_answer_before_the_clients_send_returns() {
 fn an_end_that_is_joined_later_counts_otherwise_and_is_matched_all_the_same() {
     let mut host = Host::new();
     let local = ([127, 0, 0, 1], [127, 0, 0, 1]);
-    let made = host.open(5, Role::Client, local, 40_001, [9, 90]);
+    let made = host.open(5, Role::Client, local, (40_001, 8_006), [9, 90]);
     for i in 0..3 {
         host.asks(made, 50, OUT, &format!("/{i}"), None);
         host.moved(made, 50, IN, ANSWER);
     }
     let first = [1, 0].map(|at| host.ends[made].positions[at] as u32);
-    let served = host.open(6, Role::Server, local, 40_001, first);
+    let served = host.open(6, Role::Server, local, (40_001, 8_006), first);
     for i in 3..6 {
         host.asks(made, 50, OUT, &format!("/{i}"), None);
         host.asks(served, 60, IN, &format!("/{i}"), None);
@@ -273,9 +307,9 @@ fn a_port_used_again_is_another_connection() {
     // The client gives up, and uses the port again before the server has noticed.
     host.close(made);
     let local = ([127, 0, 0, 1], [127, 0, 0, 1]);
-    let again = host.open(5, Role::Client, local, 40_001, [77_000, 88_000]);
+    let again = host.open(5, Role::Client, local, (40_001, 8_006), [77_000, 88_000]);
     host.asks(again, 50, OUT, "/new", None);
-    let new = host.open(6, Role::Server, local, 40_001, [77_000, 88_000]);
+    let new = host.open(6, Role::Server, local, (40_001, 8_006), [77_000, 88_000]);
     host.asks(new, 61, IN, "/new", None);
     host.moved(new, 61, OUT, ANSWER);
     host.moved(again, 50, IN, ANSWER);
