@@ -343,15 +343,20 @@ fn what_the_other_end_did_not_see_is_not_made_up() {
 /// A loop that serves two at once: its thread says too little, and in one case something wrong.
 #[test]
 fn a_trace_id_tells_whom_a_loop_asks_for() {
-    for traced in [false, true] {
+    for (traced, swapped) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut host = Host::new();
         let (first, second) = (host.from_afar(5, 40_000), host.from_afar(5, 40_001));
         let (a, b) = (host.pair(5, 6, 40_002).0, host.pair(5, 6, 40_003).0);
         let of_request = |trace: u32| traced.then_some(trace);
         host.asks(first, 50, IN, "/first", of_request(1));
         host.asks(second, 50, IN, "/second", of_request(2));
-        host.asks(a, 50, OUT, "/for/first", of_request(1));
-        host.asks(b, 50, OUT, "/for/second", of_request(2));
+        let mut calls = [(a, "/for/first", 1), (b, "/for/second", 2)];
+        if swapped {
+            calls.reverse();
+        }
+        for (end, path, trace) in calls {
+            host.asks(end, 50, OUT, path, of_request(trace));
+        }
         for end in [b, a] {
             host.moved(end, 50, IN, ANSWER);
         }
@@ -362,11 +367,10 @@ fn a_trace_id_tells_whom_a_loop_asks_for() {
         let ids = ["/first", "/second"].map(|path| id(of(&out, Role::Server, path)));
         let links = ["/for/first", "/for/second"].map(|path| link(of(&out, Role::Client, path)).unwrap());
         let method = if traced { LinkMethod::Header } else { LinkMethod::Order };
-        // What came last is not what it asks for.
-        let of_first = if traced { ids[0] } else { ids[1] };
-        assert_eq!(links, [(of_first, method), (ids[1], method)]);
-        // Once with each of the two runs.
-        assert_eq!(metrics.get(Counter::LinksOverruled), u64::from(traced));
+        // Without, in the order in which they came: right here, where it does not ask for the second first.
+        let (first, second) = if swapped && !traced { (1, 0) } else { (0, 1) };
+        assert_eq!(links, [(ids[first], method), (ids[second], method)]);
+        assert_eq!(metrics.get(Counter::LinksOverruled), if traced && swapped { 2 } else { 0 });
         let trace = of(&out, Role::Server, "/first").trace_id.clone();
         assert_eq!(trace.as_deref(), traced.then_some("00000000000000000000000000000001"));
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Peers,
     Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore, manners::Manners,
+    received::Received,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
@@ -45,7 +46,7 @@ type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
 
 /// What a checkpoint holds last since then: how sure threads are, the ends of connections and how far each connection's requests are known by them, and
 /// the trace ids, of all requests in flight and then of the transactions.
-type OfLinks = (Manners, Peers, Vec<u64>, Vec<Option<Arc<str>>>, Vec<Option<Arc<str>>>);
+type OfLinks = ((Manners, Received), Peers, Vec<u64>, Vec<Option<Arc<str>>>, Vec<Option<Arc<str>>>);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -123,7 +124,7 @@ impl Pipeline {
         let open = self.tracker.iter().flat_map(|entry| entry.exchange.open());
         let open: Vec<_> = open.map(|open| open.more.trace_id.clone()).collect();
         let ended: Vec<_> = rest.watermark.all().map(|transaction| transaction.trace_id.clone()).collect();
-        let links = (rest.threads.manners(), &rest.peers, n_noted, open, ended);
+        let links = (rest.threads.more(), &rest.peers, n_noted, open, ended);
         bytes.extend(postcard::to_allocvec(&links).unwrap_or_default());
         bytes
     }
@@ -219,7 +220,7 @@ impl Pipeline {
             transaction.trace_id = trace_id;
         }
         rest.threads = threads;
-        rest.threads.restore_manners(manners);
+        rest.threads.restore_more(manners);
         rest.peers = peers;
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;

@@ -5,7 +5,10 @@
 //! So a process has to show first that its threads serve each request from its beginning to its end, and once it has shown anything else, what its
 //! threads do is a guess for good.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
@@ -16,6 +19,7 @@ use crate::{
     transaction::{
         CallId,
         anatomy::{Link, LinkMethod},
+        open::Open,
     },
 };
 
@@ -41,6 +45,8 @@ struct Manner {
     /// Requests that one thread served from beginning to end: all, and those that ended while others were in flight.
     n_clean: u32,
     n_beside: u32,
+    /// Its calls carry the trace ids of what they are made for.
+    hands_on: bool,
 }
 
 impl Manner {
@@ -56,7 +62,8 @@ pub(super) struct Manners {
     processes: BTreeMap<u32, Manner>,
     /// By process and trace id: the requests that it serves.
     traced: BTreeMap<(u32, Arc<str>), Vec<CallId>>,
-    n_traced: usize,
+    /// All of them.
+    carriers: BTreeSet<CallId>,
 }
 
 impl Manners {
@@ -111,7 +118,7 @@ impl Manners {
 
     /// A request that a process serves carries a trace id.
     pub(super) fn carries(&mut self, pid: u32, trace_id: &Arc<str>, id: CallId, metrics: &Metrics) {
-        if self.n_traced >= MAX_TRACED {
+        if self.carriers.len() >= MAX_TRACED {
             return metrics.add(Counter::AnatomyForgotten, 1);
         }
         let alike = self.traced.entry((pid, trace_id.clone())).or_default();
@@ -119,7 +126,7 @@ impl Manners {
             metrics.add(Counter::AnatomyForgotten, 1);
         } else if !alike.contains(&id) {
             alike.push(id);
-            self.n_traced += 1;
+            self.carriers.insert(id);
         }
     }
 
@@ -127,9 +134,8 @@ impl Manners {
     pub(super) fn carried(&mut self, pid: u32, trace_id: &Arc<str>, id: CallId) {
         let key = (pid, trace_id.clone());
         let Some(alike) = self.traced.get_mut(&key) else { return };
-        let n = alike.len();
         alike.retain(|other| *other != id);
-        self.n_traced -= n - alike.len();
+        self.carriers.remove(&id);
         if alike.is_empty() {
             self.traced.remove(&key);
         }
@@ -142,15 +148,19 @@ impl Manners {
 
     /// What a request of a process was made for, by the trace id that it carries, and by what its thread serves.
     pub(super) fn link(
-        &self,
+        &mut self,
         pid: u32,
-        trace_id: Option<&Arc<str>>,
+        call: &Open,
         by_thread: Option<Link>,
         metrics: &Metrics,
     ) -> Option<Link> {
+        let trace_id = call.more.trace_id.as_ref();
         let alike = trace_id.and_then(|id| self.traced.get(&(pid, id.clone())));
         match (alike.map(Vec::as_slice), by_thread) {
             (Some(&[parent]), by_thread) => {
+                if let Some(manner) = self.processes.get_mut(&pid) {
+                    manner.hands_on = true;
+                }
                 if let Some(other) = by_thread.filter(|other| other.parent != parent) {
                     metrics.add(Counter::LinksOverruled, 1);
                     metrics.add(Counter::LinksContradicted, u64::from(other.method.is_sure()));
@@ -162,10 +172,23 @@ impl Manners {
                 Some(other).filter(|other| alike.contains(&other.parent))
             }
             (Some([_, ..]), None) => None,
+            // Where ids are handed on, a call without one is not for a request that has one.
+            (None, Some(other))
+                if trace_id.is_none()
+                    && !other.method.is_sure()
+                    && CARRY.contains(&call.more.protocol)
+                    && self.carriers.contains(&other.parent)
+                    && self.processes.get(&pid).is_some_and(|manner| manner.hands_on) =>
+            {
+                None
+            }
             (_, by_thread) => by_thread,
         }
     }
 }
+
+/// Registry names of the protocols whose requests can carry a trace id that is looked for.
+const CARRY: [&str; 3] = ["http1", "http2", "grpc"];
 
 /// Numbers of system calls (x86-64, arch/x86/entry/syscalls/syscall_64.tbl).
 const EPOLL_WAIT: u32 = 232;
@@ -176,7 +199,16 @@ const EPOLL_PWAIT2: u32 = 441;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ConnId;
+    use crate::{
+        conn::stream::Stamp,
+        event::ConnId,
+        protocol::Request,
+        transaction::{
+            Kind,
+            open::{Effects, Setting},
+            pairing::Pairs,
+        },
+    };
 
     fn id(ordinal: u64) -> CallId {
         CallId { conn: ConnId(7), ordinal }
@@ -209,43 +241,61 @@ mod tests {
         assert!(!manners.is_believed(5));
     }
 
+    /// A call in a protocol, with a trace id or without.
+    fn call(protocol: &'static str, trace_id: Option<&str>) -> Open {
+        let request = Request { trace_id: trace_id.map(Arc::from), ..Request::default() };
+        let setting = Setting { protocol, kind: Kind::Request, server: false, mid_join: false, max_open: 9 };
+        let (mut pairs, mut fx) = (Pairs::default(), Effects::default());
+        pairs.request_begin(&Stamp::default(), 0, 0, request, setting, &mut fx);
+        pairs.open().next().unwrap().clone()
+    }
+
     #[test]
     fn a_trace_id_says_whose_a_call_is_where_one_request_alone_carries_it() {
         let (mut manners, metrics) = (Manners::default(), Metrics::default());
         let ids: [Arc<str>; 2] = ["a".into(), "b".into()];
+        [5, 6].into_iter().for_each(|pid| manners.begin(pid));
         manners.carries(5, &ids[0], id(1), &metrics);
         manners.carries(5, &ids[1], id(2), &metrics);
         manners.carries(6, &ids[0], id(3), &metrics);
         let by_thread = |ordinal, method| Some(Link { parent: id(ordinal), method });
-        let link = |manners: &Manners, trace: Option<&Arc<str>>, by_thread| {
-            manners.link(5, trace, by_thread, &metrics).map(|link| (link.parent.ordinal, link.method))
+        let link = |manners: &mut Manners, trace: Option<&str>, by_thread| {
+            let link = manners.link(5, &call("http1", trace), by_thread, &metrics);
+            link.map(|link| (link.parent.ordinal, link.method))
         };
+        let order = Some((2, LinkMethod::Order));
+        assert_eq!(link(&mut manners, None, by_thread(2, LinkMethod::Order)), order);
         let header = Some((1, LinkMethod::Header));
-        assert_eq!(link(&manners, Some(&ids[0]), None), header);
-        assert_eq!(link(&manners, Some(&ids[0]), by_thread(1, LinkMethod::Thread)), header);
+        assert_eq!(link(&mut manners, Some("a"), None), header);
+        assert_eq!(link(&mut manners, Some("a"), by_thread(1, LinkMethod::Thread)), header);
         assert_eq!(metrics.get(Counter::LinksOverruled), 0);
-        assert_eq!(link(&manners, Some(&ids[0]), by_thread(2, LinkMethod::Order)), header);
-        assert_eq!(link(&manners, Some(&ids[0]), by_thread(2, LinkMethod::Thread)), header);
+        assert_eq!(link(&mut manners, Some("a"), by_thread(2, LinkMethod::Order)), header);
+        assert_eq!(link(&mut manners, Some("a"), by_thread(2, LinkMethod::Thread)), header);
         assert_eq!(
             [Counter::LinksOverruled, Counter::LinksContradicted].map(|counter| metrics.get(counter)),
             [2, 1]
         );
-        // Without an id, or with one that nothing in flight carries, the thread alone.
-        let order = Some((2, LinkMethod::Order));
-        assert_eq!(link(&manners, None, by_thread(2, LinkMethod::Order)), order);
-        assert_eq!(link(&manners, Some(&"c".into()), by_thread(2, LinkMethod::Order)), order);
+        // With one that nothing in flight carries, the thread alone; without any where ids are handed on, it is not that one's unless that is sure, or unless
+        // it could carry none.
+        assert_eq!(link(&mut manners, Some("c"), by_thread(2, LinkMethod::Order)), order);
+        assert_eq!(link(&mut manners, None, by_thread(2, LinkMethod::Order)), None);
+        assert_eq!(link(&mut manners, None, by_thread(9, LinkMethod::Order)), Some((9, LinkMethod::Order)));
+        let thread = Some((2, LinkMethod::Thread));
+        assert_eq!(link(&mut manners, None, by_thread(2, LinkMethod::Thread)), thread);
+        let redis = manners.link(5, &call("redis", None), by_thread(2, LinkMethod::Order), &metrics);
+        assert_eq!(redis, by_thread(2, LinkMethod::Order));
         // Two with one id.
         manners.carries(5, &ids[0], id(4), &metrics);
-        assert_eq!(link(&manners, Some(&ids[0]), None), None);
-        assert_eq!(link(&manners, Some(&ids[0]), by_thread(2, LinkMethod::Order)), None);
+        assert_eq!(link(&mut manners, Some("a"), None), None);
+        assert_eq!(link(&mut manners, Some("a"), by_thread(2, LinkMethod::Order)), None);
         let thread = Some((4, LinkMethod::Thread));
-        assert_eq!(link(&manners, Some(&ids[0]), by_thread(4, LinkMethod::Thread)), thread);
+        assert_eq!(link(&mut manners, Some("a"), by_thread(4, LinkMethod::Thread)), thread);
         manners.carried(5, &ids[0], id(4));
-        assert_eq!(link(&manners, Some(&ids[0]), None), header);
+        assert_eq!(link(&mut manners, Some("a"), None), header);
         for (trace, ordinal) in [(0, 1), (1, 2)] {
             manners.carried(5, &ids[trace], id(ordinal));
         }
         manners.carried(6, &ids[0], id(3));
-        assert!(manners.is_untraced() && manners.n_traced == 0);
+        assert!(manners.is_untraced() && manners.carriers.is_empty());
     }
 }

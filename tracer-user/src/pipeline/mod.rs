@@ -210,6 +210,7 @@ mod manners;
 mod open;
 mod peers;
 mod positions;
+mod received;
 mod snapshot;
 mod step;
 mod threads;
@@ -724,7 +725,11 @@ impl Pipeline {
     pub fn finish(&mut self) -> TransactionBatch {
         self.settle();
         let frontier = self.order.frontier();
-        for entry in self.tracker.iter_mut() {
+        // In an order that does not depend on where the pipeline was restored.
+        let mut all: Vec<ConnId> = self.tracker.iter().map(|entry| entry.conn.id).collect();
+        all.sort_unstable();
+        for id in all {
+            let Some(entry) = self.tracker.get_mut(id) else { continue };
             self.rest.flush_held(entry);
             let last_loss = self.rest.state.last_loss;
             self.rest.with(entry, |exchange, _, turnover| {

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::manners::Manners;
+use super::{
+    manners::Manners,
+    received::{Next, Received},
+};
 use crate::{
     event::{ConnId, Data, Direction, OffCpu},
     metrics::{Counter, Metrics},
@@ -112,6 +115,9 @@ pub(super) struct Threads {
     /// How sure what threads say is. What checkpoints hold apart.
     #[serde(skip)]
     manners: Manners,
+    /// Whose turn it is on each thread. Apart as well.
+    #[serde(skip)]
+    received: Received,
 }
 
 impl Thread {
@@ -278,6 +284,9 @@ impl Threads {
         }
         if !thread.open.is_empty() {
             self.manners.waited(off);
+            if reason(off) == Some(Reason::Poll) {
+                self.received.idle((off.pid, off.tid));
+            }
         }
         let is_next = off.number == thread.number + 1 && off.out >= thread.last && off.out <= off.time;
         thread.number = off.number;
@@ -353,6 +362,7 @@ impl Threads {
             && first.is_some()
         {
             thread.owned_by(first, &mut self.served);
+            self.received.got(key, first);
         }
     }
 
@@ -408,6 +418,7 @@ impl Threads {
         if thread.open.is_empty() {
             // What it did meanwhile is nobody's.
             thread.owner = None;
+            self.received.idle(key);
             thread.last = thread.last.max(data.time);
             if own {
                 (thread.number, thread.kernel_ns) = (data.off_cpu, data.kernel_ns);
@@ -444,6 +455,7 @@ impl Threads {
     /// Bytes of an answer moved, perhaps of this request's.
     fn answers(&mut self, id: CallId, data: &Data) {
         let Some(served) = self.served.get_mut(&id) else { return };
+        self.received.acted((data.pid, data.tid), id);
         if served.thread != (data.pid, data.tid) {
             served.is_handed_over = true;
             self.manners.mixed(data.pid);
@@ -459,10 +471,14 @@ impl Threads {
     }
 
     /// What a thread asks for now is for, as far as the thread says.
-    fn serves_now(&self, key: (u32, u32)) -> Option<Link> {
+    fn serves_now(&mut self, key: (u32, u32)) -> Option<Link> {
         let thread = self.threads.get(&key)?;
         let sole = (thread.open.len() == 1).then(|| thread.open[0]);
-        let parent = thread.owner.or(sole)?;
+        let parent = match self.received.next(key, |id| self.served.contains_key(id)) {
+            Next::One(id) => id,
+            Next::Nobody => return None,
+            Next::Unknown => thread.owner.or(sole)?,
+        };
         let is_followed = self.served.get(&parent).is_some_and(|served| served.is_followed);
         let is_sure = sole == Some(parent) && is_followed && self.manners.is_believed(key.0);
         Some(Link { parent, method: if is_sure { LinkMethod::Thread } else { LinkMethod::Order } })
@@ -479,8 +495,7 @@ impl Threads {
         let key = (data.pid, data.tid);
         match data.direction() {
             Direction::Egress => {
-                let by_thread = self.serves_now(key);
-                if by_thread.is_none() && self.manners.is_untraced() {
+                if !self.threads.contains_key(&key) && self.manners.is_untraced() {
                     return;
                 }
                 let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
@@ -489,8 +504,18 @@ impl Threads {
                     if self.asked.contains_key(&id) {
                         continue;
                     }
-                    let trace_id = open.more.trace_id.as_ref();
-                    let Some(link) = self.manners.link(key.0, trace_id, by_thread, metrics) else { continue };
+                    let by_thread = self.serves_now(key);
+                    let link = self.manners.link(key.0, open, by_thread, metrics);
+                    match link {
+                        Some(Link { parent, method: LinkMethod::Header }) => self.received.acted(key, parent),
+                        _ => self.received.asked(key),
+                    }
+                    // What comes later than it, it was not made for: at the end of a run the order is anyone's.
+                    let began = |link: &Link| self.served.get(&link.parent).map(|served| served.since);
+                    let Some(link) = link.filter(|link| began(link).is_some_and(|since| since <= open.start))
+                    else {
+                        continue;
+                    };
                     if self.asked.len() >= MAX_SERVING {
                         metrics.add(Counter::AnatomyForgotten, 1);
                     } else {
@@ -515,8 +540,11 @@ impl Threads {
                 }
                 let parent =
                     self.asked.get(&CallId { conn, ordinal: oldest.ordinal }).map(|link| link.parent);
-                if let Some(thread) = self.threads.get_mut(&key).filter(|_| parent.is_some()) {
-                    thread.owned_by(parent, &mut self.served);
+                if let Some(thread) = self.threads.get_mut(&key) {
+                    if parent.is_some() {
+                        thread.owned_by(parent, &mut self.served);
+                    }
+                    self.received.got(key, parent.filter(|id| self.served.contains_key(id)));
                 }
             }
         }
@@ -530,7 +558,13 @@ impl Threads {
         kind: ProtocolName,
         peer: impl FnOnce() -> Arc<str>,
     ) -> Option<Link> {
-        let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal })?;
+        let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal });
+        let (mover, of, then) = self.mover;
+        if (of, then) == (conn, ended.at) && self.threads.contains_key(&mover) {
+            let parent = link.map(|link| link.parent);
+            self.received.got(mover, parent.filter(|id| self.served.contains_key(id)));
+        }
+        let link = link?;
         if ended.end == End::TracerStopped {
             // Of those that are in flight at the end of a run the order is anyone's.
             return Some(link);
@@ -575,6 +609,9 @@ impl Threads {
         if served.is_handed_over {
             self.manners.mixed(key.0);
         }
+        if (of, then) == (conn, ended.at) {
+            self.received.acted(mover, id);
+        }
         let is_clean = served.is_followed && !served.parts.is_shared && ended.end == End::Answered;
         self.manners.end(key.0, is_clean && !served.is_handed_over);
         let thread = self.threads.get_mut(&served.thread);
@@ -602,16 +639,17 @@ impl Threads {
             self.threads.remove(&key);
         }
         self.manners.end_process(pid);
+        self.received.end_process(pid);
     }
 
     /// What a checkpoint holds apart.
-    pub(super) fn manners(&self) -> &Manners {
-        &self.manners
+    pub(super) fn more(&self) -> (&Manners, &Received) {
+        (&self.manners, &self.received)
     }
 
     /// Takes it over.
-    pub(super) fn restore_manners(&mut self, manners: Manners) {
-        self.manners = manners;
+    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received)) {
+        (self.manners, self.received) = (manners, received);
     }
 }
 
