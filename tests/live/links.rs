@@ -1,9 +1,9 @@
 //! Links against the truth: programs whose calls carry in their paths the request for which they were made, or say that there is none.
 //!
-//! `TXRAY_LINKS=all` runs each program with 1, 10 and 100 requests at once (`cargo xtask bench links`); otherwise 10. The table of what was found goes to standard output.
+//! `TXRAY_LINKS=all` runs each program with 1, 10 and 100 requests at once (`cargo xtask bench links`), `TXRAY_LINKS=go,node` these; otherwise all with 10. The table of what was found goes to standard output.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
@@ -22,6 +22,7 @@ use super::{
     tls_programs::fixture,
     tool,
     tracer::{Capture, TEST_PROGRAM, Tracer, Transaction},
+    txray_program,
 };
 use crate::go;
 
@@ -194,15 +195,10 @@ impl Found {
             }
         }
         let of_back = |one: &&Transaction| one.pid == back && one.role == "server" && one.end == "answered";
-        let is_of_front = |one: &&Transaction| {
-            // Connections of other programs are others' calls.
-            one.client_port.is_some_and(|port| {
-                capture
-                    .transactions
-                    .iter()
-                    .any(|call| call.pid == front && call.role == "client" && call.client_port == Some(port))
-            })
-        };
+        // What was asked before the tracer looked has no other end, nor have others' calls.
+        let clients = capture.transactions.iter().filter(|one| one.pid == front && one.role == "client");
+        let asked: HashSet<_> = clients.map(|one| (one.client_port, &one.target)).collect();
+        let is_of_front = |one: &&Transaction| asked.contains(&(one.client_port, &one.target));
         for served in capture.transactions.iter().filter(of_back).filter(is_of_front) {
             found.n_served += 1;
             let Some(link) = &served.link else { continue };
@@ -246,9 +242,44 @@ fn run(hooks: Hooks, scenarios: &[Scenario]) -> Vec<(Scenario, Found)> {
         let capture = tracer.stop();
         let lost: Vec<_> = capture.summary.lost.iter().filter(|(_, n)| **n > 0).collect();
         assert!(lost.is_empty(), "{scenario:?}: {lost:?}");
+        if scenario.traced {
+            check_trace(&capture, pids[0]);
+        }
         found.push((*scenario, Found::of(&capture, pids[0], pids[1])));
     }
     found
+}
+
+/// `txray trace` prints one request with its two calls and both ends of each, whichever of them it is asked for.
+#[track_caller]
+fn check_trace(capture: &Capture, front: u32) {
+    let is_last = |one: &&Transaction| one.pid == front && one.role == "server" && one.end == "answered";
+    let root = capture.transactions.iter().filter(is_last).next_back().unwrap();
+    let path = root.target.as_deref().unwrap().replace("/r/", "/c/");
+    let is_part = |one: &&Transaction| {
+        one.target.as_deref().is_some_and(|target| target.starts_with(&format!("{path}/")))
+    };
+    let parts: Vec<&Transaction> = capture.transactions.iter().filter(is_part).collect();
+    assert_eq!(parts.len(), 4, "{parts:?}");
+    let print = |id: &str, flags: &[&str]| {
+        let mut command = Command::new(txray_program());
+        command.arg("trace").arg(capture.folder.path().join("recording")).arg(id).args(flags);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shown in [root, parts[0], parts[3]] {
+        let trace: serde_json::Value = serde_json::from_str(&print(&shown.id, &["--json"])).unwrap();
+        let spans = trace["spans"].as_array().unwrap();
+        let depths: Vec<_> = spans.iter().map(|span| span["depth"].as_u64().unwrap()).collect();
+        assert_eq!((depths, &trace["shown"]), (vec![0, 1, 2, 1, 2], &shown.id.clone().into()), "{trace:#}");
+        assert!(spans.iter().skip(1).all(|span| span["link"]["confidence"] == "high"), "{trace:#}");
+        let own: u64 = spans.iter().filter_map(|span| span["critical_ns"].as_u64()).sum();
+        assert_eq!(Some(own), trace["duration_ns"].as_u64());
+        // One behind the other: all are waited for.
+        assert!(spans.iter().all(|span| span["critical_ns"].is_u64()), "{trace:#}");
+    }
+    println!("{}", print(&root.id, &["--width", "150"]));
 }
 
 /// The rows of the README.
@@ -291,10 +322,12 @@ fn table(found: &[(Scenario, Found)]) -> String {
 #[rstest]
 fn links_that_are_sure_are_right(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
     let _machine = machine();
-    let is_all = std::env::var_os("TXRAY_LINKS").is_some_and(|value| value == "all");
+    let wanted = std::env::var("TXRAY_LINKS").unwrap_or_default();
+    let is_all = !wanted.is_empty();
     let at_once: &[usize] = if is_all { &[1, 10, 100] } else { &[10] };
     let mut scenarios = Vec::new();
-    for kind in 0..PROGRAMS.len() {
+    let is_wanted = |name: &str| !is_all || wanted.split(',').any(|one| one == "all" || one == name);
+    for kind in (0..PROGRAMS.len()).filter(|kind| is_wanted(PROGRAMS[*kind].0)) {
         for &n_at_once in at_once {
             scenarios.extend([false, true].map(|traced| Scenario { kind, n_at_once, traced }));
         }

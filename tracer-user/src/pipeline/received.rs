@@ -1,8 +1,8 @@
-//! For whom a thread has received something and not acted yet: what a loop does next is mostly for the one that has waited longest.
+//! For whom a thread has received something and not acted yet: what a loop does next is for the one for which something came last.
 //!
-//! A loop takes what has come on all its sockets and then goes through it in that order. A call that it makes is for the first of those for which something
-//! has come; further ones, where nothing is left, are for the same. An answer tells for certain where the loop is. Before it waits for events again it is
-//! through with all. That is a guess, and is told as one.
+//! So do loops that act on what they have received before they receive for another one (Node). Others take what has come on all sockets and then go through
+//! it in that order (asyncio); there this is poor. Where nothing is left, a call is for the same as the one before. An answer tells for certain where the
+//! loop is, and before it waits for events again it is through with all. That is a guess, and is told as one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -57,10 +57,8 @@ impl Received {
     /// For whom a thread acts next; not for one that is not `open` any more.
     pub(super) fn next(&mut self, thread: (u32, u32), open: impl Fn(&CallId) -> bool) -> Next {
         let Some(waiting) = self.0.get_mut(&thread) else { return Next::Unknown };
-        while waiting.queue.front().is_some_and(|whose| whose.is_some_and(|id| !open(&id))) {
-            waiting.queue.pop_front();
-        }
-        match waiting.queue.front().copied().or(waiting.last) {
+        waiting.queue.retain(|whose| whose.is_none_or(|id| open(&id)));
+        match waiting.queue.back().copied().or(waiting.last) {
             Some(None) => Next::Nobody,
             Some(Some(id)) if open(&id) => Next::One(id),
             None | Some(Some(_)) => Next::Unknown,
@@ -69,11 +67,9 @@ impl Received {
 
     /// It has asked something, for the next one.
     pub(super) fn asked(&mut self, thread: (u32, u32)) {
-        if let Some(waiting) = self.0.get_mut(&thread)
-            && let Some(whose) = waiting.queue.pop_front()
-        {
-            waiting.last = Some(whose);
-        }
+        let Some(waiting) = self.0.get_mut(&thread) else { return };
+        let whose = waiting.queue.pop_back();
+        waiting.last = whose.or(waiting.last);
     }
 
     /// It has acted for a request, and that is certain: it is through with those before.
@@ -88,7 +84,10 @@ impl Received {
 
     /// It waits for events.
     pub(super) fn idle(&mut self, thread: (u32, u32)) {
-        self.0.remove(&thread);
+        if let Some(waiting) = self.0.get_mut(&thread) {
+            waiting.queue.clear();
+            waiting.last = None;
+        }
     }
 
     /// A process is gone.
@@ -102,25 +101,44 @@ mod tests {
     use super::*;
     use crate::event::ConnId;
 
+    const THREAD: (u32, u32) = (5, 50);
+
+    fn id(ordinal: u64) -> CallId {
+        CallId { conn: ConnId(1), ordinal }
+    }
+
+    fn next(received: &mut Received) -> Next {
+        received.next(THREAD, |id| id.ordinal != 9)
+    }
+
     #[test]
-    fn who_has_waited_longest_is_next_and_an_answer_tells_where_the_thread_is() {
-        let (mut received, thread) = (Received::default(), (5, 50));
-        let id = |ordinal| CallId { conn: ConnId(1), ordinal };
-        let next = |received: &mut Received| received.next(thread, |id| id.ordinal != 9);
-        assert_eq!(next(&mut received), Next::Unknown);
-        for whose in [Some(id(9)), Some(id(1)), Some(id(1)), None, Some(id(2)), Some(id(3)), Some(id(4))] {
-            received.got(thread, whose);
+    fn who_came_last_is_next_and_an_answer_tells_where_the_thread_is() {
+        let mut received = Received::default();
+        for ordinal in 1..=4 {
+            received.got(THREAD, Some(id(ordinal)));
         }
-        for want in [Next::One(id(1)), Next::Nobody] {
-            assert_eq!(next(&mut received), want);
-            received.asked(thread);
-        }
-        // It answers the third: the second had nothing to ask.
-        received.acted(thread, id(3));
         assert_eq!(next(&mut received), Next::One(id(4)));
-        received.asked(thread);
-        assert_eq!(next(&mut received), Next::One(id(4)), "one more for the same");
-        received.idle(thread);
+        received.asked(THREAD);
+        assert_eq!(next(&mut received), Next::One(id(3)));
+        // It answers the second: the first had nothing to ask.
+        received.acted(THREAD, id(2));
+        received.asked(THREAD);
+        assert_eq!(next(&mut received), Next::One(id(3)), "one more for the same");
+    }
+
+    #[test]
+    fn what_is_nobodys_is_that_and_who_has_ended_is_not_next() {
+        let mut received = Received::default();
+        assert_eq!(next(&mut received), Next::Unknown);
+        for whose in [Some(id(1)), Some(id(1)), None, Some(id(9))] {
+            received.got(THREAD, whose);
+        }
+        assert_eq!(next(&mut received), Next::Nobody);
+        received.asked(THREAD);
+        assert_eq!(next(&mut received), Next::One(id(1)));
+        received.asked(THREAD);
+        assert_eq!(next(&mut received), Next::One(id(1)), "one more for the same");
+        received.idle(THREAD);
         assert_eq!(next(&mut received), Next::Unknown);
     }
 }
