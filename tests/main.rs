@@ -24,6 +24,8 @@ mod go;
 mod heads;
 /// HPACK against its specification and another implementation.
 mod hpack;
+/// What belongs together, through the pipeline.
+mod links;
 /// Real programs, traced, against what they logged themselves.
 mod live;
 /// What `--protocol` leaves.

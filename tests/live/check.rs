@@ -411,6 +411,7 @@ mod tests {
                 calls: None,
                 parent: None,
                 link: None,
+                trace_id: None,
                 stacks: None,
                 locks: None,
                 end: "answered".into(),

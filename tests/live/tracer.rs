@@ -75,6 +75,7 @@ pub(super) struct Transaction {
     pub(super) calls: Option<Vec<CallSum>>,
     pub(super) parent: Option<String>,
     pub(super) link: Option<Link>,
+    pub(super) trace_id: Option<String>,
     pub(super) stacks: Option<Vec<StackSum>>,
     pub(super) locks: Option<Vec<Lock>>,
     pub(super) end: String,

@@ -62,6 +62,7 @@ pub fn transaction(i: u64) -> Transaction {
         request_messages: (i % 9 == 4).then_some(1),
         response_messages: (i % 9 == 4).then_some(i),
         tls: tls(i % 20),
+        trace_id: (i % 8 == 3).then(|| format!("{i:032x}").into()),
         carrier: None,
         call: None,
         causes: causes(i),
@@ -82,7 +83,8 @@ fn causes(i: u64) -> Option<Box<Causes>> {
         is_shared: i.is_multiple_of(6),
     };
     let calls = vec![CallSum { kind: "postgres", peer: "10.0.0.9:5432".into(), count: i, ns: 9 * i }];
-    let link = Link { parent: CallId { conn: ConnId(7), ordinal: i }, method: LinkMethod::Thread };
+    let method = LinkMethod::ALL[i as usize / 10 % LinkMethod::ALL.len()];
+    let link = Link { parent: CallId { conn: ConnId(7), ordinal: i }, method };
     match i % 10 {
         0 | 4 => Some(Causes { anatomy: Some(anatomy), ..Causes::default() }),
         2 => Some(Causes { anatomy: Some(anatomy), calls, ..Causes::default() }),
@@ -171,12 +173,20 @@ fn known_to(version: u32, transaction: Transaction) -> Transaction {
             error_message: None,
             rows: None,
             tls: None,
+            trace_id: None,
             request_messages: None,
             response_messages: None,
             causes: None,
             ..transaction
         },
-        2 => Transaction { causes: None, ..transaction },
+        2 => Transaction { causes: None, trace_id: None, ..transaction },
+        3 => {
+            let causes = transaction.causes.map(|causes| {
+                let link = causes.link.map(|link| Link { method: LinkMethod::Thread, ..link });
+                Box::new(Causes { link, ..*causes })
+            });
+            Transaction { trace_id: None, causes, ..transaction }
+        }
         _ => transaction,
     }
 }

@@ -187,6 +187,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         tuple,
         unix_path: Bytes::new(),
         tls: None,
+        trace_id: None,
         confidence: Confidence::Complete,
         time_basis: TimeBasis::Exit,
     }

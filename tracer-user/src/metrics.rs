@@ -138,6 +138,12 @@ user_counters! {
     AnatomyForgotten = "anatomy.forgotten",
     /// Requests whose parts would add up to more than they took: told as not known.
     AnatomyInconsistent = "anatomy.inconsistent",
+    /// Requests, or connections, whose other end is not looked for any more: too many are known.
+    LinksForgotten = "links.forgotten",
+    /// Requests whose trace id says that they were made for another one than their thread does.
+    LinksOverruled = "links.overruled",
+    /// Those among them of which the thread was taken to be sure.
+    LinksContradicted = "links.contradicted",
     /// Transactions in which no pattern is looked for: more services have some than are looked at.
     PatternServices = "patterns.services_full",
     /// Transactions that the samples for patterns are without: more came in a second than are kept.

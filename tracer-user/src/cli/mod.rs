@@ -20,6 +20,7 @@ pub mod run;
 pub mod snapshot;
 pub mod stacks;
 pub mod stop;
+pub mod trace;
 pub mod why;
 
 use clap::{Parser, Subcommand};
@@ -78,6 +79,8 @@ pub enum Command {
     Why(why::WhyArgs),
     /// Print what the requests of a recording were met doing: call stacks as a tree, or for another tool
     Stacks(stacks::StacksArgs),
+    /// Print one request of a recording with all that belongs to it
+    Trace(trace::TraceArgs),
     /// Print the state at one instant of a recording
     Snapshot(snapshot::SnapshotArgs),
     /// Print who calls whom in a recording
@@ -108,6 +111,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Find(args) => find::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Stacks(args) => stacks::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Patterns(args) => patterns::run(&args),

@@ -5,8 +5,9 @@ use std::{cmp::Reverse, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Pipeline,
-    PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore,
+    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Peers,
+    Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore, manners::Manners,
+    received::Received,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
@@ -35,11 +36,16 @@ type EntryMore = (ExchangeMore, TallyMore, Option<Link>);
 const VERSION_WITHOUT_TALLIES: u32 = 2;
 /// First version with more about requests: what other protocols than HTTP/1 need.
 const VERSION_WITH_MORE: u32 = 4;
-/// First version with what threads do.
-const VERSION_WITH_THREADS: u32 = 5;
+/// First version with what threads do, and with what belongs together. Version 5 told some of the former otherwise: it is passed over.
+const VERSION_WITH_THREADS: u32 = 6;
+const VERSION_WITH_LINKS: u32 = VERSION_WITH_THREADS;
 
-/// What a checkpoint holds last since then: of all bytes that wait, in the order in which they stand, then of the transactions, then of stacks that wait.
-type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>, Vec<(StackKind, bool)>);
+/// What a checkpoint holds last since then: of all bytes that wait, in the order in which they stand, then of the transactions.
+type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
+
+/// What a checkpoint holds last since then: how sure threads are, the ends of connections and how far each connection's requests are known by them, and
+/// the trace ids, of all requests in flight and then of the transactions.
+type OfLinks = ((Manners, Received), Peers, Vec<u64>, Vec<Option<Arc<str>>>, Vec<Option<Arc<str>>>);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -117,7 +123,14 @@ impl Pipeline {
             _ => None,
         });
         let stacks: Vec<_> = stacks.collect();
-        bytes.extend(postcard::to_allocvec(&(&rest.threads, times, causes, stacks)).unwrap_or_default());
+        bytes.extend(postcard::to_allocvec(&(&rest.threads, times, causes)).unwrap_or_default());
+        let n_noted: Vec<u64> = self.tracker.iter().map(|entry| entry.n_noted).collect();
+        let open = self.tracker.iter().flat_map(|entry| entry.exchange.open());
+        let open: Vec<_> = open.map(|open| open.more.trace_id.clone()).collect();
+        let ended: Vec<_> = rest.watermark.all().map(|transaction| transaction.trace_id.clone()).collect();
+        let links = (rest.threads.more(), &rest.peers, n_noted, open, ended);
+        bytes.extend(postcard::to_allocvec(&links).unwrap_or_default());
+        bytes.extend(postcard::to_allocvec(&stacks).unwrap_or_default());
         bytes
     }
 
@@ -145,10 +158,20 @@ impl Pipeline {
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
         let (more, of_watermark, datagrams, (carriers, of_closed), functions) = more;
-        let (threads, times, causes, stacks): OfThreads = match found {
-            ..VERSION_WITH_THREADS => Default::default(),
-            _ => postcard::from_bytes(bytes).map_err(fault)?,
+        let ((threads, times, causes), bytes): (OfThreads, &[u8]) = match found {
+            ..VERSION_WITH_THREADS => (Default::default(), bytes),
+            _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
+        let mut stacks: Vec<(StackKind, bool)> = Vec::new();
+        let (manners, peers, n_noted, open, ended): OfLinks = match found {
+            ..VERSION_WITH_LINKS => Default::default(),
+            _ => {
+                let (links, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
+                stacks = postcard::from_bytes(bytes).map_err(fault)?;
+                links
+            }
+        };
+        let (mut n_noted, mut open) = (n_noted.into_iter(), open.into_iter());
         let (mut times, mut stacks) = (times.into_iter(), stacks.into_iter());
         let mut restore_times = |data: &mut Data| {
             (data.kernel_ns, data.off_cpu) = times.next().unwrap_or_default();
@@ -175,6 +198,9 @@ impl Pipeline {
             conn.held_mut().for_each(&mut restore_times);
             let (of_exchange, of_tally, link) = more.next().unwrap_or_default();
             exchange.restore_more(of_exchange);
+            for (request, trace_id) in exchange.pairs_mut().open_mut().zip(&mut open) {
+                request.more.trace_id = trace_id;
+            }
             exchange.restore_rules(&mut conn);
             let opaque = exchange.is_opaque();
             let mut tally = tallies.next().unwrap_or_default();
@@ -188,6 +214,7 @@ impl Pipeline {
                 opaque,
                 tally,
                 link,
+                n_noted: n_noted.next().unwrap_or(0),
                 ..Entry::new(conn)
             };
             pipeline.tracker.insert(entry.conn.id, entry);
@@ -203,13 +230,19 @@ impl Pipeline {
         for (transaction, causes) in rest.watermark.all_mut().zip(causes) {
             transaction.causes = causes;
         }
+        for (transaction, trace_id) in rest.watermark.all_mut().zip(ended) {
+            transaction.trace_id = trace_id;
+        }
         rest.threads = threads;
+        rest.threads.restore_more(manners);
+        rest.peers = peers;
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;
         rest.closed.restore_tls(of_closed);
         rest.datagrams = datagrams;
         rest.carriers = carriers;
         rest.functions = functions;
+        pipeline.restore_paired();
         Ok(pipeline)
     }
 }

@@ -225,6 +225,7 @@ impl Pipeline {
             tuple: Default::default(),
             unix_path: Bytes::new(),
             tls: None,
+            trace_id: None,
             confidence: Confidence::Complete,
             time_basis: TimeBasis::EntryExit,
         }

@@ -197,7 +197,7 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 5;
+pub const CHECKPOINT_VERSION: u32 = 6;
 
 mod age;
 mod carriers;
@@ -206,8 +206,11 @@ mod connections;
 mod datagrams;
 mod functions;
 mod looked_for;
+mod manners;
 mod open;
+mod peers;
 mod positions;
+mod received;
 mod snapshot;
 mod step;
 mod threads;
@@ -219,6 +222,7 @@ use datagrams::Datagrams;
 use functions::Functions;
 pub use looked_for::LookedFor;
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
+use peers::Peers;
 use positions::Noted;
 pub use positions::Positions;
 use threads::Threads;
@@ -254,6 +258,10 @@ struct Entry {
     tally: Tally,
     /// It is the clear text inside of another.
     link: Option<Link>,
+    /// Its other end is known.
+    is_paired: bool,
+    /// Requests before this one are known by their other end.
+    n_noted: u64,
 }
 
 impl Entry {
@@ -268,6 +276,8 @@ impl Entry {
             opaque: false,
             tally: Tally::default(),
             link: None,
+            is_paired: false,
+            n_noted: 0,
         }
     }
 }
@@ -289,6 +299,7 @@ struct Rest {
     carriers: Carriers,
     functions: Functions,
     threads: Threads,
+    peers: Peers,
     /// Carriers of which more was told in the step in progress.
     told: Vec<ConnId>,
     noted: Option<Noted>,
@@ -353,6 +364,7 @@ impl Pipeline {
                 carriers: Carriers::default(),
                 functions: Functions::default(),
                 threads: Threads::default(),
+                peers: Peers::default(),
                 told: Vec::new(),
                 noted: None,
                 marks: Vec::new(),
@@ -496,6 +508,7 @@ impl Pipeline {
         if entry.exchange.is_carrier() {
             rest.told.push(open.conn);
         }
+        self.pair_ends(open);
     }
 
     /// `is_late`: it came behind later events, by more than the window.
@@ -580,6 +593,7 @@ impl Pipeline {
         if let Some(entry) = self.tracker.remove(id) {
             let outer = entry.carrier().and_then(|carrier| self.tracker.get_mut(carrier));
             self.rest.note_end(&entry, outer, close);
+            self.rest.peers.close(id);
             let lost = self.rest.lost_on(&entry, close.is_some());
             let state = &mut self.rest.state;
             state.lost.add(lost);
@@ -712,7 +726,11 @@ impl Pipeline {
     pub fn finish(&mut self) -> TransactionBatch {
         self.settle();
         let frontier = self.order.frontier();
-        for entry in self.tracker.iter_mut() {
+        // In an order that does not depend on where the pipeline was restored.
+        let mut all: Vec<ConnId> = self.tracker.iter().map(|entry| entry.conn.id).collect();
+        all.sort_unstable();
+        for id in all {
+            let Some(entry) = self.tracker.get_mut(id) else { continue };
             self.rest.flush_held(entry);
             let last_loss = self.rest.state.last_loss;
             self.rest.with(entry, |exchange, _, turnover| {

@@ -76,6 +76,8 @@ pub struct OpenRequest {
     pub unix_path: Bytes,
     /// What is known of its TLS.
     pub tls: Option<Arc<TlsFacts>>,
+    /// The trace id that it carries.
+    pub trace_id: Option<Arc<str>>,
     /// How sure that is.
     pub confidence: Confidence,
     /// What the stamps are.
@@ -147,6 +149,7 @@ impl OpenRequest {
             server_addr: server.0,
             server_port: server.1,
             tls: self.tls.clone(),
+            trace_id: self.trace_id.clone(),
             request_bytes: self.bytes[0],
             response_bytes: self.bytes[1],
             request_messages: self.messages[0],
@@ -208,6 +211,7 @@ impl Pipeline {
             tuple: entry.conn.tuple,
             unix_path: entry.conn.unix_path.clone(),
             tls: open.more.tls.clone(),
+            trace_id: open.more.trace_id.clone(),
             confidence: open.confidence(entry.is_guessed()),
             time_basis: time_basis(open),
         }

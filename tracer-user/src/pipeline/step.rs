@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use tracer_ebpf as abi;
 
-use super::{Entry, LostRequests, QUIET_NS, Rest, State};
+use super::{Entry, LostRequests, QUIET_NS, Rest, State, peers::Here};
 use crate::{
     conn::{connection::Connection, stream::Place, turns::Around},
     event::{Data, Direction, Role},
@@ -215,6 +215,10 @@ impl Rest {
         }
         let mut ended = std::mem::take(&mut self.fx.ended);
         let role = entry.exchange.role();
+        if role == Role::Client {
+            ended.iter().for_each(|ended| self.note_ended(entry, &ended.open));
+        }
+        let here = Here::of(entry);
         let (guessed, carrier) = (entry.is_guessed(), entry.carrier());
         let ends = entry.ends.get_or_insert_with(|| Ends::of(&entry.conn, role));
         let protocol = entry.exchange.protocol().unwrap_or_default();
@@ -227,7 +231,10 @@ impl Rest {
                 noted.look(entry.conn.id, requests, &ended);
             }
             let (mut causes, keeps_stacks) = match role {
-                Role::Server => self.threads.ended(entry.conn.id, &ended, &self.metrics),
+                Role::Server => {
+                    let (causes, keeps) = self.threads.ended(entry.conn.id, &ended, &self.metrics);
+                    (Causes { link: self.asked_by(here, &ended.open), ..causes }, keeps)
+                }
                 Role::Client => {
                     let kind =
                         if ended.open.more.protocol.is_empty() { protocol } else { ended.open.more.protocol };
@@ -317,7 +324,12 @@ impl Rest {
             Role::Server if !entry.exchange.is_carrier() => {
                 self.threads.serves(entry.conn.id, data, entry.exchange.open(), &self.metrics);
             }
-            Role::Client => self.threads.asks(entry.conn.id, data, entry.exchange.open(), &self.metrics),
+            Role::Client => {
+                self.threads.asks(entry.conn.id, data, entry.exchange.open(), &self.metrics);
+                if data.direction() == Direction::Egress {
+                    self.note_made(entry);
+                }
+            }
             Role::Server | Role::Unknown => {}
         }
         if !entry.port_told

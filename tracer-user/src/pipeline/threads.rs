@@ -10,6 +10,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
+use super::{
+    manners::Manners,
+    received::{Next, Received},
+};
 use crate::{
     event::{ConnId, Data, Direction, OffCpu, Stack, StackKind},
     metrics::{Counter, Metrics},
@@ -141,6 +145,12 @@ pub(super) struct Threads {
     n_stacks: usize,
     /// Who moved bytes last, where, and when.
     mover: ((u32, u32), ConnId, BootTime),
+    /// How sure what threads say is. What checkpoints hold apart.
+    #[serde(skip)]
+    manners: Manners,
+    /// Whose turn it is on each thread. Apart as well.
+    #[serde(skip)]
+    received: Received,
 }
 
 impl Thread {
@@ -311,6 +321,12 @@ impl Threads {
         if off.time < thread.last || off.number <= thread.number {
             return;
         }
+        if !thread.open.is_empty() {
+            self.manners.waited(off);
+            if reason(off) == Some(Reason::Poll) {
+                self.received.idle((off.pid, off.tid));
+            }
+        }
         let is_next = off.number == thread.number + 1 && off.out >= thread.last && off.out <= off.time;
         thread.number = off.number;
         if !is_next {
@@ -436,11 +452,13 @@ impl Threads {
                         // One of many streams, known since it began.
                         continue;
                     }
-                    if !self.served.contains_key(&id)
-                        && !self.is_read(id, open)
-                        && !self.begin(id, (open.pid, open.tid), data, metrics)
-                    {
-                        continue;
+                    if !self.served.contains_key(&id) {
+                        if !self.is_read(id, open) && !self.begin(id, (open.pid, open.tid), data, metrics) {
+                            continue;
+                        }
+                        if let (Some(trace_id), Some(served)) = (&open.more.trace_id, self.served.get(&id)) {
+                            self.manners.carries(served.thread.0, trace_id, id, metrics);
+                        }
                     }
                     // The oldest that this thread has received, or the one that begins.
                     let is_new = open.start == data.time;
@@ -465,6 +483,7 @@ impl Threads {
             && first.is_some()
         {
             thread.owned_by(first, &mut self.served);
+            self.received.got(key, first);
         }
     }
 
@@ -487,9 +506,9 @@ impl Threads {
     /// What has come of a connection was no request, or is none any more.
     pub(super) fn drop_reading(&mut self, conn: ConnId) {
         let id = CallId { conn, ordinal: READING };
-        if let Some(served) = self.take_served(&id)
-            && let Some(thread) = self.threads.get_mut(&served.thread)
-        {
+        let Some(served) = self.take_served(&id) else { return };
+        self.manners.end(served.thread.0, false);
+        if let Some(thread) = self.threads.get_mut(&served.thread) {
             thread.open.retain(|other| *other != id);
             if thread.owner == Some(id) {
                 thread.owned_by(None, &mut self.served);
@@ -520,6 +539,7 @@ impl Threads {
         if thread.open.is_empty() {
             // What it did meanwhile is nobody's.
             thread.owner = None;
+            self.received.idle(key);
             thread.last = thread.last.max(data.time);
             if own {
                 (thread.number, thread.kernel_ns) = (data.off_cpu, data.kernel_ns);
@@ -539,6 +559,10 @@ impl Threads {
             parts: Anatomy { is_shared, ..Anatomy::default() },
             ..Served::default()
         };
+        self.manners.begin(key.0);
+        if thread.open.iter().any(|other| other.conn != id.conn) {
+            self.manners.mixed(key.0);
+        }
         for other in &thread.open {
             if let Some(other) = self.served.get_mut(other) {
                 other.parts.is_shared = true;
@@ -552,7 +576,12 @@ impl Threads {
     /// Bytes of an answer moved, perhaps of this request's.
     fn answers(&mut self, id: CallId, data: &Data) {
         let Some(served) = self.served.get_mut(&id) else { return };
-        served.is_handed_over |= served.thread != (data.pid, data.tid);
+        self.received.acted((data.pid, data.tid), id);
+        if served.thread != (data.pid, data.tid) {
+            served.is_handed_over = true;
+            self.manners.mixed(data.pid);
+            self.manners.mixed(served.thread.0);
+        }
         if let Some(thread) = self.threads.get(&served.thread)
             && thread.last <= data.time
         {
@@ -560,6 +589,20 @@ impl Threads {
             served.answered = Some((data.time, served.parts));
         }
         served.mode = Mode::Sending;
+    }
+
+    /// What a thread asks for now is for, as far as the thread says.
+    fn serves_now(&mut self, key: (u32, u32)) -> Option<Link> {
+        let thread = self.threads.get(&key)?;
+        let sole = (thread.open.len() == 1).then(|| thread.open[0]);
+        let parent = match self.received.next(key, |id| self.served.contains_key(id)) {
+            Next::One(id) => id,
+            Next::Nobody => return None,
+            Next::Unknown => thread.owner.or(sole)?,
+        };
+        let is_followed = self.served.get(&parent).is_some_and(|served| served.is_followed);
+        let is_sure = sole == Some(parent) && is_followed && self.manners.is_believed(key.0);
+        Some(Link { parent, method: if is_sure { LinkMethod::Thread } else { LinkMethod::Order } })
     }
 
     /// A thread sent bytes as a client: what it asks for, it asks for the request that it serves.
@@ -571,23 +614,38 @@ impl Threads {
         metrics: &Metrics,
     ) {
         let key = (data.pid, data.tid);
-        let Some(thread) = self.threads.get_mut(&key) else { return };
-        let sole = (thread.open.len() == 1).then(|| thread.open[0]);
         match data.direction() {
             Direction::Egress => {
-                let Some(parent) = thread.owner.or(sole) else { return };
-                let method = if sole.is_some() { LinkMethod::Thread } else { LinkMethod::Order };
+                if !self.threads.contains_key(&key) && self.manners.is_untraced() {
+                    return;
+                }
                 let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
                 for open in newest.filter(|open| (open.pid, open.tid) == key) {
                     let id = CallId { conn, ordinal: open.ordinal };
                     if self.asked.contains_key(&id) {
                         continue;
                     }
+                    let by_thread = self.serves_now(key);
+                    let link = self.manners.link(key.0, open, by_thread, metrics);
+                    match link {
+                        Some(Link { parent, method: LinkMethod::Header }) => self.received.acted(key, parent),
+                        _ => self.received.asked(key),
+                    }
+                    // What comes later than it, it was not made for: at the end of a run the order is anyone's.
+                    let began = |link: &Link| self.served.get(&link.parent).map(|served| served.since);
+                    let Some(link) = link.filter(|link| began(link).is_some_and(|since| since <= open.start))
+                    else {
+                        continue;
+                    };
                     if self.asked.len() >= MAX_SERVING {
                         metrics.add(Counter::AnatomyForgotten, 1);
                     } else {
-                        self.asked.insert(id, Link { parent, method });
-                        if let Some(served) = self.served.get_mut(&parent) {
+                        self.asked.insert(id, link);
+                        // What its own thread does not ask, it does not wait for.
+                        if let Some(served) = self.served.get_mut(&link.parent)
+                            && served.thread == key
+                            && let Some(thread) = self.threads.get(&key)
+                        {
                             served.look(thread);
                             served.n_asked += 1;
                         }
@@ -596,11 +654,18 @@ impl Threads {
             }
             Direction::Ingress => {
                 // What comes is for the one that asked.
-                let oldest = open
-                    .take(1)
-                    .find_map(|open| Some(self.asked.get(&CallId { conn, ordinal: open.ordinal })?.parent));
-                if oldest.is_some() {
-                    thread.owned_by(oldest, &mut self.served);
+                let Some(oldest) = open.take(1).next() else { return };
+                if (oldest.pid, oldest.tid) != key {
+                    // Others answer for it.
+                    self.manners.mixed(oldest.pid);
+                }
+                let parent =
+                    self.asked.get(&CallId { conn, ordinal: oldest.ordinal }).map(|link| link.parent);
+                if let Some(thread) = self.threads.get_mut(&key) {
+                    if parent.is_some() {
+                        thread.owned_by(parent, &mut self.served);
+                    }
+                    self.received.got(key, parent.filter(|id| self.served.contains_key(id)));
                 }
             }
         }
@@ -614,7 +679,13 @@ impl Threads {
         kind: ProtocolName,
         peer: impl FnOnce() -> Arc<str>,
     ) -> Option<Link> {
-        let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal })?;
+        let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal });
+        let (mover, of, then) = self.mover;
+        if (of, then) == (conn, ended.at) && self.threads.contains_key(&mover) {
+            let parent = link.map(|link| link.parent);
+            self.received.got(mover, parent.filter(|id| self.served.contains_key(id)));
+        }
+        let link = link?;
         if ended.end == End::TracerStopped {
             // Of those that are in flight at the end of a run the order is anyone's.
             return Some(link);
@@ -629,7 +700,8 @@ impl Threads {
             }
         }
         if let Some(served) = self.served.get_mut(&link.parent) {
-            served.n_asked = served.n_asked.saturating_sub(1);
+            let is_own = served.thread == (ended.open.pid, ended.open.tid);
+            served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
             add_call(&mut served.calls, kind, peer(), ns);
         }
@@ -652,6 +724,17 @@ impl Threads {
         let Some(mut served) = self.take_served(&id) else { return Default::default() };
         let (mover, of, then) = self.mover;
         served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;
+        if let Some(trace_id) = &ended.open.more.trace_id {
+            self.manners.carried(key.0, trace_id, id);
+        }
+        if served.is_handed_over {
+            self.manners.mixed(key.0);
+        }
+        if (of, then) == (conn, ended.at) {
+            self.received.acted(mover, id);
+        }
+        let is_clean = served.is_followed && !served.parts.is_shared && ended.end == End::Answered;
+        self.manners.end(key.0, is_clean && !served.is_handed_over);
         let thread = self.threads.get_mut(&served.thread);
         let duration_ns = ended.at.0.saturating_sub(ended.open.start.0);
         let anatomy = served.anatomy(thread.as_deref(), ended.at, duration_ns);
@@ -678,6 +761,18 @@ impl Threads {
         for key in gone {
             self.threads.remove(&key);
         }
+        self.manners.end_process(pid);
+        self.received.end_process(pid);
+    }
+
+    /// What a checkpoint holds apart.
+    pub(super) fn more(&self) -> (&Manners, &Received) {
+        (&self.manners, &self.received)
+    }
+
+    /// Takes it over.
+    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received)) {
+        (self.manners, self.received) = (manners, received);
     }
 }
 

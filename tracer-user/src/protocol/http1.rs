@@ -682,6 +682,7 @@ fn request(line: &RequestLine<'_>, fields: &Fields<'_>) -> Request {
         operation,
         target: Some(both.slice(..target.len())),
         authority: (!authority.is_empty()).then(|| both.slice(target.len()..)),
+        trace_id: fields.trace_id.clone(),
         ..Request::default()
     }
 }

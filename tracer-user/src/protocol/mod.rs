@@ -514,6 +514,8 @@ pub struct Request {
     pub long_lived: bool,
     /// Registry name of the protocol that it is a request of, where that is another than the connection's (gRPC on HTTP/2).
     pub protocol: Option<&'static str>,
+    /// The trace id that it carries: what other tools call it.
+    pub trace_id: Option<Arc<str>>,
 }
 
 /// Name of an operation, before the learned templates are applied.

@@ -7,12 +7,12 @@ use rustc_hash::FxHashMap;
 
 use super::filter::quoted;
 use crate::{
-    event::Role,
+    event::{ConnId, Role},
     report::summary::QUANTILES,
     sink::histogram::{HIGHEST_NS, OVERFLOW},
     text::screen_text,
     time::WallTime,
-    transaction::Transaction,
+    transaction::{Transaction, anatomy::LinkMethod},
 };
 
 /// Edges that are told apart; what comes beyond is gathered at an end called `(others)`.
@@ -277,6 +277,8 @@ pub struct Calls {
     servers: FxHashMap<(Arc<str>, Option<u16>), Arc<str>>,
     /// Whose a client's connection is. At most [`MAX_MADE`].
     made: Made,
+    /// The same by the connection's own name, for calls that are linked to it. At most half of [`MAX_MADE`]; then it begins anew.
+    by_conn: FxHashMap<ConnId, Arc<str>>,
     max_made: usize,
     max_servers: usize,
     /// Calls that ended before this have been counted.
@@ -298,6 +300,7 @@ impl Calls {
         Calls {
             servers: FxHashMap::default(),
             made: Made::default(),
+            by_conn: FxHashMap::default(),
             max_made,
             max_servers,
             passed: WallTime(0),
@@ -323,6 +326,10 @@ impl Calls {
     pub fn learn_wanted(&mut self, row: &Transaction) {
         if row.role == Role::Client {
             let (ends, bound) = (ends(row), self.max_made);
+            if self.by_conn.len() >= bound / 2 && !self.by_conn.contains_key(&row.conn) {
+                self.by_conn.clear();
+            }
+            self.by_conn.insert(row.conn, row.service.clone());
             self.given_up.connections +=
                 self.made.insert(ends, &row.service, row.end_time, bound, self.passed);
         }
@@ -336,6 +343,7 @@ impl Calls {
     /// Forgets the connections of clients: they are learned again, along with what is counted.
     pub fn forget_made(&mut self) {
         (self.made, self.given_up.connections) = (Made::default(), 0);
+        self.by_conn.clear();
     }
 
     /// What did not fit.
@@ -353,7 +361,7 @@ impl Calls {
                 None => Peer::Address(address(&row.server_addr, row.server_port)),
             };
             (Peer::Service(row.service.clone()), to)
-        } else if let Some(client) = self.made.get(&ends(row)) {
+        } else if let Some(client) = self.linked(row).or_else(|| self.made.get(&ends(row))) {
             // Its client tells of it.
             let service = self.servers.get(&(row.server_addr.clone(), row.server_port));
             let to = service.unwrap_or(&row.service).clone();
@@ -376,6 +384,12 @@ impl Calls {
         if row.is_measured() {
             sum.record(row.duration_ns.unsigned_abs());
         }
+    }
+
+    /// Whose call it is at the other end, by its link: ports may have been another connection's.
+    fn linked(&self, row: &Transaction) -> Option<&Arc<str>> {
+        let link = row.causes.as_ref()?.link.filter(|link| link.method == LinkMethod::Socket)?;
+        self.by_conn.get(&link.parent.conn)
     }
 
     fn sum(&mut self, key: (Peer, Peer, &'static str)) -> &mut Sum {
@@ -444,7 +458,13 @@ pub fn address(address: &str, port: Option<u16>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::compliance::transaction;
+    use crate::{
+        sink::compliance::transaction,
+        transaction::{
+            CallId,
+            anatomy::{Causes, Link},
+        },
+    };
 
     fn call(i: u64, role: Role, service: &str, client: (&str, u16), server: (&str, u16)) -> Arc<Transaction> {
         Arc::new(Transaction {
@@ -486,6 +506,31 @@ mod tests {
         );
         assert!(edges[0].recent < 100 && edges[0].recent > 0);
         assert!(edges[0].quantiles_ns.is_some_and(|[p50, .., p999]| p50 <= p999 && p999 <= edges[0].max_ns));
+    }
+
+    /// A port that another process has used again, and an end that is known by another address.
+    #[test]
+    fn a_link_says_whose_a_call_is_before_the_ports_do() {
+        let link = |i: u64, client: u64| {
+            let parent = CallId { conn: ConnId(client), ordinal: i };
+            let link = Some(Link { parent, method: LinkMethod::Socket });
+            Some(Box::new(Causes { link, ..Causes::default() }))
+        };
+        let (port, other) = (("127.0.0.1", 40_000), ("10.0.0.1", 40_000));
+        let stock = ("127.0.0.1", 81);
+        let made = |i, service, conn| {
+            let row = call(i, Role::Client, service, port, stock);
+            Arc::new(Transaction { conn: ConnId(conn), ..(*row).clone() })
+        };
+        let served = |i, client, conn| {
+            let row = call(i, Role::Server, "stock", client, stock);
+            Arc::new(Transaction { conn: ConnId(conn + 100), causes: link(0, conn), ..(*row).clone() })
+        };
+        let rows = [made(1, "shop", 1), served(2, port, 1), made(3, "cart", 2), served(4, other, 2)];
+        let edges = edges(rows.iter(), WallTime(0)..WallTime(0));
+        let mut seen: Vec<_> = edges.iter().map(|edge| (edge.from.name(), edge.count, edge.seen)).collect();
+        seen.sort();
+        assert_eq!(seen, [("cart".to_owned(), 1, [1, 1]), ("shop".to_owned(), 1, [1, 1])]);
     }
 
     #[test]

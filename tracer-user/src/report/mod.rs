@@ -1,4 +1,4 @@
-//! What people read: losses, the summary, who calls whom, the strip, the filter language, trace ids.
+//! What people read: losses, the summary, who calls whom, the strip, the filter language, traces.
 
 pub mod doctor;
 pub mod edges;
@@ -13,5 +13,5 @@ pub mod process_tls;
 pub mod stacks;
 pub mod strip;
 pub mod summary;
-pub mod trace_id;
+pub mod trace;
 pub mod why;

@@ -144,13 +144,8 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
         writeln!(out, "  and {} more", count((slowest.len() - MAX_CALLS) as u64))?;
     }
     if let Some(link) = &causes.link {
-        let how = match link.method {
-            LinkMethod::Thread => "its thread was serving that, and nothing else",
-            LinkMethod::Order => {
-                "a guess: its thread had several in flight, and had received something for that last"
-            }
-        };
-        writeln!(out, "made for request {} ({how})", link.parent)?;
+        let what = if link.method == LinkMethod::Socket { "asked by" } else { "made for request" };
+        writeln!(out, "{what} {} ({})", link.parent, link.method.why())?;
     }
     Ok(())
 }

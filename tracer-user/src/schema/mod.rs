@@ -33,7 +33,7 @@ pub mod rollup_rows;
 pub mod transaction_rows;
 
 /// Version of everything in this module. Raised when a reader of the version before would misread; old ones stay readable.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Metadata keys of a sealed file (and of a journal's header).
 pub mod key {

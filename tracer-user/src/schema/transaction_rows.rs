@@ -40,7 +40,7 @@ macro_rules! columns {
         /// Names of the columns, in their order.
         pub const COLUMNS: &[&str] = &[$($name),*];
 
-        /// The columns, version 3. Version 2 has none of [`is_since_version_3`], version 1 none of [`SINCE_VERSION_2`] either.
+        /// The columns, version 4. Version 3 has none of [`SINCE_VERSION_4`], version 2 none of [`is_since_version_3`] either, version 1 none of [`SINCE_VERSION_2`] either.
         pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
             Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
         });
@@ -114,6 +114,7 @@ columns! {
     "parent" Utf8 true,
     "link_method" Utf8 true,
     "link_confidence" Utf8 true,
+    "trace_id" Utf8 true,
     "stacks" Utf8 true,
     "locks" Utf8 true,
     "end" Utf8 false,
@@ -144,11 +145,13 @@ pub const SINCE_VERSION_2: &[&str] = &[
     "stack_end",
 ];
 
+/// Columns that parts of version 3 do not have either; nor do they know links but `thread` and `order`.
+pub const SINCE_VERSION_4: &[&str] = &["trace_id", "stacks", "locks"];
+
 /// Whether parts of version 2 do not have a column either.
 pub fn is_since_version_3(name: &str) -> bool {
     PARTS.contains(&name)
-        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence", "stacks", "locks"]
-            .contains(&name)
+        || ["anatomy_shared", "calls", "parent", "link_method", "link_confidence"].contains(&name)
 }
 
 /// Transactions as columns.
@@ -199,6 +202,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
             maybe_text(&|t| t.parent().map(|id| Cow::Owned(id.to_string()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.as_str()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.confidence()))),
+            maybe_text(&|t| t.trace_id.as_deref().map(Cow::Borrowed)),
             maybe_text(&|t| Some(Cow::Owned(StackSum::as_json(t.causes.as_ref()?.stacks()?)))),
             maybe_text(&|t| Some(Cow::Owned(Lock::as_json(t.causes.as_ref()?.locks()?)))),
         ])
@@ -344,6 +348,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         later_text("stacks")?,
         later_text("locks")?,
     ];
+    let trace_id = later_text("trace_id")?;
     let (end, confidence, conn_id) = (text("end")?, text("confidence")?, text("conn_id")?);
     let (id, seq) = (text("id")?, int("seq")?);
 
@@ -404,6 +409,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             tls: names.share_tls(
                 tls.map(|array| array.filter(|array| array.is_valid(i)).map(|array| array.value(i))),
             ),
+            trace_id: trace_id.and_then(maybe_text).map(Arc::from),
             request_bytes: count(request_bytes, "request_bytes")?,
             response_bytes: count(response_bytes, "response_bytes")?,
             request_messages: later_count(request_messages, "request_messages")?,

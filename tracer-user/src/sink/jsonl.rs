@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
-pub const KEYS: [&str; 43] = [
+pub const KEYS: [&str; 44] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -55,6 +55,7 @@ pub const KEYS: [&str; 43] = [
     "calls",
     "parent",
     "link",
+    "trace_id",
     "stacks",
     "locks",
     "end",
@@ -100,6 +101,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         server_addr,
         server_port,
         tls,
+        trace_id,
         request_bytes,
         response_bytes,
         request_messages,
@@ -163,6 +165,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.calls("calls", causes.as_ref().and_then(|causes| causes.calls()));
     row.number("parent", transaction.parent().map(|id| format!("\"{id}\"")));
     row.link("link", causes.as_ref().and_then(|causes| causes.link.as_ref()));
+    row.text("trace_id", trace_id.as_deref());
     let stacks = causes.as_ref().and_then(|causes| causes.stacks());
     row.number("stacks", stacks.map(StackSum::as_json));
     row.number("locks", causes.as_ref().and_then(|causes| causes.locks()).map(Lock::as_json));
@@ -376,7 +379,7 @@ mod tests {
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
-             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"stacks\":null,\"locks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"trace_id\":null,\"stacks\":null,\"locks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

@@ -411,31 +411,56 @@ impl Causes {
 /// How a transaction is known to belong to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LinkMethod {
-    /// Its thread was serving the other, and no other one.
+    /// Its thread was serving the other, and no other one, in a process whose threads serve one request each from its beginning to its end.
     Thread,
-    /// Its thread had several in flight, and had last received something for the other.
+    /// Its thread had last received something for the other, and may have done something else since.
     Order,
+    /// It carries the trace id of the other, and its process was serving no second one with that id.
+    Header,
+    /// The other is the same request, seen at the other end of the same connection.
+    Socket,
 }
 
 impl LinkMethod {
+    /// All, in order.
+    pub const ALL: [LinkMethod; 4] =
+        [LinkMethod::Thread, LinkMethod::Order, LinkMethod::Header, LinkMethod::Socket];
+
     /// The text in JSON, Parquet and filters.
     pub fn as_str(self) -> &'static str {
         match self {
             LinkMethod::Thread => "thread",
             LinkMethod::Order => "order",
+            LinkMethod::Header => "header",
+            LinkMethod::Socket => "socket",
         }
     }
 
     /// The reverse of [`LinkMethod::as_str`].
     pub fn parse(text: &str) -> Option<LinkMethod> {
-        [LinkMethod::Thread, LinkMethod::Order].into_iter().find(|method| method.as_str() == text)
+        LinkMethod::ALL.into_iter().find(|method| method.as_str() == text)
     }
 
     /// How sure that is: a thread may do something else while others go on with what it received.
     pub fn confidence(self) -> &'static str {
+        if self.is_sure() { "high" } else { "guessed" }
+    }
+
+    /// Whether nothing else could be meant.
+    pub fn is_sure(self) -> bool {
         match self {
-            LinkMethod::Thread => "high",
-            LinkMethod::Order => "guessed",
+            LinkMethod::Thread | LinkMethod::Header | LinkMethod::Socket => true,
+            LinkMethod::Order => false,
+        }
+    }
+
+    /// The same in words.
+    pub fn why(self) -> &'static str {
+        match self {
+            LinkMethod::Thread => "its thread was serving that, and nothing else",
+            LinkMethod::Order => "a guess: its thread had received something for that last",
+            LinkMethod::Header => "it carries that one's trace id",
+            LinkMethod::Socket => "the same request at the other end of its connection",
         }
     }
 }
@@ -456,7 +481,7 @@ pub struct Causes {
     pub anatomy: Option<Anatomy>,
     /// Whom it asked meanwhile, by kind and peer.
     pub calls: Vec<CallSum>,
-    /// What made it; of requests that were made.
+    /// What made it: of one that was made, the request for which; of one that was served, the same at its client.
     pub link: Option<Link>,
     /// What its thread was met doing.
     pub stacks: Vec<StackSum>,

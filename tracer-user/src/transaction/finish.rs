@@ -155,6 +155,7 @@ pub fn finish(
         server_addr: ends.server.0.clone(),
         server_port: ends.server.1,
         tls: open.more.tls,
+        trace_id: open.more.trace_id,
         request_bytes: open.request_bytes,
         response_bytes: open.response_bytes,
         request_messages: open.more.messages[0],

@@ -88,6 +88,9 @@ pub struct More {
     pub error_message: Option<Bytes>,
     /// Which error it was given up with (`error_type`).
     pub reset: Option<Cow<'static, str>>,
+    /// The trace id that it carries. What checkpoints hold apart.
+    #[serde(skip)]
+    pub trace_id: Option<Arc<str>>,
     /// What is known of its connection's TLS.
     pub tls: Option<Arc<TlsFacts>>,
     /// When its newest byte of each flow moved: of messages that end with their turn, or on a stream.

@@ -124,7 +124,7 @@ impl Pairs {
     }
 
     /// Requests in flight.
-    pub fn open(&self) -> impl Iterator<Item = &Open> {
+    pub fn open(&self) -> impl DoubleEndedIterator<Item = &Open> {
         self.open.iter()
     }
 
@@ -236,6 +236,7 @@ impl Pairs {
                 protocol: request.protocol.unwrap_or(protocol),
                 namespace: request.namespace,
                 tls: self.tls.clone(),
+                trace_id: request.trace_id,
                 ..More::default()
             },
         });

@@ -79,6 +79,9 @@ pub struct Transaction {
     /// What is known of the connection's TLS, shared by its transactions; `None` on plain ones, and where nothing is known.
     #[serde(skip)]
     pub tls: Option<Arc<TlsFacts>>,
+    /// The trace id that the request carries, as the tool writes it that it belongs to.
+    #[serde(skip)]
+    pub trace_id: Option<Arc<str>>,
     /// Bytes of the request, head included.
     pub request_bytes: u64,
     /// Bytes of the response, head included.

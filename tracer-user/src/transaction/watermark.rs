@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Transaction, TransactionBatch, record::TransactionMore, template::Templates};
+use super::{CallId, Transaction, TransactionBatch, record::TransactionMore, template::Templates};
 use crate::{
     protocol::Operation,
     time::{Anchor, BootTime, WallTime},
@@ -189,6 +189,13 @@ impl Watermark {
     /// Those that wait, then those that may leave.
     pub fn all(&self) -> impl Iterator<Item = &Transaction> {
         self.waiting.iter().map(|waiting| &waiting.transaction).chain(&self.ready)
+    }
+
+    /// One that waits; those that ended last are looked at first.
+    pub fn waiting_mut(&mut self, id: CallId) -> Option<&mut Transaction> {
+        let CallId { conn, ordinal } = id;
+        let mut newest = self.waiting.iter_mut().rev().map(|waiting| &mut waiting.transaction);
+        newest.find(|transaction| (transaction.conn, transaction.ordinal) == (conn, ordinal))
     }
 
     /// The same, to be completed from a checkpoint.

@@ -233,6 +233,7 @@ mod tests {
             tuple: Default::default(),
             unix_path: Default::default(),
             tls: row.tls,
+            trace_id: None,
             confidence: row.confidence,
             time_basis: row.time_basis,
         }

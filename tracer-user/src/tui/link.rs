@@ -4,7 +4,7 @@ use base64::Engine as _;
 
 use super::{app::App, errand::Errand, heads::ShownHeads};
 use crate::{
-    report::trace_id::{self, TraceId},
+    protocol::codec::trace_id::{self, TraceId},
     source::heads::Head,
     text::screen_text,
     transaction::Transaction,

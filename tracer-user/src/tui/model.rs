@@ -32,7 +32,9 @@ use crate::{
     event::{Counters, Role},
     metrics::Counter,
     pipeline::{AgeSteps, ConnRow, InFlight, OpenRequest},
-    report::{filter::quoted, format::rate, loss::Losses, patterns::bounds_line, summary::QUANTILES},
+    report::{
+        filter::quoted, format::rate, loss::Losses, patterns::bounds_line, summary::QUANTILES, trace::Trace,
+    },
     sink::{
         histogram::{self, Histograms},
         patterns::Finding,
@@ -166,6 +168,8 @@ pub struct Model {
     pub neighbours_cut: bool,
     /// Calls of functions within the one that is shown.
     pub call_tree: CallTree,
+    /// The one that is shown with all requests that belong to it.
+    pub trace: Trace,
     /// Heads of the one that is shown.
     pub heads: ShownHeads,
     /// Where the threads of requests in flight are; `None`: what is shown was recorded.
@@ -353,13 +357,14 @@ impl Model {
                 rows.iter().filter(shown).partition(|row| rectangle.holds(row));
             contrast(selected.into_iter().map(|row| &**row), rest.into_iter().map(|row| &**row))
         });
-        let (neighbours, neighbours_cut, neighbours_ends, call_tree) = match app.opened() {
+        let (neighbours, neighbours_cut, neighbours_ends, call_tree, trace) = match app.opened() {
             Some(shown) => {
                 let recent = feed.recent.lock();
                 let (rows, cut) = neighbours(shown, &recent);
                 let ends = calls::ends_of(&rows, recent.rows(WallTime(0), WallTime(u64::MAX)));
                 let tree = CallTree::of(shown, recent.rows(shown.start_time, WallTime(u64::MAX)));
-                (rows, cut, ends, tree)
+                let trace = Trace::of(shown, |from| recent.rows(from, WallTime(u64::MAX)));
+                (rows, cut, ends, tree, trace.without_functions())
             }
             None => Default::default(),
         };
@@ -483,6 +488,7 @@ impl Model {
             graphs: before.and_then(|before| before.graphs.clone()).filter(|_| app.range.is_some()),
             neighbours_cut,
             call_tree,
+            trace,
             neighbours_ends,
             base,
         }
@@ -494,7 +500,10 @@ impl Model {
             (Place::List, Some(list)) => list.lines.len(),
             // More than there are lines: scrolling stops by itself.
             (Place::Detail, _) => {
-                64 + self.heads.n_lines() + app.opened().map_or(0, |shown| stacks::n_lines(shown))
+                64 + self.heads.n_lines()
+                    + app.opened().map_or(0, |shown| stacks::n_lines(shown))
+                    + self.trace.spans.len()
+                    + self.call_tree.steps.len()
             }
             (Place::Help, _) => 64,
             (Place::Contrast, _) => self.contrast.as_ref().map_or(0, |(_, rows)| rows.len()),

@@ -5,6 +5,7 @@ mod accuracy;
 mod captures;
 mod figures;
 mod https;
+mod links;
 mod parsers;
 mod programs;
 mod rows;
@@ -62,6 +63,8 @@ enum Part {
     Parsers,
     /// How fast packet captures are read.
     Captures,
+    /// How many links are found and right; a table of its own, and only when asked for.
+    Links,
 }
 
 /// What every row works with.
@@ -104,6 +107,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     setup::run(&setup::SetupArgs { tests: true })?;
     let dir = target_dir().join("xtask/bench");
     fs::create_dir_all(&dir)?;
+    if args.part == Some(Part::Links) {
+        return links::print();
+    }
     let mut rows = Vec::new();
     if args.part.is_none_or(|part| part == Part::Parsers) {
         rows.extend(parsers::rows(args.built.as_deref())?);

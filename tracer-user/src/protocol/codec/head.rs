@@ -2,8 +2,12 @@
 //! (RFC 9112 §2–§6, RFC 9110 §5). Field lines are read by `httparse`; lines that it refuses (folded, or with bytes that
 //! servers commonly let pass) are mended and read again. Each function looks at each byte a constant number of times.
 
+use std::sync::Arc;
+
 use httparse::{EMPTY_HEADER, Header, Status};
 use serde::{Deserialize, Serialize};
+
+use super::trace_id;
 
 /// Longest head: nginx takes 32 KiB, Node 16 KiB, Go 1 MiB.
 pub const MAX_HEAD: usize = 256 << 10;
@@ -134,7 +138,7 @@ pub enum Length {
 }
 
 /// What the header fields say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields<'a> {
     /// Framing.
     pub length: Length,
@@ -146,6 +150,8 @@ pub struct Fields<'a> {
     pub event_stream: bool,
     /// The content is coded (`Content-Encoding`, or a `Transfer-Encoding` besides `chunked`): its bytes say nothing as they are.
     pub encoded: bool,
+    /// The trace id that it carries.
+    pub trace_id: Option<Arc<str>>,
 }
 
 /// Reads the field lines of a head up to and with its empty line. `scratch` is used for mending.
@@ -194,6 +200,7 @@ fn interpret<'a>(headers: &[Header<'a>]) -> Fields<'a> {
     let mut coding = Length::Absent;
     let mut upgrades = false;
     let mut upgrade = None;
+    let mut is_traced = false;
     for &Header { name, value } in headers {
         // The length first: most fields are told apart by it.
         match name.len() {
@@ -227,8 +234,12 @@ fn interpret<'a>(headers: &[Header<'a>]) -> Fields<'a> {
                     };
                 }
             }
-            _ => {}
+            _ => is_traced |= trace_id::is_field(name.as_bytes()),
         }
+    }
+    if is_traced {
+        let all = headers.iter().map(|header| (header.name.as_bytes(), header.value));
+        fields.trace_id = trace_id::of_fields(all);
     }
     fields.length = if coding == Length::Absent { content_length } else { coding };
     fields.upgrade = upgrade.filter(|_| upgrades);

@@ -16,3 +16,4 @@ pub mod redis_flight;
 pub mod redis_statement;
 pub mod resp;
 pub mod sql;
+pub mod trace_id;

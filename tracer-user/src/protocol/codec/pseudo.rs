@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::hpack::{Decoder, Field};
+use super::{
+    hpack::{Decoder, Field},
+    trace_id,
+};
 use crate::protocol::{
     ErrorFor, Operation, Request, Response,
     grpc::{self, Status},
@@ -34,6 +37,8 @@ pub struct Head {
     status_of_call: Option<Bytes>,
     /// `grpc-message`, as sent.
     pub grpc_message: Option<Bytes>,
+    /// Fields that may hold a trace id: which, and what.
+    traced: Vec<(Bytes, Bytes)>,
     /// There are fields of which nothing is known.
     pub unknown: bool,
 }
@@ -44,6 +49,7 @@ fn is_of_interest(name: &[u8]) -> bool {
         matches!(name, b":method" | b":scheme" | b":path" | b":authority" | b":status" | b":protocol");
     is_pseudo
         || matches!(name, b"host" | b"content-type" | b"content-encoding" | b"grpc-status" | b"grpc-message")
+        || trace_id::is_field(name)
 }
 
 impl Head {
@@ -74,6 +80,7 @@ impl Head {
             b"content-encoding" => self.encoded |= !value.eq_ignore_ascii_case(b"identity"),
             b"grpc-status" => self.status_of_call = Some(keep()),
             b"grpc-message" => self.grpc_message = Some(keep()),
+            _ if trace_id::is_field(name) => self.traced.push((Bytes::copy_from_slice(name), keep())),
             _ => {}
         }
     }
@@ -139,6 +146,7 @@ impl Head {
             target: if is_tunnel { authority.clone() } else { self.path.clone() },
             authority: authority.filter(|name| !name.is_empty()),
             protocol: if is_call { Some("grpc") } else { self.named() },
+            trace_id: trace_id::of_fields(self.traced.iter().map(|(name, value)| (&name[..], &value[..]))),
             ..Request::default()
         }
     }

@@ -408,6 +408,7 @@ fields! {
     Parent "parent" Text = |t| t.parent().map_or(Value::Null, |id| Value::Text(id.to_string().into()));
     LinkMethod "link_method" Text = |t| Value::link(t, LinkMethod::as_str);
     LinkConfidence "link_confidence" Text = |t| Value::link(t, LinkMethod::confidence);
+    TraceId "trace_id" Text = |t| t.trace_id.as_deref().map_or(Value::Null, |id| Value::Text(id.into()));
     Stacks "stacks" Text = |t| t.causes.as_ref().and_then(|causes| causes.stacks()).map_or(Value::Null, |stacks| Value::Text(StackSum::as_json(stacks).into()));
     Locks "locks" Text = |t| t.causes.as_ref().and_then(|causes| causes.locks()).map_or(Value::Null, |locks| Value::Text(Lock::as_json(locks).into()));
     End "end" Text = |t| Value::Text(t.end.as_str().into());

@@ -248,7 +248,7 @@ impl Exchange {
     }
 
     /// Requests in flight.
-    pub fn open(&self) -> impl Iterator<Item = &Open> {
+    pub fn open(&self) -> impl DoubleEndedIterator<Item = &Open> {
         self.pairs.open()
     }
 

@@ -71,15 +71,10 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
         )));
     }
     if let Some(link) = &causes.link {
-        let how = match link.method {
-            LinkMethod::Thread => "its thread was serving that, and nothing else",
-            LinkMethod::Order => {
-                "a guess: its thread had several in flight, and had received something for that last"
-            }
-        };
+        let what = if link.method == LinkMethod::Socket { "asked by" } else { "made for request" };
         lines.push(Line::from(vec![
-            Span::raw(format!("made for request {}", link.parent)),
-            Span::styled(format!("  ({how})"), theme.dim()),
+            Span::raw(format!("{what} {}", link.parent)),
+            Span::styled(format!("  ({})", link.method.why()), theme.dim()),
         ]));
     }
     lines.push(Line::default());

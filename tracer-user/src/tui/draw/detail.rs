@@ -16,6 +16,7 @@ use crate::{
     report::{
         format::{Align, clock, count, duration, fit},
         head,
+        trace::{Marks, Trace},
     },
     sink::xlog::Class,
     source::heads::Head,
@@ -24,7 +25,7 @@ use crate::{
     transaction::{CallId, CallStack, End, Kind, Transaction},
     tui::{
         app::App,
-        call_tree::TreeStep,
+        call_tree::{MAX_SHOWN, TreeStep},
         edges::address,
         flight::Flight,
         heads::ShownHeads,
@@ -138,6 +139,9 @@ pub(super) fn lines(
     }
     lines.extend(anatomy::lines(shown, theme));
     lines.extend(stacks::lines(shown, theme));
+    if flight.is_none() {
+        lines.extend(trace(&model.trace, width, theme));
+    }
     lines.extend(tree(model, shown, theme));
     if let Some(stack) = shown.call.as_ref().and_then(|call| call.stack.as_ref()) {
         lines.extend(self::stack(stack, theme));
@@ -172,6 +176,9 @@ pub(super) fn lines(
     }
     if let Some(facts) = &shown.tls {
         lines.push(named("tls", tls(facts)));
+    }
+    if let Some(id) = &shown.trace_id {
+        lines.push(named("trace id", screen_text(id).into_owned()));
     }
     let Transaction { pid, tid, .. } = shown;
     lines.push(named("thread", format!("{}  pid {pid}  tid {tid}", screen_text(&shown.comm))));
@@ -251,6 +258,30 @@ pub(super) fn lines(
             lines.push(Line::from(Span::styled(text, theme.dim())));
         }
     }
+    lines
+}
+
+/// All requests that belong together with it, where there are others.
+fn trace(trace: &Trace, width: u16, theme: Theme) -> Vec<Line<'static>> {
+    if trace.spans.len() < 2 {
+        return Vec::new();
+    }
+    let marks = if theme.symbols == Symbols::Ascii { Marks::ASCII } else { Marks::UNICODE };
+    let mut lines = vec![Line::from(Span::styled(Trace::heading(), theme.heading()))];
+    for line in trace.waterfall(usize::from(width), marks).into_iter().take(MAX_SHOWN) {
+        let text = if line.is_guess { theme.dim() } else { Style::new() };
+        let bar = if line.is_critical { theme.heading() } else { theme.dim() };
+        lines.push(Line::from(vec![
+            Span::styled(line.text, text),
+            Span::styled(format!(" {}", line.bar), bar),
+        ]));
+    }
+    if let Some(more) = trace.spans.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+        let text = format!("+ {} more: txray trace prints all of them", count(more as u64));
+        lines.push(Line::from(Span::styled(text, theme.heading())));
+    }
+    lines.extend(trace.notes(marks).into_iter().map(|note| Line::from(Span::styled(note, theme.dim()))));
+    lines.push(Line::default());
     lines
 }
 

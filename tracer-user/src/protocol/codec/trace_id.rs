@@ -1,4 +1,4 @@
-//! The trace id that a request carries, out of its head: what other tools call the same request. Pure.
+//! The trace id that a request carries, out of its head: what other tools call the same request. Pure. Without one, a field costs a look at its length.
 //!
 //! * W3C: <https://www.w3.org/TR/trace-context/#traceparent-header>
 //! * B3, in one field or several: <https://github.com/openzipkin/b3-propagation>
@@ -7,6 +7,8 @@
 //! * Jaeger: <https://www.jaegertracing.io/docs/1.22/client-libraries/#trace-span-identity>
 //! * SkyWalking: <https://skywalking.apache.org/docs/main/latest/en/api/x-process-propagation-headers-v3/>
 //! * Pinpoint's and Scouter's fields have no specification: they are read as their agents write them.
+
+use std::{borrow::Cow, sync::Arc};
 
 use base64::Engine as _;
 
@@ -41,7 +43,7 @@ impl std::fmt::Display for NoTraceId {
 }
 
 /// What reads the id out of a value.
-type Read = fn(&str) -> Option<String>;
+type Read = fn(&str) -> Option<Cow<'_, str>>;
 
 /// The fields that are looked for, the best first.
 const FIELDS: [(&str, Read); 10] = [
@@ -58,19 +60,36 @@ const FIELDS: [(&str, Read); 10] = [
     ("scouter_gxid", scouter),
 ];
 
+/// Which of the fields a name is, if any. Asked of every field of every request: the length tells nearly all of them apart.
+fn rank(name: &[u8]) -> Option<usize> {
+    let is_short = matches!(name.len(), 2 | 3 | 11..=16 | 21);
+    is_short
+        .then(|| FIELDS.iter().position(|(field, _)| field.as_bytes().eq_ignore_ascii_case(name)))
+        .flatten()
+}
+
+/// Whether a field of this name may hold a trace id.
+pub fn is_field(name: &[u8]) -> bool {
+    rank(name).is_some()
+}
+
+/// The trace id in the fields of a request's head.
+pub fn of_fields<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<Arc<str>> {
+    let mut values = [Values::None; FIELDS.len()];
+    for (name, value) in fields {
+        if let Some(rank) = rank(name) {
+            values[rank] = values[rank].and(value, false);
+        }
+    }
+    best(&values, &mut Vec::new()).map(|(id, _)| id.into())
+}
+
 /// The trace id in the first of these heads that has one: of the request, then of the response, which some servers put it into.
 pub fn find(heads: [&[u8]; 2]) -> Result<TraceId, NoTraceId> {
     let mut missing = NoTraceId::default();
     for head in heads {
-        for (field, read) in FIELDS {
-            match values(head, field) {
-                Values::None => {}
-                Values::One(value) => match read(value) {
-                    Some(id) if id.len() <= MAX_ID => return Ok(TraceId { id, field }),
-                    _ => missing.malformed.push(field),
-                },
-                Values::Unclear => missing.malformed.push(field),
-            }
+        if let Some((id, field)) = best(&of_head(head), &mut missing.malformed) {
+            return Ok(TraceId { id: id.into_owned(), field });
         }
     }
     missing.malformed.dedup();
@@ -78,6 +97,7 @@ pub fn find(heads: [&[u8]; 2]) -> Result<TraceId, NoTraceId> {
 }
 
 /// The values of a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Values<'a> {
     None,
     One(&'a str),
@@ -85,27 +105,50 @@ enum Values<'a> {
     Unclear,
 }
 
-fn values<'a>(head: &'a [u8], name: &str) -> Values<'a> {
-    let mut found = Values::None;
+impl<'a> Values<'a> {
+    /// One more is there.
+    fn and(self, value: &'a [u8], is_folded: bool) -> Values<'a> {
+        let text = str::from_utf8(value.trim_ascii()).ok().filter(|text| {
+            !is_folded && text.len() <= MAX_VALUE && text.bytes().all(|byte| byte == b' ' || is_graphic(byte))
+        });
+        match (self, text) {
+            (Values::None, Some(text)) => Values::One(text),
+            (Values::One(before), Some(text)) if before == text => Values::One(text),
+            _ => Values::Unclear,
+        }
+    }
+}
+
+/// The id of the best field that has one, and the field; `malformed` are better ones without.
+fn best<'a>(
+    values: &[Values<'a>; FIELDS.len()],
+    malformed: &mut Vec<&'static str>,
+) -> Option<(Cow<'a, str>, &'static str)> {
+    for ((field, read), values) in FIELDS.into_iter().zip(values) {
+        match values {
+            Values::None => {}
+            Values::One(value) => match read(value) {
+                Some(id) if id.len() <= MAX_ID => return Some((id, field)),
+                _ => malformed.push(field),
+            },
+            Values::Unclear => malformed.push(field),
+        }
+    }
+    None
+}
+
+fn of_head(head: &[u8]) -> [Values<'_>; FIELDS.len()] {
+    let mut values = [Values::None; FIELDS.len()];
     let mut lines = head.split(|byte| *byte == b'\n').skip(1).peekable();
     while let Some(line) = lines.next() {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         // A blank before the colon is no part of a name, but servers let it pass.
-        if !line[..colon].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()) {
-            continue;
+        if let Some(rank) = rank(line[..colon].trim_ascii_end()) {
+            let is_folded = lines.peek().is_some_and(|next| matches!(next.first(), Some(b' ' | b'\t')));
+            values[rank] = values[rank].and(&line[colon + 1..], is_folded);
         }
-        let value = line[colon + 1..].trim_ascii();
-        let is_folded = lines.peek().is_some_and(|next| matches!(next.first(), Some(b' ' | b'\t')));
-        let text = str::from_utf8(value).ok().filter(|text| {
-            !is_folded && text.len() <= MAX_VALUE && text.bytes().all(|byte| byte == b' ' || is_graphic(byte))
-        });
-        found = match (found, text) {
-            (Values::None, Some(text)) => Values::One(text),
-            (Values::One(before), Some(text)) if before == text => Values::One(text),
-            _ => return Values::Unclear,
-        };
     }
-    found
+    values
 }
 
 fn is_graphic(byte: u8) -> bool {
@@ -117,17 +160,29 @@ fn is_hex(text: &str) -> bool {
 }
 
 /// As many hexadecimal digits, not all of them zero, in lower case.
-fn hex(text: &str, lengths: &[usize]) -> Option<String> {
+fn hex<'a>(text: &'a str, lengths: &[usize]) -> Option<Cow<'a, str>> {
     let is_id = lengths.contains(&text.len()) && is_hex(text) && text.bytes().any(|byte| byte != b'0');
-    is_id.then(|| text.to_ascii_lowercase())
+    let has_upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
+    is_id.then(|| if has_upper { text.to_ascii_lowercase().into() } else { text.into() })
 }
 
-fn hex16_or_32(value: &str) -> Option<String> {
+/// Of numbers without their leading zeros.
+const ANY_LENGTH: [usize; 32] = {
+    let mut lengths = [1; 32];
+    let mut at = 1;
+    while at < lengths.len() {
+        lengths[at] = at + 1;
+        at += 1;
+    }
+    lengths
+};
+
+fn hex16_or_32(value: &str) -> Option<Cow<'_, str>> {
     hex(value, &[16, 32])
 }
 
 /// `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`. Versions to come may have more behind it; 255 is none.
-fn traceparent(value: &str) -> Option<String> {
+fn traceparent(value: &str) -> Option<Cow<'_, str>> {
     let mut parts = value.splitn(5, '-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_lower = |text: &str| !text.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -144,7 +199,7 @@ fn traceparent(value: &str) -> Option<String> {
 
 /// `80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1-05e3ac9a4f6e3b90`; the last two may be missing. `0` alone says that nothing is
 /// sampled: no trace.
-fn b3(value: &str) -> Option<String> {
+fn b3(value: &str) -> Option<Cow<'_, str>> {
     let (trace, rest) = value.split_once('-')?;
     let mut rest = rest.splitn(3, '-');
     let is_valid = hex(rest.next()?, &[16]).is_some()
@@ -154,50 +209,50 @@ fn b3(value: &str) -> Option<String> {
 }
 
 /// `105445aa7843bc8bf206b12000100000/1;o=1`; what is behind the id may be missing.
-fn google(value: &str) -> Option<String> {
+fn google(value: &str) -> Option<Cow<'_, str>> {
     hex(value.split(['/', ';']).next()?, &[32])
 }
 
 /// `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`, in any order.
-fn amazon(value: &str) -> Option<String> {
+fn amazon(value: &str) -> Option<Cow<'_, str>> {
     let root = value.split(';').find_map(|part| part.trim_start().strip_prefix("Root="))?;
     let (time, unique) = root.strip_prefix("1-")?.split_once('-')?;
     let is_valid = time.len() == 8 && is_hex(time) && hex(unique, &[24]).is_some();
-    is_valid.then(|| root.to_ascii_lowercase())
+    is_valid.then(|| root.to_ascii_lowercase().into())
 }
 
 /// `trace:span:parent:flags`, the colons perhaps percent-encoded; leading zeros may be left out.
-fn jaeger(value: &str) -> Option<String> {
-    let value = value.replace("%3A", ":").replace("%3a", ":");
-    let parts: Vec<&str> = value.split(':').collect();
+fn jaeger(value: &str) -> Option<Cow<'_, str>> {
+    let plain = value.replace("%3A", ":").replace("%3a", ":");
+    let parts: Vec<&str> = plain.split(':').collect();
     let [trace, span, parent, flags] = parts.as_slice() else { return None };
     let is_number = |text: &str, most: usize| (1..=most).contains(&text.len()) && is_hex(text);
     let is_valid = is_number(span, 16) && is_number(parent, 16) && is_number(flags, 2);
-    let id = hex(trace, &(1..=32).collect::<Vec<_>>())?;
-    is_valid.then_some(id)
+    let id = hex(trace, &ANY_LENGTH)?;
+    is_valid.then(|| id.into_owned().into())
 }
 
 /// `1-TRACE-SEGMENT-3-SERVICE-INSTANCE-ENDPOINT-ADDRESS`, all texts in base64.
-fn skywalking(value: &str) -> Option<String> {
+fn skywalking(value: &str) -> Option<Cow<'_, str>> {
     let parts: Vec<&str> = value.split('-').collect();
     let ["0" | "1", trace, ..] = parts.as_slice() else { return None };
     let id = base64::engine::general_purpose::STANDARD.decode(trace).ok()?;
     let is_valid = parts.len() == 8 && !id.is_empty() && id.iter().copied().all(is_graphic);
-    is_valid.then(|| String::from_utf8(id).ok()).flatten()
+    is_valid.then(|| String::from_utf8(id).ok()).flatten().map(Cow::Owned)
 }
 
 /// `agent^start^number`.
-fn pinpoint(value: &str) -> Option<String> {
+fn pinpoint(value: &str) -> Option<Cow<'_, str>> {
     let parts: Vec<&str> = value.split('^').collect();
     let [agent, start, number] = parts.as_slice() else { return None };
     let is_agent = (1..=255).contains(&agent.len())
         && agent.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     let is_valid = is_agent && start.parse::<u64>().is_ok() && number.parse::<u64>().is_ok();
-    is_valid.then(|| value.to_owned())
+    is_valid.then(|| value.into())
 }
 
 /// A 64-bit number: `x` (or `z` for a negative one) and digits of base 32, or below ten a decimal digit.
-fn scouter(value: &str) -> Option<String> {
+fn scouter(value: &str) -> Option<Cow<'_, str>> {
     let (digits, radix) = match value.strip_prefix(['x', 'z']) {
         Some(digits) => (digits, 32),
         None => (value, 10),
@@ -206,7 +261,7 @@ fn scouter(value: &str) -> Option<String> {
     let number = i64::from_str_radix(digits, radix).ok();
     // The lowest number has no positive counterpart.
     let is_lowest = value == "z8000000000000";
-    (is_unsigned && number.is_some_and(|number| number != 0) || is_lowest).then(|| value.to_owned())
+    (is_unsigned && number.is_some_and(|number| number != 0) || is_lowest).then(|| value.into())
 }
 
 #[cfg(test)]
@@ -269,6 +324,12 @@ mod tests {
     fn each_tools_field_gives_the_id_as_that_tool_writes_it() {
         for (fields, id) in VALID {
             assert_eq!(of(fields).map(|found| found.id), Ok(id.to_owned()), "{fields}");
+        }
+        for (fields, id) in VALID {
+            // The same of fields that are taken apart already.
+            let lines = fields.split("\r\n").filter_map(|line| line.split_once(':'));
+            let lines = lines.map(|(name, value)| (name.trim_end().as_bytes(), value.as_bytes()));
+            assert_eq!(of_fields(lines).as_deref(), Some(id), "{fields}");
         }
         let named: Vec<&str> =
             VALID.iter().filter_map(|(fields, _)| of(fields).ok()).map(|found| found.field).collect();
