@@ -321,7 +321,7 @@ fn frames_have_colours_by_what_they_are_and_compared_ones_by_what_is_more() {
                 duration_ns: ns as i64,
                 causes: Some(Box::new(causes)),
                 seq: i,
-                ..transaction(10 * i)
+                ..transaction(100 + 10 * i)
             }
         })
         .collect();
