@@ -318,10 +318,12 @@ fn frames_have_colours_by_what_they_are_and_compared_ones_by_what_is_more() {
             let stacks = vec![StackSum { part, ns, count: 1, frames, end: StackEnd::Complete }];
             let causes = Causes { stacks, ..Causes::default() };
             Transaction {
+                // In a second that is over.
+                end_time: WallTime(START + (99 + 10 * i) * SECOND + SECOND * 9 / 10),
                 duration_ns: ns as i64,
                 causes: Some(Box::new(causes)),
                 seq: i,
-                ..transaction(100 + 10 * i)
+                ..transaction(0)
             }
         })
         .collect();
