@@ -30,7 +30,7 @@ fn run(feed: &Feed, dir: &Path, screen: &Screen, app: &mut App) -> Errand {
 }
 
 /// Exports what is on the screen to a file of this name.
-fn export(feed: &Feed, dir: &Path, app: &mut App, name: &str) {
+pub(super) fn export(feed: &Feed, dir: &Path, app: &mut App, name: &str) {
     let prompt = press(feed, SIZE, app, &typed("e"));
     assert!(prompt.lines()[39].starts_with("export to: txray-20231114-22"), "{}", prompt.lines()[39]);
     let n = app.prompt.as_ref().unwrap().text.chars().count();

@@ -288,3 +288,81 @@ fn selected(screen: &Screen) -> String {
     let shown = screen.model.stacks.as_ref().unwrap();
     shown.tree.function_of(shown.selected).label().into_owned()
 }
+
+#[test]
+fn frames_have_colours_by_what_they_are_and_compared_ones_by_what_is_more() {
+    let feed = shop();
+    let mut app = App::default();
+    let screen = press(&feed, SIZE, &mut app, &typed("7"));
+    let flame = screen.layout.flame;
+    let looks = |screen: &Screen| {
+        let mut looks = Vec::new();
+        for y in flame.y + 1..flame.bottom() {
+            let cell = &screen.buffer[(0, y)];
+            if cell.symbol() == "▏" && !looks.contains(&(cell.fg, cell.modifier)) {
+                looks.push((cell.fg, cell.modifier));
+            }
+        }
+        looks
+    };
+    // A part, a mark, functions of the program, functions of the kernel.
+    assert_eq!(looks(&screen).len(), 4, "{:?}", looks(&screen));
+    assert!(looks(&screen).iter().all(|(_, modifier)| modifier.contains(Modifier::REVERSED)));
+    // Of a chart with one slow request that waits, and others that do not.
+    let own = ["lock+0x1 (shop)", "main+0x1 (shop)"];
+    let rows: Vec<Transaction> = (0..20)
+        .map(|i| {
+            let (ns, frames) = if i == 10 { (900_000_000, &own[..]) } else { (1_000_000, &own[1..]) };
+            let frames = frames_text(frames);
+            let part = StackPart::OnCpu;
+            let stacks = vec![StackSum { part, ns, count: 1, frames, end: StackEnd::Complete }];
+            let causes = Causes { stacks, ..Causes::default() };
+            Transaction {
+                // In a second that is over.
+                end_time: WallTime(START + (99 + 10 * i) * SECOND + SECOND * 9 / 10),
+                duration_ns: ns as i64,
+                causes: Some(Box::new(causes)),
+                seq: i,
+                ..transaction(0)
+            }
+        })
+        .collect();
+    let feed = super::feed(rows, &[snapshot()]);
+    let mut app = App::default();
+    let xlog = press(&feed, SIZE, &mut app, &typed("2"));
+    let slow = xlog.chart().row_of(900_000_000).unwrap();
+    // All columns of the upper rows.
+    let area = xlog.layout.chart;
+    let mut keys = vec![Key::Char('v')];
+    keys.extend(std::iter::repeat_n(Key::Left, usize::from(area.width)));
+    keys.extend(std::iter::repeat_n(Key::Up, usize::from(area.height)));
+    keys.push(Key::Char('v'));
+    keys.extend(std::iter::repeat_n(Key::Right, usize::from(area.width)));
+    keys.extend(std::iter::repeat_n(Key::Down, usize::from(slow + 1)));
+    keys.extend([Key::Enter, Key::Char('7'), Key::Char('b')]);
+    let screen = press(&feed, SIZE, &mut app, &keys);
+    let shown = screen.model.stacks.as_ref().unwrap();
+    assert_eq!(shown.requests().map(|requests| requests.all), [1, 19]);
+    let lines = screen.lines();
+    let at = lines.iter().position(|line| line.starts_with("▏+900ms lock")).unwrap() as u16;
+    assert_eq!(screen.buffer[(0, at)].fg, Color::Rgb(0xff, 84, 84), "only the selected one has it");
+}
+
+#[test]
+fn all_functions_are_exported_with_their_sums() {
+    let feed = shop();
+    let mut app = App::default();
+    let screen = press(&feed, SIZE, &mut app, &typed("7"));
+    let shown = screen.model.stacks.as_ref().unwrap().clone();
+    let dir = tempfile::tempdir().unwrap();
+    actions::export(&feed, dir.path(), &mut app, "functions.jsonl");
+    let text = std::fs::read_to_string(dir.path().join("functions.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), shown.functions.len());
+    assert_eq!((&rows[0]["function"], &rows[0]["file"]), (&"futex_wait".into(), &"kernel".into()));
+    for (row, function) in rows.iter().zip(&*shown.functions) {
+        assert_eq!(row["internal_ns"], function.own[0].ns);
+        assert_eq!(row["external_ns"], function.all[0].ns);
+        assert_eq!(row["other_external_ns"], 0);
+    }
+}

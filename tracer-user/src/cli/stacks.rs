@@ -89,7 +89,7 @@ pub enum Format {
     Tree,
     /// A line for each stack: for flamegraph.pl
     Folded,
-    /// For https://www.speedscope.app
+    /// For speedscope (www.speedscope.app)
     Speedscope,
     /// For pprof, packed
     Pprof,
