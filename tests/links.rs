@@ -87,7 +87,7 @@ impl Host {
     }
 
     /// A connection from another host.
-    fn from_afar(&mut self, server: u32, port: u16) -> usize {
+    fn starts_afar(&mut self, server: u32, port: u16) -> usize {
         self.open(server, Role::Server, ([10, 0, 0, 9], [10, 0, 0, 1]), (port, 80), [5, 6])
     }
 
@@ -196,7 +196,7 @@ fn link(one: &Transaction) -> Option<(CallId, LinkMethod)> {
 #[test]
 fn a_request_is_followed_through_the_processes_of_a_host() {
     let mut host = Host::new();
-    let from = host.from_afar(5, 40_000);
+    let from = host.starts_afar(5, 40_000);
     let (to_back, back) = host.pair(5, 6, 40_001);
     let (to_store, store) = host.pair(6, 7, 40_002);
     for i in 0..3 {
@@ -345,7 +345,7 @@ fn what_the_other_end_did_not_see_is_not_made_up() {
 fn a_trace_id_tells_whom_a_loop_asks_for() {
     for (traced, swapped) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut host = Host::new();
-        let (first, second) = (host.from_afar(5, 40_000), host.from_afar(5, 40_001));
+        let (first, second) = (host.starts_afar(5, 40_000), host.starts_afar(5, 40_001));
         let (a, b) = (host.pair(5, 6, 40_002).0, host.pair(5, 6, 40_003).0);
         let of_request = |trace: u32| traced.then_some(trace);
         host.asks(first, 50, IN, "/first", of_request(1));
@@ -379,7 +379,7 @@ fn a_trace_id_tells_whom_a_loop_asks_for() {
 #[test]
 fn a_worker_that_was_handed_a_request_is_known_by_the_trace_id_alone() {
     let mut host = Host::new();
-    let from = host.from_afar(5, 40_000);
+    let from = host.starts_afar(5, 40_000);
     let (made, _) = host.pair(5, 6, 40_002);
     host.asks(from, 50, IN, "/front", Some(7));
     host.asks(made, 51, OUT, "/back", Some(7));
@@ -401,7 +401,7 @@ fn a_worker_that_was_handed_a_request_is_known_by_the_trace_id_alone() {
 #[test]
 fn two_requests_with_one_trace_id_are_told_apart_by_their_threads_or_not_at_all() {
     let mut host = Host::new();
-    let (first, second) = (host.from_afar(5, 40_000), host.from_afar(5, 40_001));
+    let (first, second) = (host.starts_afar(5, 40_000), host.starts_afar(5, 40_001));
     let (a, b) = (host.pair(5, 6, 40_002).0, host.pair(5, 6, 40_003).0);
     host.asks(first, 50, IN, "/first", Some(7));
     host.asks(second, 51, IN, "/second", Some(7));

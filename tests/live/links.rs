@@ -254,7 +254,7 @@ fn run(hooks: Hooks, scenarios: &[Scenario]) -> Vec<(Scenario, Found)> {
 #[track_caller]
 fn check_trace(capture: &Capture, front: u32) {
     let is_last = |one: &&Transaction| one.pid == front && one.role == "server" && one.end == "answered";
-    let root = capture.transactions.iter().filter(is_last).next_back().unwrap();
+    let root = capture.transactions.iter().rfind(is_last).unwrap();
     let path = root.target.as_deref().unwrap().replace("/r/", "/c/");
     let is_part = |one: &&Transaction| {
         one.target.as_deref().is_some_and(|target| target.starts_with(&format!("{path}/")))

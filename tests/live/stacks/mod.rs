@@ -123,8 +123,11 @@ fn serve(mut command: Command) -> Served {
     Served { pid: process.pid(), _process: process, port }
 }
 
+/// The functions of a program in stacks of computing, how many there were and where they end, and in those of waits.
+type Found = (Vec<(Vec<String>, u64, String)>, Vec<Vec<String>>);
+
 /// Asks for computing and for sleep; gives the functions of the program in each, samples weighed by their number.
-fn traced(served: &Served, file: &str, wait: &str) -> (Vec<(Vec<String>, u64, String)>, Vec<Vec<String>>) {
+fn traced(served: &Served, file: &str, wait: &str) -> Found {
     let tracer = Tracer::start_with(Hooks::Socket, &[served.pid], &["--stacks", "all"]);
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).unwrap();
     ask(&mut stream, "/spin/400", None);
@@ -140,7 +143,7 @@ fn traced(served: &Served, file: &str, wait: &str) -> (Vec<(Vec<String>, u64, St
 
 /// Of at least nineteen of twenty samples the stack is exactly this one, and that of each wait.
 #[track_caller]
-fn check_chain(found: &(Vec<(Vec<String>, u64, String)>, Vec<Vec<String>>), chain: &[&str]) {
+fn check_chain(found: &Found, chain: &[&str]) {
     let (spins, rests) = found;
     let all: u64 = spins.iter().map(|(_, n, _)| n).sum();
     let right = |names: &[String]| names.len() >= chain.len() && names[..chain.len()] == *chain;

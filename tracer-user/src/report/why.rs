@@ -220,7 +220,6 @@ mod tests {
                     count: 3,
                     ns: 3_899_000_000,
                 }],
-                ..Causes::default()
             })),
             ..Transaction::default()
         };
