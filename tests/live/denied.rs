@@ -101,7 +101,7 @@ fn a_process_that_may_not_be_looked_into_is_counted_and_the_screen_names_the_rig
             let run = format!("{rights} env LANG=C.UTF-8 XDG_CONFIG_HOME=/nonexistent {}", program.display());
             let terminal = Terminal::start_program(&run, &arguments);
             terminal.shows(&[" LIVE", "GET /small"]);
-            terminal.press(&["8"]);
+            terminal.press(&["0"]);
             // Counters come once a second: those that came when it had been looked at.
             let health = wait_for("counters", || {
                 let screen = terminal.screen();
@@ -137,7 +137,7 @@ fn a_replay_tells_that_processes_could_not_be_looked_into_and_blames_no_right_of
     let arguments = format!("record --port {} --comm nginx --out {{folder}}/recording", nginx.address.port());
     let terminal = Terminal::start_program(&run, &arguments);
     terminal.shows(&[" LIVE", "GET /small"]);
-    terminal.press(&["8"]);
+    terminal.press(&["0"]);
     terminal.shows(&["1 process could not be looked into: CAP_SYS_PTRACE is missing"]);
     terminal.press(&["q"]);
     terminal.is_as_before(0);
@@ -146,7 +146,7 @@ fn a_replay_tells_that_processes_could_not_be_looked_into_and_blames_no_right_of
     let run = format!("env LANG=C.UTF-8 XDG_CONFIG_HOME=/nonexistent {}", txray_program().display());
     let replay = Terminal::start_program(&run, &format!("replay {} --speed max", recording.display()));
     replay.shows(&["REPLAY END"]);
-    replay.press(&["8"]);
+    replay.press(&["0"]);
     replay.shows(&["1 process could not be looked into: the system refused"]);
     replay.press(&["q"]);
     replay.is_as_before(0);

@@ -393,7 +393,7 @@ fn a_small_and_a_growing_terminal_are_no_trouble() {
     for (width, height, words) in [
         ("40", "10", "txray needs 60×15, this is 40×10"),
         ("60", "15", "1 Overview"),
-        ("200", "50", "8 Health"),
+        ("200", "50", "0 Health"),
     ] {
         terminal.tmux(&["resize-window", "-t", "t", "-x", width, "-y", height]);
         terminal.shows(&[words]);

@@ -228,10 +228,10 @@ pub fn sched_waking(context: BtfTracePointContext) -> i32 {
         && followed.n_open != 0
         && !is_shared
         && stack::is_due(now, waited_ns)
+        && stack::tell_kernel(task, followed, tid, now) != 0
+        && followed.call != OFF_NO_CALL
     {
-        if stack::tell_kernel(task, followed, tid, now) != 0 && followed.call != OFF_NO_CALL {
-            followed.due = followed.number + 1;
-        }
+        followed.due = followed.number + 1;
     }
     followed.waker = bpf_get_current_pid_tgid() as u32;
     if setting!(has_task_registers) != 0 {
