@@ -2,6 +2,8 @@
 
 mod stack;
 
+pub(super) use stack::kernel;
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -115,7 +115,7 @@ fn stacks(
 }
 
 /// What the kernel counted until the end.
-fn kernel(capture: &Capture) -> BTreeMap<String, u64> {
+pub(in super::super) fn kernel(capture: &Capture) -> BTreeMap<String, u64> {
     let recording = Recording::open(&capture.recording()).unwrap();
     let whole = WallRange { from: WallTime(0), to: WallTime(u64::MAX) };
     let mut source = ReplaySource::open(&recording, whole, Metrics::default()).unwrap();
