@@ -321,7 +321,7 @@ fn a_layout_is_kept_in_the_users_folder_and_shown_by_its_number_and_at_the_next_
     terminal.types("straight");
     terminal.press(&["Enter"]);
     terminal.shows(&["kept as preset 1 in", "linear"]);
-    terminal.press(&["0", "1"]);
+    terminal.press(&["R", "1"]);
     terminal.shows(&["5 min  log", "rate/s"]);
     terminal.press(&["M-1"]);
     terminal.shows(&["min  linear", "v select"]);
