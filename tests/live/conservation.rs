@@ -68,8 +68,16 @@ impl Account {
     }
 }
 
-/// Traces a server under a closed loop with these bounds; the consumer sleeps so long after each batch.
-fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Account {
+/// When the consumer sleeps.
+#[derive(Clone, Copy)]
+enum Nap {
+    Never,
+    AfterEach(Duration),
+    Once(Duration),
+}
+
+/// Traces a server under a load with these bounds: a closed loop, or so many requests a second.
+fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Nap, rate: Option<f64>) -> Account {
     let server = Server::start("");
     let hooks = match hooks {
         Hooks::Socket => config::Hooks::Socket,
@@ -85,6 +93,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
     let options = Options {
         connections: 8,
         threads: 1,
+        rate,
         ..Options::new(server.address.clone(), "/bytes/600?id={id}", 6000)
     };
     let done = Arc::new(AtomicBool::new(false));
@@ -99,6 +108,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
     });
     let mut kernel = Counters::default();
     let (mut n_events, mut n_pushed) = (0, 0);
+    let mut nap = nap;
     while let Some(batch) = source.next_batch().unwrap() {
         for event in &batch.events {
             if let Event::Counters(counters) = event {
@@ -123,8 +133,13 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
             n_pushed += 1;
             pipeline.push(event);
         }
-        if !done.load(Ordering::Relaxed) {
-            thread::sleep(nap);
+        match nap {
+            Nap::AfterEach(nap) if !done.load(Ordering::Relaxed) => thread::sleep(nap),
+            Nap::Once(long) => {
+                nap = Nap::Never;
+                thread::sleep(long);
+            }
+            _ => {}
         }
     }
     assert_eq!(load.join().unwrap(), 6000);
@@ -146,7 +161,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Duration) -> Acco
 #[rstest]
 fn a_tiny_ring_and_a_slow_consumer_lose_by_name(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
     let _machine = machine();
-    let account = run(hooks, 64 * 1024, 1, Duration::from_millis(20));
+    let account = run(hooks, 64 * 1024, 1, Nap::AfterEach(Duration::from_millis(20)), None);
     account.adds_up();
     let lost = account.kernel("refused_data")
         + account.kernel("overload_payload")
@@ -157,7 +172,20 @@ fn a_tiny_ring_and_a_slow_consumer_lose_by_name(#[values(Hooks::Socket, Hooks::S
 #[rstest]
 fn enough_room_loses_nothing(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
     let _machine = machine();
-    let account = run(hooks, 64 * 1024 * 1024, 4096, Duration::ZERO);
+    let account = run(hooks, 64 * 1024 * 1024, 4096, Nap::Never, None);
+    account.adds_up();
+    assert_eq!(account.kernel("events_attempted"), account.decoded);
+    assert_eq!(account.metrics.get(Counter::RequestsSeen), 6000);
+}
+
+/// A queue whose room is counted in batches holds what it should: small ones are filled up while the pipeline is behind. Some 250 come a second, and
+/// a quarter of a second's would fill this queue.
+#[rstest]
+fn a_pipeline_that_stands_still_for_a_while_loses_nothing(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+) {
+    let _machine = machine();
+    let account = run(hooks, 16 * 1024 * 1024, 64, Nap::Once(Duration::from_secs(2)), Some(3000.0));
     account.adds_up();
     assert_eq!(account.kernel("events_attempted"), account.decoded);
     assert_eq!(account.metrics.get(Counter::RequestsSeen), 6000);

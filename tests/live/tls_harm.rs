@@ -12,7 +12,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -25,7 +24,7 @@ use tracer_ebpf as abi;
 use tracer_user::{
     bpf::{
         load::{LoadConfig, load},
-        ring::Reader,
+        ring::{Reader, batch_queue},
         uprobe_link::{Place, attach},
         uprobe_programs::{UprobeProgram, UprobePrograms},
     },
@@ -153,11 +152,11 @@ impl Loads {
         // SAFETY: given just now, owned by nobody else.
         let statistics = unsafe { OwnedFd::from_raw_fd(statistics as i32) };
         let stop = Arc::new(AtomicBool::new(false));
-        let (sender, queue) = mpsc::sync_channel(64);
+        let (sender, queue) = batch_queue(64);
         let reader = Reader::new(loaded, RING_BYTES, sender, Metrics::default(), stop.clone()).unwrap();
         let reader = thread::spawn(move || {
             let read = thread::spawn(move || reader.run());
-            queue.iter().for_each(drop);
+            while queue.recv().is_ok() {}
             read.join().unwrap();
         });
         Loads { programs, _statistics: statistics, stop, reader }

@@ -5,8 +5,8 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, TrySendError},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvError, SyncSender, TrySendError},
     },
     time::{Duration, Instant},
 };
@@ -46,6 +46,10 @@ const PAUSE: Duration = Duration::from_millis(4);
 const PAUSE_RING_BYTES: u64 = 4 << 20;
 /// Bytes that are little.
 const LITTLE: usize = 64 * 1024;
+/// Batches that wait for the pipeline from which on small ones are filled up before they are handed on: it has enough to do, and a queue whose room is
+/// counted in batches holds its bytes only when they are whole. Handed on as they come, every 4 ms, 256 were there after a second in which the
+/// pipeline stood still.
+const BEHIND: usize = 8;
 /// Events of the reader's own that wait for room in the queue. At most two a second, and sums, which come again.
 const MAX_WAITING: usize = 4096;
 /// How long the last batches wait for a slow pipeline, once nothing is traced any more.
@@ -76,6 +80,51 @@ pub enum RawBatch {
     Events(Vec<Event>),
 }
 
+/// The reader's end of the queue of batches.
+pub struct BatchSender {
+    queue: SyncSender<RawBatch>,
+    n_waiting: Arc<AtomicUsize>,
+}
+
+/// The pipeline's end.
+pub struct BatchReceiver {
+    queue: Receiver<RawBatch>,
+    n_waiting: Arc<AtomicUsize>,
+}
+
+/// A queue of so many batches.
+pub fn batch_queue(n: usize) -> (BatchSender, BatchReceiver) {
+    let (sender, receiver) = mpsc::sync_channel(n);
+    let n_waiting = Arc::new(AtomicUsize::new(0));
+    let sender = BatchSender { queue: sender, n_waiting: n_waiting.clone() };
+    (sender, BatchReceiver { queue: receiver, n_waiting })
+}
+
+impl BatchSender {
+    fn try_send(&self, batch: RawBatch) -> Result<(), TrySendError<RawBatch>> {
+        // Before it is sent: what counts down must not be first.
+        self.n_waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = self.queue.try_send(batch);
+        if sent.is_err() {
+            self.n_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    fn is_behind(&self) -> bool {
+        self.n_waiting.load(Ordering::Relaxed) >= BEHIND
+    }
+}
+
+impl BatchReceiver {
+    /// Waits for the next one.
+    pub fn recv(&self) -> Result<RawBatch, RecvError> {
+        let batch = self.queue.recv()?;
+        self.n_waiting.fetch_sub(1, Ordering::Relaxed);
+        Ok(batch)
+    }
+}
+
 /// Splits a batch into its records without copying.
 pub fn records(batch: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
     let mut at = 0;
@@ -103,7 +152,7 @@ pub struct Reader {
     sample: Sample,
     stats: PerCpuArray<MapData, u64>,
     conns: HashMap<MapData, u64, abi::Conn>,
-    queue: SyncSender<RawBatch>,
+    queue: BatchSender,
     metrics: Metrics,
     stop: Arc<AtomicBool>,
     names: Vec<Arc<str>>,
@@ -134,7 +183,7 @@ impl Reader {
     pub fn new(
         mut loaded: Loaded,
         ring_bytes: u32,
-        queue: SyncSender<RawBatch>,
+        queue: BatchSender,
         metrics: Metrics,
         stop: Arc<AtomicBool>,
     ) -> Result<Reader, MapError> {
@@ -287,7 +336,9 @@ impl Reader {
                 self.flush();
             }
         }
-        self.flush();
+        if !self.queue.is_behind() || self.last_wait.is_some() {
+            self.flush();
+        }
         copied
     }
 
@@ -331,6 +382,8 @@ impl Reader {
         if self.waiting.is_empty() {
             return;
         }
+        // What was drained before goes before.
+        self.flush();
         let events = std::mem::take(&mut self.waiting);
         match self.offer(RawBatch::Events(events)) {
             Ok(()) | Err(Some(RawBatch::Records(_))) => {}

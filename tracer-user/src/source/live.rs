@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver, RecvError},
+        mpsc::RecvError,
     },
     thread::JoinHandle,
 };
@@ -25,7 +25,7 @@ use crate::{
     bpf::{
         function_probes::{self, FunctionProbes},
         load::{self, Capture, Family, LoadConfig, LoadError, Missing},
-        ring::{MapError, RawBatch, Reader, boot_now, records},
+        ring::{BatchReceiver, MapError, RawBatch, Reader, batch_queue, boot_now, records},
         targets::LiveTargets,
         tls_probes::TlsProbes,
         verdicts::LiveVerdicts,
@@ -164,7 +164,7 @@ impl<V: VerdictSink> VerdictSink for Everything<V> {
 
 /// A running capture.
 pub struct LiveSource {
-    queue: Receiver<RawBatch>,
+    queue: BatchReceiver,
     verdicts: Option<LiveVerdicts>,
     capture: Capture,
     stop: Arc<AtomicBool>,
@@ -202,6 +202,13 @@ impl LiveSource {
         let pids = resolved.pids.clone();
         // What is wrong with them is told before anything is loaded.
         function_probes::find(&config.functions, &pids, true)?;
+        let wants_stacks = config.stacks.is_some() || config.request_stacks != RequestStacks::Off;
+        let resolver = wants_stacks.then(|| {
+            let mut resolver = Resolver::new(Path::new("/proc"), config.request_stacks == RequestStacks::All);
+            // What they run is read while probes are loaded.
+            pids.iter().for_each(|pid| resolver.look(*pid));
+            resolver
+        });
         let mut loaded = load::load(&LoadConfig {
             targets: Targets { cgroups: resolved.cgroups, ..config.targets.clone() },
             pids: resolved.pids,
@@ -251,7 +258,7 @@ impl LiveSource {
                 Some(FunctionProbes::start(&mut loaded, specs, targets, &pids, stacks, metrics)?)
             }
         };
-        let (sender, queue) = mpsc::sync_channel(config.batch_queue.max(1));
+        let (sender, queue) = batch_queue(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let left_opaque = tls.iter().flat_map(|tls| tls.status().get().left_opaque);
         missing.extend(left_opaque.map(|reason| Missing { feature: "clear text of TLS", reason }));
@@ -285,8 +292,7 @@ impl LiveSource {
             executables,
             tls,
             functions,
-            resolver: (config.stacks.is_some() || config.request_stacks != RequestStacks::Off)
-                .then(|| Resolver::new(Path::new("/proc"), config.request_stacks == RequestStacks::All)),
+            resolver,
             known: FxHashSet::default(),
         })
     }
@@ -459,7 +465,7 @@ impl Drop for LiveSource {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // Nobody reads any more: the reader must not wait for room for its last batches.
-        drop(std::mem::replace(&mut self.queue, mpsc::channel().1));
+        drop(std::mem::replace(&mut self.queue, batch_queue(1).1));
         if let Some(reader) = self.reader.take() {
             // Its own panic was already reported, or does not matter now.
             let _ = reader.join();

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::event::EventBatch;
 
+mod code_reader;
 pub mod executables;
 pub mod heads;
 pub mod kernel_names;

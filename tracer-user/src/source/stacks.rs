@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,13 +16,15 @@ use tracer_ebpf as abi;
 use crate::{
     event::{Event, FunctionEnter, Stack, StackEnd, StackKind},
     metrics::{Counter, Metrics},
-    source::kernel_names::KernelNames,
+    source::{
+        code_reader::{CodeReader, Slot},
+        kernel_names::KernelNames,
+    },
     transaction::stacks::frames_text,
     uprobe::{
         jit_map::JitMap,
         maps::{MappedFile, Range},
         process::Process,
-        resolve::Code,
         unwind::{Caller, Place},
         vdso,
     },
@@ -31,8 +32,6 @@ use crate::{
 
 /// Processes whose code is known; beyond it the one met first is looked at anew.
 const MAX_PROCESSES: usize = 1024;
-/// Files whose functions are known: some 40 bytes a function and their names; beyond it all are read anew.
-const MAX_FILES: usize = 256;
 /// Places of one process that are known; beyond it all are resolved anew.
 const MAX_PLACES: usize = 16_384;
 /// How often the maps of a process are read: libraries are loaded a few times in its life, and what is no code is met again and again.
@@ -43,9 +42,6 @@ const MAX_REPLACED: usize = 16_384;
 const MAX_TEXTS: usize = 4096;
 /// Threads of whose stack the kernel's part waits for the program's, which comes when the call ends; beyond it all are forgotten (`stacks.parted`).
 const MAX_PARTED: usize = 16_384;
-
-/// A file as it is: another one may have its number later.
-type FileKey = (u64, u64, u64, i64, i64);
 
 /// Where a return address stands that the kernel has replaced: process, thread, address.
 type Frame = (u32, u32, u64);
@@ -63,7 +59,7 @@ struct Known {
     /// By address.
     areas: Vec<(Range, What)>,
     /// By the process's file. `None`: not to be read.
-    codes: FxHashMap<usize, Option<Arc<Code>>>,
+    codes: FxHashMap<usize, Option<Arc<Slot>>>,
     /// What stands at addresses, of places themselves or of those behind a call.
     places: FxHashMap<(u64, bool), (Arc<str>, Caller)>,
     /// How often its maps were read.
@@ -106,7 +102,7 @@ pub struct Resolver {
     processes: FxHashMap<u32, Known>,
     /// In the order in which they were met.
     order: VecDeque<u32>,
-    files: FxHashMap<FileKey, Option<Arc<Code>>>,
+    files: CodeReader,
     replaced: FxHashMap<Frame, u64>,
     texts: FxHashSet<Arc<str>>,
     kernel: KernelNames,
@@ -123,7 +119,7 @@ impl Resolver {
             proc_root: proc_root.to_owned(),
             processes: FxHashMap::default(),
             order: VecDeque::new(),
-            files: FxHashMap::default(),
+            files: CodeReader::default(),
             replaced: FxHashMap::default(),
             texts: FxHashSet::default(),
             kernel: KernelNames::default(),
@@ -193,6 +189,7 @@ impl Resolver {
         {
             self.processes.remove(&first);
         }
+        self.files.prepare(&known.process);
         self.order.push_back(pid);
         self.processes.insert(pid, known);
     }
@@ -320,11 +317,7 @@ impl Walk<'_> {
 }
 
 /// The frames, and where they end: each caller is where the tables of the code say. The flag: at an address that is no code.
-fn frames(
-    known: &mut Known,
-    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
-    mut walk: Walk<'_>,
-) -> (Vec<Arc<str>>, StackEnd, bool) {
+fn frames(known: &mut Known, files: &mut CodeReader, mut walk: Walk<'_>) -> (Vec<Arc<str>>, StackEnd, bool) {
     let mut texts = Vec::new();
     let mut next = walk.addresses.first().copied().ok_or(StackEnd::UnknownCaller);
     let mut is_place = walk.stack.is_place;
@@ -351,7 +344,7 @@ fn frames(
 /// What stands at an address, and how that finds its caller; `None`: no code.
 fn place(
     known: &mut Known,
-    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
+    files: &mut CodeReader,
     address: u64,
     is_place: bool,
 ) -> Option<(Arc<str>, Caller)> {
@@ -384,8 +377,9 @@ fn place(
         What::File(file) => {
             let (place, behind) = (inside - range.start + range.offset, address - inside);
             let mapped = &known.process.files[*file];
-            let code = known.codes.entry(*file).or_insert_with(|| read(&known.process, mapped, files));
-            match code.as_ref().and_then(|code| Some((code, code.address(place)?))) {
+            let code = known.codes.entry(*file).or_insert_with(|| files.slot(&known.process, mapped));
+            let code = code.as_ref().and_then(|slot| slot.code());
+            match code.and_then(|code| Some((code, code.address(place)?))) {
                 Some((code, inside)) => (code.text(inside + behind, inside), code.caller(inside)),
                 None => {
                     let name = Path::new(&mapped.path).file_name().unwrap_or_default().to_string_lossy();
@@ -400,24 +394,6 @@ fn place(
     let text: Arc<str> = text.into();
     known.places.insert((address, is_place), (text.clone(), caller));
     Some((text, caller))
-}
-
-/// What is known of the code of a process's file.
-fn read(
-    process: &Process,
-    mapped: &MappedFile,
-    files: &mut FxHashMap<FileKey, Option<Arc<Code>>>,
-) -> Option<Arc<Code>> {
-    let opened = process.open(mapped).ok()?;
-    let metadata = opened.file.metadata().ok()?;
-    let key = (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    if files.len() >= MAX_FILES && !files.contains_key(&key) {
-        files.clear();
-    }
-    files
-        .entry(key)
-        .or_insert_with(|| Code::read(&opened.file, Path::new(&mapped.path)).ok().map(Arc::new))
-        .clone()
 }
 
 #[cfg(test)]
