@@ -42,14 +42,21 @@ impl KernelNames {
         text
     }
 
-    fn ask(&mut self, address: u64) -> Option<String> {
-        if self.desk.is_none() {
-            let (ask, questions) = mpsc::sync_channel(1);
-            let (reply, replies) = mpsc::sync_channel(1);
-            let thread = thread::Builder::new().name("txray-names".to_owned());
-            thread.spawn(move || answer(&questions, &reply)).ok()?;
+    /// Has the list of names read, which takes a tenth of a second of a CPU, so that the first question need not wait for it.
+    pub fn prepare(&mut self) {
+        if self.desk.is_some() {
+            return;
+        }
+        let (ask, questions) = mpsc::sync_channel(1);
+        let (reply, replies) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("txray-names".to_owned());
+        if thread.spawn(move || answer(&questions, &reply)).is_ok() {
             self.desk = Some((ask, replies));
         }
+    }
+
+    fn ask(&mut self, address: u64) -> Option<String> {
+        self.prepare();
         let (ask, replies) = self.desk.as_ref()?;
         ask.send(address).ok()?;
         replies.recv().ok()?
@@ -58,6 +65,8 @@ impl KernelNames {
 
 fn answer(questions: &Receiver<u64>, reply: &SyncSender<Option<String>>) {
     let symbolizer = Symbolizer::builder().enable_code_info(false).build();
+    // Any address has it read the list.
+    look_up(&symbolizer, u64::MAX);
     for address in questions {
         if reply.send(look_up(&symbolizer, address)).is_err() {
             return;

@@ -205,8 +205,8 @@ impl LiveSource {
         let wants_stacks = config.stacks.is_some() || config.request_stacks != RequestStacks::Off;
         let resolver = wants_stacks.then(|| {
             let mut resolver = Resolver::new(Path::new("/proc"), config.request_stacks == RequestStacks::All);
-            // What they run is read while probes are loaded.
-            pids.iter().for_each(|pid| resolver.look(*pid));
+            // While probes are loaded.
+            resolver.prepare(&pids);
             resolver
         });
         let mut loaded = load::load(&LoadConfig {

@@ -128,6 +128,12 @@ impl Resolver {
         }
     }
 
+    /// Has read what takes long, of the kernel and of processes that will be traced, before anything is asked.
+    pub fn prepare(&mut self, pids: &[u32]) {
+        self.kernel.prepare();
+        pids.iter().for_each(|pid| self.look(*pid));
+    }
+
     /// An event comes by: a stack gets its names. Whether it goes on: a part of a stack waits for the other.
     pub fn take(&mut self, event: &mut Event, metrics: &Metrics) -> bool {
         match event {
