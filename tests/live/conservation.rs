@@ -55,6 +55,7 @@ impl Account {
             user(Counter::RingRead),
             user(Counter::Decoded)
                 + user(Counter::BatchQueueFull)
+                + user(Counter::StacksGaveWay)
                 + user(Counter::DecodeShort)
                 + user(Counter::DecodeUnknownKind),
             "read = decoded + lost by reason"

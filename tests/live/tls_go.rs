@@ -28,7 +28,8 @@ use crate::go::{Https, PLAIN, Row, STRIPPED, places, toolchains};
 const AROUND: u64 = 1500;
 
 /// Two sides of 960 requests with bodies: more than the usual ring takes while a busy processor keeps its reader waiting.
-pub(super) const FLAGS: &[&str] = &["--tls", "clear", "--ring-size", "64M"];
+/// Without stacks: these loads are as much as a build without optimisations takes.
+pub(super) const FLAGS: &[&str] = &["--tls", "clear", "--ring-size", "64M", "--stacks", "off"];
 
 /// What was read inside.
 pub(super) fn inside<'a>(capture: &'a Capture, role: &str) -> Vec<&'a Transaction> {

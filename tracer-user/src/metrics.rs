@@ -124,6 +124,8 @@ user_counters! {
     StacksForgotten = "stacks.forgotten",
     /// The kernel's part of call stacks whose program's part did not come: their thread ended, or its record was refused.
     StacksParted = "stacks.parted",
+    /// Call stacks that were not read because the pipeline was behind with what requests are made of.
+    StacksGaveWay = "stacks.gave_way",
     /// Calls that are not followed: their thread has too many open.
     FunctionDepth = "lost.function_depth",
     /// Calls that are not followed: too many threads have open ones.

@@ -50,6 +50,8 @@ const LITTLE: usize = 64 * 1024;
 /// counted in batches holds its bytes only when they are whole. Handed on as they come, every 4 ms, 256 were there after a second in which the
 /// pipeline stood still.
 const BEHIND: usize = 8;
+/// From which on stacks give way: with up to 17 KB each they take more of the queue than the requests whose they are. 8 MiB that wait, of 64.
+const FAR_BEHIND: usize = 32;
 /// Events of the reader's own that wait for room in the queue. At most two a second, and sums, which come again.
 const MAX_WAITING: usize = 4096;
 /// How long the last batches wait for a slow pipeline, once nothing is traced any more.
@@ -111,8 +113,8 @@ impl BatchSender {
         sent
     }
 
-    fn is_behind(&self) -> bool {
-        self.n_waiting.load(Ordering::Relaxed) >= BEHIND
+    fn n_waiting(&self) -> usize {
+        self.n_waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -322,10 +324,18 @@ impl Reader {
         let mut copied = 0;
         while copied < limit {
             let Some(record) = self.ring.next() else { break };
-            let length = match abi::Header::read_from_prefix(&record) {
-                Ok((header, _)) => (header.length as usize).clamp(size_of::<abi::Header>(), record.len()),
-                Err(_) => record.len(),
+            let (kind, length) = match abi::Header::read_from_prefix(&record) {
+                Ok((header, _)) => {
+                    (header.kind, (header.length as usize).clamp(size_of::<abi::Header>(), record.len()))
+                }
+                Err(_) => (0, record.len()),
             };
+            if kind == abi::KIND_STACK && self.queue.n_waiting() >= FAR_BEHIND {
+                self.metrics.add(Counter::RingRead, 1);
+                self.metrics.add(Counter::StacksGaveWay, 1);
+                copied += length;
+                continue;
+            }
             self.batch.extend_from_slice(&record[..length]);
             drop(record);
             let padded = self.batch.len().next_multiple_of(8);
@@ -336,7 +346,7 @@ impl Reader {
                 self.flush();
             }
         }
-        if !self.queue.is_behind() || self.last_wait.is_some() {
+        if self.queue.n_waiting() < BEHIND || self.last_wait.is_some() {
             self.flush();
         }
         copied
