@@ -261,6 +261,7 @@ impl Reader {
                 self.last_wait = Some(Instant::now() + LAST_PATIENCE);
             }
             let drained = self.drain();
+            self.hand_on_waiting();
             self.kernel_log.drain();
             if let (Some(exit), Some(loaded)) = (&mut self.datagram_exit, &mut self.loaded) {
                 exit.look(loaded, Instant::now());
@@ -346,10 +347,15 @@ impl Reader {
                 self.flush();
             }
         }
-        if self.queue.n_waiting() < BEHIND || self.last_wait.is_some() {
+        if !self.gathers() {
             self.flush();
         }
         copied
+    }
+
+    /// Whether the pipeline has enough to do, so that small batches and the reader's own events are kept until there are more.
+    fn gathers(&self) -> bool {
+        self.queue.n_waiting() >= BEHIND && self.last_wait.is_none()
     }
 
     fn flush(&mut self) {
@@ -380,7 +386,9 @@ impl Reader {
     /// Hands on an event of the reader's own, with those that wait. They are never dropped for a full queue while there are
     /// fewer than [`MAX_WAITING`]: clocks and counters are what losses are told by.
     fn hand_on_own(&mut self, event: Event) {
-        if self.waiting.len() < MAX_WAITING {
+        if let (Event::Tick(_), Some(last @ Event::Tick(_))) = (&event, self.waiting.last_mut()) {
+            *last = event;
+        } else if self.waiting.len() < MAX_WAITING {
             self.waiting.push(event);
         } else {
             self.metrics.add(Counter::OwnEventsFull, 1);
@@ -389,7 +397,7 @@ impl Reader {
     }
 
     fn hand_on_waiting(&mut self) {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() || (self.gathers() && self.waiting.len() < MAX_WAITING / 2) {
             return;
         }
         // What was drained before goes before.
