@@ -235,6 +235,11 @@ pub fn back(followed: &mut Followed, tid: u32, now: u64) {
             // What comes from here on is not told: it shows as a gap.
             followed.number += 1;
         }
+        // It has gone on behind it, perhaps with the answer: each number is told, or a gap shows.
+        if followed.held.number != 0 {
+            tell(&followed.held);
+            followed.held.number = 0;
+        }
         if followed.is_idle != 0 {
             followed.held = slice;
             return;

@@ -84,7 +84,10 @@ pub fn sched_switch(context: BtfTracePointContext) -> i32 {
     let tid: u32 = Typed::read(next, setting!(offsets.task_pid));
     if let Some(followed) = threads::find(tid) {
         if followed.out_ns == 0 {
-            // That it left was not told: a gap, and no time on a CPU.
+            // That it left was not told: a gap, and no time on a CPU. Where nothing was to be told, nothing is missed.
+            if followed.n_open != 0 {
+                count(Stat::SwitchesMissed);
+            }
             followed.number += 1;
         } else if is_armed() {
             threads::back(followed, tid, now());
@@ -101,6 +104,7 @@ fn out(followed: &mut Followed, task: *const u8, state: u32) {
     let now = now();
     if followed.out_ns != 0 {
         // That it came back was not seen: a gap, and no time on a CPU.
+        count(Stat::SwitchesMissed);
         followed.number += 1;
     }
     let is_runnable = state == TASK_RUNNING;
