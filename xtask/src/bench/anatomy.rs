@@ -216,7 +216,8 @@ fn memory(bench: &Bench, mode: &str, flags: &[&str]) -> Result<Vec<Row>> {
     let mut streams = Vec::with_capacity(N_THREADS);
     for n in 0..N_THREADS {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        write!(stream, "GET /wait/{n} HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+        // In one piece: the server reads once.
+        stream.write_all(format!("GET /wait/{n} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
         streams.push(stream);
     }
     thread::sleep(Duration::from_secs(3));
@@ -224,6 +225,7 @@ fn memory(bench: &Bench, mode: &str, flags: &[&str]) -> Result<Vec<Row>> {
     let traced = tracer.stop()?;
     drop(streams);
     let open = traced.summary.open;
+    ensure!(open == N_THREADS as u64, "{open} of {N_THREADS} requests are open by its own count");
     let row = |what: &str, bytes: u64, note: String| Row {
         what: format!("{what}, {N_THREADS} threads that serve a request each, {mode}"),
         hooks: Some(HOOKS.to_owned()),
@@ -242,7 +244,7 @@ fn memory(bench: &Bench, mode: &str, flags: &[&str]) -> Result<Vec<Row>> {
         row(
             "txray's resident memory",
             after,
-            format!("{:.1} MB before them; {open} open at the end, by its own count", before as f64 / 1e6),
+            format!("{:.1} MB before them; {open} open, by its own count", before as f64 / 1e6),
         ),
         row("the kernel's maps", all, largest.join(", ")),
     ])
