@@ -3,13 +3,14 @@
 use proptest::prelude::*;
 use tracer_ebpf as abi;
 use tracer_user::{
-    event::{ConnId, ConnOpen, Data, Direction, Event, OffCpu, Role},
+    event::{ConnId, ConnOpen, Data, Direction, Event, OffCpu, Role, Stack, StackEnd, StackKind},
     metrics::{Counter, Metrics},
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
     time::BootTime,
     transaction::{
         CallId, Transaction,
         anatomy::{Anatomy, LinkMethod, Reason},
+        stacks::StackPart,
     },
 };
 
@@ -305,6 +306,80 @@ fn a_peer_that_reads_slowly_is_waited_for_in_sending() {
     check(&world.end()[0], [1, 1, 0, 58, 0], &[]);
 }
 
+/// Bytes are told when the call has moved them: of what a thread waits in it shows then for whom.
+#[test]
+fn to_whom_a_call_sends_shows_when_it_has_ended() {
+    let mut world = World::new();
+    let (server, client) = (world.open(Role::Server), world.open(Role::Client));
+    // The answer in one call.
+    world.asked(0, server);
+    world.run(0, 1, 0);
+    world.off(0, SENDTO, 30, 1);
+    world.off(0, SENDTO, 10, 0);
+    world.answer(0, server);
+    // A call of its own, whose request is long.
+    world.asked(0, server);
+    world.off(0, SENDTO, 20, 0);
+    world.ask(0, client);
+    world.off(0, RECVFROM, 5, 0);
+    world.answered(0, client);
+    world.answer(0, server);
+    // It gives up, and answers at once.
+    world.asked(0, server);
+    world.off(0, SENDTO, 40, 0);
+    world.off(0, NANOSLEEP, 7, 0);
+    world.answer(0, server);
+    // Only part of it is taken by the first call.
+    world.asked(0, server);
+    world.off(0, SENDTO, 8, 0);
+    world.moved(0, server, OUT, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
+    world.off(0, SENDTO, 9, 0);
+    world.moved(0, server, OUT, "ok");
+    let out = world.end();
+    let requests: Vec<_> = out.iter().filter(|one| one.role == Role::Server).collect();
+    check(requests[0], [1, 1, 0, 40, 0], &[]);
+    check(requests[1], [0, 0, 25, 0, 0], &[]);
+    check(requests[2], [0, 0, 0, 0, 0], &[(Reason::Network, 40), (Reason::Timer, 7)]);
+    check(requests[3], [0, 0, 0, 17, 0], &[]);
+}
+
+/// The call with which a request is answered ends behind its last bytes, and then its stack is told.
+#[test]
+fn the_stack_of_a_wait_in_sending_comes_when_the_request_has_ended() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.asked(0, server);
+    world.off(0, SENDTO, 30, 0);
+    let waited = world.threads[0].number;
+    // Too short for a stack.
+    world.off(0, SENDTO, 0, 0);
+    world.answer(0, server);
+    let stack = |number: u32, frame: &str| {
+        Event::Stack(Stack {
+            time: BootTime(world.now),
+            number: u64::from(number),
+            pid: 5,
+            tid: 60,
+            kind: StackKind::Wait,
+            is_kept: true,
+            frames: format!("[\"{frame}\"]").into(),
+            end: StackEnd::Complete,
+            ..Stack::default()
+        })
+    };
+    let stacks = [stack(waited, "send (libc)"), stack(waited + 1, "of another wait")];
+    world.events.extend(stacks);
+    let cuts = [world.events.len() - 3, world.events.len() - 2];
+    let (cut, _) = through(&world.events, &cuts);
+    let (out, metrics) = through(&world.events, &[]);
+    assert_eq!(cut, out);
+    let stacks = out[0].causes.as_ref().unwrap().stacks().unwrap();
+    assert_eq!(stacks.len(), 1);
+    assert_eq!((&*stacks[0].frames, stacks[0].ns), ("[\"send (libc)\"]", 30 * MS));
+    assert_eq!(stacks[0].part, StackPart::Off(Reason::Network));
+    assert_eq!(metrics.get(Counter::StacksUnowned), 1);
+}
+
 #[test]
 fn what_was_lost_is_spread_over_nothing() {
     let mut world = World::new();
@@ -383,7 +458,7 @@ fn anything() -> impl Strategy<Value = (World, bool)> {
                 6 => world.preempted(thread, ms),
                 7 if loses && ms > 30 => world.lose_off(thread, FUTEX, ms),
                 7 | 8 => {
-                    let call = [FUTEX, NANOSLEEP, RECVFROM, EPOLL_WAIT][conn];
+                    let call = [FUTEX, NANOSLEEP, RECVFROM, EPOLL_WAIT, SENDTO][(conn + ms as usize) % 5];
                     world.off(thread, call, ms, ms % 3);
                 }
                 _ => world.run(thread, ms, ms * 300),

@@ -3,7 +3,7 @@
 //! Needs root. A test that cannot run fails and says what is missing. `http1` needs nothing but this project's own
 //! programs and so runs in a bare virtual machine too (`TXRAY_BIN` and `TXRAY_WORKLOAD` name the programs there);
 //! `dns` needs BIND, dig and dnsmasq, `llmnr` systemd-resolved (the program alone) and dig,
-//! `programs` needs nginx, wrk, curl, Python and Node, `anatomy` Python, `tls` nginx, curl and OpenSSL, `tls_clear` gnutls-serv and Node too, `tls_programs` NSS' tools,
+//! `programs` needs nginx, wrk, curl, Python and Node, `anatomy` Python, `anatomy_script` gcc and PostgreSQL, `tls` nginx, curl and OpenSSL, `tls_clear` gnutls-serv and Node too, `tls_programs` NSS' tools,
 //! libcurl on NSS and on GnuTLS, Redis, MariaDB and h2load, `starts`, `tls_calls`, `tls_files` and `tls_harm` a C compiler, OpenSSL's headers and pip (older and
 //! other libraries are in packages of PyPI), `opaque` netcat, `websocket` Python's `websockets` and `hypercorn`, nghttpx, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
@@ -12,6 +12,7 @@
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 
 mod anatomy;
+mod anatomy_script;
 mod check;
 mod command;
 mod conservation;

@@ -58,6 +58,9 @@ pub enum Tls {
     Opaque,
 }
 
+/// From how long on a wait has a stack, ns. A request that is looked at waits for tens of milliseconds; shorter waits are told with their reason.
+pub const WAIT_STACK_NS: u64 = 1_000_000;
+
 /// What is told of threads that serve requests, so that a request says where its time went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

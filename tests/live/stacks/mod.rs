@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Function and file of a frame.
-fn parts(frame: &str) -> (&str, &str) {
+pub(super) fn parts(frame: &str) -> (&str, &str) {
     let (rest, file) = frame.rsplit_once(" (").unwrap_or_else(|| panic!("{frame}"));
     (rest.rsplit_once('+').map_or(rest, |(function, _)| function), file.trim_end_matches(')'))
 }
@@ -37,7 +37,7 @@ fn own<'a>(stack: &'a StackSum, file: &str) -> Vec<&'a str> {
         .collect()
 }
 
-fn is_kernel(frame: &str) -> bool {
+pub(super) fn is_kernel(frame: &str) -> bool {
     parts(frame).1.starts_with("kernel")
 }
 

@@ -229,7 +229,8 @@ pub fn sched_waking(context: BtfTracePointContext) -> i32 {
     let is_shared = followed.is_poll != 0 && followed.n_open > 1;
     if setting!(wait_stack_ns) != 0
         && waited_ns >= setting!(wait_stack_ns)
-        && followed.n_open != 0
+        // Behind the beginning of its answer as well, unless it may have ended.
+        && (followed.n_open != 0 || followed.is_idle == 0)
         && !is_shared
         && stack::is_due(now, waited_ns)
         && stack::tell_kernel(task, followed, tid, now) != 0

@@ -9,10 +9,8 @@ use super::{
     load::Family,
     probes::{CALLS, Probe, THREADS},
 };
-use crate::config::Anatomy;
+use crate::config::{Anatomy, WAIT_STACK_NS};
 
-/// From how long on a wait has a stack. A request that is looked at waits for tens of milliseconds; shorter waits are told with their reason.
-const WAIT_STACK_NS: u64 = 1_000_000;
 /// Stacks of short waits of all CPUs in a tenth of a second, and four times as many of long ones: 20 MB/s of the ring at most on up to six CPUs, where each has 17 KB.
 const STACKS_PER_WINDOW: u32 = 24;
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Peers,
     Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore, manners::Manners,
-    received::Received,
+    received::Received, sends::Sends,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
@@ -131,6 +131,7 @@ impl Pipeline {
         let links = (rest.threads.more(), &rest.peers, n_noted, open, ended);
         bytes.extend(postcard::to_allocvec(&links).unwrap_or_default());
         bytes.extend(postcard::to_allocvec(&stacks).unwrap_or_default());
+        bytes.extend(postcard::to_allocvec(rest.threads.sends()).unwrap_or_default());
         bytes
     }
 
@@ -163,11 +164,17 @@ impl Pipeline {
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
         let mut stacks: Vec<(StackKind, bool)> = Vec::new();
+        let mut sends = Sends::default();
         let (manners, peers, n_noted, open, ended): OfLinks = match found {
             ..VERSION_WITH_LINKS => Default::default(),
             _ => {
                 let (links, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
-                stacks = postcard::from_bytes(bytes).map_err(fault)?;
+                let (of_stacks, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
+                stacks = of_stacks;
+                // The first ones of this version end here.
+                if !bytes.is_empty() {
+                    sends = postcard::from_bytes(bytes).map_err(fault)?;
+                }
                 links
             }
         };
@@ -234,7 +241,7 @@ impl Pipeline {
             transaction.trace_id = trace_id;
         }
         rest.threads = threads;
-        rest.threads.restore_more(manners);
+        rest.threads.restore_more(manners, sends);
         rest.peers = peers;
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;

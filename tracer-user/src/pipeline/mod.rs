@@ -211,6 +211,7 @@ mod open;
 mod peers;
 mod positions;
 mod received;
+mod sends;
 mod snapshot;
 mod step;
 mod threads;
@@ -442,7 +443,7 @@ impl Pipeline {
             Event::FunctionEnter(enter) => self.function_enter(&enter),
             Event::FunctionReturn(leave) => self.function_return(&leave),
             Event::Stack(stack) if stack.kind == StackKind::Function => self.stack(stack),
-            Event::Stack(stack) => self.rest.threads.stack(&stack, &self.rest.metrics),
+            Event::Stack(stack) => self.rest.thread_stack(&stack),
             Event::OffCpu(off) => self.rest.threads.off_cpu(&off, &self.rest.metrics),
             Event::FunctionFacts(_) | Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }

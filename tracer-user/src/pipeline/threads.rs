@@ -10,21 +10,26 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
+use self::stacks::Late;
 use super::{
     manners::Manners,
     received::{Next, Received},
+    sends::Sends,
 };
 use crate::{
-    event::{ConnId, Data, Direction, OffCpu, Stack, StackKind},
+    config::WAIT_STACK_NS,
+    event::{ConnId, Data, Direction, OffCpu},
     metrics::{Counter, Metrics},
     time::BootTime,
     transaction::{
         CallId, CallStack, End, ProtocolName,
-        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, MAX_PEERS, Reason, reason},
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, Reason, is_send, reason},
         open::{Ended, Open},
-        stacks::{self, SAMPLE_NS, StackPart, StackSum},
+        stacks::{StackPart, StackSum},
     },
 };
+
+mod stacks;
 
 /// Threads that are known; beyond it those that serve nothing are forgotten, and then all (`anatomy.forgotten`).
 const MAX_THREADS: usize = 16_384;
@@ -32,8 +37,6 @@ const MAX_THREADS: usize = 16_384;
 const MAX_SERVING: usize = 65_536;
 /// Number of a request of which the first bytes have come, and nothing is known but that.
 const READING: u64 = u64::MAX;
-/// Stacks of all requests in flight: some 70 bytes each, and their texts, of which the same are one. What finds no room is counted (`stacks.forgotten`).
-const MAX_SERVED_STACKS: usize = 262_144;
 /// Requests of one connection that are looked at when bytes move on it: streams beside each other.
 const MAX_LOOKED_AT: usize = 64;
 
@@ -59,7 +62,7 @@ struct Thread {
     pending_since: BootTime,
     /// For which it worked before, and until when.
     before: Option<(CallId, BootTime)>,
-    /// Its last wait.
+    /// Its last wait that is long enough to have a stack.
     waited: Option<Waited>,
     /// The stack of the wait that comes next.
     stack: Option<Early>,
@@ -151,6 +154,12 @@ pub(super) struct Threads {
     /// Whose turn it is on each thread. Apart as well.
     #[serde(skip)]
     received: Received,
+    /// Waits in calls that send. Apart as well.
+    #[serde(skip)]
+    sends: Sends,
+    /// What the thread that moves bytes had waited in the call that has moved them, and for which request.
+    #[serde(skip)]
+    sent: Option<(CallId, u64)>,
 }
 
 impl Thread {
@@ -302,16 +311,31 @@ impl Threads {
     /// Bytes moved: a thread's time is known up to here.
     pub(super) fn moved(&mut self, data: &Data) {
         self.mover = ((data.pid, data.tid), data.conn, data.time);
+        self.sent = None;
         let Some(thread) = self.threads.get_mut(&(data.pid, data.tid)) else { return };
         if data.time < thread.last || data.off_cpu < thread.number {
             // A sum, told when more has happened.
             return;
         }
+        let sent = self.sends.ended((data.pid, data.tid));
         if data.off_cpu == 0 || data.off_cpu != thread.number {
             thread.lost(data.time);
             (thread.number, thread.kernel_ns) = (data.off_cpu, data.kernel_ns);
         } else {
             thread.ran(data.time, data.kernel_ns, &mut self.served);
+            self.sent = sent.filter(|_| data.direction() == Direction::Egress);
+        }
+    }
+
+    /// What the thread had waited in the call that has moved these bytes for a request is this part of its time.
+    fn sent(&mut self, id: CallId, part: impl FnOnce(&mut Anatomy) -> &mut u64) {
+        if let Some((_, ns)) = self.sent.take_if(|(of, _)| *of == id)
+            && let Some(Served { parts, .. }) = self.served.get_mut(&id)
+        {
+            let network = &mut parts.off_ns[Reason::Network.index()];
+            let ns = ns.min(*network);
+            *network -= ns;
+            *part(parts) += ns;
         }
     }
 
@@ -332,6 +356,7 @@ impl Threads {
         if !is_next {
             thread.lost(off.time);
             thread.kernel_ns = off.kernel_ns;
+            self.sends.ended((off.pid, off.tid));
             return;
         }
         thread.ran(off.out, off.kernel_ns, &mut self.served);
@@ -341,7 +366,15 @@ impl Threads {
             let ns = woken.0 - off.out.0;
             thread.waited(ns, reason, &mut self.served);
             thread.last = woken;
-            thread.waited = Some(Waited { number: off.number, ns, reason, of });
+            if ns >= WAIT_STACK_NS {
+                thread.waited = Some(Waited { number: off.number, ns, reason, of });
+            }
+            // Otherwise it is told as what it is.
+            let is_untold = |served: &Served| served.mode == Mode::Waiting && served.n_asked == 0;
+            match of.filter(|id| is_send(off) && self.served.get(id).is_some_and(is_untold)) {
+                Some(of) => self.sends.waited((off.pid, off.tid), of, ns),
+                None => drop(self.sends.ended((off.pid, off.tid))),
+            }
             lock = of.filter(|_| reason == Reason::Futex).map(|of| (of, ns));
         }
         let runq_ns = off.time.0 - thread.last.0;
@@ -358,66 +391,13 @@ impl Threads {
         let Some(early) = early else { return };
         match waited {
             Some(Waited { number, ns, reason, of: Some(of) }) if u64::from(number) == early.number => {
-                let Early { stack, is_kept, .. } = &early;
-                self.add_stack(of, StackPart::Off(reason), ns, stack, *is_kept, metrics);
+                let Early { stack, is_kept, .. } = early;
+                let late = Late { of, part: StackPart::Off(reason), ns, stack, is_kept };
+                let is_late = self.add_stack(late, metrics).is_some();
+                metrics.add(Counter::StacksUnowned, u64::from(is_late));
             }
             _ => metrics.add(Counter::StacksUnowned, 1),
         }
-    }
-
-    /// What a thread was met doing: it belongs to the request for which it worked, or waited, then.
-    pub(super) fn stack(&mut self, stack: &Stack, metrics: &Metrics) {
-        metrics.add(Counter::Stacks, 1);
-        let Stack { number, pid, tid, kind, is_kept, frames, end, .. } = stack;
-        let (number, is_kept) = (*number, *is_kept);
-        let stack = CallStack { frames: frames.clone(), end: *end };
-        let Some(thread) = self.threads.get_mut(&(*pid, *tid)) else {
-            metrics.add(Counter::StacksUnowned, 1);
-            return;
-        };
-        let found = match (kind, thread.waited) {
-            (StackKind::Sample, _) => {
-                let sole = (thread.open.len() == 1).then(|| thread.open[0]);
-                thread.owner.or(sole).map(|of| (of, StackPart::OnCpu, SAMPLE_NS))
-            }
-            (_, Some(Waited { number: last, ns, reason, of })) if u64::from(last) == number => {
-                of.map(|of| (of, StackPart::Off(reason), ns))
-            }
-            // That of a wait outside of a call is told before the wait.
-            _ if number == u64::from(thread.number) + 1 => {
-                let before = thread.stack.replace(Early { number, stack, is_kept });
-                metrics.add(Counter::StacksUnowned, u64::from(before.is_some()));
-                return;
-            }
-            _ => None,
-        };
-        match found {
-            Some((of, part, ns)) => self.add_stack(of, part, ns, &stack, is_kept, metrics),
-            None => metrics.add(Counter::StacksUnowned, 1),
-        }
-    }
-
-    fn add_stack(
-        &mut self,
-        of: CallId,
-        part: StackPart,
-        ns: u64,
-        stack: &CallStack,
-        is_kept: bool,
-        metrics: &Metrics,
-    ) {
-        let Some(served) = self.served.get_mut(&of) else {
-            metrics.add(Counter::StacksUnowned, 1);
-            return;
-        };
-        let before = served.stacks.len();
-        served.keeps |= is_kept;
-        if self.n_stacks < MAX_SERVED_STACKS {
-            stacks::add(&mut served.stacks, part, ns, &stack.frames, stack.end);
-        } else {
-            metrics.add(Counter::StacksForgotten, 1);
-        }
-        self.n_stacks += served.stacks.len() - before;
     }
 
     /// A request is not served any more.
@@ -575,6 +555,7 @@ impl Threads {
 
     /// Bytes of an answer moved, perhaps of this request's.
     fn answers(&mut self, id: CallId, data: &Data) {
+        self.sent(id, |parts| &mut parts.sending_ns);
         let Some(served) = self.served.get_mut(&id) else { return };
         self.received.acted((data.pid, data.tid), id);
         if served.thread != (data.pid, data.tid) {
@@ -641,6 +622,7 @@ impl Threads {
                         metrics.add(Counter::AnatomyForgotten, 1);
                     } else {
                         self.asked.insert(id, link);
+                        self.sent(link.parent, |parts| &mut parts.calls_ns);
                         // What its own thread does not ask, it does not wait for.
                         if let Some(served) = self.served.get_mut(&link.parent)
                             && served.thread == key
@@ -703,7 +685,7 @@ impl Threads {
             let is_own = served.thread == (ended.open.pid, ended.open.tid);
             served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
-            add_call(&mut served.calls, kind, peer(), ns);
+            CallSum::add(&mut served.calls, kind, peer(), ns);
         }
         Some(link)
     }
@@ -721,8 +703,11 @@ impl Threads {
             // It has just answered, and had received nothing since it last waited for events: a timer was due.
             thread.owned_by(Some(id), &mut self.served);
         }
-        let Some(mut served) = self.take_served(&id) else { return Default::default() };
         let (mover, of, then) = self.mover;
+        if (of, then) == (conn, ended.at) && mover == key {
+            self.sent(id, |parts| &mut parts.sending_ns);
+        }
+        let Some(mut served) = self.take_served(&id) else { return Default::default() };
         served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;
         if let Some(trace_id) = &ended.open.more.trace_id {
             self.manners.carried(key.0, trace_id, id);
@@ -770,28 +755,13 @@ impl Threads {
         (&self.manners, &self.received)
     }
 
-    /// Takes it over.
-    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received)) {
-        (self.manners, self.received) = (manners, received);
+    /// The same, and last.
+    pub(super) fn sends(&self) -> &Sends {
+        &self.sends
     }
-}
 
-fn add_call(calls: &mut Vec<CallSum>, kind: ProtocolName, peer: Arc<str>, ns: u64) {
-    let found = calls.iter().position(|sum| sum.kind == kind && sum.peer == peer);
-    let at = match found {
-        Some(at) => at,
-        None if calls.len() < MAX_PEERS => {
-            calls.push(CallSum { kind, peer, count: 0, ns: 0 });
-            calls.len() - 1
-        }
-        None => {
-            let rest = calls.iter().position(|sum| sum.kind == kind && &*sum.peer == "*");
-            rest.unwrap_or_else(|| {
-                calls.push(CallSum { kind, peer: "*".into(), count: 0, ns: 0 });
-                calls.len() - 1
-            })
-        }
-    };
-    calls[at].count += 1;
-    calls[at].ns = calls[at].ns.saturating_add(ns);
+    /// Takes it over.
+    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received), sends: Sends) {
+        (self.manners, self.received, self.sends) = (manners, received, sends);
+    }
 }

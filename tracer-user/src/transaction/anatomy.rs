@@ -108,6 +108,8 @@ mod call {
     pub(super) const NANOSLEEP: u32 = 35;
     pub(super) const SENDFILE: u32 = 40;
     pub(super) const CONNECT: u32 = 42;
+    pub(super) const SENDTO: u32 = 44;
+    pub(super) const SENDMSG: u32 = 46;
     pub(super) const RECVMSG: u32 = 47;
     pub(super) const WAIT4: u32 = 61;
     pub(super) const FSYNC: u32 = 74;
@@ -190,6 +192,21 @@ pub fn reason(off: &OffCpu) -> Option<Reason> {
         }
         _ => Reason::Other,
     })
+}
+
+/// Whether it waited within a call that sends on a socket.
+pub fn is_send(off: &OffCpu) -> bool {
+    reason(off) == Some(Reason::Network)
+        && matches!(
+            off.call,
+            call::WRITE
+                | call::WRITEV
+                | call::PWRITEV2
+                | call::SENDFILE
+                | call::SENDTO
+                | call::SENDMSG
+                | call::SENDMMSG
+        )
 }
 
 /// Where the time of a request went. All parts and the time in the socket's queue add up to `queue_ns` + `duration_ns`.
@@ -307,6 +324,27 @@ pub struct CallSum {
 }
 
 impl CallSum {
+    /// Adds a call to those of a request.
+    pub fn add(calls: &mut Vec<CallSum>, kind: ProtocolName, peer: Arc<str>, ns: u64) {
+        let found = calls.iter().position(|sum| sum.kind == kind && sum.peer == peer);
+        let at = match found {
+            Some(at) => at,
+            None if calls.len() < MAX_PEERS => {
+                calls.push(CallSum { kind, peer, count: 0, ns: 0 });
+                calls.len() - 1
+            }
+            None => {
+                let rest = calls.iter().position(|sum| sum.kind == kind && &*sum.peer == "*");
+                rest.unwrap_or_else(|| {
+                    calls.push(CallSum { kind, peer: "*".into(), count: 0, ns: 0 });
+                    calls.len() - 1
+                })
+            }
+        };
+        calls[at].count += 1;
+        calls[at].ns = calls[at].ns.saturating_add(ns);
+    }
+
     /// As a JSON array of objects.
     pub fn as_json(calls: &[CallSum]) -> String {
         serde_json::to_string(calls).unwrap_or_default()
@@ -526,6 +564,7 @@ mod tests {
             (off(17, 0, 0), Some(Reason::Other)),
             (off(44, 0, 0), Some(Reason::Network)),
             (off(43, 0, 0), Some(Reason::Network)),
+            (off(call::WRITEV, S_IFSOCK, 0), Some(Reason::Network)),
             (off(call::EPOLL_WAIT, 0, 0), Some(Reason::Poll)),
             (off(call::IO_URING_ENTER, 0, abi::OFF_FLAG_IO_WAIT), Some(Reason::Poll)),
             (off(call::CLOCK_NANOSLEEP, 0, 0), Some(Reason::Timer)),
@@ -535,6 +574,8 @@ mod tests {
             (OffCpu { argument: 0, ..off(call::SELECT, 0, 0) }, Some(Reason::Timer)),
         ] {
             assert_eq!(reason(&off), expected, "{off:?}");
+            let sends = [call::WRITEV, 44].contains(&off.call);
+            assert_eq!(is_send(&off), sends && expected == Some(Reason::Network), "{off:?}");
         }
         assert!(Reason::ALL.iter().enumerate().all(|(i, reason)| reason.index() == i));
     }

@@ -2,6 +2,7 @@
 //! another process (the floor), in turns, with the spread of untraced against untraced beside every figure.
 
 mod accuracy;
+mod anatomy;
 mod captures;
 mod figures;
 mod https;
@@ -45,7 +46,7 @@ pub(crate) struct BenchArgs {
     /// Only this family of hooks.
     #[arg(long)]
     hooks: Option<String>,
-    /// For the rows of the screen, the parsers, captures and HTTPS: take what was built before from this folder (`target/release`), and build nothing.
+    /// For the rows of the screen, the parsers, captures, HTTPS and the cost of an anatomy: take what was built before from this folder (`target/release`), and build nothing.
     #[arg(long)]
     built: Option<PathBuf>,
 }
@@ -65,6 +66,10 @@ enum Part {
     Captures,
     /// How many links are found and right; a table of its own, and only when asked for.
     Links,
+    /// Where the time of 10,000 requests went and what they were doing, against their server's clocks; a table of its own, and only when asked for.
+    Anatomy,
+    /// What knowing that costs; only when asked for.
+    AnatomyCost,
 }
 
 /// What every row works with.
@@ -110,6 +115,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.part == Some(Part::Links) {
         return links::print();
     }
+    if args.part == Some(Part::Anatomy) {
+        println!("{}", host()?);
+        return anatomy::print();
+    }
     let mut rows = Vec::new();
     if args.part.is_none_or(|part| part == Part::Parsers) {
         rows.extend(parsers::rows(args.built.as_deref())?);
@@ -120,11 +129,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.part.is_none_or(|part| part == Part::Tracing) {
         rows.extend(tracing(args, dir.clone())?);
     }
+    let bench = || match &args.built {
+        Some(built) => Ok(Bench::of(args, dir.clone(), built.join("txray"), built.join("workload"))),
+        None => Bench::build(args, dir.clone()),
+    };
+    if args.part == Some(Part::AnatomyCost) {
+        let bench = bench()?;
+        rows.extend(anatomy::costs(&bench, args.built.as_deref())?);
+        rows::clean(&bench)?;
+    }
     if args.part.is_none_or(|part| part == Part::Https) {
-        let bench = match &args.built {
-            Some(built) => Bench::of(args, dir.clone(), built.join("txray"), built.join("workload")),
-            None => Bench::build(args, dir.clone())?,
-        };
+        let bench = bench()?;
         rows.extend(https::rows(&bench, args.built.as_deref())?);
         rows::clean(&bench)?;
     }

@@ -19,7 +19,7 @@ use crate::shell::command;
 /// What the tracer prints on standard error once traffic is seen.
 const READY: &str = "txray: tracing";
 /// Longest it may take to start, and to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running tracer, ended when dropped.
 #[derive(Debug)]
