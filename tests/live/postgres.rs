@@ -40,15 +40,15 @@ CREATE USER guest PASSWORD 'right';
 ";
 
 /// A server of its own, run by Debian's user for it: it refuses root.
-struct Postgres {
+pub(super) struct Postgres {
     process: Process,
-    port: u16,
+    pub(super) port: u16,
     folder: TempDir,
 }
 
 impl Postgres {
     #[track_caller]
-    fn start() -> Postgres {
+    pub(super) fn start() -> Postgres {
         Postgres::start_with(|_| Vec::new(), None)
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
 use super::{
+    goroutines::Goroutines,
     manners::Manners,
     received::{Next, Received},
 };
@@ -20,7 +21,7 @@ use crate::{
     time::BootTime,
     transaction::{
         CallId, CallStack, End, ProtocolName,
-        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, MAX_PEERS, Reason, reason},
+        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, Reason, reason},
         open::{Ended, Open},
         stacks::{self, SAMPLE_NS, StackPart, StackSum},
     },
@@ -151,6 +152,9 @@ pub(super) struct Threads {
     /// Whose turn it is on each thread. Apart as well.
     #[serde(skip)]
     received: Received,
+    /// Which goroutine serves what. Apart as well.
+    #[serde(skip)]
+    goroutines: Goroutines,
 }
 
 impl Thread {
@@ -423,15 +427,17 @@ impl Threads {
     /// A request is not served any more.
     fn take_served(&mut self, id: &CallId) -> Option<Served> {
         let served = self.served.remove(id)?;
+        self.goroutines.ended(id);
         self.n_stacks = self.n_stacks.saturating_sub(served.stacks.len());
         Some(served)
     }
 
-    /// What came of bytes that a server received or sent.
+    /// What came of bytes that a server received or sent. `goroutine`: who moved them, if that says for whom it acts.
     pub(super) fn serves<'a>(
         &mut self,
         conn: ConnId,
         data: &Data,
+        goroutine: u32,
         open: impl Iterator<Item = &'a Open>,
         metrics: &Metrics,
     ) {
@@ -456,6 +462,8 @@ impl Threads {
                         if !self.is_read(id, open) && !self.begin(id, (open.pid, open.tid), data, metrics) {
                             continue;
                         }
+                        // It has received what was missing of the head. Of the rest anyone may receive something.
+                        self.goroutines.begins((data.pid, goroutine), id);
                         if let (Some(trace_id), Some(served)) = (&open.more.trace_id, self.served.get(&id)) {
                             self.manners.carries(served.thread.0, trace_id, id, metrics);
                         }
@@ -616,19 +624,23 @@ impl Threads {
         let key = (data.pid, data.tid);
         match data.direction() {
             Direction::Egress => {
-                if !self.threads.contains_key(&key) && self.manners.is_untraced() {
+                let by_goroutine = self.goroutines.serves((data.pid, data.goroutine));
+                if !self.threads.contains_key(&key) && self.manners.is_untraced() && by_goroutine.is_none() {
                     return;
                 }
+                let by_goroutine = by_goroutine.map(|parent| Link { parent, method: LinkMethod::Goroutine });
                 let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
                 for open in newest.filter(|open| (open.pid, open.tid) == key) {
                     let id = CallId { conn, ordinal: open.ordinal };
                     if self.asked.contains_key(&id) {
                         continue;
                     }
-                    let by_thread = self.serves_now(key);
+                    let by_thread = by_goroutine.or_else(|| self.serves_now(key));
                     let link = self.manners.link(key.0, open, by_thread, metrics);
                     match link {
-                        Some(Link { parent, method: LinkMethod::Header }) => self.received.acted(key, parent),
+                        Some(Link { parent, method: LinkMethod::Header | LinkMethod::Goroutine }) => {
+                            self.received.acted(key, parent);
+                        }
                         _ => self.received.asked(key),
                     }
                     // What comes later than it, it was not made for: at the end of a run the order is anyone's.
@@ -703,7 +715,7 @@ impl Threads {
             let is_own = served.thread == (ended.open.pid, ended.open.tid);
             served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
-            add_call(&mut served.calls, kind, peer(), ns);
+            CallSum::add(&mut served.calls, kind, peer(), ns);
         }
         Some(link)
     }
@@ -763,6 +775,7 @@ impl Threads {
         }
         self.manners.end_process(pid);
         self.received.end_process(pid);
+        self.goroutines.end_process(pid);
     }
 
     /// What a checkpoint holds apart.
@@ -770,28 +783,13 @@ impl Threads {
         (&self.manners, &self.received)
     }
 
-    /// Takes it over.
-    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received)) {
-        (self.manners, self.received) = (manners, received);
+    /// The same, since it is known.
+    pub(super) fn goroutines(&self) -> &Goroutines {
+        &self.goroutines
     }
-}
 
-fn add_call(calls: &mut Vec<CallSum>, kind: ProtocolName, peer: Arc<str>, ns: u64) {
-    let found = calls.iter().position(|sum| sum.kind == kind && sum.peer == peer);
-    let at = match found {
-        Some(at) => at,
-        None if calls.len() < MAX_PEERS => {
-            calls.push(CallSum { kind, peer, count: 0, ns: 0 });
-            calls.len() - 1
-        }
-        None => {
-            let rest = calls.iter().position(|sum| sum.kind == kind && &*sum.peer == "*");
-            rest.unwrap_or_else(|| {
-                calls.push(CallSum { kind, peer: "*".into(), count: 0, ns: 0 });
-                calls.len() - 1
-            })
-        }
-    };
-    calls[at].count += 1;
-    calls[at].ns = calls[at].ns.saturating_add(ns);
+    /// Takes it over.
+    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received), goroutines: Goroutines) {
+        (self.manners, self.received, self.goroutines) = (manners, received, goroutines);
+    }
 }

@@ -307,6 +307,27 @@ pub struct CallSum {
 }
 
 impl CallSum {
+    /// Adds a call to those of a request.
+    pub fn add(calls: &mut Vec<CallSum>, kind: ProtocolName, peer: Arc<str>, ns: u64) {
+        let found = calls.iter().position(|sum| sum.kind == kind && sum.peer == peer);
+        let at = match found {
+            Some(at) => at,
+            None if calls.len() < MAX_PEERS => {
+                calls.push(CallSum { kind, peer, count: 0, ns: 0 });
+                calls.len() - 1
+            }
+            None => {
+                let rest = calls.iter().position(|sum| sum.kind == kind && &*sum.peer == "*");
+                rest.unwrap_or_else(|| {
+                    calls.push(CallSum { kind, peer: "*".into(), count: 0, ns: 0 });
+                    calls.len() - 1
+                })
+            }
+        };
+        calls[at].count += 1;
+        calls[at].ns = calls[at].ns.saturating_add(ns);
+    }
+
     /// As a JSON array of objects.
     pub fn as_json(calls: &[CallSum]) -> String {
         serde_json::to_string(calls).unwrap_or_default()
@@ -419,12 +440,19 @@ pub enum LinkMethod {
     Header,
     /// The other is the same request, seen at the other end of the same connection.
     Socket,
+    /// Its goroutine has received the other, and nothing else that is not answered.
+    Goroutine,
 }
 
 impl LinkMethod {
     /// All, in order.
-    pub const ALL: [LinkMethod; 4] =
-        [LinkMethod::Thread, LinkMethod::Order, LinkMethod::Header, LinkMethod::Socket];
+    pub const ALL: [LinkMethod; 5] = [
+        LinkMethod::Thread,
+        LinkMethod::Order,
+        LinkMethod::Header,
+        LinkMethod::Socket,
+        LinkMethod::Goroutine,
+    ];
 
     /// The text in JSON, Parquet and filters.
     pub fn as_str(self) -> &'static str {
@@ -433,6 +461,7 @@ impl LinkMethod {
             LinkMethod::Order => "order",
             LinkMethod::Header => "header",
             LinkMethod::Socket => "socket",
+            LinkMethod::Goroutine => "goroutine",
         }
     }
 
@@ -449,7 +478,7 @@ impl LinkMethod {
     /// Whether nothing else could be meant.
     pub fn is_sure(self) -> bool {
         match self {
-            LinkMethod::Thread | LinkMethod::Header | LinkMethod::Socket => true,
+            LinkMethod::Thread | LinkMethod::Header | LinkMethod::Socket | LinkMethod::Goroutine => true,
             LinkMethod::Order => false,
         }
     }
@@ -461,6 +490,7 @@ impl LinkMethod {
             LinkMethod::Order => "a guess: its thread had received something for that last",
             LinkMethod::Header => "it carries that one's trace id",
             LinkMethod::Socket => "the same request at the other end of its connection",
+            LinkMethod::Goroutine => "its goroutine was serving that, and nothing else",
         }
     }
 }
