@@ -17,10 +17,13 @@ use rstest::rstest;
 use tempfile::TempDir;
 
 use super::{
-    Hooks, machine,
+    Hooks,
+    dns::counted,
+    machine,
     payload::{replay, rows},
     postgres::Postgres,
     process::Process,
+    tls::certificate,
     tls_programs::fixture,
     tool,
     tracer::{Capture, TEST_PROGRAM, Tracer, Transaction},
@@ -37,6 +40,8 @@ const CALLS: usize = 2;
 struct Built {
     go: PathBuf,
     go_sql: PathBuf,
+    /// The same by the oldest Go that is there.
+    go_sql_old: PathBuf,
     tokio: PathBuf,
     _folder: TempDir,
 }
@@ -48,6 +53,7 @@ fn built() -> &'static Built {
         let toolchains = go::toolchains();
         let go = toolchains.last().unwrap().build("links", &[], folder.path());
         let go_sql = toolchains.last().unwrap().build("links-sql", &[], folder.path());
+        let go_sql_old = toolchains[0].build("links-sql", &[], folder.path());
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustls-https");
         let mut command = Command::new(env!("CARGO"));
         command
@@ -59,7 +65,7 @@ fn built() -> &'static Built {
             .env("RUSTFLAGS", "");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Built { go, go_sql, tokio: target.join("release/links"), _folder: folder }
+        Built { go, go_sql, go_sql_old, tokio: target.join("release/links"), _folder: folder }
     })
 }
 
@@ -106,11 +112,10 @@ impl Program {
             "tokio" | "go-sql" | "go-beside" => command.env("GOMAXPROCS", "4"),
             mode => command.arg(fixture("links.py")).arg(mode),
         };
-        command.arg(back.to_string());
         if kind == "go-beside" {
-            command.arg("beside");
+            command.arg("-beside");
         }
-        Program::start(&mut command)
+        Program::start(command.arg(back.to_string()))
     }
 }
 
@@ -201,6 +206,10 @@ impl Found {
         let of_front = |one: &&Transaction| one.pid == front && one.role == "client" && one.end == "answered";
         for call in capture.transactions.iter().filter(of_front) {
             let target = path(call);
+            if target.is_empty() {
+                // A session with a database begins, on whichever goroutine opens it: that does not say what for.
+                continue;
+            }
             // The id, where it was made for one.
             let id = target.strip_prefix("/c/").and_then(|rest| rest.split('/').next());
             found.n_calls += usize::from(id.is_some());
@@ -394,4 +403,38 @@ fn links_that_are_sure_are_right(#[values(Hooks::Socket, Hooks::Syscall)] hooks:
             found.made_for.get(&("thread".to_owned(), "high".to_owned())).map_or(0, |tally| tally.right);
         assert!(2 * sure > found.n_calls, "{scenario:?}: {found:?}");
     }
+}
+
+/// A server of Go and its database, both inside TLS: the goroutine that a handler runs on is known as well. With HTTP/2 another one has read the request, and none is.
+#[rstest]
+fn inside_tls_goroutines_are_known_too_and_one_that_reads_for_many_streams_is_nobodys(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values("http1", "http2")] protocol: &str,
+) {
+    let _machine = machine();
+    let folder = TempDir::new().unwrap();
+    let (key, cert) = certificate(folder.path());
+    let postgres = Postgres::start_with_tls();
+    let mut command = Command::new(&built().go_sql_old);
+    command.arg("-cert").arg(&cert).arg("-key").arg(&key).env("GOMAXPROCS", "4");
+    let front = Program::start(command.arg(postgres.port.to_string()));
+    let tracer = Tracer::start(hooks, &[front.process.pid()]);
+    let mut ask = Command::new(&built().go_sql);
+    if protocol == "http2" {
+        ask.arg("-h2");
+    }
+    let asked = ask.arg("ask").arg(format!("https://127.0.0.1:{}", front.port)).args([&N.to_string(), "10"]);
+    assert!(asked.status().unwrap().success());
+    let capture = tracer.stop();
+    assert_eq!(counted(&capture, "tls.left_opaque").last(), Some(&0), "{}", capture.stderr);
+    let served = capture.transactions.iter().filter(|one| one.role == "server" && one.protocol == protocol);
+    assert_eq!(served.count(), N);
+    let found = Found::of(&capture, front.process.pid(), 0);
+    println!("{protocol}: {found:?}");
+    assert!(found.wrong.is_empty(), "{found:#?}");
+    assert_eq!(found.n_calls, CALLS * N, "{found:?}");
+    let by_goroutine = found.made_for.get(&("goroutine".to_owned(), "high".to_owned()));
+    let expected = if protocol == "http1" { CALLS * N } else { 0 };
+    assert_eq!(by_goroutine.map_or(0, |tally| tally.right), expected, "{found:?}");
+    assert_eq!(rows(&replay(&capture.recording()).0), rows(&capture.stdout));
 }

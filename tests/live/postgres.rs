@@ -46,7 +46,25 @@ pub(super) struct Postgres {
     folder: TempDir,
 }
 
+/// Settings of a server that speaks TLS, with a key of its own.
+fn with_tls(data: &Path) -> Vec<String> {
+    let owner = fs::metadata(data).unwrap();
+    let (key, certificate) = super::tls::certificate(data);
+    for file in [&key, &certificate] {
+        std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let file = |name, path: &Path| format!("{name}={}", path.display());
+    vec!["ssl=on".to_owned(), file("ssl_key_file", &key), file("ssl_cert_file", &certificate)]
+}
+
 impl Postgres {
+    /// One that speaks TLS.
+    #[track_caller]
+    pub(super) fn start_with_tls() -> Postgres {
+        Postgres::start_with(with_tls, None)
+    }
+
     #[track_caller]
     pub(super) fn start() -> Postgres {
         Postgres::start_with(|_| Vec::new(), None)
@@ -736,17 +754,7 @@ fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks
     const N: usize = 12;
     let _machine = machine();
     let libraries = super::tls::own_openssl();
-    let settings = |data: &Path| {
-        let owner = fs::metadata(data).unwrap();
-        let (key, certificate) = super::tls::certificate(data);
-        for file in [&key, &certificate] {
-            std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
-            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-        let file = |name, path: &Path| format!("{name}={}", path.display());
-        vec!["ssl=on".to_owned(), file("ssl_key_file", &key), file("ssl_cert_file", &certificate)]
-    };
-    let server = Postgres::start_with(settings, Some(libraries.path()));
+    let server = Postgres::start_with(with_tls, Some(libraries.path()));
     let (pid, test) = (server.process.pid(), "postgres::statements_are_seen_inside_tls");
     crate::tls_tried::tried(pid, &["OpenSSL"], test, "PostgreSQL, psql");
     // Holds the clients' library, so that its probes are there before the first of them begins.

@@ -2,7 +2,8 @@
 //!
 //! Who has received a request on a connection of its own goes on with it (net/http serves each connection so, and drivers of databases write on the goroutine that asks them): what it
 //! asks meanwhile is for that one. A goroutine's number is never given twice, so that no other can be meant. It says nothing where it has received several that are not answered, in a
-//! process of which one goroutine reads for several connections, and on connections with streams beside each other, where one reads and others serve.
+//! process of which one goroutine reads for several connections, on connections with streams beside each other, where one reads and others serve, and where turns are not
+//! read as messages: of TLS it is the clear text that counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 

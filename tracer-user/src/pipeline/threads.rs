@@ -20,7 +20,7 @@ use crate::{
     metrics::{Counter, Metrics},
     time::BootTime,
     transaction::{
-        CallId, CallStack, End, ProtocolName,
+        CallId, CallStack, End, Kind, ProtocolName,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, Reason, reason},
         open::{Ended, Open},
         stacks::{self, SAMPLE_NS, StackPart, StackSum},
@@ -462,8 +462,10 @@ impl Threads {
                         if !self.is_read(id, open) && !self.begin(id, (open.pid, open.tid), data, metrics) {
                             continue;
                         }
-                        // It has received what was missing of the head. Of the rest anyone may receive something.
-                        self.goroutines.begins((data.pid, goroutine), id);
+                        if open.kind == Kind::Request {
+                            // It has received what was missing of the head. Of the rest anyone may receive something.
+                            self.goroutines.begins((data.pid, goroutine), id);
+                        }
                         if let (Some(trace_id), Some(served)) = (&open.more.trace_id, self.served.get(&id)) {
                             self.manners.carries(served.thread.0, trace_id, id, metrics);
                         }
