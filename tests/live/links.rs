@@ -23,7 +23,7 @@ use super::{
     payload::{replay, rows},
     postgres::Postgres,
     process::Process,
-    tls::certificate,
+    tls::{certificate, of_postgres},
     tls_programs::fixture,
     tool,
     tracer::{Capture, TEST_PROGRAM, Tracer, Transaction},
@@ -414,7 +414,7 @@ fn inside_tls_goroutines_are_known_too_and_one_that_reads_for_many_streams_is_no
     let _machine = machine();
     let folder = TempDir::new().unwrap();
     let (key, cert) = certificate(folder.path());
-    let postgres = Postgres::start_with_tls();
+    let postgres = Postgres::start_with(of_postgres, None);
     let mut command = Command::new(&built().go_sql_old);
     command.arg("-cert").arg(&cert).arg("-key").arg(&key).env("GOMAXPROCS", "4");
     let front = Program::start(command.arg(postgres.port.to_string()));
