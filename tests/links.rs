@@ -36,6 +36,8 @@ struct Host {
     events: Vec<Event>,
     now: u64,
     ends: Vec<End>,
+    /// Who moves bytes from here on; 0 = no goroutine.
+    goroutine: u32,
 }
 
 impl Host {
@@ -91,7 +93,7 @@ impl Host {
         self.open(server, Role::Server, ([10, 0, 0, 9], [10, 0, 0, 1]), (port, 80), [5, 6])
     }
 
-    fn data(&mut self, end: usize, tid: u32, direction: Direction, bytes: &str) -> Event {
+    fn data(&mut self, end: usize, tid: u32, direction: Direction, bytes: &[u8]) -> Event {
         let End { conn, pid, positions, turn, speaking } = &mut self.ends[end];
         let turn_start = *speaking != Some(direction);
         if turn_start {
@@ -115,13 +117,19 @@ impl Host {
             // A service each.
             comm: std::array::from_fn(|at| if at < *pid as usize { b'w' } else { 0 }),
             payload: bytes.to_owned().into(),
+            goroutine: self.goroutine,
             ..Data::default()
         })
     }
 
-    fn moved(&mut self, end: usize, tid: u32, direction: Direction, bytes: &str) {
-        let event = self.data(end, tid, direction, bytes);
+    fn moved(&mut self, end: usize, tid: u32, direction: Direction, bytes: impl AsRef<[u8]>) {
+        let event = self.data(end, tid, direction, bytes.as_ref());
         self.events.push(event);
+    }
+
+    fn by(&mut self, goroutine: u32) -> &mut Host {
+        self.goroutine = goroutine;
+        self
     }
 
     /// A request moves at an end: out of a client's, into a server's.
@@ -258,7 +266,7 @@ fn a_request_is_followed_through_the_processes_of_a_host() {
 fn a_server_may_answer_before_the_clients_send_returns() {
     let mut host = Host::new();
     let (made, served) = host.pair(5, 6, 40_001);
-    let asked = host.data(made, 50, OUT, &request("/x", None));
+    let asked = host.data(made, 50, OUT, request("/x", None).as_bytes());
     host.asks(served, 60, IN, "/x", None);
     host.moved(served, 60, OUT, ANSWER);
     let Event::Data(mut asked) = asked else { panic!() };
@@ -326,7 +334,7 @@ fn what_the_other_end_did_not_see_is_not_made_up() {
     let mut host = Host::new();
     let (made, served) = host.pair(5, 6, 40_001);
     // The record of what the client sent is lost.
-    let _ = host.data(made, 50, OUT, &request("/lost", None));
+    let _ = host.data(made, 50, OUT, request("/lost", None).as_bytes());
     host.asks(served, 60, IN, "/lost", None);
     host.moved(served, 60, OUT, ANSWER);
     host.moved(made, 50, IN, ANSWER);
@@ -413,6 +421,91 @@ fn two_requests_with_one_trace_id_are_told_apart_by_their_threads_or_not_at_all(
     assert_eq!(link(of(&out, Role::Client, "/for/either")), None);
 }
 
+#[test]
+fn what_a_goroutine_asks_is_for_what_it_has_received_whatever_threads_it_ran_on() {
+    let mut host = Host::new();
+    let (first, second) = (host.starts_afar(5, 40_000), host.starts_afar(5, 40_001));
+    let [a, b, c] = [40_002, 40_003, 40_004].map(|port| host.pair(5, 6, port).0);
+    host.by(7).asks(first, 50, IN, "/first", None);
+    host.by(8).asks(second, 51, IN, "/second", None);
+    host.by(7).asks(a, 51, OUT, "/for/first", None);
+    host.by(8).asks(b, 52, OUT, "/for/second", None);
+    host.by(9).asks(c, 50, OUT, "/for/either", None);
+    host.by(9).moved(c, 50, IN, ANSWER);
+    host.by(0).asks(c, 50, OUT, "/for/any", None);
+    host.by(8).moved(b, 50, IN, ANSWER);
+    host.by(7).moved(a, 50, IN, ANSWER);
+    host.by(7).moved(first, 52, OUT, ANSWER);
+    host.by(7).asks(a, 52, OUT, "/late", None);
+    host.by(7).moved(a, 52, IN, ANSWER);
+    // While a handler is at work another goroutine of net/http waits for one byte, which may be the next request's first.
+    host.by(10).moved(first, 53, IN, "G");
+    host.by(7).moved(first, 52, IN, &request("/again", None)[1..]);
+    host.by(10).asks(b, 53, OUT, "/for/nobody", None);
+    host.by(7).asks(a, 53, OUT, "/for/again", None);
+    let (out, metrics) = host.end();
+    let [first, second, again] = ["/first", "/second", "/again"].map(|path| id(of(&out, Role::Server, path)));
+    let made = |path| link(of(&out, Role::Client, path));
+    assert_eq!(made("/for/first"), Some((first, LinkMethod::Goroutine)));
+    assert_eq!(made("/for/second"), Some((second, LinkMethod::Goroutine)));
+    assert_eq!(made("/for/again"), Some((again, LinkMethod::Goroutine)));
+    for path in ["/for/either", "/for/any", "/late", "/for/nobody"] {
+        assert_ne!(made(path).map(|(_, method)| method), Some(LinkMethod::Goroutine), "{path}");
+    }
+    assert_eq!(metrics.get(Counter::AnatomyInconsistent), 0);
+}
+
+#[test]
+fn a_trace_id_overrules_a_goroutine() {
+    let mut host = Host::new();
+    let (first, second) = (host.starts_afar(5, 40_000), host.starts_afar(5, 40_001));
+    let a = host.pair(5, 6, 40_002).0;
+    host.by(7).asks(first, 50, IN, "/first", Some(1));
+    host.by(8).asks(second, 51, IN, "/second", Some(2));
+    host.by(8).asks(a, 51, OUT, "/back", Some(1));
+    let (out, metrics) = host.end();
+    let first = id(of(&out, Role::Server, "/first"));
+    assert_eq!(link(of(&out, Role::Client, "/back")), Some((first, LinkMethod::Header)));
+    let counters = [Counter::LinksOverruled, Counter::LinksContradicted];
+    assert_eq!(counters.map(|counter| metrics.get(counter)), [1, 1]);
+}
+
+/// A frame of HTTP/2: its type, flags, stream.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let head = [0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+    [&head[..], payload].concat()
+}
+
+#[test]
+fn a_goroutine_that_reads_for_many_is_nobodys() {
+    const GET: [u8; 3] = [0x82, 0x84, 0x86];
+    // A loop, one connection with several requests, and streams beside each other.
+    for case in 0..3 {
+        let mut host = Host::new();
+        let (first, second) = (host.starts_afar(5, 40_000), host.starts_afar(5, 40_001));
+        let a = host.pair(5, 6, 40_002).0;
+        host.by(7);
+        match case {
+            0 => {
+                host.asks(first, 50, IN, "/first", None);
+                host.asks(second, 50, IN, "/second", None);
+                host.moved(second, 50, OUT, ANSWER);
+            }
+            1 => host.moved(first, 50, IN, request("/first", None) + &request("/second", None)),
+            _ => {
+                let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+                host.moved(first, 50, IN, preface);
+                host.moved(first, 50, IN, frame(1, 5, 1, &GET));
+            }
+        }
+        host.asks(a, 51, OUT, "/back", None);
+        let (out, _) = host.end();
+        assert!(out.iter().any(|one| one.role == Role::Server), "{case}: {out:#?}");
+        let method = link(of(&out, Role::Client, "/back")).map(|(_, method)| method);
+        assert_ne!(method, Some(LinkMethod::Goroutine), "{case}");
+    }
+}
+
 /// Requests between three processes, over connections of which both ends, one or none are seen, with and without ids, in any order.
 fn anything() -> impl Strategy<Value = Host> {
     let step = (0..8_u32, 0..4_usize, 50..53_u32, any::<bool>(), prop::option::of(0..3_u32));
@@ -423,18 +516,20 @@ fn anything() -> impl Strategy<Value = Host> {
         let mut asked = [false; 4];
         for (i, (what, at, tid, is_lost, trace)) in steps.into_iter().enumerate() {
             let (made, served) = pairs[at];
+            // Some of them in programs of Go.
+            host.goroutine = if is_lost { 0 } else { tid % 2 + 1 };
             match what {
                 0..3 if !asked[at] => {
                     asked[at] = true;
                     let bytes = request(&format!("/{i}"), trace);
-                    let event = host.data(made, tid, OUT, &bytes);
+                    let event = host.data(made, tid, OUT, bytes.as_bytes());
                     host.events.extend((!is_lost || what > 0).then_some(event));
                     host.moved(served, tid + 10, IN, &bytes);
                 }
                 3..7 if asked[at] => {
                     asked[at] = false;
                     host.moved(served, tid + 10, OUT, ANSWER);
-                    let event = host.data(made, tid, IN, ANSWER);
+                    let event = host.data(made, tid, IN, ANSWER.as_bytes());
                     host.events.extend((!is_lost || what > 3).then_some(event));
                 }
                 7 => {

@@ -17,8 +17,13 @@ use rstest::rstest;
 use tempfile::TempDir;
 
 use super::{
-    Hooks, machine,
+    Hooks,
+    dns::counted,
+    machine,
+    payload::{replay, rows},
+    postgres::Postgres,
     process::Process,
+    tls::{certificate, of_postgres},
     tls_programs::fixture,
     tool,
     tracer::{Capture, TEST_PROGRAM, Tracer, Transaction},
@@ -34,6 +39,9 @@ const CALLS: usize = 2;
 /// The programs of Go and Rust, built once.
 struct Built {
     go: PathBuf,
+    go_sql: PathBuf,
+    /// The same by the oldest Go that is there.
+    go_sql_old: PathBuf,
     tokio: PathBuf,
     _folder: TempDir,
 }
@@ -44,6 +52,8 @@ fn built() -> &'static Built {
         let folder = TempDir::new().unwrap();
         let toolchains = go::toolchains();
         let go = toolchains.last().unwrap().build("links", &[], folder.path());
+        let go_sql = toolchains.last().unwrap().build("links-sql", &[], folder.path());
+        let go_sql_old = toolchains[0].build("links-sql", &[], folder.path());
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rustls-https");
         let mut command = Command::new(env!("CARGO"));
         command
@@ -55,18 +65,20 @@ fn built() -> &'static Built {
             .env("RUSTFLAGS", "");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Built { go, tokio: target.join("release/links"), _folder: folder }
+        Built { go, go_sql, go_sql_old, tokio: target.join("release/links"), _folder: folder }
     })
 }
 
 /// How a program serves.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("threads", "a thread for each connection (Python)"),
     ("handover", "one thread reads, eight work (Python)"),
     ("equals", "eight threads that take what any of them has read (Python)"),
     ("asyncio", "one loop (Python)"),
     ("node", "one loop (Node)"),
-    ("go", "goroutines (Go)"),
+    ("go", "goroutines, and others that ask for them (Go, net/http)"),
+    ("go-sql", "goroutines that ask themselves (Go, lib/pq)"),
+    ("go-beside", "goroutines that start others, which ask (Go, lib/pq)"),
     ("tokio", "tasks on four threads (Rust)"),
 ];
 
@@ -90,17 +102,26 @@ impl Program {
         let mut command = match kind {
             "node" => Command::new(tool("node", "nodejs")),
             "go" => Command::new(&built().go),
+            "go-sql" | "go-beside" => Command::new(&built().go_sql),
             "tokio" => Command::new(&built().tokio),
             _ => Command::new(tool("python3", "python3")),
         };
         match kind {
             "node" => command.arg(fixture("links.js")),
             "go" => command.arg("front").env("GOMAXPROCS", "4"),
-            "tokio" => &mut command,
+            "tokio" | "go-sql" | "go-beside" => command.env("GOMAXPROCS", "4"),
             mode => command.arg(fixture("links.py")).arg(mode),
         };
+        if kind == "go-beside" {
+            command.arg("-beside");
+        }
         Program::start(command.arg(back.to_string()))
     }
+}
+
+/// Whether a program asks a database. That carries no trace ids.
+fn asks_postgres(kind: usize) -> bool {
+    ["go-sql", "go-beside"].contains(&PROGRAMS[kind].0)
 }
 
 /// A program with so many requests at once, with trace ids or without.
@@ -176,11 +197,19 @@ impl Found {
         let by_id: HashMap<&str, &Transaction> =
             capture.transactions.iter().map(|one| (&*one.id, one)).collect();
         let parent = |one: &Transaction| one.parent.as_deref().and_then(|id| by_id.get(id)).copied();
-        let path = |one: &Transaction| one.target.clone().unwrap_or_default();
+        // A statement's column is called so.
+        let path = |one: &Transaction| {
+            let target = one.target.clone().unwrap_or_default();
+            target.split('"').nth(1).map(str::to_owned).unwrap_or(target)
+        };
         let mut found = Found::default();
         let of_front = |one: &&Transaction| one.pid == front && one.role == "client" && one.end == "answered";
         for call in capture.transactions.iter().filter(of_front) {
             let target = path(call);
+            if target.is_empty() {
+                // A session with a database begins, on whichever goroutine opens it: that does not say what for.
+                continue;
+            }
             // The id, where it was made for one.
             let id = target.strip_prefix("/c/").and_then(|rest| rest.split('/').next());
             found.n_calls += usize::from(id.is_some());
@@ -226,9 +255,11 @@ fn percent(part: usize, whole: usize) -> String {
 /// Runs the scenarios under one tracer; what was found of each.
 fn run(hooks: Hooks, scenarios: &[Scenario]) -> Vec<(Scenario, Found)> {
     let back = Program::start(Command::new(&built().go).arg("back"));
+    let postgres = scenarios.iter().any(|one| asks_postgres(one.kind)).then(Postgres::start);
+    let asks = |kind| postgres.as_ref().filter(|_| asks_postgres(kind)).map_or(back.port, |one| one.port);
     // Each has processes of its own: what one has shown of itself is no help to another.
     let fronts: Vec<Program> =
-        scenarios.iter().map(|one| Program::front(PROGRAMS[one.kind].0, back.port)).collect();
+        scenarios.iter().map(|one| Program::front(PROGRAMS[one.kind].0, asks(one.kind))).collect();
     let mut found = Vec::new();
     for (at, (scenario, front)) in scenarios.iter().zip(fronts).enumerate() {
         let pids = [front.process.pid(), back.process.pid()];
@@ -244,6 +275,9 @@ fn run(hooks: Hooks, scenarios: &[Scenario]) -> Vec<(Scenario, Found)> {
         assert!(lost.is_empty(), "{scenario:?}: {lost:?}");
         if scenario.traced {
             check_trace(&capture, pids[0]);
+        }
+        if asks_postgres(scenario.kind) {
+            assert_eq!(rows(&replay(&capture.recording()).0), rows(&capture.stdout), "{scenario:?}");
         }
         found.push((*scenario, Found::of(&capture, pids[0], pids[1])));
     }
@@ -284,8 +318,8 @@ fn check_trace(capture: &Capture, front: u32) {
 
 /// The rows of the README.
 fn table(found: &[(Scenario, Found)]) -> String {
-    let mut out = "| program | at once | trace ids | found | sure and right | by trace id | by thread | guessed | other ends |\n\
-                   | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    let mut out = "| program | at once | trace ids | found | sure and right | by trace id | by goroutine | by thread | guessed | other ends |\n\
+                   | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         .to_owned();
     for (Scenario { kind, n_at_once, traced }, found) in found {
         let of = |method: &str| {
@@ -304,12 +338,13 @@ fn table(found: &[(Scenario, Found)]) -> String {
         };
         let _ = writeln!(
             out,
-            "| {} | {n_at_once} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {n_at_once} | {} | {} | {} | {} | {} | {} | {} | {} |",
             PROGRAMS[*kind].1,
             if *traced { "yes" } else { "no" },
             percent(right, found.n_calls),
             percent(sure, found.n_calls),
             short(of("header")),
+            short(of("goroutine")),
             short(of("thread")),
             short(of("order")),
             percent(found.other_ends.right, found.n_served),
@@ -329,7 +364,8 @@ fn links_that_are_sure_are_right(#[values(Hooks::Socket, Hooks::Syscall)] hooks:
     let is_wanted = |name: &str| !is_all || wanted.split(',').any(|one| one == "all" || one == name);
     for kind in (0..PROGRAMS.len()).filter(|kind| is_wanted(PROGRAMS[*kind].0)) {
         for &n_at_once in at_once {
-            scenarios.extend([false, true].map(|traced| Scenario { kind, n_at_once, traced }));
+            let traced = if asks_postgres(kind) { &[false][..] } else { &[false, true] };
+            scenarios.extend(traced.iter().map(|&traced| Scenario { kind, n_at_once, traced }));
         }
     }
     let found = run(hooks, &scenarios);
@@ -346,7 +382,7 @@ fn links_that_are_sure_are_right(#[values(Hooks::Socket, Hooks::Syscall)] hooks:
         for (method, confidence) in found.made_for.keys() {
             assert_eq!(
                 confidence == "high",
-                ["thread", "header"].contains(&&**method),
+                ["thread", "header", "goroutine"].contains(&&**method),
                 "{method} {confidence}"
             );
         }
@@ -354,6 +390,11 @@ fn links_that_are_sure_are_right(#[values(Hooks::Socket, Hooks::Syscall)] hooks:
             let by_header = found.made_for.get(&("header".to_owned(), "high".to_owned()));
             assert_eq!(by_header.map(|tally| tally.right), Some(found.n_calls), "{scenario:?}");
         }
+        let by_goroutine = found.made_for.get(&("goroutine".to_owned(), "high".to_owned()));
+        let by_goroutine = by_goroutine.map_or(0, |tally| tally.right);
+        // Who asks itself is known by that; net/http's client, and whoever is started for it, are others.
+        let expected = if PROGRAMS[scenario.kind].0 == "go-sql" { found.n_calls } else { 0 };
+        assert_eq!(by_goroutine, expected, "{scenario:?}: {found:?}");
     }
     // Where each thread serves one request from beginning to end that is seen, and links are sure without any trace id.
     let is_plain = |one: &&(Scenario, Found)| PROGRAMS[one.0.kind].0 == "threads" && !one.0.traced;
@@ -362,4 +403,38 @@ fn links_that_are_sure_are_right(#[values(Hooks::Socket, Hooks::Syscall)] hooks:
             found.made_for.get(&("thread".to_owned(), "high".to_owned())).map_or(0, |tally| tally.right);
         assert!(2 * sure > found.n_calls, "{scenario:?}: {found:?}");
     }
+}
+
+/// A server of Go and its database, both inside TLS: the goroutine that a handler runs on is known as well. With HTTP/2 another one has read the request, and none is.
+#[rstest]
+fn inside_tls_goroutines_are_known_too_and_one_that_reads_for_many_streams_is_nobodys(
+    #[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks,
+    #[values("http1", "http2")] protocol: &str,
+) {
+    let _machine = machine();
+    let folder = TempDir::new().unwrap();
+    let (key, cert) = certificate(folder.path());
+    let postgres = Postgres::start_with(of_postgres, None);
+    let mut command = Command::new(&built().go_sql_old);
+    command.arg("-cert").arg(&cert).arg("-key").arg(&key).env("GOMAXPROCS", "4");
+    let front = Program::start(command.arg(postgres.port.to_string()));
+    let tracer = Tracer::start(hooks, &[front.process.pid()]);
+    let mut ask = Command::new(&built().go_sql);
+    if protocol == "http2" {
+        ask.arg("-h2");
+    }
+    let asked = ask.arg("ask").arg(format!("https://127.0.0.1:{}", front.port)).args([&N.to_string(), "10"]);
+    assert!(asked.status().unwrap().success());
+    let capture = tracer.stop();
+    assert_eq!(counted(&capture, "tls.left_opaque").last(), Some(&0), "{}", capture.stderr);
+    let served = capture.transactions.iter().filter(|one| one.role == "server" && one.protocol == protocol);
+    assert_eq!(served.count(), N);
+    let found = Found::of(&capture, front.process.pid(), 0);
+    println!("{protocol}: {found:?}");
+    assert!(found.wrong.is_empty(), "{found:#?}");
+    assert_eq!(found.n_calls, CALLS * N, "{found:?}");
+    let by_goroutine = found.made_for.get(&("goroutine".to_owned(), "high".to_owned()));
+    let expected = if protocol == "http1" { CALLS * N } else { 0 };
+    assert_eq!(by_goroutine.map_or(0, |tally| tally.right), expected, "{found:?}");
+    assert_eq!(rows(&replay(&capture.recording()).0), rows(&capture.stdout));
 }

@@ -142,7 +142,8 @@ fn in_events(capture: &Capture) -> [bool; 4] {
     [TARGET, HEAD, REQUEST, RESPONSE].map(|marker| is_in(&capture.recording(), "events", marker))
 }
 
-fn replay(recording: &Path) -> (String, String) {
+/// What `txray replay --json` prints of a recording.
+pub(super) fn replay(recording: &Path) -> (String, String) {
     let output = Command::new(txray_program()).arg("replay").arg(recording).arg("--json").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
@@ -167,7 +168,7 @@ fn kernel_counter(capture: &Capture, name: &str) -> u64 {
 }
 
 /// The printed transactions, without the summary behind them.
-fn rows(stdout: &str) -> Vec<&str> {
+pub(super) fn rows(stdout: &str) -> Vec<&str> {
     stdout.lines().filter(|line| !line.contains(r#""type":"summary""#)).collect()
 }
 

@@ -5,10 +5,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _},
-        process::CommandExt as _,
-    },
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -54,7 +51,7 @@ impl Postgres {
 
     /// With settings, for which the folder of its data is given, and libraries of its own.
     #[track_caller]
-    fn start_with(settings: impl Fn(&Path) -> Vec<String>, libraries: Option<&Path>) -> Postgres {
+    pub(super) fn start_with(settings: impl Fn(&Path) -> Vec<String>, libraries: Option<&Path>) -> Postgres {
         let programs = PathBuf::from(PROGRAMS);
         assert!(programs.join("postgres").is_file(), "apt-get install postgresql");
         let passwd = fs::read_to_string("/etc/passwd").unwrap();
@@ -736,17 +733,7 @@ fn statements_are_seen_inside_tls(#[values(Hooks::Socket, Hooks::Syscall)] hooks
     const N: usize = 12;
     let _machine = machine();
     let libraries = super::tls::own_openssl();
-    let settings = |data: &Path| {
-        let owner = fs::metadata(data).unwrap();
-        let (key, certificate) = super::tls::certificate(data);
-        for file in [&key, &certificate] {
-            std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
-            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-        let file = |name, path: &Path| format!("{name}={}", path.display());
-        vec!["ssl=on".to_owned(), file("ssl_key_file", &key), file("ssl_cert_file", &certificate)]
-    };
-    let server = Postgres::start_with(settings, Some(libraries.path()));
+    let server = Postgres::start_with(super::tls::of_postgres, Some(libraries.path()));
     let (pid, test) = (server.process.pid(), "postgres::statements_are_seen_inside_tls");
     crate::tls_tried::tried(pid, &["OpenSSL"], test, "PostgreSQL, psql");
     // Holds the clients' library, so that its probes are there before the first of them begins.

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -37,6 +37,18 @@ pub(super) fn own_openssl() -> TempDir {
     fs::set_permissions(libraries.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", libraries.path().join("libssl.so.3")).unwrap();
     libraries
+}
+
+/// Settings of a PostgreSQL that speaks TLS, with a key of its own beside its data.
+pub(super) fn of_postgres(data: &Path) -> Vec<String> {
+    let owner = fs::metadata(data).unwrap();
+    let (key, certificate) = certificate(data);
+    for file in [&key, &certificate] {
+        std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let file = |name, path: &Path| format!("{name}={}", path.display());
+    vec!["ssl=on".to_owned(), file("ssl_key_file", &key), file("ssl_cert_file", &certificate)]
 }
 
 /// A key and a certificate signed with it, in a folder.

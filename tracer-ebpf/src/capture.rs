@@ -64,6 +64,8 @@ pub struct Moved {
     pub direction: u8,
     /// Bit 0: whether `end` counts.
     pub has_sequence: u8,
+    /// As [`Data::goroutine`].
+    pub goroutine: u32,
     /// Where the bytes are.
     pub buffer: Buffer,
 }
@@ -279,7 +281,7 @@ pub fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
         comm.add(1).write_volatile(moved.comm[1]);
         (&raw mut (*record).kernel_ns).write_volatile(conn.kernel_ns);
         (&raw mut (*record).off_cpu).write_volatile(conn.off_cpu);
-        (&raw mut (*record).reserved).write_volatile(0);
+        (&raw mut (*record).goroutine).write_volatile(moved.goroutine);
     }
 }
 

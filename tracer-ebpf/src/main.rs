@@ -15,6 +15,7 @@ mod conn;
 mod datagram;
 mod filter;
 mod gather;
+mod goroutine;
 mod maps;
 mod memory;
 mod probes;

@@ -5,8 +5,9 @@ use aya_ebpf::{
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::{
-    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, N_STATS, PORT_SLOTS, PortKey,
-    SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
+    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, MAX_GO_PROCESSES, N_STATS, PORT_SLOTS,
+    PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS,
+    Verdict,
 };
 
 use crate::{
@@ -117,6 +118,16 @@ pub static TLS_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0)
 /// The same for processes with Go's crypto/tls: of those, hits ask for the goroutine.
 #[map]
 pub static TLS_GO_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
+
+/// Programs of Go, by process: where in a goroutine its state stands, or a word behind. Written by user space when it has looked at a process, and taken out at its
+/// end. Full: goroutines of later ones are not told (`links.go_processes`).
+#[map]
+pub static GO_PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_GO_PROCESSES, 0);
+
+/// Whether a process may be in [`GO_PROCESSES`], by [`tracer_ebpf::target_hint`]: all that a hit of another program costs. Set by user space before that
+/// is, never cleared.
+#[map]
+pub static GO_HINTS: Array<u64> = Array::with_max_entries(TARGET_HINT_SLOTS, 0);
 
 /// What goroutines do whose connection is not known yet, and what such connections wait to tell. Written and read here. Full: the goroutine used longest ago is forgotten, and what it reads or
 /// writes then may not be linked (`tls_unlinked`).

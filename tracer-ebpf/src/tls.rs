@@ -21,6 +21,7 @@ use crate::{
     conn::{self, Birth},
     filter::Thread,
     gather::Iovec,
+    goroutine,
     maps::{
         TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RECORDS,
         TLS_RUSTLS_HINTS,
@@ -446,6 +447,7 @@ pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
         consumed: 0,
         direction: told.direction as u8,
         has_sequence: 0,
+        goroutine: goroutine::running(thread.pid),
         buffer: Buffer {
             kind: if told.buffer == 0 { BUFFER_NONE } else { BUFFER_SINGLE },
             count: 0,

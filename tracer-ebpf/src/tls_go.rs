@@ -16,10 +16,10 @@ use tracer_ebpf::{CARRIES, Conn, EGRESS, INGRESS, TLS_GO, TLS_LINK_NESTED, conn_
 use crate::{
     conn,
     filter::Thread,
+    goroutine,
     maps::{TLS_CARRIED, TLS_GO_HINTS, TLS_GOROUTINES, TLS_HANDLES, TLS_PROCESSES},
-    memory::{Memory as _, Probed, read_user},
+    memory::read_user,
     probes::hit::Hit,
-    settings::setting,
     tls::{self, Handle, Key, Told, called, carrier, process, unlinked},
 };
 
@@ -62,19 +62,12 @@ pub struct Carried {
     pub arrival_ns: u64,
 }
 
-/// The goroutine that runs: Go keeps its address in thread-local storage (`runtime/tls_amd64`: `-8(FS)`).
-#[inline(always)]
-fn goroutine(task: *const u8) -> u64 {
-    let base: u64 = Probed::read(task, setting!(offsets.task_thread_fsbase));
-    read_user(base.wrapping_sub(8)).unwrap_or(0)
-}
-
-/// The same in Go's code, whose register has it too. Both must agree: a program may be linked so that it lies elsewhere.
+/// The goroutine that runs in Go's code, whose register has it too. Both must agree: a program may be linked so that it lies elsewhere.
 #[inline(always)]
 fn running(thread: &Thread, register: u64) -> Option<Key> {
     // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() };
-    let id = goroutine(task as *const u8);
+    let id = goroutine::address(task as *const u8);
     (id != 0 && id == register).then_some(Key { pid: thread.pid, zero: 0, id })
 }
 
@@ -325,7 +318,7 @@ pub fn moved(hit: &Hit, conn: &Conn) -> u32 {
             return 0;
         }
     }
-    let id = goroutine(hit.task);
+    let id = goroutine::address(hit.task);
     if id == 0 {
         return 0;
     }

@@ -306,6 +306,7 @@ pub fn speaks(thread: &Thread) -> u32 {
             consumed: 0,
             direction: EGRESS,
             has_sequence: 0,
+            goroutine: 0,
             buffer: Buffer { kind, count, address: part.address },
         };
         // SAFETY: the name has 16 bytes.

@@ -142,6 +142,8 @@ user_counters! {
     AnatomyInconsistent = "anatomy.inconsistent",
     /// Requests, or connections, whose other end is not looked for any more: too many are known.
     LinksForgotten = "links.forgotten",
+    /// Processes, or looks at them, of which goroutines are not told if they are programs of Go: too many.
+    LinksGoProcesses = "links.go_processes",
     /// Requests whose trace id says that they were made for another one than their thread does.
     LinksOverruled = "links.overruled",
     /// Those among them of which the thread was taken to be sure.

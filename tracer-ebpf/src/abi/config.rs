@@ -21,6 +21,9 @@ pub const fn target_hint(pid: u32) -> u32 {
     pid & (TARGET_HINT_SLOTS - 1)
 }
 
+/// Programs of Go whose goroutines are told.
+pub const MAX_GO_PROCESSES: u32 = 4096;
+
 /// A process in which calls of TLS libraries are seen; value of the `TLS_PROCESSES` map (key: pid).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

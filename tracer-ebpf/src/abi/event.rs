@@ -95,8 +95,8 @@ pub struct Data {
     pub kernel_ns: u64,
     /// Number of the thread's last [`OffCpu`] by then; 0 = the thread is not followed.
     pub off_cpu: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Low half of the number of the goroutine that moved them; 0 = it is no program of Go, that is not known, or of several calls ([`FLAG_SUMMED`]).
+    pub goroutine: u32,
 }
 
 /// A process began to listen ([`Listening`]).

@@ -60,6 +60,7 @@ const REG_SI: u32 = 104;
 const REG_DI: u32 = 112;
 const REG_ORIG_AX: u32 = 120;
 const REG_BP: u32 = 32;
+const REG_R14: u32 = 8;
 const REG_IP: u32 = 128;
 const REG_SP: u32 = 152;
 
@@ -93,6 +94,12 @@ impl Registers {
     #[inline(always)]
     pub fn place<M: Memory>(regs: *const u8) -> [u64; 3] {
         [M::read(regs, REG_IP), M::read(regs, REG_SP), M::read(regs, REG_BP)]
+    }
+
+    /// The register in which Go keeps its goroutine.
+    #[inline(always)]
+    pub fn goroutine<M: Memory>(regs: *const u8) -> u64 {
+        M::read(regs, REG_R14)
     }
 
     /// The call's number alone.

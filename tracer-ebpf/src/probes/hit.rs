@@ -7,6 +7,7 @@ use crate::{
     capture::{self, Moved, no_buffer},
     conn::{self, Birth},
     filter::{Thread, wants_ports},
+    goroutine,
     maps::{OWNERS, TARGETS},
     memory::forget,
     settings::setting,
@@ -109,6 +110,7 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
         direction: hit.direction as u8,
         // The second bit is for below: a variable of its own would be a slot more of the deepest chain's stack.
         has_sequence: has_sequence as u8 | (waiting as u8) << 1,
+        goroutine: goroutine::running(hit.thread.pid),
         buffer,
     };
     // SAFETY: plain integers. (Hiding the five that matter one by one costs as little on 6.18, and more than a million instructions

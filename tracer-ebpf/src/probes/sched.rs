@@ -190,7 +190,7 @@ fn registers(task: *const u8) -> *const u8 {
 
 /// The same without the helper.
 #[inline(always)]
-fn kernel_stack_registers(task: *const u8) -> *const u8 {
+pub fn kernel_stack_registers(task: *const u8) -> *const u8 {
     let stack: *const u8 = Probed::read(task, setting!(task_stack));
     stack.wrapping_add(KERNEL_STACK_BYTES - REGISTERS_BYTES)
 }

@@ -6,6 +6,7 @@ pub mod datagram_exit;
 pub mod diagnosis;
 pub mod features;
 pub mod function_probes;
+pub mod go_processes;
 pub mod kernel_log;
 pub mod load;
 mod marks;

@@ -483,6 +483,7 @@ impl Reader {
                     kernel_ns: sum.kernel_ns,
                     // What another thread moved first says nothing of this one's time.
                     off_cpu: if sum.tid == sum.tid_last { sum.off_cpu } else { 0 },
+                    goroutine: 0,
                     error: 0,
                     comm: [0; 16],
                     payload: Bytes::new(),

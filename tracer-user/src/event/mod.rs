@@ -156,6 +156,9 @@ pub struct Data {
     /// Number of the thread's last [`OffCpu`]; 0 = it is not followed. What checkpoints hold apart, since version 5.
     #[serde(skip)]
     pub off_cpu: u32,
+    /// Low half of the number of the goroutine that moved them, which is never given twice; 0 = none, or not known. What checkpoints hold apart.
+    #[serde(skip)]
+    pub goroutine: u32,
 }
 
 impl Data {
@@ -509,6 +512,7 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 payload: record.slice(start..end),
                 kernel_ns: raw.kernel_ns,
                 off_cpu: raw.off_cpu,
+                goroutine: raw.goroutine,
             }))
         }
         abi::KIND_DATAGRAM => {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Peers,
-    Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore, manners::Manners,
-    received::Received, sends::Sends,
+    Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore,
+    goroutines::Goroutines, manners::Manners, received::Received, sends::Sends,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
@@ -46,6 +46,10 @@ type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
 /// What a checkpoint holds last since then: how sure threads are, the ends of connections and how far each connection's requests are known by them, and
 /// the trace ids, of all requests in flight and then of the transactions.
 type OfLinks = ((Manners, Received), Peers, Vec<u64>, Vec<Option<Arc<str>>>, Vec<Option<Arc<str>>>);
+
+/// What a checkpoint holds behind all that: waits in calls that send, the goroutines of all bytes that wait, in the order in which they stand, and which
+/// serves what.
+type OfGoroutines = (Sends, Vec<u32>, Goroutines);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -116,7 +120,9 @@ impl Pipeline {
             _ => None,
         });
         let held = self.tracker.iter().flat_map(|entry| entry.conn.held());
-        let times: Vec<_> = waiting.chain(held).map(|data| (data.kernel_ns, data.off_cpu)).collect();
+        let bytes_that_wait: Vec<&Data> = waiting.chain(held).collect();
+        let times: Vec<_> = bytes_that_wait.iter().map(|data| (data.kernel_ns, data.off_cpu)).collect();
+        let goroutines: Vec<_> = bytes_that_wait.iter().map(|data| data.goroutine).collect();
         let causes: Vec<_> = rest.watermark.all().map(|transaction| &transaction.causes).collect();
         let stacks = self.order.waiting().filter_map(|event| match event {
             Event::Stack(stack) => Some((stack.kind, stack.is_kept)),
@@ -131,7 +137,8 @@ impl Pipeline {
         let links = (rest.threads.more(), &rest.peers, n_noted, open, ended);
         bytes.extend(postcard::to_allocvec(&links).unwrap_or_default());
         bytes.extend(postcard::to_allocvec(&stacks).unwrap_or_default());
-        bytes.extend(postcard::to_allocvec(rest.threads.sends()).unwrap_or_default());
+        let last = (rest.threads.sends(), goroutines, rest.threads.goroutines());
+        bytes.extend(postcard::to_allocvec(&last).unwrap_or_default());
         bytes
     }
 
@@ -164,7 +171,7 @@ impl Pipeline {
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
         let mut stacks: Vec<(StackKind, bool)> = Vec::new();
-        let mut sends = Sends::default();
+        let (mut sends, mut goroutines, mut of_goroutines): OfGoroutines = Default::default();
         let (manners, peers, n_noted, open, ended): OfLinks = match found {
             ..VERSION_WITH_LINKS => Default::default(),
             _ => {
@@ -173,15 +180,17 @@ impl Pipeline {
                 stacks = of_stacks;
                 // The first ones of this version end here.
                 if !bytes.is_empty() {
-                    sends = postcard::from_bytes(bytes).map_err(fault)?;
+                    (sends, goroutines, of_goroutines) = postcard::from_bytes(bytes).map_err(fault)?;
                 }
                 links
             }
         };
         let (mut n_noted, mut open) = (n_noted.into_iter(), open.into_iter());
         let (mut times, mut stacks) = (times.into_iter(), stacks.into_iter());
+        let mut goroutines = goroutines.into_iter();
         let mut restore_times = |data: &mut Data| {
             (data.kernel_ns, data.off_cpu) = times.next().unwrap_or_default();
+            data.goroutine = goroutines.next().unwrap_or_default();
         };
         let (mut tallies, mut more) = (tallies.into_iter(), more.into_iter());
         let mut pipeline = Pipeline::new(config, metrics, verdicts);
@@ -241,7 +250,7 @@ impl Pipeline {
             transaction.trace_id = trace_id;
         }
         rest.threads = threads;
-        rest.threads.restore_more(manners, sends);
+        rest.threads.restore_more(manners, sends, of_goroutines);
         rest.peers = peers;
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;

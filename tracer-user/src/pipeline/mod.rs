@@ -205,6 +205,7 @@ mod checkpoint;
 mod connections;
 mod datagrams;
 mod functions;
+mod goroutines;
 mod looked_for;
 mod manners;
 mod open;

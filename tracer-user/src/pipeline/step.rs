@@ -322,7 +322,9 @@ impl Rest {
         let role = Some(entry.exchange.role()).filter(|role| *role != Role::Unknown);
         match role.unwrap_or(entry.conn.role) {
             Role::Server if !entry.exchange.is_carrier() => {
-                self.threads.serves(entry.conn.id, data, entry.exchange.open(), &self.metrics);
+                // Where there are streams beside each other, one reads and others serve.
+                let goroutine = if entry.exchange.pairs().is_by_stream() { 0 } else { data.goroutine };
+                self.threads.serves(entry.conn.id, data, goroutine, entry.exchange.open(), &self.metrics);
             }
             Role::Client => {
                 self.threads.asks(entry.conn.id, data, entry.exchange.open(), &self.metrics);

@@ -12,6 +12,7 @@ use tracer_ebpf as abi;
 
 use self::stacks::Late;
 use super::{
+    goroutines::Goroutines,
     manners::Manners,
     received::{Next, Received},
     sends::Sends,
@@ -22,7 +23,7 @@ use crate::{
     metrics::{Counter, Metrics},
     time::BootTime,
     transaction::{
-        CallId, CallStack, End, ProtocolName,
+        CallId, CallStack, End, Kind, ProtocolName,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, Reason, is_send, reason},
         open::{Ended, Open},
         stacks::{StackPart, StackSum},
@@ -160,6 +161,9 @@ pub(super) struct Threads {
     /// What the thread that moves bytes had waited in the call that has moved them, and for which request.
     #[serde(skip)]
     sent: Option<(CallId, u64)>,
+    /// Which goroutine serves what. Apart as well.
+    #[serde(skip)]
+    goroutines: Goroutines,
 }
 
 impl Thread {
@@ -403,15 +407,17 @@ impl Threads {
     /// A request is not served any more.
     fn take_served(&mut self, id: &CallId) -> Option<Served> {
         let served = self.served.remove(id)?;
+        self.goroutines.ended(id);
         self.n_stacks = self.n_stacks.saturating_sub(served.stacks.len());
         Some(served)
     }
 
-    /// What came of bytes that a server received or sent.
+    /// What came of bytes that a server received or sent. `goroutine`: who moved them, if that says for whom it acts.
     pub(super) fn serves<'a>(
         &mut self,
         conn: ConnId,
         data: &Data,
+        goroutine: u32,
         open: impl Iterator<Item = &'a Open>,
         metrics: &Metrics,
     ) {
@@ -435,6 +441,10 @@ impl Threads {
                     if !self.served.contains_key(&id) {
                         if !self.is_read(id, open) && !self.begin(id, (open.pid, open.tid), data, metrics) {
                             continue;
+                        }
+                        if open.kind == Kind::Request {
+                            // It has received what was missing of the head. Of the rest anyone may receive something.
+                            self.goroutines.begins((data.pid, goroutine), id);
                         }
                         if let (Some(trace_id), Some(served)) = (&open.more.trace_id, self.served.get(&id)) {
                             self.manners.carries(served.thread.0, trace_id, id, metrics);
@@ -597,19 +607,23 @@ impl Threads {
         let key = (data.pid, data.tid);
         match data.direction() {
             Direction::Egress => {
-                if !self.threads.contains_key(&key) && self.manners.is_untraced() {
+                let by_goroutine = self.goroutines.serves((data.pid, data.goroutine));
+                if !self.threads.contains_key(&key) && self.manners.is_untraced() && by_goroutine.is_none() {
                     return;
                 }
+                let by_goroutine = by_goroutine.map(|parent| Link { parent, method: LinkMethod::Goroutine });
                 let newest = open.filter(|open| open.start >= data.first.min(data.time)).take(MAX_LOOKED_AT);
                 for open in newest.filter(|open| (open.pid, open.tid) == key) {
                     let id = CallId { conn, ordinal: open.ordinal };
                     if self.asked.contains_key(&id) {
                         continue;
                     }
-                    let by_thread = self.serves_now(key);
+                    let by_thread = by_goroutine.or_else(|| self.serves_now(key));
                     let link = self.manners.link(key.0, open, by_thread, metrics);
                     match link {
-                        Some(Link { parent, method: LinkMethod::Header }) => self.received.acted(key, parent),
+                        Some(Link { parent, method: LinkMethod::Header | LinkMethod::Goroutine }) => {
+                            self.received.acted(key, parent);
+                        }
                         _ => self.received.asked(key),
                     }
                     // What comes later than it, it was not made for: at the end of a run the order is anyone's.
@@ -748,6 +762,7 @@ impl Threads {
         }
         self.manners.end_process(pid);
         self.received.end_process(pid);
+        self.goroutines.end_process(pid);
     }
 
     /// What a checkpoint holds apart.
@@ -755,13 +770,24 @@ impl Threads {
         (&self.manners, &self.received)
     }
 
-    /// The same, and last.
+    /// The same, since it is known.
     pub(super) fn sends(&self) -> &Sends {
         &self.sends
     }
 
+    /// The same.
+    pub(super) fn goroutines(&self) -> &Goroutines {
+        &self.goroutines
+    }
+
     /// Takes it over.
-    pub(super) fn restore_more(&mut self, (manners, received): (Manners, Received), sends: Sends) {
-        (self.manners, self.received, self.sends) = (manners, received, sends);
+    pub(super) fn restore_more(
+        &mut self,
+        (manners, received): (Manners, Received),
+        sends: Sends,
+        goroutines: Goroutines,
+    ) {
+        (self.manners, self.received) = (manners, received);
+        (self.sends, self.goroutines) = (sends, goroutines);
     }
 }

@@ -312,6 +312,8 @@ pub(super) struct Cells {
     pub(super) comm: [u8; 16],
     /// Time in the kernel and number off the CPU of a thread that is followed.
     pub(super) followed: Option<(u64, u32)>,
+    /// 0 = none.
+    pub(super) goroutine: u32,
 }
 
 impl Cells {
@@ -330,6 +332,7 @@ impl Cells {
             error: data.error,
             comm: data.comm,
             followed: (data.off_cpu != 0).then_some((data.kernel_ns, data.off_cpu)),
+            goroutine: data.goroutine,
         }
     }
 

@@ -15,6 +15,7 @@
 //! Of a function's call `position` is the record's number, `bytes` the frame, `turn` the function.
 //!
 //! | `kernel_ns` `off_cpu` | as in [`Data`]; null where the thread is not followed, and in recordings of before |
+//! | `goroutine` | as in [`Data`]; null where there is none, and in recordings of before |
 //!
 //! Of a time off the CPU `entry_ns` is how long it was, `waited_ns` how long ago it was woken, `position` its number, `bytes` the call's argument, `turn` the call,
 //! `n_calls` the waker, `error` the type of the file.
@@ -155,6 +156,7 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("payload", DataType::Binary, false),
         field("kernel_ns", DataType::Int64, true),
         field("off_cpu", DataType::Int32, true),
+        field("goroutine", DataType::Int32, true),
     ]))
 });
 
@@ -183,6 +185,8 @@ pub struct EventRows {
     kernel: Vec<i64>,
     off_cpu: Vec<i32>,
     followed: NullBufferBuilder,
+    goroutine: Vec<i32>,
+    has_goroutine: NullBufferBuilder,
 }
 
 /// Bytes of payload after which a batch is full.
@@ -219,6 +223,8 @@ impl EventRows {
             kernel: Vec::with_capacity(rows),
             off_cpu: Vec::with_capacity(rows),
             followed: NullBufferBuilder::new(rows),
+            goroutine: Vec::with_capacity(rows),
+            has_goroutine: NullBufferBuilder::new(rows),
         }
     }
 
@@ -390,11 +396,14 @@ impl EventRows {
             error,
             comm,
             followed,
+            goroutine,
         } = cells;
         let (kernel_ns, off_cpu) = followed.unwrap_or_default();
         self.kernel.push(kernel_ns as i64);
         self.off_cpu.push(off_cpu as i32);
         self.followed.append(followed.is_some());
+        self.goroutine.push(goroutine as i32);
+        self.has_goroutine.append(goroutine != 0);
         self.conn.push(conn as i64);
         self.entry.push(entry.unwrap_or(0));
         self.entry_known.append(entry.is_some());
@@ -423,7 +432,7 @@ impl EventRows {
         fn int32(values: Vec<i32>) -> ArrayRef {
             Arc::new(Int32Array::new(values.into(), None))
         }
-        let EventRows { mut entry_known, mut waited_known, mut followed, .. } = full;
+        let EventRows { mut entry_known, mut waited_known, mut followed, mut has_goroutine, .. } = full;
         let followed = followed.finish();
         let columns: Vec<ArrayRef> = vec![
             int64(full.ordinal, None),
@@ -444,6 +453,7 @@ impl EventRows {
             Arc::new(full.payload.finish()),
             int64(full.kernel, followed.clone()),
             Arc::new(Int32Array::new(full.off_cpu.into(), followed)),
+            Arc::new(Int32Array::new(full.goroutine.into(), has_goroutine.finish())),
         ];
         // INVARIANT: as many columns as fields, each of its field's type, all of `rows` rows: `push_row` appends to all.
         RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
@@ -474,6 +484,7 @@ pub struct EventColumns<'a> {
     payload: Bytes,
     /// Not in recordings of before.
     followed: Option<(&'a Int64Array, &'a Int32Array)>,
+    goroutine: Option<&'a Int32Array>,
 }
 
 impl<'a> EventColumns<'a> {
@@ -521,6 +532,12 @@ impl<'a> EventColumns<'a> {
                     off_cpu.as_primitive_opt::<types::Int32Type>().ok_or_else(|| wrong_type("off_cpu"))?,
                 )),
                 _ => None,
+            },
+            goroutine: match batch.column_by_name("goroutine") {
+                Some(column) => Some(
+                    column.as_primitive_opt::<types::Int32Type>().ok_or_else(|| wrong_type("goroutine"))?,
+                ),
+                None => None,
             },
         })
     }
@@ -574,10 +591,12 @@ impl<'a> EventColumns<'a> {
             }
             _ => (0, 0),
         };
+        let goroutine = self.goroutine.filter(|column| column.is_valid(i));
         let event = match kind {
             Kind::Data => Event::Data(Data {
                 kernel_ns,
                 off_cpu,
+                goroutine: goroutine.map_or(0, |column| column.value(i) as u32),
                 time,
                 first: after(self.entry),
                 arrival: after(self.waited),

@@ -19,8 +19,9 @@ fn payload() -> impl Strategy<Value = Bytes> {
 fn data() -> impl Strategy<Value = Event> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>(), any::<[u32; 4]>());
     let followed = any::<(u64, u32)>().prop_map(|(ns, n)| if n == 0 { (0, 0) } else { (ns, n) });
-    (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload(), followed).prop_map(
-        |(time, first, arrival, conn, numbers, comm, payload, (kernel_ns, off_cpu))| {
+    let of_thread = (followed, any::<u32>());
+    (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload(), of_thread).prop_map(
+        |(time, first, arrival, conn, numbers, comm, payload, ((kernel_ns, off_cpu), goroutine))| {
             let (position, bytes, turn, flags, [pid, tid, n_calls, error]) = numbers;
             Event::Data(Data {
                 time,
@@ -39,6 +40,7 @@ fn data() -> impl Strategy<Value = Event> {
                 payload,
                 kernel_ns,
                 off_cpu,
+                goroutine,
             })
         },
     )

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     bpf::{
         function_probes::{self, FunctionProbes},
+        go_processes::GoProcesses,
         load::{self, Capture, Family, LoadConfig, LoadError, Missing},
         ring::{BatchReceiver, MapError, RawBatch, Reader, batch_queue, boot_now, records},
         targets::LiveTargets,
@@ -182,6 +183,8 @@ pub struct LiveSource {
     tls: Option<TlsProbes>,
     /// The probes on functions that were asked for.
     functions: Option<FunctionProbes>,
+    /// Which processes are programs of Go.
+    go: GoProcesses,
     /// Who calls functions; `None`: nobody asked.
     resolver: Option<Resolver>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
@@ -258,6 +261,7 @@ impl LiveSource {
                 Some(FunctionProbes::start(&mut loaded, specs, targets, &pids, stacks, metrics)?)
             }
         };
+        let go = GoProcesses::start(&mut loaded, &pids, metrics.clone()).map_err(LoadError::Object)?;
         let (sender, queue) = batch_queue(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let left_opaque = tls.iter().flat_map(|tls| tls.status().get().left_opaque);
@@ -292,6 +296,7 @@ impl LiveSource {
             executables,
             tls,
             functions,
+            go,
             resolver,
             known: FxHashSet::default(),
         })
@@ -347,6 +352,7 @@ impl LiveSource {
                 if let Some(functions) = &self.functions {
                     functions.ended(process.pid);
                 }
+                self.go.ended(process.pid);
                 return;
             }
             Event::Process(process) => {
@@ -358,6 +364,7 @@ impl LiveSource {
                 if let Some(functions) = &self.functions {
                     functions.look(process.pid);
                 }
+                self.go.look(process.pid);
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
                 if let Some(resolver) = &mut self.resolver {
@@ -381,6 +388,7 @@ impl LiveSource {
         if let Some(tls) = &self.tls {
             tls.look(pid);
         }
+        self.go.look(pid);
         if let Some(resolver) = &mut self.resolver {
             // While it lives: its calls may be told when it has ended.
             resolver.look(pid);

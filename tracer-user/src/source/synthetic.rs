@@ -370,6 +370,7 @@ impl Synthetic {
             payload: Bytes::copy_from_slice(&bytes[..captured]),
             kernel_ns: 0,
             off_cpu: 0,
+            goroutine: 0,
         };
         self.emit(socket.now, Event::Data(data));
     }

@@ -457,12 +457,19 @@ pub enum LinkMethod {
     Header,
     /// The other is the same request, seen at the other end of the same connection.
     Socket,
+    /// Its goroutine has received the other, and nothing else that is not answered.
+    Goroutine,
 }
 
 impl LinkMethod {
     /// All, in order.
-    pub const ALL: [LinkMethod; 4] =
-        [LinkMethod::Thread, LinkMethod::Order, LinkMethod::Header, LinkMethod::Socket];
+    pub const ALL: [LinkMethod; 5] = [
+        LinkMethod::Thread,
+        LinkMethod::Order,
+        LinkMethod::Header,
+        LinkMethod::Socket,
+        LinkMethod::Goroutine,
+    ];
 
     /// The text in JSON, Parquet and filters.
     pub fn as_str(self) -> &'static str {
@@ -471,6 +478,7 @@ impl LinkMethod {
             LinkMethod::Order => "order",
             LinkMethod::Header => "header",
             LinkMethod::Socket => "socket",
+            LinkMethod::Goroutine => "goroutine",
         }
     }
 
@@ -487,7 +495,7 @@ impl LinkMethod {
     /// Whether nothing else could be meant.
     pub fn is_sure(self) -> bool {
         match self {
-            LinkMethod::Thread | LinkMethod::Header | LinkMethod::Socket => true,
+            LinkMethod::Thread | LinkMethod::Header | LinkMethod::Socket | LinkMethod::Goroutine => true,
             LinkMethod::Order => false,
         }
     }
@@ -499,6 +507,7 @@ impl LinkMethod {
             LinkMethod::Order => "a guess: its thread had received something for that last",
             LinkMethod::Header => "it carries that one's trace id",
             LinkMethod::Socket => "the same request at the other end of its connection",
+            LinkMethod::Goroutine => "its goroutine was serving that, and nothing else",
         }
     }
 }

@@ -41,6 +41,16 @@ pub fn version(elf: &Elf<'_>) -> Option<String> {
     (text.len() < 256 && text.starts_with("go") || text.starts_with("devel")).then_some(text)
 }
 
+/// Where in a goroutine (`runtime/runtime2.go`, `type g`) its state stands, or a word behind, in a program of this version: behind it stands its number. Go 1.17 to 1.22
+/// have it here, 1.23 and 1.24 a word behind (`syscallbp` came), 1.26 here again (`gobuf.ret` went); what comes later is looked for here too, and not told where it is not found. `None`: older
+/// ones keep no goroutine in a register.
+pub fn goroutine_state(version: &str) -> Option<u32> {
+    const STATE: u32 = 144;
+    let minor = version.strip_prefix("go1.").map(|rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let minor = minor.and_then(|n| version[4..4 + n].parse::<u32>().ok());
+    minor.is_none_or(|minor| minor >= 17).then_some(STATE)
+}
+
 /// A program's table of functions.
 #[derive(Debug)]
 pub struct Functions {
@@ -284,6 +294,20 @@ mod tests {
         }
         // Go 1.16's
         assert!(Functions::parse(table(b"\xfa\xff\xff\xff\0\0\x01\x08")).is_none());
+    }
+
+    #[test]
+    fn of_old_versions_goroutines_are_not_known() {
+        for (version, is_known) in [
+            ("go1.16.15", false),
+            ("go1.9", false),
+            ("go1.17", true),
+            ("go1.26.8 X:exp", true),
+            ("go1.30rc1", true),
+            ("devel go1.27-abc", true),
+        ] {
+            assert_eq!(goroutine_state(version).is_some(), is_known, "{version}");
+        }
     }
 
     proptest! {

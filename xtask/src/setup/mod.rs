@@ -126,9 +126,12 @@ pub(crate) fn run(args: &SetupArgs) -> Result<()> {
 /// Debian's Go, whatever other one is in PATH, and the modules of the tests' programs.
 fn go_modules() -> Result<()> {
     packages::install(&["golang-go"])?;
-    let mut download = command("/usr/bin/go", ["mod", "download"]);
-    download.current_dir(workspace_root().join("fixtures/servers/go/grpc"));
-    output(&mut download).map(drop).context("download the modules of the tests' programs in Go")
+    for program in ["grpc", "links-sql"] {
+        let mut download = command("/usr/bin/go", ["mod", "download"]);
+        download.current_dir(workspace_root().join("fixtures/servers/go").join(program));
+        output(&mut download).context("download the modules of the tests' programs in Go")?;
+    }
+    Ok(())
 }
 
 /// What the tests' programs with rustls are built of.
