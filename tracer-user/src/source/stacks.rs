@@ -324,6 +324,7 @@ impl Walk<'_> {
 
 /// The frames, and where they end: each caller is where the tables of the code say. The flag: at an address that is no code.
 fn frames(known: &mut Known, files: &mut CodeReader, mut walk: Walk<'_>) -> (Vec<Arc<str>>, StackEnd, bool) {
+    known.jit.iter_mut().for_each(JitMap::look_again);
     let mut texts = Vec::new();
     let mut next = walk.addresses.first().copied().ok_or(StackEnd::UnknownCaller);
     let mut is_place = walk.stack.is_place;

@@ -24,6 +24,9 @@ pub struct JitMap {
     /// The user that the file must belong to: anybody can write to /tmp.
     user: u32,
     read: u64,
+    /// What it has said was read for the stack that is being resolved.
+    is_fresh: bool,
+    /// None is within another.
     functions: BTreeMap<u64, (u64, Arc<str>)>,
 }
 
@@ -36,11 +39,20 @@ impl JitMap {
         let pid: u32 = field("NSpid:")?.split_ascii_whitespace().next_back()?.parse().ok()?;
         let user = field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?;
         let path = process.join(format!("root/tmp/perf-{pid}.map"));
-        Some(JitMap { path, user, read: 0, functions: BTreeMap::new() })
+        Some(JitMap { path, user, read: 0, is_fresh: false, functions: BTreeMap::new() })
+    }
+
+    /// Another stack comes: code is thrown away, and other code may stand in its place by now.
+    pub fn look_again(&mut self) {
+        self.is_fresh = false;
     }
 
     /// The function that an address is in: its name and how far in it. Looks whether more is said by now.
     pub fn around(&mut self, address: u64) -> Option<(Arc<str>, u64)> {
+        if !std::mem::replace(&mut self.is_fresh, true) {
+            // One that cannot be read says nothing.
+            let _ = self.read_on();
+        }
         self.known(address).or_else(|| {
             self.read_on().ok().filter(|is_more| *is_more)?;
             self.known(address)
@@ -84,10 +96,20 @@ impl JitMap {
             if self.functions.len() >= MAX_FUNCTIONS {
                 break;
             }
-            // What is written later is what stands there now.
-            self.functions.insert(start, (size, name));
+            self.add(start, size, name);
         }
         Ok(whole > 0)
+    }
+
+    /// What is written later is what stands there now: nothing else is left of what stood anywhere in it.
+    fn add(&mut self, start: u64, size: u64, name: Arc<str>) {
+        let end = start.saturating_add(size);
+        while let Some((&other, (length, _))) = self.functions.range(..end).next_back()
+            && other.saturating_add(*length) > start
+        {
+            self.functions.remove(&other);
+        }
+        self.functions.insert(start, (size, name));
     }
 }
 
@@ -116,6 +138,7 @@ mod tests {
             path: file.path().to_owned(),
             user: file.as_file().metadata().unwrap().uid(),
             read: 0,
+            is_fresh: false,
             functions: BTreeMap::new(),
         };
         assert_eq!(map.around(0x1010), None);
@@ -126,6 +149,12 @@ mod tests {
         file.write_all(b"00 8 c\n1000 20 *handle\n").unwrap();
         assert_eq!(name(&mut map, 0x3007), Some(("c".into(), 7)));
         assert_eq!(name(&mut map, 0x1000), Some(("*handle".into(), 0)));
+        // Other code stands there now, and some of it where something else began.
+        file.write_all(b"ff0 24 *other\n").unwrap();
+        assert_eq!(name(&mut map, 0x1000), Some(("*handle".into(), 0)));
+        map.look_again();
+        assert_eq!(name(&mut map, 0x1000), Some(("*other".into(), 0x10)));
+        assert_eq!((name(&mut map, 0x1013), name(&mut map, 0x1014)), (Some(("*other".into(), 0x23)), None));
         map.user = u32::MAX - 1;
         file.write_all(b"5000 8 d\n").unwrap();
         // Root may write for all.
