@@ -14,6 +14,10 @@ use super::{
     texts::shape,
 };
 
+/// A call begins, for txray, when its system call returns: the database may have been told before, and have logged it.
+const EARLY_NS: u64 = 2_000_000;
+/// Longer statements are shown cut.
+const CUT: usize = 2_000;
 /// How many of what does not match are shown.
 const SHOWN: usize = 6;
 
@@ -174,10 +178,12 @@ fn calls_of(statements: &[Statement], seen: &Seen, app: u32, store_port: u16) ->
             let next = next.entry(statement.client_port).or_default();
             let fits = |at: &usize| {
                 let row = &seen.rows[*at];
-                shape(row.target.as_deref().unwrap_or(&row.operation)) == statement.text
+                let shown = row.target.as_deref().unwrap_or(&row.operation);
+                let (text, is_cut) = (shape(shown), shown.len() >= CUT);
+                (text == statement.text || is_cut && statement.text.starts_with(&text))
                     && row.operation.starts_with("PREPARE ") == statement.prepares
-                    && row.start_time_ns <= statement.ended().1
-                    && statement.ended().0 <= row.end_time_ns + 1_000_000
+                    && row.start_time_ns <= statement.ended().1 + EARLY_NS
+                    && statement.ended().0 <= row.end_time_ns + EARLY_NS
             };
             let found = (*next..rows.len()).find(|place| fits(&rows[*place]))?;
             *next = found + 1;
@@ -278,7 +284,7 @@ impl Both<'_> {
             truth_of.insert(&row.id, *truth);
             // What is logged as one thing has been bound before, within the same call.
             let is_within = row.duration_ns.is_some_and(|duration| statement.duration_ns <= duration)
-                && statement.ended().1 >= row.start_time_ns
+                && statement.ended().1 + EARLY_NS >= row.start_time_ns
                 && statement.ended().0 <= row.end_time_ns;
             series.within.add(is_within);
         }

@@ -1,6 +1,7 @@
 //! A PostgreSQL of its own, which logs each statement with its duration, and that log read back.
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -104,6 +105,8 @@ impl Postgres {
 /// Preparations and runs; what binds parameters to them belongs to the run behind it.
 fn parse(text: &str, database: &str) -> Vec<Statement> {
     let mut statements: Vec<Statement> = Vec::new();
+    // What was told last of each connection: a run, whose parameters come behind it.
+    let mut runs: HashMap<u16, usize> = HashMap::new();
     for entry in entries(text) {
         let Some((prefix, message)) = entry.split_once('|') else { continue };
         let fields: Vec<&str> = prefix.split(' ').collect();
@@ -114,10 +117,8 @@ fn parse(text: &str, database: &str) -> Vec<Statement> {
         let port = client.rsplit_once('(').and_then(|(_, port)| port.trim_end_matches(')').parse().ok());
         let Some(client_port) = port else { continue };
         if let Some(parameters) = message.strip_prefix("DETAIL:  parameters: ") {
-            if let Some(last) =
-                statements.iter_mut().rfind(|one| one.client_port == client_port && !one.prepares)
-            {
-                last.parameters = values(parameters);
+            if let Some(run) = runs.remove(&client_port) {
+                statements[run].parameters = values(parameters);
             }
             continue;
         }
@@ -125,6 +126,7 @@ fn parse(text: &str, database: &str) -> Vec<Statement> {
         let Some((duration, rest)) = rest.split_once(" ms  ") else { continue };
         let (kind, statement) = rest.split_once(": ").unwrap_or((rest, ""));
         let prepares = kind.starts_with("parse ");
+        runs.remove(&client_port);
         if !prepares && !kind.starts_with("execute ") && kind != "statement" {
             continue;
         }
@@ -132,6 +134,9 @@ fn parse(text: &str, database: &str) -> Vec<Statement> {
         else {
             continue;
         };
+        if !prepares {
+            runs.insert(client_port, statements.len());
+        }
         statements.push(Statement {
             client_port,
             logged_ns: time * STEP_NS,
@@ -194,6 +199,8 @@ mod tests {
                    7 127.0.0.1(40) 1795825882.498 00000 app|DETAIL:  parameters: $1 = 'a, $2', $2 = NULL\n\
                    7 127.0.0.1(40) 1795825882.499 00000 app|LOG:  duration: 0.050 ms  execute <unnamed>: SELECT $1,\n\t 2\n\
                    7 127.0.0.1(40) 1795825882.499 00000 app|DETAIL:  parameters: $1 = 'it''s', $2 = NULL\n\
+                   7 127.0.0.1(40) 1795825882.500 00000 app|LOG:  duration: 0.010 ms  bind <unnamed>: SELECT $1\n\
+                   7 127.0.0.1(40) 1795825882.500 00000 app|DETAIL:  parameters: $1 = 'not its'\n\
                    8 127.0.0.1(41) 1795825882.499 00000 other|LOG:  duration: 0.050 ms  statement: SELECT 1\n";
         let found = parse(log, "app");
         assert_eq!(found.len(), 2);

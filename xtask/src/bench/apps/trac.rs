@@ -164,6 +164,8 @@ struct Told {
     text: String,
     /// What stands in it for `%s`, as Python shows it.
     arguments: String,
+    /// It was told with the one before it.
+    is_again: bool,
 }
 
 /// The statements of each thread, in order.
@@ -200,13 +202,19 @@ fn told(log: &str) -> Vec<Vec<Told>> {
             let is_shown = statement.starts_with('\'') || statement.starts_with('"');
             let unshown = || statement.trim_matches(['\'', '"']).replace("\\n", "\n");
             let statement = if is_shown { unshown() } else { statement.to_owned() };
-            told.push(Told { ns, number: *number, text: shape(&statement), arguments: String::new() });
+            told.push(Told {
+                ns,
+                number: *number,
+                text: shape(&statement),
+                arguments: String::new(),
+                is_again: false,
+            });
         } else if let (Some(arguments), Some(last)) = (message.strip_prefix("args: "), told.last_mut()) {
             last.arguments = arguments.to_owned();
             if arguments.starts_with('[') {
                 // Each is a statement of its own to the database.
                 let n = arguments.matches("), (").count();
-                let one = last.clone();
+                let one = Told { is_again: true, ..last.clone() };
                 told.extend(std::iter::repeat_n(one, n));
             }
         }
@@ -280,7 +288,8 @@ fn candidates(
         let statement = &statements[at];
         told.text == statement.text
             && told.ns <= statement.ended().1 + EARLY_NS
-            && before.is_none_or(|before| told.ns + EARLY_NS >= statements[before].ended().0)
+            && (told.is_again
+                || before.is_none_or(|before| told.ns + EARLY_NS >= statements[before].ended().0))
             && words(&told.arguments).all(|word| statement.raw.contains(word))
     };
     let n = block.inner.len();
