@@ -20,7 +20,9 @@ use crate::shell::{command, output, run};
 
 const VERSION: &str = "0.9.0";
 /// Its log has seconds.
-const STEP_NS: u64 = 1_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+/// They are those of a clock that goes on once a tick, and may be late by one.
+const STEP_NS: u64 = SECOND_NS + 10_000_000;
 
 pub(super) struct Commander {
     server: Server,
@@ -153,7 +155,7 @@ impl App for Commander {
                 client.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).context("no port")?;
             statements.push(Statement {
                 client_port,
-                logged_ns: seconds * STEP_NS,
+                logged_ns: seconds * SECOND_NS,
                 step_ns: STEP_NS,
                 duration_ns: micros * 1000,
                 text: shown(&words),

@@ -449,7 +449,8 @@ pub(super) fn table(compared: &[Compared]) -> String {
     ];
     let mut out = "| |".to_owned();
     for one in compared {
-        let _ = write!(out, " {}, one at a time | at once |", one.name);
+        let short = one.name.split(" (").next().unwrap_or(&one.name);
+        let _ = write!(out, " {short}, one at a time | at once |");
     }
     out.push_str(&format!("\n| --- |{}\n", " ---: | ---: |".repeat(compared.len())));
     for (what, cell) in rows {
