@@ -406,6 +406,35 @@ fn a_worker_that_was_handed_a_request_is_known_by_the_trace_id_alone() {
     assert_eq!(calls.iter().map(|sum| sum.count).sum::<u64>(), 1);
 }
 
+/// As goroutines do: the answer to a call comes to another thread, which has served nothing, and that one goes on.
+#[test]
+fn what_goes_on_where_the_answer_to_a_call_came_is_for_the_same_request() {
+    let mut host = Host::new();
+    let from = host.starts_afar(5, 40_000);
+    let (a, b) = (host.pair(5, 6, 40_002).0, host.pair(5, 6, 40_003).0);
+    host.asks(from, 50, IN, "/front", None);
+    host.asks(a, 50, OUT, "/one", None);
+    host.moved(a, 51, IN, ANSWER);
+    for path in ["/two", "/three"] {
+        host.asks(a, 51, OUT, path, None);
+        host.moved(a, 51, IN, ANSWER);
+    }
+    // Nobody knows what this one does.
+    host.asks(b, 52, OUT, "/other", None);
+    host.moved(b, 52, IN, ANSWER);
+    host.moved(from, 51, OUT, ANSWER);
+    host.asks(a, 51, OUT, "/late", None);
+    host.moved(a, 51, IN, ANSWER);
+    let (out, _) = host.end();
+    let parent = id(of(&out, Role::Server, "/front"));
+    for path in ["/one", "/two", "/three"] {
+        assert_eq!(link(of(&out, Role::Client, path)), Some((parent, LinkMethod::Order)), "{path}");
+    }
+    for path in ["/other", "/late"] {
+        assert_eq!(link(of(&out, Role::Client, path)), None, "{path}");
+    }
+}
+
 #[test]
 fn two_requests_with_one_trace_id_are_told_apart_by_their_threads_or_not_at_all() {
     let mut host = Host::new();

@@ -54,6 +54,18 @@ impl Received {
         }
     }
 
+    /// A thread received the answer to a call. One that serves nothing counts from the first answer on that is for somebody: what another thread had begun goes on there.
+    pub(super) fn heard(&mut self, thread: (u32, u32), whose: Option<CallId>, is_serving: bool) {
+        if whose.is_some() || is_serving || self.is_known(thread) {
+            self.got(thread, whose);
+        }
+    }
+
+    /// Whether it has received anything.
+    pub(super) fn is_known(&self, thread: (u32, u32)) -> bool {
+        self.0.contains_key(&thread)
+    }
+
     /// For whom a thread acts next; not for one that is not `open` any more.
     pub(super) fn next(&mut self, thread: (u32, u32), open: impl Fn(&CallId) -> bool) -> Next {
         let Some(waiting) = self.0.get_mut(&thread) else { return Next::Unknown };

@@ -584,12 +584,13 @@ impl Threads {
 
     /// What a thread asks for now is for, as far as the thread says.
     fn serves_now(&mut self, key: (u32, u32)) -> Option<Link> {
-        let thread = self.threads.get(&key)?;
-        let sole = (thread.open.len() == 1).then(|| thread.open[0]);
+        // One that serves nothing may go on with what another has begun (Go).
+        let thread = self.threads.get(&key);
+        let sole = thread.filter(|thread| thread.open.len() == 1).map(|thread| thread.open[0]);
         let parent = match self.received.next(key, |id| self.served.contains_key(id)) {
             Next::One(id) => id,
             Next::Nobody => return None,
-            Next::Unknown => thread.owner.or(sole)?,
+            Next::Unknown => thread?.owner.or(sole)?,
         };
         let is_followed = self.served.get(&parent).is_some_and(|served| served.is_followed);
         let is_sure = sole == Some(parent) && is_followed && self.manners.is_believed(key.0);
@@ -607,8 +608,9 @@ impl Threads {
         let key = (data.pid, data.tid);
         match data.direction() {
             Direction::Egress => {
+                let is_known = self.threads.contains_key(&key) || self.received.is_known(key);
                 let by_goroutine = self.goroutines.serves((data.pid, data.goroutine));
-                if !self.threads.contains_key(&key) && self.manners.is_untraced() && by_goroutine.is_none() {
+                if !is_known && self.manners.is_untraced() && by_goroutine.is_none() {
                     return;
                 }
                 let by_goroutine = by_goroutine.map(|parent| Link { parent, method: LinkMethod::Goroutine });
@@ -657,12 +659,13 @@ impl Threads {
                 }
                 let parent =
                     self.asked.get(&CallId { conn, ordinal: oldest.ordinal }).map(|link| link.parent);
-                if let Some(thread) = self.threads.get_mut(&key) {
-                    if parent.is_some() {
-                        thread.owned_by(parent, &mut self.served);
-                    }
-                    self.received.got(key, parent.filter(|id| self.served.contains_key(id)));
+                let thread = self.threads.get_mut(&key);
+                let is_serving = thread.is_some();
+                if let Some(thread) = thread.filter(|_| parent.is_some()) {
+                    thread.owned_by(parent, &mut self.served);
                 }
+                let whose = parent.filter(|id| self.served.contains_key(id));
+                self.received.heard(key, whose, is_serving);
             }
         }
     }
@@ -677,9 +680,9 @@ impl Threads {
     ) -> Option<Link> {
         let link = self.asked.remove(&CallId { conn, ordinal: ended.open.ordinal });
         let (mover, of, then) = self.mover;
-        if (of, then) == (conn, ended.at) && self.threads.contains_key(&mover) {
-            let parent = link.map(|link| link.parent);
-            self.received.got(mover, parent.filter(|id| self.served.contains_key(id)));
+        if (of, then) == (conn, ended.at) {
+            let whose = link.map(|link| link.parent).filter(|id| self.served.contains_key(id));
+            self.received.heard(mover, whose, self.threads.contains_key(&mover));
         }
         let link = link?;
         if ended.end == End::TracerStopped {

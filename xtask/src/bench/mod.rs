@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod anatomy;
+mod apps;
 mod captures;
 mod figures;
 mod https;
@@ -70,6 +71,8 @@ enum Part {
     Anatomy,
     /// What knowing that costs; only when asked for.
     AnatomyCost,
+    /// Real applications against their own logs: a table of its own, and only when asked for; installs them below `target/apps`.
+    Apps,
 }
 
 /// What every row works with.
@@ -118,6 +121,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if args.part == Some(Part::Anatomy) {
         println!("{}", host()?);
         return anatomy::print();
+    }
+    if args.part == Some(Part::Apps) {
+        return apps::print(args.built.as_deref());
     }
     let mut rows = Vec::new();
     if args.part.is_none_or(|part| part == Part::Parsers) {
@@ -272,22 +278,22 @@ fn report(rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// CPU, cores, kernel and date.
+/// CPU, cores, kernel and date, and who runs where.
 fn host() -> Result<String> {
+    let (server, client) = (server::SERVER_CPU, server::CLIENT_CPU);
+    Ok(format!("{}; nginx on CPU {server}, client and txray on CPU {client}", host_line()?))
+}
+
+/// CPU, cores, kernel and date.
+fn host_line() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let model =
         cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
     let n_cpus = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let date = crate::shell::output(&mut command("date", ["-u", "+%Y-%m-%d"]))?;
-    Ok(format!(
-        "{}, {n_cpus} CPUs, kernel {}, {}; nginx on CPU {}, client and txray on CPU {}",
-        model.unwrap_or("unknown CPU"),
-        kernel.trim(),
-        date.trim(),
-        server::SERVER_CPU,
-        server::CLIENT_CPU
-    ))
+    let model = model.unwrap_or("unknown CPU");
+    Ok(format!("{model}, {n_cpus} CPUs, kernel {}, {}", kernel.trim(), date.trim()))
 }
 
 /// Whether a folder holds a recording.
