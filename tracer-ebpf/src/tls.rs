@@ -21,7 +21,6 @@ use crate::{
     conn::{self, Birth},
     filter::Thread,
     gather::Iovec,
-    goroutine,
     maps::{
         TLS_CALLS, TLS_GO_HINTS, TLS_HANDLES, TLS_HINTS, TLS_MOVERS, TLS_PROCESSES, TLS_RECORDS,
         TLS_RUSTLS_HINTS,
@@ -416,7 +415,7 @@ fn ended(thread: &Thread, pid: u32, call: &Call, bytes: u64) -> u32 {
     }
     let told =
         Told { buffer: call.buffer, bytes, time_ns: conn::now(), direction: u64::from(call.direction) };
-    tell(thread, clear, &told);
+    tell(thread, clear, &told, 0);
     if call.direction == u32::from(INGRESS) {
         clear.arrival_ns = 0;
     }
@@ -435,9 +434,9 @@ pub struct Told {
     pub direction: u64,
 }
 
-/// Tells clear text.
+/// Tells clear text. `goroutine`: as [`tracer_ebpf::Data::goroutine`]; it is looked for by Go's library alone, as the stack of rustls's chain has no room for it.
 #[inline(always)]
-pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
+pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told, goroutine: u32) {
     let mut moved = Moved {
         thread: *thread,
         comm: [0; 2],
@@ -447,7 +446,7 @@ pub fn tell(thread: &Thread, clear: &mut Conn, told: &Told) {
         consumed: 0,
         direction: told.direction as u8,
         has_sequence: 0,
-        goroutine: goroutine::running(thread.pid),
+        goroutine,
         buffer: Buffer {
             kind: if told.buffer == 0 { BUFFER_NONE } else { BUFFER_SINGLE },
             count: 0,

@@ -189,7 +189,7 @@ pub fn copies(thread: &Thread, handle: u64, register: u64, from: u64, bytes: u64
         carried.arrival_ns = 0;
     }
     let told = Told { buffer: from, bytes, time_ns: conn::now(), direction: u64::from(INGRESS) };
-    tls::tell(thread, clear, &told);
+    tls::tell(thread, clear, &told, goroutine::running(thread.pid));
     clear.arrival_ns = 0;
     1
 }
@@ -299,7 +299,7 @@ fn tell(thread: &Thread, carrier: &mut Conn, told: &mut Told) {
     if told.time_ns < since_ns {
         told.time_ns = since_ns;
     }
-    tls::tell(thread, clear, told);
+    tls::tell(thread, clear, told, goroutine::running(thread.pid));
 }
 
 /// A socket moved bytes.

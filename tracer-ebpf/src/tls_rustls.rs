@@ -322,7 +322,7 @@ pub fn speaks(thread: &Thread) -> u32 {
 /// Tells a piece.
 #[inline(never)]
 fn tell(thread: &Thread, clear: &mut Conn, told: &Told) -> u32 {
-    tls::tell(thread, clear, told);
+    tls::tell(thread, clear, told, 0);
     0
 }
 
