@@ -39,6 +39,8 @@ const VERSION_WITH_MORE: u32 = 4;
 /// First version with what threads do, and with what belongs together. Version 5 told some of the former otherwise: it is passed over.
 const VERSION_WITH_THREADS: u32 = 6;
 const VERSION_WITH_LINKS: u32 = VERSION_WITH_THREADS;
+/// First version with waits in calls that send, and goroutines.
+const VERSION_WITH_SENDS: u32 = 7;
 
 /// What a checkpoint holds last since then: of all bytes that wait, in the order in which they stand, then of the transactions.
 type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
@@ -178,8 +180,7 @@ impl Pipeline {
                 let (links, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
                 let (of_stacks, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
                 stacks = of_stacks;
-                // The first ones of this version end here.
-                if !bytes.is_empty() {
+                if found >= VERSION_WITH_SENDS {
                     (sends, goroutines, of_goroutines) = postcard::from_bytes(bytes).map_err(fault)?;
                 }
                 links

@@ -197,7 +197,7 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 6;
+pub const CHECKPOINT_VERSION: u32 = 7;
 
 mod age;
 mod carriers;
