@@ -134,7 +134,7 @@ impl Host {
 
     /// A request moves at an end: out of a client's, into a server's.
     fn asks(&mut self, end: usize, tid: u32, direction: Direction, path: &str, trace: Option<u32>) {
-        self.moved(end, tid, direction, &request(path, trace));
+        self.moved(end, tid, direction, request(path, trace));
     }
 
     fn close(&mut self, end: usize) {

@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Arc, atomic::AtomicBool, mpsc},
+    sync::{Arc, atomic::AtomicBool},
     thread,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tracer_ebpf as abi;
 use tracer_user::{
     bpf::{
         load::{LoadConfig, load},
-        ring::{Reader, boot_now},
+        ring::{Reader, batch_queue, boot_now},
         uprobe_link::{Place, attach},
     },
     config::Targets,
@@ -158,10 +158,10 @@ fn main() -> Result<()> {
     let process = abi::TlsProcess { since_ns: boot_now().0, libraries: 1 << abi::TLS_OPENSSL };
     processes.insert(pid, process, 0)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (sender, queue) = mpsc::sync_channel(64);
+    let (sender, queue) = batch_queue(64);
     let reader = Reader::new(loaded, RING_BYTES, sender, Metrics::default(), stop.clone())?;
     thread::spawn(move || reader.run());
-    thread::spawn(move || queue.iter().for_each(drop));
+    thread::spawn(move || while queue.recv().is_ok() {});
 
     let found = tls::of(Path::new("/proc"), pid).map_err(|error| anyhow::anyhow!("{error}"))?;
     let library = found.libraries.iter().find(|library| library.kind == "OpenSSL").context("no OpenSSL")?;
