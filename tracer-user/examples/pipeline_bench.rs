@@ -91,7 +91,7 @@ fn record(event: &Event) -> Option<Bytes> {
         comm: data.comm,
         kernel_ns: 0,
         off_cpu: 0,
-        reserved: 0,
+        goroutine: 0,
     };
     let mut bytes = raw.as_bytes().to_vec();
     bytes.extend_from_slice(&data.payload);
