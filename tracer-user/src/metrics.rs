@@ -136,7 +136,8 @@ user_counters! {
     FunctionUnknown = "lost.function_unknown",
     /// Processes, or looks at them, without probes on functions that were asked for: too many, or the kernel refused them.
     FunctionProcesses = "lost.function_processes",
-    /// Requests of which nothing is known but their messages: too many are in flight, or too many threads serve.
+    /// Requests of which nothing is known but their messages: too many are in flight, or too many threads serve; and waits in calls that send, of
+    /// which it is not known to whom.
     AnatomyForgotten = "anatomy.forgotten",
     /// Requests whose parts would add up to more than they took: told as not known.
     AnatomyInconsistent = "anatomy.inconsistent",

@@ -1,4 +1,4 @@
-//! Files of code, read by a thread of their own: the names of a large program take it up to a second, for which the pipeline need not stand still.
+//! Files of code, read by a thread of their own, so that the pipeline need not stand still for the names of a large program.
 //!
 //! A file is asked for as soon as a process that runs it is met; whoever needs it before it is there waits.
 
@@ -21,7 +21,7 @@ use crate::uprobe::{maps::MappedFile, process::Process, resolve::Code};
 const MAX_FILES: usize = 256;
 /// Files that wait for the thread; beyond it they are read by who asks.
 const MAX_JOBS: usize = 64;
-/// Files from this size on are read when a process that runs them is met, others when a stack goes through them: those take a few milliseconds.
+/// Files with this many bytes of code are read when a process that runs them is met, smaller ones when a stack goes through them.
 const LARGE: u64 = 1 << 20;
 
 /// A file as it is: another one may have its number later.

@@ -376,7 +376,10 @@ impl Threads {
             // Otherwise it is told as what it is.
             let is_untold = |served: &Served| served.mode == Mode::Waiting && served.n_asked == 0;
             match of.filter(|id| is_send(off) && self.served.get(id).is_some_and(is_untold)) {
-                Some(of) => self.sends.waited((off.pid, off.tid), of, ns),
+                Some(of) => {
+                    let n_forgotten = self.sends.waited((off.pid, off.tid), of, ns);
+                    metrics.add(Counter::AnatomyForgotten, n_forgotten as u64);
+                }
                 None => drop(self.sends.ended((off.pid, off.tid))),
             }
             lock = of.filter(|_| reason == Reason::Futex).map(|of| (of, ns));
