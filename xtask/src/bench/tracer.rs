@@ -62,6 +62,38 @@ pub(crate) struct Interval {
     pub(crate) high: u64,
 }
 
+/// What a tracer says on standard error, line by line.
+pub(super) fn errors_of(child: &mut Child) -> Result<mpsc::Receiver<String>> {
+    let stderr = child.stderr.take().context("txray's errors")?;
+    let (sender, errors) = mpsc::sync_channel(1024);
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            // Once nobody listens, the lines are read and dropped, so that it never waits for us.
+            let _ = sender.try_send(line);
+        }
+    });
+    Ok(errors)
+}
+
+/// Waits until it sees traffic; what it says before is in the error.
+pub(super) fn wait_until_ready(
+    errors: &mpsc::Receiver<String>,
+    began: Instant,
+    patience: Duration,
+) -> Result<()> {
+    let mut said = String::new();
+    loop {
+        match errors.recv_timeout(patience.saturating_sub(began.elapsed())) {
+            Ok(line) if line.contains(READY) => return Ok(()),
+            Ok(line) => {
+                said.push_str(&line);
+                said.push('\n');
+            }
+            Err(_) => bail!("txray did not say `{READY}` on standard error; it said:\n{said}"),
+        }
+    }
+}
+
 impl Tracer {
     /// Starts it on one target with more flags, recording into `out`.
     pub(crate) fn start(
@@ -82,16 +114,9 @@ impl Tracer {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting txray")?;
-        let stderr = child.stderr.take().context("txray's errors")?;
-        let (sender, errors) = mpsc::sync_channel(1024);
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Once nobody listens, the lines are read and dropped, so that it never waits for us.
-                let _ = sender.try_send(line);
-            }
-        });
+        let errors = errors_of(&mut child)?;
         let mut tracer = Self { child, errors, cpu_ns_at_start: 0, started_in: Duration::ZERO };
-        tracer.wait_until_ready(began)?;
+        wait_until_ready(&tracer.errors, began, PATIENCE)?;
         tracer.started_in = began.elapsed();
         tracer.cpu_ns_at_start = cpu_ns(tracer.pid())?;
         Ok(tracer)
@@ -99,20 +124,6 @@ impl Tracer {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    fn wait_until_ready(&mut self, began: Instant) -> Result<()> {
-        let mut said = String::new();
-        loop {
-            match self.errors.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
-                Ok(line) if line.contains(READY) => return Ok(()),
-                Ok(line) => {
-                    said.push_str(&line);
-                    said.push('\n');
-                }
-                Err(_) => bail!("txray did not say `{READY}` on standard error; it said:\n{said}"),
-            }
-        }
     }
 
     /// Tells it to stop and reads its summary.

@@ -2,21 +2,19 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    sync::mpsc,
-    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::shell::{command, output};
+use crate::{
+    bench::tracer::{errors_of, wait_until_ready},
+    shell::{command, output},
+};
 
-/// What the tracer prints on standard error once traffic is seen.
-const READY: &str = "txray: tracing";
 /// It looks through the programs for TLS first, which takes a debug build long.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -85,27 +83,10 @@ impl Recording {
         record.arg("--out").arg(out).stdin(Stdio::null());
         record.stdout(fs::File::create(out.with_extension("summary"))?).stderr(Stdio::piped());
         let mut child = record.spawn().context("starting txray")?;
-        let stderr = child.stderr.take().context("txray's errors")?;
+        let errors = errors_of(&mut child)?;
         let mut recording =
             Recording { child, txray: txray.to_owned(), out: out.to_owned(), started_in: Duration::ZERO };
-        let (sender, errors) = mpsc::sync_channel(1024);
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Once nobody listens, the lines are read and dropped, so that it never waits for us.
-                let _ = sender.try_send(line);
-            }
-        });
-        let mut said = String::new();
-        loop {
-            match errors.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
-                Ok(line) if line.contains(READY) => break,
-                Ok(line) => {
-                    println!("   {line}");
-                    said.push_str(&line);
-                }
-                Err(_) => bail!("txray did not say `{READY}`; it said {said:?}"),
-            }
-        }
+        wait_until_ready(&errors, began, PATIENCE)?;
         recording.started_in = began.elapsed();
         Ok(recording)
     }
