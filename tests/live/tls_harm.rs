@@ -23,10 +23,11 @@ use tempfile::TempDir;
 use tracer_ebpf as abi;
 use tracer_user::{
     bpf::{
+        later_programs::TlsPrograms,
         load::{LoadConfig, load},
         ring::{Reader, batch_queue},
         uprobe_link::{Place, attach},
-        uprobe_programs::{UprobeProgram, UprobePrograms},
+        uprobe_programs::UprobeProgram,
     },
     config::Targets,
     metrics::Metrics,
@@ -116,7 +117,7 @@ pub(super) fn places(library: &Library) -> Vec<&Site> {
 
 /// txray's programs as it loads them for one process, and a reader of what they tell.
 struct Loads {
-    programs: UprobePrograms,
+    programs: TlsPrograms,
     /// The kernel counts their runs as long as it is open.
     _statistics: OwnedFd,
     stop: Arc<AtomicBool>,
@@ -177,7 +178,7 @@ impl Loads {
             for (program, at_return) in [(program, false)].into_iter().chain(at_return) {
                 let (path, offset) = (Path::new(&library.path), site.file_offset);
                 let place = Place { path, offset, at_return, pid: None };
-                places.push((&self.programs[program], place));
+                places.push((self.programs.get(program).unwrap(), place));
             }
         }
         assert_eq!(places.len(), 7, "{:?}", library.functions);
@@ -191,7 +192,7 @@ impl Loads {
             let text = fs::read_to_string(path).unwrap();
             text.lines().find_map(|line| line.strip_prefix("run_cnt:")?.trim().parse().ok()).unwrap()
         };
-        self.programs.values().map(of).sum()
+        self.programs.there().values().map(of).sum()
     }
 
     fn end(self) {

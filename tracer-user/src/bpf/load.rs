@@ -4,7 +4,7 @@
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -20,12 +20,14 @@ use crate::{
     bpf::{
         anatomy,
         btf::{BtfError, KernelBtf},
-        features, meter,
+        features,
+        later_programs::{self, TlsPrograms},
+        meter,
         offsets::{MissingMember, Offsets},
         pid_namespace,
         probes::{
             ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
-            TLS_GO_FEATURE, TLS_RUSTLS, TLS_RUSTLS_FEATURE,
+            TLS_LATER_FEATURE, TLS_RUSTLS,
         },
         samples,
         tls_libraries::TlsTrial,
@@ -37,6 +39,9 @@ use crate::{
 
 pub use super::probes::Family;
 pub(super) use super::refusal::{chain, shortened};
+
+/// Programs beside those of the first object, by name; some come later.
+pub(super) type Others = Arc<Mutex<Vec<(&'static str, OwnedFd)>>>;
 
 /// The kernel side, as built by this package's build script.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/txray-bpf"));
@@ -157,13 +162,12 @@ pub struct Loaded {
     pub family: Family,
     /// What this run does without.
     pub missing: Vec<Missing>,
-    /// The programs for functions of TLS libraries, by name: loaded, and attached to nothing. Empty where the kernel did not take them, or nobody
-    /// asked for them.
-    pub tls_programs: UprobePrograms,
+    /// The programs for functions of TLS libraries, attached to nothing. Empty where the kernel did not take them, or nobody asked for them.
+    pub tls_programs: TlsPrograms,
     /// The programs for functions that somebody named, in the same way; an error where the kernel did not take them.
     pub function_programs: Result<UprobePrograms, String>,
     /// Those of both that `ebpf` does not hold.
-    pub others: Vec<(&'static str, OwnedFd)>,
+    pub others: Others,
     /// The probe at the exit of calls is loaded, and not attached.
     pub has_datagram_exit: bool,
     /// It is wanted from the start.
@@ -270,37 +274,34 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
     for other in families.iter().filter(|other| **other != family) {
         other.probes().iter().chain(datagrams(*other)).for_each(|probe| detach(&mut ebpf, probe));
     }
-    let mut tls_programs = FxHashMap::default();
+    let others = later_programs::others();
+    let mut tls_programs = TlsPrograms::new(FxHashMap::default(), others.clone());
     if config.tls {
-        // Those behind the first by themselves: without them the others are read.
-        let groups = [
-            (true, TLS, TLS_FEATURE),
-            (true, TLS_FILES, TLS_FILES_FEATURE),
-            (true, TLS_GO, TLS_GO_FEATURE),
-            (settings.tls == abi::TLS_AND_RUSTLS, TLS_RUSTLS, TLS_RUSTLS_FEATURE),
-        ];
-        for (_, programs, feature) in groups.into_iter().filter(|(is_wanted, ..)| *is_wanted) {
-            let behind = (feature == TLS_RUSTLS_FEATURE).then(|| family.rustls());
-            let is_there = behind.map_or(Ok(()), |probe| {
-                is_loaded(&mut ebpf, probe)?;
-                self::attach(&mut ebpf, probe)
-            });
-            match is_there.and_then(|()| uprobe_programs::load(&mut ebpf, programs)) {
-                Ok(programs) => tls_programs.extend(programs),
-                Err(reason) => {
-                    missing.push(Missing { feature, reason });
-                    if feature == TLS_FEATURE {
-                        break;
-                    }
+        match uprobe_programs::load(&mut ebpf, TLS) {
+            Ok(mut programs) => {
+                // By themselves: without them the others are read.
+                match uprobe_programs::load(&mut ebpf, TLS_FILES) {
+                    Ok(files) => programs.extend(files),
+                    Err(reason) => missing.push(Missing { feature: TLS_FILES_FEATURE, reason }),
+                }
+                tls_programs = TlsPrograms::new(programs, others.clone());
+                let groups =
+                    [later_programs::go(TLS_GO), later_programs::rustls(TLS_RUSTLS, family.rustls())];
+                let n_groups = if settings.tls == abi::TLS_AND_RUSTLS { 2 } else { 1 };
+                if let Err(reason) = tls_programs.add_later(&ebpf, &kernel, &groups[..n_groups]) {
+                    missing.push(Missing { feature: TLS_LATER_FEATURE, reason });
                 }
             }
+            Err(reason) => missing.push(Missing { feature: TLS_FEATURE, reason }),
         }
     }
     let function_programs =
         if config.functions { uprobe_programs::load(&mut ebpf, FUNCTIONS) } else { Ok(FxHashMap::default()) };
-    let others = tls_programs.iter().chain(function_programs.iter().flatten());
-    let others = others.filter(|(_, program)| program.is_multi());
-    let others = others.filter_map(|(name, program)| Some((*name, program.fd().try_clone_to_owned().ok()?)));
+    {
+        let of_both = tls_programs.there().iter().chain(function_programs.iter().flatten());
+        let of_both = later_programs::counted(of_both.filter(|(_, program)| program.is_multi()));
+        others.lock().unwrap_or_else(PoisonError::into_inner).extend(of_both);
+    }
     arm(&mut ebpf, true)?;
     missing.extend(meter::missing());
     let datagram_exit_at_once = config.has_open_datagram_sockets;
@@ -308,7 +309,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         ebpf,
         family,
         missing,
-        others: others.collect(),
+        others,
         tls_programs,
         function_programs,
         has_datagram_exit,

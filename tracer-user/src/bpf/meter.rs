@@ -6,9 +6,9 @@
 
 use std::{
     fs,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     },
     thread::{self, JoinHandle},
@@ -17,7 +17,7 @@ use std::{
 
 use aya::sys::{Stats, enable_stats};
 
-use super::load::{Loaded, Missing};
+use super::load::{Loaded, Missing, Others};
 
 /// How long a sample is: a hundredth of [`PERIOD`], so that it costs a hundredth of what counting all the time costs. Measured in
 /// turns, six of 10 s each, CPU time of an nginx worker under `wrk -c8` per request (least and median; Linux 6.18, two
@@ -59,19 +59,11 @@ impl Meter {
         if loaded.missing.iter().any(|missing| missing.feature == FEATURE) {
             return None;
         }
-        let programs = loaded.programs().filter_map(|(name, fd)| {
-            let fd = fd.try_clone_to_owned().ok()?;
-            Some(Metered {
-                fd,
-                runs: format!("program.{name}.runs").into(),
-                ns: format!("program.{name}.ns").into(),
-            })
-        });
-        let mut programs: Vec<Metered> = programs.collect();
-        programs.sort_by(|a, b| a.runs.cmp(&b.runs));
+        let programs = loaded.programs().filter_map(|(name, fd)| Metered::of(name, fd));
+        let mut programs = Programs { all: programs.collect(), n_others: 0, others: loaded.others.clone() };
         let (stop, stopped) = mpsc::channel();
         let (sender, samples) = mpsc::sync_channel(1);
-        let body = move || take(&programs, &stopped, &sender);
+        let body = move || take(&mut programs, &stopped, &sender);
         // A host that refuses this thread refuses the reader's as well, and that is said.
         let thread = thread::Builder::new().name("txray-meter".to_owned()).spawn(body).ok()?;
         Some(Meter { stop: Some(stop), thread: Some(thread), samples })
@@ -100,7 +92,39 @@ struct Metered {
     ns: Arc<str>,
 }
 
+/// All programs.
+struct Programs {
+    /// In the order of their names, from the first sample on.
+    all: Vec<Metered>,
+    /// How many of the others are among them.
+    n_others: usize,
+    /// Those that others load, some of them later.
+    others: Others,
+}
+
+impl Programs {
+    /// Those that are loaded now.
+    fn now(&mut self) -> &[Metered] {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = others.iter().skip(self.n_others);
+        self.all.extend(new.filter_map(|(name, fd)| Metered::of(name, fd.as_fd())));
+        self.n_others = others.len();
+        self.all.sort_by(|a, b| a.runs.cmp(&b.runs));
+        &self.all
+    }
+}
+
 impl Metered {
+    /// A program; `None`: this process may open no file more.
+    fn of(name: &str, fd: BorrowedFd<'_>) -> Option<Metered> {
+        let fd = fd.try_clone_to_owned().ok()?;
+        Some(Metered {
+            fd,
+            runs: format!("program.{name}.runs").into(),
+            ns: format!("program.{name}.ns").into(),
+        })
+    }
+
     /// Runs and nanoseconds since the program was loaded, as far as they were counted.
     fn read(&self) -> Option<(u64, u64)> {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd())).ok()?;
@@ -110,11 +134,11 @@ impl Metered {
 }
 
 /// The thread's body. The first sample is taken at once, so that a short run has one.
-fn take(programs: &[Metered], stopped: &Receiver<()>, samples: &SyncSender<Sample>) {
+fn take(programs: &mut Programs, stopped: &Receiver<()>, samples: &SyncSender<Sample>) {
     let mut n_samples = 0;
     loop {
         let begun = Instant::now();
-        if let Some((length, mut sample)) = sample(programs, stopped) {
+        if let Some((length, mut sample)) = sample(programs.now(), stopped) {
             n_samples += 1;
             sample.push(("program.sample_ns".into(), length.as_nanos() as u64));
             sample.push(("program.period_ns".into(), PERIOD.as_nanos() as u64));

@@ -8,6 +8,7 @@ pub mod features;
 pub mod function_probes;
 pub mod go_processes;
 pub mod kernel_log;
+pub mod later_programs;
 pub mod load;
 mod marks;
 pub mod meter;

@@ -1,6 +1,9 @@
 //! Hits for which the kernel ran no program, as it counts them for each.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    sync::PoisonError,
+};
 
 use super::{load::Loaded, probes::ARRIVALS};
 
@@ -14,11 +17,10 @@ pub struct NotRun {
 }
 
 impl Loaded {
-    /// All programs that are loaded, by name.
+    /// The programs of the object that was loaded first, by name.
     pub fn programs(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
         // One that this kernel has no use for is not loaded.
-        let own = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.fd().ok()?.as_fd())));
-        own.chain(self.others.iter().map(|(name, fd)| (*name, fd.as_fd())))
+        self.ebpf.programs().filter_map(|(name, program)| Some((name, program.fd().ok()?.as_fd())))
     }
 
     /// Hits for which the kernel ran no program because the same program was already running on that processor, preempted or
@@ -30,14 +32,17 @@ impl Loaded {
             let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
             text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
         };
-        self.programs().fold(NotRun::default(), |mut sum, (name, program)| {
+        let mut sum = NotRun::default();
+        for (name, program) in self.programs() {
             let n = of(program).unwrap_or(0);
             if name == ARRIVALS {
                 sum.arrivals += n;
             } else {
                 sum.others += n;
             }
-            sum
-        })
+        }
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.others += others.iter().filter_map(|(_, fd)| of(fd.as_fd())).sum::<u64>();
+        sum
     }
 }

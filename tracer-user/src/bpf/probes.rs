@@ -83,6 +83,7 @@ pub(super) enum Place {
 }
 
 /// Says on whose behalf a program is loaded, and what its absence costs.
+#[derive(Debug)]
 pub(super) struct Probe {
     /// Function in the object.
     pub(super) program: &'static str,
@@ -167,10 +168,10 @@ pub(super) const FUNCTIONS: &[&str] =
 pub(super) const TLS_FEATURE: &str = "clear text of TLS";
 /// The same for files.
 pub(super) const TLS_FILES_FEATURE: &str = "files sent by OpenSSL (SSL_sendfile)";
-/// The same for Go's.
-pub(super) const TLS_GO_FEATURE: &str = "clear text of Go's TLS";
+/// The same for Go's and rustls, whose programs are loaded when they are asked for.
+pub(super) const TLS_LATER_FEATURE: &str = "clear text of Go's TLS and of rustls";
 /// The same for rustls.
-pub(super) const TLS_RUSTLS_FEATURE: &str = "clear text of rustls";
+const TLS_RUSTLS_FEATURE: &str = "clear text of rustls";
 
 /// What a run without the probes of the scheduler does without.
 pub(super) const ANATOMY: &str = "where the time of requests went (anatomy)";

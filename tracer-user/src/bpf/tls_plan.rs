@@ -5,8 +5,8 @@ use std::{fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
+    later_programs::TlsPrograms,
     tls_places::{GO, at_return, go_places, is_optional, number_of, place},
-    uprobe_programs::UprobePrograms,
 };
 use crate::uprobe::{
     maps::FileId,
@@ -95,7 +95,7 @@ impl Plans {
         &mut self,
         process: &Process,
         files: Vec<FileId>,
-        programs: &UprobePrograms,
+        programs: &mut TlsPrograms,
     ) -> Planned {
         let mut planned = Planned::default();
         if let Some(set) = self.sets.get(&files)
@@ -137,7 +137,7 @@ impl Plans {
 }
 
 /// What the libraries of one file ask for.
-fn plan_of(libraries: &[Library], programs: &UprobePrograms, left_opaque: &mut Vec<String>) -> Plan {
+fn plan_of(libraries: &[Library], programs: &mut TlsPrograms, left_opaque: &mut Vec<String>) -> Plan {
     let mut plan = Plan::default();
     // A program of Go without TLS is none of them.
     for library in libraries.iter().filter(|library| library.kind != "Go") {
@@ -155,10 +155,11 @@ fn plan_of(libraries: &[Library], programs: &UprobePrograms, left_opaque: &mut V
 }
 
 /// The probes of a library, all or none: half of them would show answers without questions.
-fn probes_of(library: &Library, programs: &UprobePrograms) -> Result<Vec<Probe>, String> {
+fn probes_of(library: &Library, programs: &mut TlsPrograms) -> Result<Vec<Probe>, String> {
     if let (true, Some(note)) = (library.functions.is_empty(), &library.note) {
         return Err(note.clone());
     }
+    programs.want(library.kind)?;
     let mut places = Vec::new();
     for function in &library.functions {
         if library.kind == GO {
@@ -167,7 +168,7 @@ fn probes_of(library: &Library, programs: &UprobePrograms) -> Result<Vec<Probe>,
         }
         match place(library.kind, function) {
             // Without the program, what only it would see is missing.
-            Ok((program, _)) if is_optional(&function.name) && !programs.contains_key(program) => {}
+            Ok((program, _)) if is_optional(&function.name) && programs.get(program).is_none() => {}
             Ok(place) => places.push(place),
             Err(_) if is_optional(&function.name) => {}
             Err(reason) => return Err(reason),
@@ -175,10 +176,10 @@ fn probes_of(library: &Library, programs: &UprobePrograms) -> Result<Vec<Probe>,
     }
     let mut probes = Vec::new();
     for (program, site) in places {
-        if library.kind == "rustls" && !programs.contains_key(program) {
+        if library.kind == "rustls" && programs.get(program).is_none() {
             return Err("reading it takes the tracepoints on sockets (Linux 6.3 and later)".to_owned());
         }
-        if !programs.contains_key(program) {
+        if programs.get(program).is_none() {
             return Err(format!("the program {program} is not loaded"));
         }
         let at =

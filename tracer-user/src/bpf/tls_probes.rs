@@ -24,13 +24,13 @@ use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 
 use super::{
+    later_programs::TlsPrograms,
     load::Loaded,
     ring::boot_now,
     tls_cost::{self, Cost},
     tls_places::{GO_HANDSHAKE, RETURN},
     tls_plan::{Planned, Plans, Probe, is_of_go},
     uprobe_link::{self, Place},
-    uprobe_programs::UprobePrograms,
     uprobe_trial,
     usual_libraries::{self, Mapped},
 };
@@ -148,7 +148,7 @@ impl TlsProbes {
 
     /// Attaches to `pids` and begins to follow others. What takes too long goes on behind.
     pub fn start(
-        programs: UprobePrograms,
+        mut programs: TlsPrograms,
         maps: Maps,
         scope: Scope,
         held: Vec<Mapped>,
@@ -159,6 +159,9 @@ impl TlsProbes {
         let trial = uprobe_trial::run(program("tls_openssl_write")?, program(RETURN)?)?;
         lock(&status).ns_per_call = trial.ns_per_call;
         let is_named = scope == Scope::Each;
+        if !is_named {
+            programs.begin();
+        }
         let patience = if is_named { PATIENCE_WITH_NAMED } else { PATIENCE };
         // What might end programs of others is on no file.
         let scope = if trial.harms_confined.is_some() { Scope::Each } else { scope };
@@ -323,7 +326,7 @@ struct Worker {
     of_trial: Vec<OwnedFd>,
     /// Libraries that txray has mapped itself, so that their probes are there as long as it is.
     _held: Vec<Mapped>,
-    programs: UprobePrograms,
+    programs: TlsPrograms,
     maps: Maps,
     scope: Scope,
     known: FxHashMap<u32, Known>,
@@ -446,7 +449,7 @@ impl Worker {
             self.leave_opaque(text);
             return;
         }
-        let Planned { plan, anew, left_opaque } = self.plans.plan(&process, files, &self.programs);
+        let Planned { plan, anew, left_opaque } = self.plans.plan(&process, files, &mut self.programs);
         for (file, one) in anew {
             self.shared.retain(|probe, _| probe.file != file || one.probes.contains(probe));
         }

@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     ffi::CStr,
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use aya::{Ebpf, maps::Map, programs::Program};
@@ -21,9 +21,11 @@ use super::{
     uprobe_link,
 };
 
-/// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_KPROBE` (include/uapi/linux/bpf.h).
+/// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_KPROBE`, `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_RAW_TP` (include/uapi/linux/bpf.h).
 const PROG_LOAD: libc::c_long = 5;
 const KPROBE: u32 = 2;
+const TRACING: u32 = 26;
+const TRACE_RAW_TP: u32 = 23;
 
 /// A loaded program, attached to nothing.
 #[derive(Debug)]
@@ -72,36 +74,69 @@ pub fn load(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<UprobePrograms, S
 
 /// The same for links of many uprobes.
 fn load_multi(ebpf: &Ebpf, names: &[&'static str]) -> Result<UprobePrograms, String> {
-    let object = relocated(ebpf)?;
-    let load = |name: &&'static str| {
-        let program = object.programs.get(*name).ok_or(NO_SUCH_PROGRAM)?;
-        let function = object.functions.get(&program.function_key()).ok_or(NO_SUCH_PROGRAM)?;
-        let fd = load_one(name, &function.instructions, &program.license)
-            .map_err(|error| format!("load probe {name}: {error}"))?;
-        Ok((*name, UprobeProgram { fd, is_multi: true }))
-    };
-    names.iter().map(load).collect()
+    let object = Relocated::of(ebpf)?;
+    names.iter().map(|name| Ok((*name, object.load_uprobe(name, true)?))).collect()
 }
 
-/// The object once more, with the maps of `ebpf` in its instructions.
-fn relocated(ebpf: &Ebpf) -> Result<Object, String> {
-    let mut object = Object::parse(OBJECT).map_err(|error| chain(&error))?;
-    let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let maps = std::mem::take(&mut object.maps);
-    let fds: FxHashMap<&str, RawFd> =
-        ebpf.maps().filter_map(|(name, map)| Some((name, fd_of(map)?))).collect();
-    if let Some(name) = maps.keys().find(|name| !fds.contains_key(name.as_str())) {
-        // Without it, relocating would not return.
-        return Err(format!("the map {name} is not there"));
+/// The object once more, with the maps of a loaded one in its instructions: programs can be loaded from it at any time, whoever has taken the maps.
+pub(super) struct Relocated {
+    object: Object,
+    /// The maps' descriptors, whose numbers are in the instructions.
+    _maps: Vec<OwnedFd>,
+}
+
+impl Relocated {
+    /// With the maps of `ebpf`, which still has all of them.
+    pub(super) fn of(ebpf: &Ebpf) -> Result<Relocated, String> {
+        let mut object = Object::parse(OBJECT).map_err(|error| chain(&error))?;
+        let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let maps = std::mem::take(&mut object.maps);
+        let own = |(name, map)| Some((name, fd_of(map)?.try_clone_to_owned().ok()?));
+        let fds: FxHashMap<&str, OwnedFd> = ebpf.maps().filter_map(own).collect();
+        if let Some(name) = maps.keys().find(|name| !fds.contains_key(name.as_str())) {
+            // Without it, relocating would not return.
+            return Err(format!("the map {name} is not there"));
+        }
+        let in_place = maps
+            .iter()
+            .filter_map(|(name, map)| Some((name.as_str(), fds.get(name.as_str())?.as_raw_fd(), map)));
+        object.relocate_maps(in_place, &sections).map_err(|error| chain(&error))?;
+        object.relocate_calls(&sections).map_err(|error| chain(&error))?;
+        Ok(Relocated { object, _maps: fds.into_values().collect() })
     }
-    let in_place = maps.iter().filter_map(|(name, map)| Some((name.as_str(), *fds.get(name.as_str())?, map)));
-    object.relocate_maps(in_place, &sections).map_err(|error| chain(&error))?;
-    object.relocate_calls(&sections).map_err(|error| chain(&error))?;
-    Ok(object)
+
+    /// Loads a program for functions; `is_multi`: for links of many uprobes.
+    pub(super) fn load_uprobe(&self, name: &str, is_multi: bool) -> Result<UprobeProgram, String> {
+        let attach_type = if is_multi { uprobe_link::TRACE_UPROBE_MULTI } else { 0 };
+        Ok(UprobeProgram { fd: self.load(name, Kind { program: KPROBE, attach_type, of: 0 })?, is_multi })
+    }
+
+    /// Loads a program for the tracepoint whose type has the number `of` in the kernel's BTF.
+    pub(super) fn load_tracepoint(&self, name: &str, of: u32) -> Result<OwnedFd, String> {
+        self.load(name, Kind { program: TRACING, attach_type: TRACE_RAW_TP, of })
+    }
+
+    fn load(&self, name: &str, kind: Kind) -> Result<OwnedFd, String> {
+        let program = self.object.programs.get(name).ok_or(NO_SUCH_PROGRAM)?;
+        let function = self.object.functions.get(&program.function_key()).ok_or(NO_SUCH_PROGRAM)?;
+        load_one(name, kind, &function.instructions, &program.license)
+            .map_err(|error| format!("load probe {name}: {error}"))
+    }
+}
+
+/// What a program is loaded as.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// `BPF_PROG_TYPE_*`.
+    program: u32,
+    /// `BPF_TRACE_*`; 0 = none.
+    attach_type: u32,
+    /// A type's number in the kernel's BTF; 0 = none.
+    of: u32,
 }
 
 /// A map's descriptor; `None`: of a kind that the object has none of.
-fn fd_of(map: &Map) -> Option<RawFd> {
+fn fd_of(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
         Map::Array(map)
         | Map::CgroupArray(map)
@@ -112,7 +147,7 @@ fn fd_of(map: &Map) -> Option<RawFd> {
         | Map::PerCpuHashMap(map)
         | Map::PerfEventArray(map)
         | Map::ProgramArray(map)
-        | Map::RingBuf(map) => Some(map.fd().as_fd().as_raw_fd()),
+        | Map::RingBuf(map) => Some(map.fd().as_fd()),
         _ => None,
     }
 }
@@ -128,11 +163,12 @@ pub(super) fn nothing() -> io::Result<OwnedFd> {
     };
     /// `BPF_ALU64 | BPF_MOV | BPF_K` of register 0, `BPF_JMP | BPF_EXIT`.
     const RETURN_ZERO: [u8; 2] = [0xb7, 0x95];
-    load_one("nothing", &RETURN_ZERO.map(instruction), c"GPL")
+    let kind = Kind { program: KPROBE, attach_type: uprobe_link::TRACE_UPROBE_MULTI, of: 0 };
+    load_one("nothing", kind, &RETURN_ZERO.map(instruction), c"GPL")
 }
 
 /// Loads one program. An error: what the kernel or its verifier said.
-fn load_one(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
+fn load_one(name: &str, kind: Kind, instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
     /// `union bpf_attr`, the part for loading a program up to what is set here.
     #[repr(C)]
     #[derive(Default)]
@@ -149,13 +185,18 @@ fn load_one(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result
         name: [u8; 16],
         interface: u32,
         attach_type: u32,
+        /// A program's own types, functions and lines.
+        unused: [u64; 4],
+        n_unused: u32,
+        attach_btf_id: u32,
     }
     let mut attributes = Attributes {
-        kind: KPROBE,
+        kind: kind.program,
         n_instructions: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
-        attach_type: uprobe_link::TRACE_UPROBE_MULTI,
+        attach_type: kind.attach_type,
+        attach_btf_id: kind.of,
         ..Attributes::default()
     };
     // The last one stays 0.
