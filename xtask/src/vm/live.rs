@@ -83,6 +83,19 @@ impl TestProgram {
     }
 }
 
+/// The programs that the live layer traces with and traces, as built beside the test program.
+pub(super) fn traced_programs() -> Result<[PathBuf; 2]> {
+    run(&mut cargo(["build", "--locked", "--package", "workload", "--bin", "workload"]))?;
+    let strip = |name: &str| -> Result<PathBuf> {
+        let stripped = target_dir().join("xtask/vm").join(name);
+        run(command("strip", ["--strip-debug", "-o"])
+            .arg(&stripped)
+            .arg(target_dir().join("debug").join(name)))?;
+        Ok(stripped)
+    };
+    Ok([strip("txray")?, strip("workload")?])
+}
+
 /// The libraries that a program is linked to.
 pub(super) fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     libraries(&output(command("ldd", [program]).env("LC_ALL", "C"))?)

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the shipped file on other kernels, in qemu under software emulation (the hosts this must run on
+//! `cargo xtask vm`: the shipped file (or that of the tests, which takes no build of its own) on other kernels, in qemu under software emulation (the hosts this must run on
 //! cannot nest virtual machines). Times mean nothing there; counts are exact.
 
 mod guest;
@@ -39,9 +39,17 @@ pub(crate) struct VmArgs {
     /// Boot the files in target/dist as they are.
     #[arg(long)]
     no_build: bool,
+    /// Boot the programs that the tests use, with their libraries, instead of the shipped file: nothing is optimised, and nothing is left to build.
+    #[arg(long, conflicts_with = "no_build")]
+    test_build: bool,
 }
 
 impl VmArgs {
+    /// Every kernel.
+    pub(crate) fn all(test_build: bool) -> Self {
+        Self { test_build, ..Self::default() }
+    }
+
     fn asks_for(&self, wanted: Wanted) -> bool {
         self.kernel.is_empty() || self.kernel.iter().any(|name| name == wanted.name())
     }
@@ -69,8 +77,10 @@ struct Boot {
 
 /// What the image holds beside its script.
 struct Programs {
-    /// Static ones, the shipped file first.
-    shipped: [PathBuf; 2],
+    /// txray and the load generator.
+    traced: [PathBuf; 2],
+    /// What those are linked to; static ones to nothing.
+    libraries: Vec<PathBuf>,
     tests: TestProgram,
     tls: TlsProgram,
 }
@@ -138,6 +148,13 @@ fn missing(args: &VmArgs, found: &[Wanted]) -> Vec<String> {
 
 fn build(args: &VmArgs) -> Result<Programs> {
     fs::create_dir_all(target_dir().join("xtask/vm"))?;
+    if args.test_build {
+        let tests = TestProgram::build()?;
+        let traced = live::traced_programs()?;
+        let libraries =
+            traced.iter().map(|program| live::libraries_of(program)).collect::<Result<Vec<_>>>()?;
+        return Ok(Programs { traced, libraries: libraries.concat(), tests, tls: TlsProgram::find()? });
+    }
     let shipped = if args.no_build {
         ["txray", "workload"].map(|name| target_dir().join("dist").join(name))
     } else {
@@ -146,7 +163,8 @@ fn build(args: &VmArgs) -> Result<Programs> {
     for program in &shipped {
         dist::check_static(program)?;
     }
-    Ok(Programs { shipped, tests: TestProgram::build()?, tls: TlsProgram::find()? })
+    let tests = TestProgram::build()?;
+    Ok(Programs { traced: shipped, libraries: Vec::new(), tests, tls: TlsProgram::find()? })
 }
 
 /// One guest for each kernel, and the one that is locked down; those that take longest first.
@@ -259,10 +277,11 @@ impl Boot {
         image.copy("bin/busybox", Path::new(BUSYBOX))?;
         image.file("init", 0o755, INIT.as_bytes())?;
         image.file("steps.sh", 0o755, self.script().as_bytes())?;
-        for program in &programs.shipped {
+        for program in &programs.traced {
             let name = program.file_name().context("a program's name")?.to_string_lossy();
             image.copy(&name, program)?;
         }
+        live::add_libraries(&mut image, &programs.libraries)?;
         programs.tls.add_to(&mut image)?;
         if !self.is_locked {
             ktls::add_to(&mut image, &self.kernel)?;
@@ -287,7 +306,7 @@ mod tests {
         assert!(missing(&all, WANTED).is_empty());
         assert_eq!(missing(&all, &[Wanted::Optional("5.10"), Wanted::Newest]).len(), 2);
         assert_eq!(missing(&all, &[Wanted::Required("6.1")]), ["kernel 6.12: did not run"]);
-        let one = VmArgs { kernel: vec!["6.1".to_owned()], no_build: false };
+        let one = VmArgs { kernel: vec!["6.1".to_owned()], ..VmArgs::default() };
         assert_eq!(missing(&one, &[]), ["kernel 6.1: did not run"]);
         assert!(missing(&one, &[Wanted::Required("6.1")]).is_empty());
     }
