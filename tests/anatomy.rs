@@ -22,6 +22,7 @@ const NANOSLEEP: u32 = 35;
 const RECVFROM: u32 = 45;
 const SENDTO: u32 = 44;
 const EPOLL_WAIT: u32 = 232;
+const FSYNC: u32 = 74;
 
 /// A thread of process 5, as the kernel knows it.
 #[derive(Clone, Copy, Default)]
@@ -36,6 +37,8 @@ struct World {
     events: Vec<Event>,
     now: u64,
     threads: [Thread; 4],
+    /// Who moves bytes; 0 = no goroutine.
+    goroutine: u32,
     /// By connection: positions, turn, direction.
     conns: Vec<([u64; 2], u32, Option<Direction>)>,
 }
@@ -132,6 +135,7 @@ impl World {
             payload: bytes.to_owned().into(),
             kernel_ns,
             off_cpu: number,
+            goroutine: self.goroutine,
             ..Data::default()
         }));
         positions[direction.index()] += bytes.len() as u64;
@@ -151,6 +155,11 @@ impl World {
 
     fn answered(&mut self, thread: usize, conn: usize) {
         self.moved(thread, conn, IN, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+
+    fn by(&mut self, goroutine: u32) -> &mut World {
+        self.goroutine = goroutine;
+        self
     }
 
     fn end(self) -> Vec<Transaction> {
@@ -409,6 +418,69 @@ fn of_what_another_thread_answers_the_waiting_is_not_known() {
     check(&world.end()[0], [3, 0, 0, 0, 21], &[]);
 }
 
+/// Request 7 asks, its thread serves another one meanwhile, and it goes on with the answer on thread 1, which is followed or not.
+fn goes_on_elsewhere(is_followed: bool) -> Vec<Transaction> {
+    let mut world = World::new();
+    let [first, second, third] = std::array::from_fn(|_| world.open(Role::Server));
+    let client = world.open(Role::Client);
+    if is_followed {
+        world.by(9).asked(1, third);
+    }
+    world.by(7).asked(0, first);
+    world.run(0, 3, 0);
+    world.by(7).ask(0, client);
+    world.run(0, 1, 0);
+    world.by(8).asked(0, second);
+    world.run(0, 5, 0);
+    world.by(8).answer(0, second);
+    world.off(0, EPOLL_WAIT, 10, 0);
+    world.by(7).answered(1, client);
+    world.run(1, 2, 0);
+    // What its first thread does is not its doing any more.
+    world.preempted(0, 1);
+    world.by(7).answer(1, first);
+    if is_followed {
+        world.by(9).answer(1, third);
+    }
+    world.end().into_iter().filter(|transaction| transaction.role == Role::Server).collect()
+}
+
+#[test]
+fn a_goroutine_waits_for_what_it_asks_and_its_thread_works_for_others() {
+    let out = goes_on_elsewhere(false);
+    check(&out[0], [5, 0, 0, 0, 0], &[]);
+    check(&out[1], [3, 0, 16, 0, 3], &[]);
+}
+
+#[test]
+fn a_goroutine_goes_on_with_the_answer_on_any_thread() {
+    let out = goes_on_elsewhere(true);
+    check(&out[1], [6, 0, 16, 0, 0], &[]);
+}
+
+#[test]
+fn a_goroutine_that_sleeps_is_not_seen_to_do_so() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.by(7).asked(0, server);
+    world.run(0, 3, 0);
+    world.off(0, EPOLL_WAIT, 20, 0);
+    world.run(0, 1, 0);
+    world.by(7).answer(0, server);
+    check(&world.end()[0], [4, 0, 0, 0, 20], &[]);
+}
+
+#[test]
+fn a_goroutine_that_waits_for_a_disk_holds_its_thread() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    world.by(7).asked(0, server);
+    world.off(0, FSYNC, 20, 0);
+    world.run(0, 1, 0);
+    world.by(7).answer(0, server);
+    check(&world.end()[0], [1, 0, 0, 0, 0], &[(Reason::Disk, 20)]);
+}
+
 #[test]
 fn a_thread_that_is_not_followed_has_no_anatomy_and_links_all_the_same() {
     let mut world = World::new();
@@ -429,13 +501,16 @@ fn a_thread_that_is_not_followed_has_no_anatomy_and_links_all_the_same() {
 /// Threads that serve, ask, wait and answer in any order; now and then a record is lost.
 fn anything() -> impl Strategy<Value = (World, bool)> {
     let step = (0..10_u32, 0..3_usize, 0..4_usize, 0..40_u64);
-    (prop::collection::vec(step, 1..120), any::<bool>()).prop_map(|(steps, loses)| {
+    let kinds = (any::<bool>(), any::<bool>());
+    (prop::collection::vec(step, 1..120), kinds).prop_map(|(steps, (loses, is_go))| {
         let mut world = World::new();
         let servers: Vec<usize> = (0..4).map(|_| world.open(Role::Server)).collect();
         let clients: Vec<usize> = (0..4).map(|_| world.open(Role::Client)).collect();
         // What is open on each, and by which thread it was asked.
         let (mut open, mut asked) = ([None; 4], [None; 4]);
         for (what, thread, conn, ms) in steps {
+            // One for each of both connections, or none at all.
+            world.goroutine = if is_go { 1 + conn as u32 } else { 0 };
             match what {
                 0 | 1 if open[conn].is_none() => {
                     open[conn] = Some(thread);
@@ -443,7 +518,7 @@ fn anything() -> impl Strategy<Value = (World, bool)> {
                 }
                 2 | 3 => {
                     if let Some(by) = open[conn].take() {
-                        world.answer(if ms == 13 { thread } else { by }, servers[conn]);
+                        world.answer(if ms == 13 || is_go { thread } else { by }, servers[conn]);
                     }
                 }
                 4 if asked[conn].is_none() => {
@@ -452,7 +527,7 @@ fn anything() -> impl Strategy<Value = (World, bool)> {
                 }
                 5 => {
                     if let Some(by) = asked[conn].take() {
-                        world.answered(by, clients[conn]);
+                        world.answered(if is_go { thread } else { by }, clients[conn]);
                     }
                 }
                 6 => world.preempted(thread, ms),

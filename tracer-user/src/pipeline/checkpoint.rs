@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Peers,
     Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore,
-    goroutines::Goroutines, manners::Manners, received::Received, sends::Sends,
+    goroutines::Goroutines, manners::Manners, received::Received, sends::Sends, threads::Unit,
 };
 use crate::{
     conn::{connection::Connection, order::Order, role::ListeningSet},
@@ -17,6 +17,7 @@ use crate::{
     protocol::TlsFacts,
     time::BootTime,
     transaction::{
+        CallId,
         anatomy::Causes,
         exchange::{Exchange, ExchangeMore},
         template::Templates,
@@ -49,9 +50,9 @@ type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
 /// the trace ids, of all requests in flight and then of the transactions.
 type OfLinks = ((Manners, Received), Peers, Vec<u64>, Vec<Option<Arc<str>>>, Vec<Option<Arc<str>>>);
 
-/// What a checkpoint holds behind all that: waits in calls that send, the goroutines of all bytes that wait, in the order in which they stand, and which
-/// serves what.
-type OfGoroutines = (Sends, Vec<u32>, Goroutines);
+/// What a checkpoint holds behind all that: waits in calls that send, the goroutines of all bytes that wait, in the order in which they stand, which serves
+/// what, and what is known of those.
+type OfGoroutines = (Sends, Vec<u32>, Goroutines, Vec<(CallId, Unit)>);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -139,7 +140,7 @@ impl Pipeline {
         let links = (rest.threads.more(), &rest.peers, n_noted, open, ended);
         bytes.extend(postcard::to_allocvec(&links).unwrap_or_default());
         bytes.extend(postcard::to_allocvec(&stacks).unwrap_or_default());
-        let last = (rest.threads.sends(), goroutines, rest.threads.goroutines());
+        let last = (rest.threads.sends(), goroutines, rest.threads.goroutines(), rest.threads.units());
         bytes.extend(postcard::to_allocvec(&last).unwrap_or_default());
         bytes
     }
@@ -173,7 +174,7 @@ impl Pipeline {
             _ => postcard::take_from_bytes(bytes).map_err(fault)?,
         };
         let mut stacks: Vec<(StackKind, bool)> = Vec::new();
-        let (mut sends, mut goroutines, mut of_goroutines): OfGoroutines = Default::default();
+        let (mut sends, mut goroutines, mut of_goroutines, mut units): OfGoroutines = Default::default();
         let (manners, peers, n_noted, open, ended): OfLinks = match found {
             ..VERSION_WITH_LINKS => Default::default(),
             _ => {
@@ -181,7 +182,7 @@ impl Pipeline {
                 let (of_stacks, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
                 stacks = of_stacks;
                 if found >= VERSION_WITH_SENDS {
-                    (sends, goroutines, of_goroutines) = postcard::from_bytes(bytes).map_err(fault)?;
+                    (sends, goroutines, of_goroutines, units) = postcard::from_bytes(bytes).map_err(fault)?;
                 }
                 links
             }
@@ -252,6 +253,7 @@ impl Pipeline {
         }
         rest.threads = threads;
         rest.threads.restore_more(manners, sends, of_goroutines);
+        rest.threads.restore_units(units);
         rest.peers = peers;
         rest.timers = saved.timers.into_iter().map(Reverse).collect();
         rest.closed = closed;

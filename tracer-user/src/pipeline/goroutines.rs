@@ -26,10 +26,10 @@ pub(super) struct Goroutines {
 }
 
 impl Goroutines {
-    /// A goroutine (0 = none) has received a request.
-    pub(super) fn begins(&mut self, by: (u32, u32), id: CallId) {
+    /// A goroutine (0 = none) has received a request. Whether it serves that.
+    pub(super) fn begins(&mut self, by: (u32, u32), id: CallId) -> bool {
         if by.1 == 0 || self.loops.contains(&by.0) {
-            return;
+            return false;
         }
         let open = self.open.entry(by).or_default();
         if open.iter().any(|other| other.conn != id.conn) {
@@ -37,10 +37,11 @@ impl Goroutines {
                 self.loops.clear();
             }
             self.loops.insert(by.0);
-            return;
+            return false;
         }
         open.push(id);
         self.by.insert(id, by);
+        true
     }
 
     /// What a goroutine serves, and nothing else.

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
+pub(super) use self::served::Unit;
 use self::stacks::Late;
 use super::{
     goroutines::Goroutines,
@@ -30,6 +31,7 @@ use crate::{
     },
 };
 
+mod served;
 mod stacks;
 
 /// Threads that are known; beyond it those that serve nothing are forgotten, and then all (`anatomy.forgotten`).
@@ -136,6 +138,9 @@ struct Served {
     locks: Vec<Lock>,
     /// All of its stacks are kept, whatever becomes of it.
     keeps: bool,
+    /// The goroutine that serves it. Apart as well.
+    #[serde(skip)]
+    unit: Unit,
 }
 
 /// The state.
@@ -172,15 +177,17 @@ impl Thread {
         let whole = until.0.saturating_sub(self.last.0);
         let kernel = kernel_ns.saturating_sub(self.kernel_ns).min(whole);
         self.kernel_ns = kernel_ns;
-        self.last = self.last.max(until);
-        self.spend(Spent { user_ns: whole - kernel, kernel_ns: kernel, runq_ns: 0 }, served);
+        let from = self.last;
+        self.last = from.max(until);
+        self.spend(Spent { user_ns: whole - kernel, kernel_ns: kernel, runq_ns: 0 }, from, served);
     }
 
-    fn spend(&mut self, spent: Spent, served: &mut BTreeMap<CallId, Served>) {
+    /// A stretch that began at `from`.
+    fn spend(&mut self, spent: Spent, from: BootTime, served: &mut BTreeMap<CallId, Served>) {
         match self.owner.and_then(|id| served.get_mut(&id)) {
             Some(request) => {
                 self.busy_ns += spent.whole();
-                request.spend(spent);
+                request.spend(spent, from);
             }
             None => {
                 self.pending.user_ns += spent.user_ns;
@@ -202,7 +209,7 @@ impl Thread {
         self.pending_since = self.last;
     }
 
-    /// It waited.
+    /// It has waited since the end of what is known of it.
     fn waited(&mut self, ns: u64, reason: Reason, served: &mut BTreeMap<CallId, Served>) {
         if reason == Reason::Poll && (self.open.len() != 1 || self.owner.is_none()) {
             // For whom shows when it receives something.
@@ -213,8 +220,12 @@ impl Thread {
         }
         self.busy_ns += ns;
         match self.owner.and_then(|id| served.get_mut(&id)) {
+            Some(request) if request.unit.leaves(reason) => {
+                self.owner = None;
+                self.forget_pending();
+            }
             Some(request) => {
-                request.wait(ns, reason);
+                request.wait(ns, reason, self.last);
                 request.owned_ns += ns;
             }
             // It waits for a lock or a disk before it receives: that is the business of all.
@@ -227,8 +238,9 @@ impl Thread {
         if self.owner.is_none()
             && let Some(request) = id.and_then(|id| served.get_mut(&id))
             && request.since <= self.pending_since
+            && (!request.unit.is_known || self.open.len() == 1)
         {
-            request.spend(self.pending);
+            request.spend(self.pending, self.pending_since);
         }
         if id != self.owner {
             self.before = self.owner.map(|owner| (owner, self.last)).or(self.before);
@@ -244,70 +256,6 @@ impl Thread {
 
     fn sums(&self) -> [u64; 3] {
         [self.idle_ns, self.unknown_ns, self.busy_ns]
-    }
-}
-
-impl Served {
-    fn spend(&mut self, spent: Spent) {
-        self.parts.user_ns += spent.user_ns;
-        self.parts.kernel_ns += spent.kernel_ns;
-        self.parts.runq_ns += spent.runq_ns;
-        self.owned_ns += spent.whole();
-    }
-
-    /// Its thread waited, for it.
-    fn wait(&mut self, ns: u64, reason: Reason) {
-        let on_peer = matches!(reason, Reason::Network | Reason::Poll);
-        let part = match self.mode {
-            _ if on_peer && self.n_asked > 0 => &mut self.parts.calls_ns,
-            Mode::Sending if on_peer => &mut self.parts.sending_ns,
-            _ => &mut self.parts.off_ns[reason.index()],
-        };
-        *part += ns;
-    }
-
-    /// What its thread did for others since the last look.
-    fn look(&mut self, thread: &Thread) {
-        let sums = thread.sums();
-        let [idle, unknown, busy] = std::array::from_fn(|i| sums[i].saturating_sub(self.base[i]));
-        let busy = busy.saturating_sub(self.owned_ns);
-        (self.base, self.owned_ns) = (sums, 0);
-        self.parts.unattributed_ns += unknown;
-        match self.mode {
-            _ if self.n_asked > 0 => self.parts.calls_ns += idle + busy,
-            Mode::Sending => self.parts.sending_ns += idle + busy,
-            Mode::Waiting => {
-                self.parts.off_ns[Reason::Poll.index()] += idle;
-                self.parts.off_ns[Reason::Busy.index()] += busy;
-            }
-        }
-    }
-
-    /// The parts of a request that took so long, up to an instant.
-    fn anatomy(&mut self, thread: Option<&Thread>, at: BootTime, duration_ns: u64) -> Option<Anatomy> {
-        let mut parts = match thread {
-            Some(thread) if thread.last <= at => {
-                self.look(thread);
-                self.parts
-            }
-            // Its thread went on meanwhile.
-            _ => match self.answered {
-                Some((then, parts)) if then <= at => parts,
-                _ => Anatomy::default(),
-            },
-        };
-        if self.is_handed_over {
-            // What its thread waited for is not what the request did.
-            for reason in [Reason::Poll, Reason::Busy, Reason::Futex, Reason::Network] {
-                std::mem::take(&mut parts.off_ns[reason.index()]);
-            }
-            parts.sending_ns = 0;
-        }
-        parts.is_shared = self.parts.is_shared;
-        parts.is_split = parts.kernel_ns > 0;
-        parts.unattributed_ns = 0;
-        parts.unattributed_ns = duration_ns.checked_sub(parts.total())?;
-        Some(parts)
     }
 }
 
@@ -385,8 +333,8 @@ impl Threads {
             lock = of.filter(|_| reason == Reason::Futex).map(|of| (of, ns));
         }
         let runq_ns = off.time.0 - thread.last.0;
-        thread.last = off.time;
-        thread.spend(Spent { runq_ns, ..Spent::default() }, &mut self.served);
+        let from = std::mem::replace(&mut thread.last, off.time);
+        thread.spend(Spent { runq_ns, ..Spent::default() }, from, &mut self.served);
         let (early, waited) = (thread.stack.take(), thread.waited);
         if let Some((of, ns)) = lock {
             let waker = Some(off.waker).filter(|tid| *tid != 0 && off.has(abi::OFF_FLAG_FUTEX_WAKE));
@@ -429,6 +377,7 @@ impl Threads {
         if data.direction() == Direction::Egress {
             self.drop_reading(conn);
         }
+        self.unit_acts((data.pid, goroutine), key, data.time);
         let reading = self.served.get(&CallId { conn, ordinal: READING }).map(|one| one.since);
         let mut is_nothing = true;
         for open in open.take(MAX_LOOKED_AT) {
@@ -447,7 +396,10 @@ impl Threads {
                         }
                         if open.kind == Kind::Request {
                             // It has received what was missing of the head. Of the rest anyone may receive something.
-                            self.goroutines.begins((data.pid, goroutine), id);
+                            let is_known = self.goroutines.begins((data.pid, goroutine), id);
+                            if let Some(served) = self.served.get_mut(&id) {
+                                served.unit.is_known = is_known;
+                            }
                         }
                         if let (Some(trace_id), Some(served)) = (&open.more.trace_id, self.served.get(&id)) {
                             self.manners.carries(served.thread.0, trace_id, id, metrics);
@@ -576,10 +528,11 @@ impl Threads {
             self.manners.mixed(data.pid);
             self.manners.mixed(served.thread.0);
         }
-        if let Some(thread) = self.threads.get(&served.thread)
-            && thread.last <= data.time
-        {
-            served.look(thread);
+        let thread = self.threads.get(&served.thread);
+        if thread.map_or(served.unit.is_known, |thread| thread.last <= data.time) {
+            if let Some(thread) = thread {
+                served.look(thread);
+            }
             served.answered = Some((data.time, served.parts));
         }
         served.mode = Mode::Sending;
@@ -642,6 +595,11 @@ impl Threads {
                     } else {
                         self.asked.insert(id, link);
                         self.sent(link.parent, |parts| &mut parts.calls_ns);
+                        if link.method == LinkMethod::Goroutine {
+                            self.unit_acts((data.pid, data.goroutine), key, data.time);
+                            self.unit_asks(link.parent, open.start);
+                            continue;
+                        }
                         // What its own thread does not ask, it does not wait for.
                         if let Some(served) = self.served.get_mut(&link.parent)
                             && served.thread == key
@@ -654,6 +612,7 @@ impl Threads {
                 }
             }
             Direction::Ingress => {
+                self.unit_acts((data.pid, data.goroutine), key, data.time);
                 // What comes is for the one that asked.
                 let Some(oldest) = open.take(1).next() else { return };
                 if (oldest.pid, oldest.tid) != key {
@@ -702,8 +661,12 @@ impl Threads {
             }
         }
         if let Some(served) = self.served.get_mut(&link.parent) {
-            let is_own = served.thread == (ended.open.pid, ended.open.tid);
-            served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
+            if link.method == LinkMethod::Goroutine {
+                served.is_told(ended.at);
+            } else {
+                let is_own = served.thread == (ended.open.pid, ended.open.tid);
+                served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
+            }
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
             CallSum::add(&mut served.calls, kind, peer(), ns);
         }
@@ -739,6 +702,7 @@ impl Threads {
             self.received.acted(mover, id);
         }
         let is_clean = served.is_followed && !served.parts.is_shared && ended.end == End::Answered;
+        let is_clean = is_clean && !served.unit.has_moved;
         self.manners.end(key.0, is_clean && !served.is_handed_over);
         let thread = self.threads.get_mut(&served.thread);
         let duration_ns = ended.at.0.saturating_sub(ended.open.start.0);
