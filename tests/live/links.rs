@@ -279,9 +279,32 @@ fn run(hooks: Hooks, scenarios: &[Scenario]) -> Vec<(Scenario, Found)> {
         if asks_postgres(scenario.kind) {
             assert_eq!(rows(&replay(&capture.recording()).0), rows(&capture.stdout), "{scenario:?}");
         }
+        if PROGRAMS[scenario.kind].0 == "go-sql" {
+            check_waits(&capture, pids[0]);
+        }
         found.push((*scenario, Found::of(&capture, pids[0], pids[1])));
     }
     found
+}
+
+/// A goroutine that asks one thing after the other waits for as long as they take, whichever threads it runs on, and how many there are beside it.
+#[track_caller]
+fn check_waits(capture: &Capture, front: u32) {
+    let mut took: HashMap<&str, u64> = HashMap::new();
+    let calls = capture.transactions.iter().filter(|one| one.pid == front && one.role == "client");
+    for call in calls.filter(|one| one.link.as_ref().is_some_and(|link| link.method == "goroutine")) {
+        *took.entry(call.parent.as_deref().unwrap()).or_default() += call.duration_ns as u64;
+    }
+    let served = capture.transactions.iter().filter(|one| one.pid == front && one.role == "server");
+    let served: Vec<_> = served.filter(|one| one.end == "answered").collect();
+    let (mut unattributed, mut whole) = (0, 0);
+    for request in &served {
+        let anatomy = request.anatomy.as_ref().unwrap_or_else(|| panic!("{request:?} has no anatomy"));
+        assert_eq!(Some(&anatomy.calls_ns), took.get(&*request.id), "{request:?}");
+        unattributed += anatomy.unattributed_ns;
+        whole += request.duration_ns as u64;
+    }
+    println!("unattributed: {} of {} requests", percent(unattributed as usize, whole as usize), served.len());
 }
 
 /// `txray trace` prints one request with its two calls and both ends of each, whichever of them it is asked for.
