@@ -148,7 +148,9 @@ fn ask_all(port: u16, name: &str, n_at_once: usize, traced: bool) {
                     } else {
                         String::new()
                     };
-                    write!(stream, "GET /r/{id} HTTP/1.1\r\nHost: front\r\n{trace}\r\n").unwrap();
+                    // At once: what comes in pieces waits for an acknowledgement.
+                    let request = format!("GET /r/{id} HTTP/1.1\r\nHost: front\r\n{trace}\r\n");
+                    stream.write_all(request.as_bytes()).unwrap();
                     let answer = read_answer(&mut stream);
                     assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
                 }

@@ -88,7 +88,12 @@ impl Served {
     }
 
     /// The parts of a request that took so long, up to an instant.
-    pub(super) fn anatomy(&mut self, thread: Option<&Thread>, at: BootTime, duration_ns: u64) -> Option<Anatomy> {
+    pub(super) fn anatomy(
+        &mut self,
+        thread: Option<&Thread>,
+        at: BootTime,
+        duration_ns: u64,
+    ) -> Option<Anatomy> {
         self.is_told_all(at);
         let mut parts = match thread {
             Some(thread) if thread.last <= at => {
