@@ -6,10 +6,12 @@ use tracer_user::{
     event::{ConnId, ConnOpen, Data, Direction, Event, OffCpu, Role, Stack, StackEnd, StackKind},
     metrics::{Counter, Metrics},
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
+    report::profile,
     time::BootTime,
     transaction::{
         CallId, Transaction,
         anatomy::{Anatomy, LinkMethod, Reason},
+        profile::{Profile, Watch},
         stacks::StackPart,
     },
 };
@@ -543,7 +545,91 @@ fn anything() -> impl Strategy<Value = (World, bool)> {
     })
 }
 
+/// What a request did, step by step; behind the events at `cuts` the pipeline is saved and restored.
+fn profile_of(events: &[Event], id: CallId, cuts: &[usize]) -> (Vec<Transaction>, Profile) {
+    let (metrics, config) = (Metrics::default(), PipelineConfig::default);
+    let mut pipeline = Pipeline::new(config(), metrics.clone(), Box::new(NullVerdicts));
+    pipeline.watch(Watch::new(id));
+    let mut out = Vec::new();
+    for (i, event) in events.iter().enumerate() {
+        pipeline.push(event);
+        if cuts.contains(&i) {
+            let (saved, watch) = (pipeline.checkpoint(), pipeline.take_watch().unwrap());
+            pipeline = Pipeline::restore(&saved, config(), metrics.clone(), Box::new(NullVerdicts)).unwrap();
+            pipeline.watch(watch);
+        }
+        out.extend(pipeline.drain().transactions);
+    }
+    out.extend(pipeline.finish().transactions);
+    (out, pipeline.take_watch().unwrap().into_profile())
+}
+
+/// The lines of a profile are one behind the other, and as long as the request; what they add up to are its parts.
+fn check_profile(transaction: &Transaction, profile: &Profile) {
+    let sum = profile.steps.iter().fold(Anatomy::default(), |sum, step| sum.plus(&step.parts));
+    assert_eq!(sum.fields(), anatomy(transaction).unwrap().fields(), "{profile:#?}");
+    let rows = profile::rows(transaction, profile, &[]);
+    let mut at_ns = 0;
+    for row in &rows {
+        assert_eq!(row.at_ns, at_ns, "{rows:#?}");
+        at_ns += row.ns;
+    }
+    assert_eq!(at_ns, transaction.duration_ns as u64, "{transaction:#?}{rows:#?}");
+}
+
+#[test]
+fn a_profile_tells_what_was_done_in_its_order() {
+    let mut world = World::new();
+    let (server, client) = (world.open(Role::Server), world.open(Role::Client));
+    world.asked(0, server);
+    world.run(0, 3, 0);
+    world.off(0, FUTEX, 5, 2);
+    world.run(0, 1, 0);
+    world.ask(0, client);
+    world.run(0, 2, 0);
+    world.off(0, RECVFROM, 40, 0);
+    world.answered(0, client);
+    world.run(0, 4, 0);
+    world.answer(0, server);
+    let (out, _) = through(&world.events, &[]);
+    let request = out.iter().find(|one| one.role == Role::Server).unwrap();
+    let (again, profile) =
+        profile_of(&world.events, CallId { conn: request.conn, ordinal: request.ordinal }, &[4]);
+    assert_eq!(again, out);
+    check_profile(request, &profile);
+    let rows = profile::rows(request, &profile, &out[..1]);
+    let told: Vec<_> =
+        rows.iter().map(|row| (row.at_ns / MS, row.ns / MS, row.cpu_ns / MS, &*row.what)).collect();
+    let call = format!("asks 10.0.0.2:8080 (http1): GET /y, answered after 42.0ms, {}", out[0].id());
+    assert_eq!(
+        told,
+        [
+            (0, 0, 0, "has read 28 bytes"),
+            (0, 3, 3, "on a CPU"),
+            (3, 5, 0, "waiting for a lock (0x1)"),
+            (8, 2, 0, "waiting for a CPU"),
+            (10, 1, 1, "on a CPU"),
+            (11, 0, 0, &*call),
+            (11, 2, 2, "on a CPU"),
+            (13, 40, 0, "waiting for answers to its calls"),
+            (53, 4, 4, "on a CPU"),
+            (57, 0, 0, "has answered"),
+        ]
+    );
+}
+
 proptest! {
+    #[test]
+    fn a_profile_is_the_request_whoever_looks((world, _) in anything(), cuts in prop::collection::vec(0..120_usize, 0..3)) {
+        let (whole, _) = through(&world.events, &[]);
+        for served in whole.iter().filter(|one| one.role == Role::Server && anatomy(one).is_some()).take(6) {
+            let id = CallId { conn: served.conn, ordinal: served.ordinal };
+            let (again, profile) = profile_of(&world.events, id, &cuts);
+            prop_assert_eq!(&again, &whole);
+            check_profile(served, &profile);
+        }
+    }
+
     #[test]
     fn the_parts_add_up_and_a_checkpoint_changes_nothing(
         (world, _) in anything(),

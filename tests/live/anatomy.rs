@@ -119,6 +119,34 @@ fn undisturbed(trace: impl Fn() -> (Server, Capture)) -> (Server, Capture) {
     panic!("in each of four runs a thread left its CPU unseen");
 }
 
+fn calls_peer(request: &Transaction) -> &str {
+    &request.calls.as_ref().unwrap()[0].peer
+}
+
+/// `txray profile` tells what a request did: these among it, in this order, and its lines are one behind the other, and all of it.
+#[track_caller]
+fn check_profile(capture: &Capture, request: &Transaction, told: &[&str]) {
+    let mut command = Command::new(txray_program());
+    command.arg("profile").arg(capture.folder.path().join("recording")).args([&request.id, "--json"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let queue = request.queue_ns.unwrap_or(0);
+    let mut at = request.start_time_ns - queue;
+    for row in &rows {
+        assert_eq!(row["start_time_ns"], at, "{text}");
+        at += row["gap_ns"].as_u64().unwrap();
+    }
+    assert_eq!(at, request.start_time_ns + request.duration_ns as u64, "{text}");
+    let on_cpu: u64 = rows.iter().map(|row| row["cpu_ns"].as_u64().unwrap()).sum();
+    assert_eq!(on_cpu, request.anatomy.as_ref().unwrap().oncpu_ns, "{text}");
+    let mut rest = rows.iter();
+    for line in told {
+        assert!(rest.any(|row| row["contents"].as_str().unwrap().contains(line)), "{line}: {text}");
+    }
+}
+
 /// Each request's time is where its handler left it: as much as it says at least, in no more than it took, and all parts are the whole (`check`).
 #[rstest]
 fn what_a_handler_does_is_where_its_time_went(#[values(Hooks::Socket, Hooks::Syscall)] hooks: Hooks) {
@@ -179,6 +207,16 @@ fn what_a_handler_does_is_where_its_time_went(#[values(Hooks::Socket, Hooks::Sys
     let why = String::from_utf8(why.stdout).unwrap();
     for line in ["waiting for answers to its calls", "(http1) 1 times", &call.id] {
         assert!(why.contains(line), "{line}:\n{why}");
+    }
+    check_profile(
+        &capture,
+        request,
+        &[&format!("asks {} (http1)", calls_peer(request)), "waiting for answers to its calls"],
+    );
+    for (path, line) in
+        [("/sleep/31", "sleeping"), ("/lock/52", "waiting for a lock (0x"), ("/pipe/33", "pipe")]
+    {
+        check_profile(&capture, of(&capture, "server", path), &[line]);
     }
     let [calls] = &request.calls.as_ref().unwrap()[..] else { panic!("{:?}", request.calls) };
     assert_eq!((&*calls.kind, calls.count, calls.ns), ("http1", 1, call.duration_ns as u64));

@@ -13,6 +13,7 @@ pub mod man;
 pub mod map;
 pub mod patterns;
 pub mod player;
+pub mod profile;
 pub mod record;
 pub mod recover;
 pub mod replay;
@@ -77,6 +78,8 @@ pub enum Command {
     Find(find::FindArgs),
     /// Print why one request of a recording took as long as it did
     Why(why::WhyArgs),
+    /// Print what one request of a recording did, one thing after the other
+    Profile(profile::ProfileArgs),
     /// Print what the requests of a recording were met doing: call stacks as a tree, or for another tool
     Stacks(stacks::StacksArgs),
     /// Print one request of a recording with all that belongs to it
@@ -110,6 +113,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Stacks(args) => stacks::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),

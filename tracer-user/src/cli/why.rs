@@ -51,7 +51,7 @@ pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// All that match, up to a bound.
-fn all(recording: &Recording, filter: &Filter) -> anyhow::Result<Vec<Transaction>> {
+pub(super) fn all(recording: &Recording, filter: &Filter) -> anyhow::Result<Vec<Transaction>> {
     let pruning = filter.clone();
     let batches = recording.transactions_of(
         WallRange::default(),

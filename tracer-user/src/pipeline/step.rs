@@ -328,6 +328,7 @@ impl Rest {
             }
             Role::Client => {
                 self.threads.asks(entry.conn.id, data, entry.exchange.open(), &self.metrics);
+                self.threads.seen_call(data.time);
                 if data.direction() == Direction::Egress {
                     self.note_made(entry);
                 }

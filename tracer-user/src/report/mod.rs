@@ -1,4 +1,4 @@
-//! What people read: losses, the summary, who calls whom, the strip, the filter language, traces.
+//! What people read: losses, the summary, who calls whom, the strip, the filter language, traces, profiles.
 
 pub mod doctor;
 pub mod edges;
@@ -10,6 +10,7 @@ pub mod loss;
 pub mod map;
 pub mod patterns;
 pub mod process_tls;
+pub mod profile;
 pub mod stacks;
 pub mod strip;
 pub mod summary;

@@ -16,6 +16,13 @@ use crate::{
     },
 };
 
+/// Parts of an anatomy, to people.
+pub const RUNQ: &str = "waiting for a CPU";
+/// The same.
+pub const CALLS: &str = "waiting for answers to its calls";
+/// The same.
+pub const SENDING: &str = "waiting until its answer is taken";
+
 /// The parts with their names, the largest first; those that are nothing are left out.
 pub fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
     let on_cpu: &[(&str, u64)] = match anatomy.is_split {
@@ -26,9 +33,9 @@ pub fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
     };
     let reasons = Reason::ALL.into_iter().zip(anatomy.off_ns).map(|(reason, ns)| (reason.label(), ns));
     let others = [
-        ("waiting for a CPU", anatomy.runq_ns),
-        ("waiting for answers to its calls", anatomy.calls_ns),
-        ("waiting until its answer is taken", anatomy.sending_ns),
+        (RUNQ, anatomy.runq_ns),
+        (CALLS, anatomy.calls_ns),
+        (SENDING, anatomy.sending_ns),
         ("not known", anatomy.unattributed_ns),
     ];
     let mut parts: Vec<_> = on_cpu.iter().copied().chain(reasons).chain(others).collect();

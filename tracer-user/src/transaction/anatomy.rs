@@ -36,6 +36,8 @@ pub enum Reason {
     Other,
 }
 
+/// Number of parts of an [`Anatomy`].
+pub const N_FIELDS: usize = 6 + N_REASONS;
 /// Number of reasons.
 pub const N_REASONS: usize = Reason::ALL.len();
 
@@ -248,6 +250,33 @@ impl Anatomy {
         } = self;
         let all = [user_ns, kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns];
         all.into_iter().chain(off_ns).fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// All parts in one order, ns.
+    pub fn fields(&self) -> [u64; N_FIELDS] {
+        let mut fields = [0; N_FIELDS];
+        let first = [self.user_ns, self.kernel_ns, self.runq_ns, self.calls_ns, self.sending_ns];
+        let all = first.into_iter().chain([self.unattributed_ns]).chain(self.off_ns);
+        fields.iter_mut().zip(all).for_each(|(field, ns)| *field = ns);
+        fields
+    }
+
+    /// The reverse of [`Anatomy::fields`].
+    pub fn with_fields(&self, fields: [u64; N_FIELDS]) -> Anatomy {
+        let [user_ns, kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns, off_ns @ ..] = fields;
+        Anatomy { user_ns, kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns, off_ns, ..*self }
+    }
+
+    /// What was added since it was `before`.
+    pub fn since(&self, before: &Anatomy) -> Anatomy {
+        let (now, before) = (self.fields(), before.fields());
+        self.with_fields(std::array::from_fn(|i| now[i].saturating_sub(before[i])))
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &Anatomy) -> Anatomy {
+        let (one, other) = (self.fields(), other.fields());
+        self.with_fields(std::array::from_fn(|i| one[i].saturating_add(other[i])))
     }
 
     /// The parts by the names of their columns ([`PARTS`]), ns; `None` = not known apart.

@@ -8,6 +8,7 @@ pub mod latency;
 mod multiplexed;
 pub mod open;
 pub mod pairing;
+pub mod profile;
 mod record;
 pub mod rollup;
 mod segment;

@@ -27,10 +27,12 @@ use crate::{
         CallId, CallStack, End, Kind, ProtocolName,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, Reason, is_send, reason},
         open::{Ended, Open},
+        profile::{Seen, Watch},
         stacks::{StackPart, StackSum},
     },
 };
 
+mod profile;
 mod served;
 mod stacks;
 
@@ -169,6 +171,9 @@ pub(super) struct Threads {
     /// Which goroutine serves what. Apart as well.
     #[serde(skip)]
     goroutines: Goroutines,
+    /// The request whose steps are kept: somebody looks at it again.
+    #[serde(skip)]
+    watch: Option<Box<Watch>>,
 }
 
 impl Thread {
@@ -293,6 +298,13 @@ impl Threads {
 
     /// A thread runs again.
     pub(super) fn off_cpu(&mut self, off: &OffCpu, metrics: &Metrics) {
+        self.runs_again(off, metrics);
+        if self.watch.is_some() {
+            self.seen(off.time, Seen::waited(off));
+        }
+    }
+
+    fn runs_again(&mut self, off: &OffCpu, metrics: &Metrics) {
         let Some(thread) = self.threads.get_mut(&(off.pid, off.tid)) else { return };
         if off.time < thread.last || off.number <= thread.number {
             return;
@@ -429,6 +441,9 @@ impl Threads {
         {
             thread.owned_by(first, &mut self.served);
             self.received.got(key, first);
+        }
+        if self.watch.as_ref().is_some_and(|watch| watch.id.conn == conn) {
+            self.seen(data.time, Seen::Moved { direction: data.direction(), bytes: data.bytes });
         }
     }
 
@@ -719,6 +734,7 @@ impl Threads {
             }
         }
         let anatomy = anatomy.unwrap_or(Anatomy { unattributed_ns: duration_ns, ..Anatomy::default() });
+        self.seen_end(id, served.since, ended.at, &anatomy);
         let anatomy = Some(anatomy).filter(|_| served.is_followed);
         let Served { calls, stacks, locks, keeps, .. } = served;
         (Causes { anatomy, calls, stacks, locks, link: None }, keeps)
