@@ -117,7 +117,7 @@ fn a_run_in_the_middle_of_keep_alive_traffic_ends_at_one_instant(#[values("socke
     let _machine = machine();
     let traffic = Traffic::over(60);
     // Probes that were detached one after the other left some of these without their request in one of three runs.
-    for round in 0..12 {
+    for round in 0..6 {
         let (json, errors, _) =
             end(traffic.live(&["--hooks", hooks, "--once", "--json", "--duration", "300ms"]));
         let summary: serde_json::Value =

@@ -27,7 +27,7 @@ pub(crate) struct TestArgs {
     #[arg(long, value_enum)]
     layer: Vec<Layer>,
     /// What must hold before a change lands, in the time that this may take: in the live layer one family of hooks where a test is about what is said
-    /// and not about how it is read, in the VM layer the programs of the tests in place of the shipped file.
+    /// and not about how it is read, in the VM layer the oldest kernels, and the programs of the tests in place of the shipped file.
     #[arg(long)]
     quick: bool,
     /// Only tests whose name contains this.

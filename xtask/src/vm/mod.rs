@@ -39,15 +39,18 @@ pub(crate) struct VmArgs {
     /// Boot the files in target/dist as they are.
     #[arg(long)]
     no_build: bool,
-    /// Boot the programs that the tests use, with their libraries, instead of the shipped file: nothing is optimised, and nothing is left to build.
+    /// Boot the programs that the tests use, with their libraries, instead of the shipped file: txray is built anew with little optimisation (without any
+    /// it is too slow where the processor is emulated), all that it is made of is not.
     #[arg(long, conflicts_with = "no_build")]
     test_build: bool,
 }
 
 impl VmArgs {
-    /// Every kernel.
-    pub(crate) fn all(test_build: bool) -> Self {
-        Self { test_build, ..Self::default() }
+    /// Every kernel; or the oldest ones, which differ most from a host's, with the tests' own build.
+    pub(crate) fn all(is_quick: bool) -> Self {
+        let kernel =
+            if is_quick { QUICK.map(|wanted| wanted.name().to_owned()).to_vec() } else { Vec::new() };
+        Self { test_build: is_quick, kernel, ..Self::default() }
     }
 
     fn asks_for(&self, wanted: Wanted) -> bool {
@@ -61,6 +64,8 @@ const LOCKED: Wanted = Wanted::Required("6.12");
 /// The kernels on which tests of the live layer run too: the newest that has system calls' hooks alone, the oldest that
 /// has both families; with the tests' own build, whose start takes longer, the first.
 const LIVE: [Wanted; 2] = [Wanted::Required("6.1"), Wanted::Required("6.12")];
+/// The kernels that are booted in the time that a change may take: two guests beside each other.
+const QUICK: [Wanted; 2] = [Wanted::Required("6.1"), Wanted::Optional("5.10")];
 /// Guests at a time. Most of a guest's work, its kernel's look at the probes, is one thread's.
 const GUESTS: usize = 2;
 const BUSYBOX: &str = "/bin/busybox";
