@@ -1,6 +1,6 @@
 //! The profile of a request: what its time went to, in the order in which it did.
 //!
-//! The steps of one request that is looked at again, in a replay: they are the differences of its [anatomy](super::anatomy) from one thing that was seen to the next, so
+//! The steps of one request that is looked at again, in a replay: they are the differences of its anatomy ([`super::anatomy`]) from one thing that was seen to the next, so
 //! that they are the same parts, and the same sum.
 
 use super::anatomy::{Anatomy, N_FIELDS, Reason};
