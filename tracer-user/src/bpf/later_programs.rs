@@ -1,5 +1,5 @@
-//! Programs for TLS libraries that few processes have, loaded when the first process has one: the kernel takes 0.75 s to verify those for rustls and 0.15 s for
-//! Go's (Linux 6.18, two virtual processors), as long as all others together.
+//! Programs for TLS libraries that few processes have, loaded when the first process has one: the kernel takes 0.7 to 1.0 s to verify those for rustls and 0.15 s
+//! for Go's (Linux 6.18, two virtual processors, times of the calls as strace tells them).
 //!
 //! **Named processes wait for them, others do not.** Where only named processes are traced, the thread that looks into them loads what they ask for. Where any
 //! process may come to be traced, a thread of its own begins at once, so that the first call of a process that has just begun is met.

@@ -59,7 +59,9 @@ pub fn rows(shown: &Transaction, profile: &Profile, made: &[Transaction]) -> Vec
     }
     let (n_more, more) = profile.more;
     if n_more > 0 {
-        rows.take(more.total(), more.on_cpu_ns(), &format!("{} more steps", count(n_more)));
+        // What is not known of them may have been told where it was.
+        let ns = more.total().min(whole.saturating_sub(rows.at_ns));
+        rows.take(ns, more.on_cpu_ns().min(ns), &format!("{} more steps", count(n_more)));
     }
     rows.take(whole.saturating_sub(rows.at_ns), 0, UNKNOWN);
     for call in made {

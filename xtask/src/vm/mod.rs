@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the shipped file (or that of the tests, which takes no build of its own) on other kernels, in qemu under software emulation (the hosts this must run on
+//! `cargo xtask vm`: the shipped file (or the tests' own build, which takes less time) on other kernels, in qemu under software emulation (the hosts this must run on
 //! cannot nest virtual machines). Times mean nothing there; counts are exact.
 
 mod guest;
@@ -155,7 +155,7 @@ fn missing(args: &VmArgs, found: &[Wanted]) -> Vec<String> {
 fn build(args: &VmArgs) -> Result<Programs> {
     fs::create_dir_all(target_dir().join("xtask/vm"))?;
     if args.test_build {
-        let tests = TestProgram::build()?;
+        let tests = TestProgram::build(true)?;
         let traced = live::traced_programs()?;
         let libraries =
             traced.iter().map(|program| live::libraries_of(program)).collect::<Result<Vec<_>>>()?;
@@ -169,7 +169,7 @@ fn build(args: &VmArgs) -> Result<Programs> {
     for program in &shipped {
         dist::check_static(program)?;
     }
-    let tests = TestProgram::build()?;
+    let tests = TestProgram::build(false)?;
     Ok(Programs { traced: shipped, libraries: Vec::new(), tests, tls: TlsProgram::find()? })
 }
 
