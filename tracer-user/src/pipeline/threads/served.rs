@@ -35,6 +35,11 @@ impl Unit {
         self.is_known && (self.n_asked > 0 || from < self.not_before)
     }
 
+    /// Whether it waits for what it has asked.
+    pub(super) fn asks_now(&self) -> bool {
+        self.is_known && self.n_asked > 0
+    }
+
     /// Whether it has left its thread when that waits so: the runtime has nothing to run there, or a timer of its own.
     pub(super) fn leaves(&self, reason: Reason) -> bool {
         self.is_known && matches!(reason, Reason::Poll | Reason::Futex | Reason::Timer)

@@ -42,7 +42,10 @@ impl Threads {
         let found = match (kind, thread.waited) {
             (StackKind::Sample, _) => {
                 let sole = (thread.open.len() == 1).then(|| thread.open[0]);
-                thread.owner.or(sole).map(|of| (of, StackPart::OnCpu, SAMPLE_NS))
+                // While a goroutine waits for what it has asked, its thread runs others.
+                let asks = |of: &CallId| self.served.get(of).is_some_and(|served| served.unit.asks_now());
+                let of = thread.owner.or(sole).filter(|of| !asks(of));
+                of.map(|of| (of, StackPart::OnCpu, SAMPLE_NS))
             }
             (_, Some(Waited { number: last, ns, reason, of })) if u64::from(last) == number => {
                 of.map(|of| (of, StackPart::Off(reason), ns))
