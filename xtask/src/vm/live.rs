@@ -60,12 +60,9 @@ pub(super) struct TestProgram {
 }
 
 impl TestProgram {
-    /// Builds it as the live layer does; `with_txray`: and txray beside it, optimised a little.
-    pub(super) fn build(with_txray: bool) -> Result<Self> {
+    /// Builds it as the live layer does, txray beside it.
+    pub(super) fn build() -> Result<Self> {
         let mut build = cargo(["test", "--locked", "--package", "tracer-user", "--test", "integration"]);
-        if with_txray {
-            build.args(["--config", "profile.dev.package.tracer-user.opt-level=1"]);
-        }
         build.args(["--no-run", "--message-format", "json-render-diagnostics"]);
         println!("   $ {}", show(&build));
         // Not `output`, which keeps the compiler's own words to itself.

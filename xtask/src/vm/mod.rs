@@ -39,8 +39,7 @@ pub(crate) struct VmArgs {
     /// Boot the files in target/dist as they are.
     #[arg(long)]
     no_build: bool,
-    /// Boot the programs that the tests use, with their libraries, instead of the shipped file: txray is built anew with little optimisation (without any
-    /// it is too slow where the processor is emulated), all that it is made of is not.
+    /// Boot the programs that the tests use, with their libraries, instead of the shipped file.
     #[arg(long, conflicts_with = "no_build")]
     test_build: bool,
 }
@@ -155,7 +154,7 @@ fn missing(args: &VmArgs, found: &[Wanted]) -> Vec<String> {
 fn build(args: &VmArgs) -> Result<Programs> {
     fs::create_dir_all(target_dir().join("xtask/vm"))?;
     if args.test_build {
-        let tests = TestProgram::build(true)?;
+        let tests = TestProgram::build()?;
         let traced = live::traced_programs()?;
         let libraries =
             traced.iter().map(|program| live::libraries_of(program)).collect::<Result<Vec<_>>>()?;
@@ -169,7 +168,7 @@ fn build(args: &VmArgs) -> Result<Programs> {
     for program in &shipped {
         dist::check_static(program)?;
     }
-    let tests = TestProgram::build(false)?;
+    let tests = TestProgram::build()?;
     Ok(Programs { traced: shipped, libraries: Vec::new(), tests, tls: TlsProgram::find()? })
 }
 
