@@ -75,7 +75,7 @@ pub(super) fn check_rows(
             );
         }
     }
-    assert_eq!(capture.summary.lost_requests.high, 0, "{what}: {}", capture.stderr);
+    assert_eq!(capture.summary.lost_requests.high, 0, "{what}: {:?}\n{}", capture.summary, capture.stderr);
     assert_eq!(capture.summary.unpaired.values().sum::<u64>(), 0, "{what}: {:?}", capture.summary);
     assert_eq!(counted(capture, "tls.left_opaque").last(), Some(&0), "{what}: {}", capture.stderr);
 }

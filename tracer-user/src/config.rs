@@ -502,6 +502,16 @@ pub struct Capture {
     pub recorder_queue: usize,
 }
 
+impl Capture {
+    /// So many times the usual room is behind the ring: whoever gives it more expects larger bursts, which go through all queues.
+    pub fn times(&self) -> usize {
+        (self.ring_bytes / Capture::USUAL_RING).max(1) as usize
+    }
+
+    /// Bytes of the ring if nobody says.
+    const USUAL_RING: u32 = 16 << 20;
+}
+
 /// What goes to standard output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terminal {
@@ -545,7 +555,7 @@ impl Default for Config {
             udp_ports: Vec::new(),
             opaque_ports: Vec::new(),
             capture: Capture {
-                ring_bytes: 16 << 20,
+                ring_bytes: Capture::USUAL_RING,
                 batch_queue: 256,
                 sink_queue: 256,
                 recorder_queue: 1_024,
@@ -601,11 +611,15 @@ impl Config {
             protocols: settings.protocol,
             udp_ports: settings.udp_port,
             opaque_ports: settings.opaque_port,
-            capture: Capture {
-                ring_bytes: settings.ring_size.map_or(Ok(default.capture.ring_bytes), ring_bytes)?,
-                batch_queue: queue(settings.queue_batches, default.capture.batch_queue)?,
-                sink_queue: queue(settings.queue_sink, default.capture.sink_queue)?,
-                recorder_queue: queue(settings.queue_recorder, default.capture.recorder_queue)?,
+            capture: {
+                let ring = settings.ring_size.map_or(Ok(default.capture.ring_bytes), ring_bytes)?;
+                let room = Capture { ring_bytes: ring, ..default.capture };
+                Capture {
+                    batch_queue: queue(settings.queue_batches, room.batch_queue * room.times())?,
+                    sink_queue: queue(settings.queue_sink, room.sink_queue)?,
+                    recorder_queue: queue(settings.queue_recorder, room.recorder_queue * room.times())?,
+                    ..room
+                }
             },
             filter: settings.filter,
             duration: settings.duration.map(|span| span.0),
@@ -697,6 +711,16 @@ mod tests {
         assert_eq!(config.capture.ring_bytes, 8 << 20);
         assert_eq!(config.hooks, Hooks::Syscall);
         assert_eq!(config.capture.sink_queue, Config::default().capture.sink_queue);
+    }
+
+    #[test]
+    fn queues_grow_with_the_ring_unless_they_are_given() {
+        let usual = Config::default().capture;
+        let of = |text: &str| Config::resolve([toml::from_str(text).unwrap()]).unwrap().capture;
+        let queues = |capture: &Capture| (capture.batch_queue, capture.recorder_queue, capture.sink_queue);
+        assert_eq!(queues(&of("ring_size = \"64M\"")), (1_024, 4_096, usual.sink_queue));
+        assert_eq!(queues(&of("ring_size = \"64K\"")), queues(&usual));
+        assert_eq!(queues(&of("ring_size = \"64M\"\nqueue_batches = 7")), (7, 4_096, usual.sink_queue));
     }
 
     #[test]

@@ -116,6 +116,7 @@ fn quoted(path: &std::path::Path) -> String {
 /// Opens the recording that `config` asks for, if it does: before anything is attached.
 pub(super) fn recorder(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Recorder>> {
     let Some(dir) = &config.record.out else { return Ok(None) };
+    let usual = RecordingConfig::new(dir.clone());
     let recording = RecordingConfig {
         payload: match config.record.payload {
             Payload::Heads => PayloadMode::Heads,
@@ -127,7 +128,8 @@ pub(super) fn recorder(config: &Config, metrics: &Metrics) -> anyhow::Result<Opt
             max_age_ns: config.record.max_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
         },
         queue_batches: config.capture.recorder_queue,
-        ..RecordingConfig::new(dir.clone())
+        queue_bytes: usual.queue_bytes * config.capture.times() as u64,
+        ..usual
     };
     Ok(Some(Recorder::start(recording, metrics.clone()).map_err(failed)?))
 }
