@@ -43,6 +43,7 @@ mod replay;
 mod screen;
 mod stacks;
 mod starts;
+mod symbols;
 mod targets;
 mod template;
 mod tls;

@@ -110,13 +110,13 @@ fn a_wait_is_told_from_the_kernel_to_where_the_thread_begins(
 }
 
 /// A server that was compiled, or runs in Node, and where it listens.
-struct Served {
+pub(super) struct Served {
     _process: Process,
-    pid: u32,
-    port: u16,
+    pub(super) pid: u32,
+    pub(super) port: u16,
 }
 
-fn serve(mut command: Command) -> Served {
+pub(super) fn serve(mut command: Command) -> Served {
     let mut process = Process::spawn(command.stdout(Stdio::piped()));
     let mut lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
     let port = lines.next().unwrap().unwrap().strip_prefix("port ").unwrap().parse().unwrap();

@@ -22,7 +22,8 @@ fn inner(ms: u64, rests: bool) -> u64 {
     sum
 }
 
-#[inline(never)]
+#[cfg_attr(within, inline(always))]
+#[cfg_attr(not(within), inline(never))]
 fn middle(ms: u64, rests: bool) -> u64 {
     let room = black_box(vec![1u8; 300]);
     inner(ms, rests).wrapping_add(u64::from(room[(ms % 300) as usize]))

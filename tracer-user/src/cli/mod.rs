@@ -21,6 +21,7 @@ pub mod run;
 pub mod snapshot;
 pub mod stacks;
 pub mod stop;
+pub mod symbols;
 pub mod trace;
 pub mod why;
 
@@ -82,6 +83,8 @@ pub enum Command {
     Profile(profile::ProfileArgs),
     /// Print what the requests of a recording were met doing: call stacks as a tree, or for another tool
     Stacks(stacks::StacksArgs),
+    /// Find better names for the call stacks of a recording
+    Symbols(symbols::SymbolsArgs),
     /// Print one request of a recording with all that belongs to it
     Trace(trace::TraceArgs),
     /// Print the state at one instant of a recording
@@ -115,6 +118,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => why::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Stacks(args) => stacks::run(&args),
+        Command::Symbols(args) => symbols::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Map(args) => map::run(&args),

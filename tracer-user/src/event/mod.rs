@@ -20,7 +20,7 @@ mod stack;
 
 pub use function::{Argument, FunctionEnter, FunctionFacts, FunctionReturn, ValueKind};
 pub use off_cpu::OffCpu;
-pub use stack::{Stack, StackEnd, StackKind};
+pub use stack::{CodeFile, CodePlaces, Stack, StackEnd, StackKind};
 
 /// A connection, never reused ([`tracer_ebpf::conn_id`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
+pub use crate::uprobe::resolve::CodeFile;
+
 use super::DecodeError;
 use crate::time::BootTime;
 
@@ -23,6 +25,9 @@ pub struct Stack {
     pub tid: u32,
     /// What was called from where, the innermost first, as a JSON array of texts: `function+0x12 (file)`, `+0x1234 (file)` where no function is known.
     pub frames: Arc<str>,
+    /// Where in which files those of `frames` are that are in files, as [`CodePlaces`]; empty if none is. So that names can be found later, elsewhere.
+    #[serde(skip)]
+    pub code: Arc<str>,
     /// Where it ends.
     pub end: StackEnd,
     /// What it belongs to.
@@ -46,6 +51,16 @@ pub struct Stack {
     /// The stack from there on. Never recorded.
     #[serde(skip)]
     pub copy: Bytes,
+}
+
+/// Where the frames of a stack are: recorded as JSON, `{"files":[{"path":"/usr/bin/app","build_id":"1f…"}],"at":[null,[0,4660]]}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodePlaces {
+    /// The files that they are in.
+    pub files: Vec<CodeFile>,
+    /// Of each frame the number of its file, and the address of the instruction that was met there (of a caller: of the last byte of its call), as the file
+    /// has it, before relocation. None: in no file.
+    pub at: Vec<Option<(u32, u64)>>,
 }
 
 /// What a stack belongs to.
@@ -158,6 +173,7 @@ impl Stack {
             pid: raw.pid,
             tid: raw.tid,
             frames: "[]".into(),
+            code: "".into(),
             end: match raw.end {
                 abi::STACK_END_WHOLE => StackEnd::Complete,
                 abi::STACK_END_LIMIT => StackEnd::Truncated,

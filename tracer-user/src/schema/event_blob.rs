@@ -1,5 +1,7 @@
 //! What the columns of `events` do not hold: the `payload` of the kinds other than `data`, little-endian or JSON.
 
+use std::sync::Arc;
+
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -100,6 +102,30 @@ impl TlsBlob {
             library: bytes.get_u16_le(),
             link: bytes.get_u16_le(),
         })
+    }
+}
+
+/// The texts of a stack: its frames and, behind a zero, where they are in files; without both in recordings of before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StackBlob {
+    pub frames: Arc<str>,
+    pub code: Arc<str>,
+}
+
+impl StackBlob {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.put_slice(self.frames.as_bytes());
+        if !self.code.is_empty() {
+            out.put_u8(0);
+            out.put_slice(self.code.as_bytes());
+        }
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Result<StackBlob, BadBlob> {
+        let text = std::str::from_utf8(bytes).map_err(|_| BadBlob)?;
+        // JSON has no zero of its own.
+        let (frames, code) = text.split_once('\0').unwrap_or((text, ""));
+        Ok(StackBlob { frames: frames.into(), code: code.into() })
     }
 }
 

@@ -37,7 +37,7 @@ use super::{
     Fault, PayloadMode,
     event_blob::{
         BytesColumn, Cells, CloseBlob, DatagramBlob, EnterBlob, OpenBlob, ProcessBlob, ReturnBlob, Shared,
-        TlsBlob, before, column, push_json, wrong_type,
+        StackBlob, TlsBlob, before, column, push_json, wrong_type,
     },
 };
 use crate::{
@@ -305,7 +305,7 @@ impl EventRows {
                 (Kind::FunctionReturn, leave.time, Cells::of_return(leave))
             }
             Event::Stack(stack) => {
-                out.extend_from_slice(stack.frames.as_bytes());
+                StackBlob { frames: stack.frames.clone(), code: stack.code.clone() }.write(out);
                 (Kind::Stack, stack.time, Cells::of_stack(stack))
             }
             Event::OffCpu(off) => (Kind::OffCpu, off.time, Cells::of_off_cpu(off)),
@@ -567,6 +567,11 @@ impl<'a> EventColumns<'a> {
         ConnId(self.conn[i] as u64)
     }
 
+    /// Whether a row is of this kind.
+    pub fn is(&self, i: usize, kind: Kind) -> bool {
+        self.kind[i] == kind as u8
+    }
+
     /// Row `i`. Fails when the row does not hold what its kind says.
     pub fn row(&self, i: usize) -> Result<Row, Fault> {
         let bad = || Fault::Damaged(format!("event {} holds no {:?}", self.ordinal[i], self.kind[i]));
@@ -685,17 +690,21 @@ impl<'a> EventColumns<'a> {
                     flags: self.flags[i],
                 })
             }
-            Kind::Stack => Event::Stack(Stack {
-                time,
-                number: self.position[i] as u64,
-                pid: self.pid[i] as u32,
-                tid: self.tid[i] as u32,
-                frames: std::str::from_utf8(&payload()).map_err(|_| bad())?.into(),
-                end: StackEnd::from_number(self.flags[i]).ok_or_else(bad)?,
-                kind: StackKind::from_number(self.turn[i] as u32).ok_or_else(bad)?,
-                is_kept: self.n_calls[i] != 0,
-                ..Stack::default()
-            }),
+            Kind::Stack => {
+                let StackBlob { frames, code } = StackBlob::read(&payload()).map_err(|_| bad())?;
+                Event::Stack(Stack {
+                    time,
+                    number: self.position[i] as u64,
+                    pid: self.pid[i] as u32,
+                    tid: self.tid[i] as u32,
+                    frames,
+                    code,
+                    end: StackEnd::from_number(self.flags[i]).ok_or_else(bad)?,
+                    kind: StackKind::from_number(self.turn[i] as u32).ok_or_else(bad)?,
+                    is_kept: self.n_calls[i] != 0,
+                    ..Stack::default()
+                })
+            }
             Kind::OffCpu => Event::OffCpu(OffCpu {
                 time,
                 out: after(self.entry),

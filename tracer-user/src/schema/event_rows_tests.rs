@@ -140,14 +140,15 @@ fn other() -> impl Strategy<Value = Event> {
                     flags,
                 })
             }),
-        (time(), any::<[u64; 2]>(), any::<[u32; 2]>(), any::<String>()).prop_map(
-            |(time, [number, end], [pid, tid], frames)| {
+        (time(), any::<[u64; 2]>(), any::<[u32; 2]>(), ["[^\0]*", "[^\0]*"]).prop_map(
+            |(time, [number, end], [pid, tid], [frames, code])| {
                 Event::Stack(Stack {
                     time,
                     number,
                     pid,
                     tid,
                     frames: frames.into(),
+                    code: code.into(),
                     end: StackEnd::from_number((end % 5) as u16).unwrap(),
                     kind: StackKind::from_number(pid % 3).unwrap(),
                     is_kept: tid % 2 == 1,

@@ -15,6 +15,7 @@ pub mod recording;
 pub mod replay;
 pub mod rollups;
 pub mod stacks;
+pub mod symbols;
 pub mod synthetic;
 pub mod targets;
 

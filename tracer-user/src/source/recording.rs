@@ -4,10 +4,12 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use arrow_array::RecordBatch;
 
+use super::symbols::Symbols;
 use crate::{
     schema::{
         Checkpoint, Dataset, Fault, FormatError, PartMeta, PayloadMode, RunId,
@@ -32,6 +34,8 @@ pub struct Recording {
     pub runs: Vec<Run>,
     /// Files that cannot be read, each named. What they held shows as holes.
     pub faults: Vec<FormatError>,
+    /// Names that were found for its frames since.
+    pub symbols: Option<Arc<Symbols>>,
 }
 
 /// What one run of txray wrote.
@@ -143,6 +147,10 @@ impl Recording {
         }
         recording.runs = runs.into_values().collect();
         recording.runs.sort_by_key(|run| (run.start_ns, run.id));
+        match Symbols::read(dir) {
+            Ok(symbols) => recording.symbols = symbols.map(Arc::new),
+            Err(error) => recording.faults.push(Fault::Io(error).at(dir.join(Symbols::NAME))),
+        }
         if recording.runs.is_empty() && recording.faults.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -215,6 +223,7 @@ impl Recording {
             range,
             parts: parts.into_iter(),
             wanted: Box::new(wanted),
+            symbols: self.symbols.clone(),
             rows: None,
             names: Names::default(),
             reach: Reach::default(),
@@ -332,6 +341,18 @@ impl Part {
         Ok(rows)
     }
 
+    /// Shows all its rows, batch by batch, up to the first that cannot be read.
+    pub(super) fn each_batch(
+        &self,
+        look: &mut dyn FnMut(&RecordBatch) -> Result<(), Fault>,
+    ) -> Result<(), FormatError> {
+        let path = self.sealed.as_ref().or(self.journal.as_ref()).cloned().unwrap_or_default();
+        for batch in self.rows_from(0)? {
+            look(&batch?).map_err(|fault| fault.at(path.clone()))?;
+        }
+        Ok(())
+    }
+
     /// Whether the checkpoint before the event `ordinal` can be read. A sealed file is whole or not read at all, and what it lists was
     /// there when it was sealed; a journal may be damaged anywhere.
     pub(super) fn holds_checkpoint(&self, ordinal: u64) -> bool {
@@ -424,6 +445,7 @@ pub struct TransactionRows {
     range: WallRange,
     parts: std::vec::IntoIter<Part>,
     wanted: Box<GroupTest>,
+    symbols: Option<Arc<Symbols>>,
     rows: Option<PartRows>,
     names: Names,
     reach: Reach,
@@ -487,6 +509,9 @@ impl Iterator for TransactionRows {
                     Ok(mut transactions) => {
                         let WallRange { from, to } = self.range;
                         transactions.retain(|transaction| (from..to).contains(&transaction.end_time));
+                        if let Some(symbols) = &self.symbols {
+                            transactions.iter_mut().for_each(|transaction| symbols.name_in(transaction));
+                        }
                         if !transactions.is_empty() {
                             return Some(Ok(transactions));
                         }

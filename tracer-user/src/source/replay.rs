@@ -3,7 +3,7 @@
 //! What is missing (dropped by the recorder, in a file that is damaged or gone) comes as one [`Event::Loss`] in its place; behind it the replay
 //! goes on with the events that are there, and with the pipeline's own state from the next checkpoint on.
 
-use std::{collections::VecDeque, path::PathBuf};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{
     Restart, Source, SourceError,
     recording::{Part, PartRows, Recording, Start},
+    symbols::Symbols,
 };
 use crate::{
     event::{ConnId, Event, EventBatch, Loss, LossReason},
@@ -45,6 +46,7 @@ pub enum ReplayError {
 /// Reads the events of a recording.
 pub struct ReplaySource {
     metrics: Metrics,
+    symbols: Option<Arc<Symbols>>,
     parts: VecDeque<Planned>,
     run: Option<RunId>,
     open: Option<OpenPart>,
@@ -134,6 +136,7 @@ impl ReplaySource {
         });
         Ok(ReplaySource {
             metrics,
+            symbols: recording.symbols.clone(),
             parts,
             end_missing,
             run: None,
@@ -259,7 +262,8 @@ impl ReplaySource {
                 let row = columns.row(i).map_err(|fault| at_fault(&open.part, fault))?;
                 match row {
                     Row::Event(_) if ordinal < self.expected => {}
-                    Row::Event(event) if ordinal == self.expected => {
+                    Row::Event(mut event) if ordinal == self.expected => {
+                        self.symbols.iter().for_each(|symbols| symbols.name(&mut event));
                         self.last_time = self.last_time.max(columns.time(i));
                         self.expected += 1;
                         events.push(event);

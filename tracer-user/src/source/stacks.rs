@@ -10,11 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 
 use crate::{
-    event::{Event, FunctionEnter, Stack, StackEnd, StackKind},
+    event::{CodeFile, CodePlaces, Event, FunctionEnter, Stack, StackEnd, StackKind},
     metrics::{Counter, Metrics},
     source::{
         code_reader::{CodeReader, Slot},
@@ -44,7 +44,32 @@ const MAX_TEXTS: usize = 4096;
 const MAX_PARTED: usize = 16_384;
 
 /// Where a return address stands that the kernel has replaced: process, thread, address.
-type Frame = (u32, u32, u64);
+type Return = (u32, u32, u64);
+
+/// A frame: its text, and where it is in which file.
+#[derive(Clone, Debug)]
+struct Frame {
+    text: Arc<str>,
+    code: Option<CodePlace>,
+}
+
+/// A file, and the address of an instruction in it.
+type CodePlace = (Arc<CodeFile>, u64);
+/// Where the frames of a stack are, and as text.
+type Places = (Vec<Option<CodePlace>>, Arc<str>);
+
+impl AsRef<str> for Frame {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Frame {
+    /// In no file.
+    fn nowhere(text: impl Into<Arc<str>>) -> Frame {
+        Frame { text: text.into(), code: None }
+    }
+}
 
 /// Code of a process, by addresses.
 #[derive(Debug)]
@@ -61,7 +86,7 @@ struct Known {
     /// By the process's file. `None`: not to be read.
     codes: FxHashMap<usize, Option<Arc<Slot>>>,
     /// What stands at addresses, of places themselves or of those behind a call.
-    places: FxHashMap<(u64, bool), (Arc<str>, Caller)>,
+    places: FxHashMap<(u64, bool), (Frame, Caller)>,
     /// How often its maps were read.
     n_reads: u32,
     /// What it says of code that it has written itself.
@@ -103,8 +128,8 @@ pub struct Resolver {
     /// In the order in which they were met.
     order: VecDeque<u32>,
     files: CodeReader,
-    replaced: FxHashMap<Frame, u64>,
-    texts: FxHashSet<Arc<str>>,
+    replaced: FxHashMap<Return, u64>,
+    texts: FxHashMap<Arc<str>, Places>,
     kernel: KernelNames,
     /// By process and thread: the kernel's part of a wait, whose number it is, and which the program's part follows.
     parted: FxHashMap<(u32, u32), (u64, Vec<u64>)>,
@@ -121,7 +146,7 @@ impl Resolver {
             order: VecDeque::new(),
             files: CodeReader::default(),
             replaced: FxHashMap::default(),
-            texts: FxHashSet::default(),
+            texts: FxHashMap::default(),
             kernel: KernelNames::default(),
             parted: FxHashMap::default(),
             keeps_all,
@@ -211,16 +236,17 @@ impl Resolver {
     pub fn resolve(&mut self, stack: &mut Stack) {
         let addresses = std::mem::take(&mut stack.addresses);
         let kernel = std::mem::take(&mut stack.kernel);
-        let mut texts: Vec<Arc<str>> = kernel.iter().map(|address| self.kernel.text(*address)).collect();
+        let mut told: Vec<Frame> =
+            kernel.iter().map(|address| Frame::nowhere(self.kernel.text(*address))).collect();
         if addresses.is_empty() {
             // Where the program was is not known.
-            (stack.frames, stack.end) = (self.share(&texts), StackEnd::UnknownCaller);
+            (stack.frames, stack.end) = (self.share(&told).0, StackEnd::UnknownCaller);
             return;
         }
         self.look(stack.pid);
         let Some(known) = self.processes.get_mut(&stack.pid) else {
-            texts.extend(addresses.iter().map(|at| Arc::from(format!("{at:#x}"))));
-            (stack.frames, stack.end) = (frames_text(&texts), StackEnd::Unresolved);
+            told.extend(addresses.iter().map(|at| Frame::nowhere(format!("{at:#x}"))));
+            (stack.frames, stack.end) = (frames_text(&told), StackEnd::Unresolved);
             return;
         };
         let [top, frame] = stack.pointers;
@@ -241,27 +267,60 @@ impl Resolver {
             *known = Known { n_reads: known.n_reads + 1, ..now };
             (found, end, _) = frames(known, &mut self.files, walk());
         }
-        texts.extend(found);
-        (stack.frames, stack.end) = (self.share(&texts), end);
+        told.extend(found);
+        (stack.frames, stack.code) = self.share(&told);
+        stack.end = end;
         (stack.copy, stack.pointers, stack.is_place) = (Bytes::new(), [0; 2], false);
     }
 }
 
 impl Resolver {
-    /// The text of frames, the same one where it was met before.
-    fn share(&mut self, texts: &[Arc<str>]) -> Arc<str> {
-        let frames = frames_text(texts);
+    /// The texts of frames and of where they are, the same ones where they were met before.
+    fn share(&mut self, frames: &[Frame]) -> (Arc<str>, Arc<str>) {
+        let text = frames_text(frames);
+        let is_there = |known: &[Option<CodePlace>]| {
+            // As many of the same texts: the places are those, but for files of one name.
+            let same = |(frame, place): (&Frame, &Option<CodePlace>)| match (&frame.code, place) {
+                (Some((file, address)), Some((other, at))) => Arc::ptr_eq(file, other) && address == at,
+                (None, None) => true,
+                _ => false,
+            };
+            known.len() == frames.len() && frames.iter().zip(known).all(same)
+        };
+        if let Some((shared, (places, code))) = self.texts.get_key_value(&text)
+            && is_there(places)
+        {
+            return (shared.clone(), code.clone());
+        }
         if self.texts.len() >= MAX_TEXTS {
             self.texts.clear();
         }
-        match self.texts.get(&frames) {
-            Some(shared) => shared.clone(),
-            None => {
-                self.texts.insert(frames.clone());
-                frames
-            }
-        }
+        let code = places_text(frames);
+        let places = frames.iter().map(|frame| frame.code.clone()).collect();
+        self.texts.insert(text.clone(), (places, code.clone()));
+        (text, code)
     }
+}
+
+/// Where frames are, as it is recorded; empty if none is in a file.
+fn places_text(frames: &[Frame]) -> Arc<str> {
+    let mut files: Vec<&Arc<CodeFile>> = Vec::new();
+    let mut at = Vec::with_capacity(frames.len());
+    for frame in frames {
+        at.push(frame.code.as_ref().map(|(file, address)| {
+            let known = files.iter().position(|known| Arc::ptr_eq(known, file));
+            let number = known.unwrap_or_else(|| {
+                files.push(file);
+                files.len() - 1
+            });
+            (number as u32, *address)
+        }));
+    }
+    if files.is_empty() {
+        return "".into();
+    }
+    let places = CodePlaces { files: files.into_iter().map(|file| CodeFile::clone(file)).collect(), at };
+    serde_json::to_string(&places).unwrap_or_default().into()
 }
 
 /// A walk from frame to frame.
@@ -273,7 +332,7 @@ struct Walk<'a> {
     /// The stack pointer and the frame pointer; `None`: not known, because it is beyond the copy.
     top: Option<u64>,
     frame: Option<u64>,
-    replaced: &'a FxHashMap<Frame, u64>,
+    replaced: &'a FxHashMap<Return, u64>,
 }
 
 impl Walk<'_> {
@@ -323,40 +382,35 @@ impl Walk<'_> {
 }
 
 /// The frames, and where they end: each caller is where the tables of the code say. The flag: at an address that is no code.
-fn frames(known: &mut Known, files: &mut CodeReader, mut walk: Walk<'_>) -> (Vec<Arc<str>>, StackEnd, bool) {
+fn frames(known: &mut Known, files: &mut CodeReader, mut walk: Walk<'_>) -> (Vec<Frame>, StackEnd, bool) {
     known.jit.iter_mut().for_each(JitMap::look_again);
-    let mut texts = Vec::new();
+    let mut found = Vec::new();
     let mut next = walk.addresses.first().copied().ok_or(StackEnd::UnknownCaller);
     let mut is_place = walk.stack.is_place;
     loop {
         let address = match next {
             Ok(address) => address,
-            Err(end) => return (texts, end, false),
+            Err(end) => return (found, end, false),
         };
-        if texts.len() == abi::STACK_FRAMES {
-            return (texts, StackEnd::Truncated, false);
+        if found.len() == abi::STACK_FRAMES {
+            return (found, StackEnd::Truncated, false);
         }
-        let Some((text, caller)) = place(known, files, address, is_place) else {
-            if texts.is_empty() {
-                texts.push(format!("{address:#x} ([unknown])").into());
+        let Some((frame, caller)) = place(known, files, address, is_place) else {
+            if found.is_empty() {
+                found.push(Frame::nowhere(format!("{address:#x} ([unknown])")));
             }
-            return (texts, StackEnd::UnknownCaller, true);
+            return (found, StackEnd::UnknownCaller, true);
         };
-        texts.push(text);
+        found.push(frame);
         next = walk.step(caller);
         is_place = false;
     }
 }
 
 /// What stands at an address, and how that finds its caller; `None`: no code.
-fn place(
-    known: &mut Known,
-    files: &mut CodeReader,
-    address: u64,
-    is_place: bool,
-) -> Option<(Arc<str>, Caller)> {
-    if let Some((text, caller)) = known.places.get(&(address, is_place)) {
-        return Some((text.clone(), *caller));
+fn place(known: &mut Known, files: &mut CodeReader, address: u64, is_place: bool) -> Option<(Frame, Caller)> {
+    if let Some((frame, caller)) = known.places.get(&(address, is_place)) {
+        return Some((frame.clone(), *caller));
     }
     // Where something returns to is behind the call.
     let inside = if is_place { address } else { address.checked_sub(1)? };
@@ -366,9 +420,10 @@ fn place(
     {
         // Never remembered here: other code may stand there soon. What writes code keeps frame pointers.
         let text = format!("{function}+{:#x} (jit)", offset + (address - inside));
-        return Some((text.into(), Caller::FramePointer));
+        return Some((Frame::nowhere(text), Caller::FramePointer));
     }
     let (range, what) = &known.areas[area];
+    let mut at = None;
     let (text, caller) = match what {
         What::Other(name) if name == vdso::NAME => {
             let (place, behind) = (inside - range.start, address - inside);
@@ -387,7 +442,10 @@ fn place(
             let code = known.codes.entry(*file).or_insert_with(|| files.slot(&known.process, mapped));
             let code = code.as_ref().and_then(|slot| slot.code());
             match code.and_then(|code| Some((code, code.address(place)?))) {
-                Some((code, inside)) => (code.text(inside + behind, inside), code.caller(inside)),
+                Some((code, inside)) => {
+                    at = Some((code.file.clone(), inside));
+                    (code.text(inside + behind, inside), code.caller(inside))
+                }
                 None => {
                     let name = Path::new(&mapped.path).file_name().unwrap_or_default().to_string_lossy();
                     (format!("+{:#x} ({name})", place + behind), Caller::Unknown)
@@ -398,14 +456,15 @@ fn place(
     if known.places.len() >= MAX_PLACES {
         known.places.clear();
     }
-    let text: Arc<str> = text.into();
-    known.places.insert((address, is_place), (text.clone(), caller));
-    Some((text, caller))
+    let frame = Frame { text: text.into(), code: at };
+    known.places.insert((address, is_place), (frame.clone(), caller));
+    Some((frame, caller))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uprobe::resolve::Code;
 
     fn resolved(addresses: &[u64], is_place: bool, end: StackEnd) -> (Vec<String>, StackEnd) {
         let mut resolver = Resolver::new(Path::new("/proc"), false);
@@ -441,5 +500,25 @@ mod tests {
         let mut stack = Stack { pid: u32::MAX, addresses: vec![0x10, 0x20], ..Stack::default() };
         Resolver::new(Path::new("/proc"), false).resolve(&mut stack);
         assert_eq!((&*stack.frames, stack.end), ("[\"0x10\",\"0x20\"]", StackEnd::Unresolved));
+        assert_eq!(&*stack.code, "");
+    }
+
+    #[test]
+    fn where_a_frame_is_in_its_file_is_told_beside_its_name() {
+        let address = function_of_this_test as fn(u64) -> u64 as usize as u64;
+        let pid = std::process::id();
+        let mut stack = Stack { pid, addresses: vec![address], is_place: true, ..Stack::default() };
+        stack.kernel = vec![u64::MAX];
+        Resolver::new(Path::new("/proc"), false).resolve(&mut stack);
+        let places: CodePlaces = serde_json::from_str(&stack.code).unwrap();
+        let frames: Vec<String> = serde_json::from_str(&stack.frames).unwrap();
+        assert_eq!((places.files.len(), places.at.len()), (1, frames.len()), "{frames:?} {places:?}");
+        assert_eq!(places.at[0], None, "the kernel is no file");
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(places.files[0].path, own.to_str().unwrap());
+        // The same file says the same of the same address.
+        let code = Code::read(&std::fs::File::open(&own).unwrap(), &own).unwrap();
+        let (_, at) = places.at[1].unwrap();
+        assert_eq!((code.text(at, at), &code.file.build_id), (frames[1].clone(), &places.files[0].build_id));
     }
 }

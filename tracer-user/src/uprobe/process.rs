@@ -142,7 +142,7 @@ fn device(file: &File) -> Option<(u32, u32)> {
 }
 
 /// Opens a regular file, and nothing that would wait: a pipe may stand where a library stood.
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file =
         fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let kind = file.metadata()?.file_type();

@@ -2,6 +2,8 @@
 
 use std::{fs::File, path::Path, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     debug_files,
     elf::{Elf, ElfError},
@@ -10,9 +12,20 @@ use super::{
     unwind::{Caller, Tables},
 };
 
+/// A file of code.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeFile {
+    /// Its path as the process that ran it saw it.
+    pub path: String,
+    /// What its linker wrote to tell it from every other, hexadecimal.
+    pub build_id: Option<String>,
+}
+
 /// What is known of a file's code.
 #[derive(Debug)]
 pub struct Code {
+    /// Which file it is.
+    pub file: Arc<CodeFile>,
     /// The name of the file, without its folder.
     name: Arc<str>,
     /// Executable parts: where in the file, where in memory before relocation, bytes.
@@ -35,6 +48,7 @@ impl Code {
         }
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         Ok(Code {
+            file: Arc::new(CodeFile { path: path.to_string_lossy().into_owned(), build_id: elf.build_id() }),
             name: name.into(),
             parts: elf.code_parts(),
             symbols,
