@@ -66,7 +66,7 @@ pub struct CaptureArgs {
         help_heading = "Capture"
     )]
     pub stack: Option<Stacks>,
-    /// Bytes of the kernel's ring, a power of two [default: 16M]; the queues behind it grow with it
+    /// Bytes of the kernel's ring, a power of two [default: 16M]; the queues of the pipeline and the recorder grow with it
     #[arg(long, value_name = "SIZE", env = "TXRAY_RING_SIZE", help_heading = "Capture")]
     pub ring_size: Option<Size>,
     /// Batches between the ring reader and the pipeline [default: 256]

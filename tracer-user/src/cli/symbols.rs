@@ -60,7 +60,7 @@ pub fn run(args: &SymbolsArgs) -> anyhow::Result<ExitCode> {
         Some(path.with_context(|| format!("write {} in {}", Symbols::NAME, args.dir.display()))?)
     };
     let out = if args.json {
-        as_json(&files, &places, n_frames)
+        as_json(&files, &places, &finder, n_frames)
     } else {
         let mut out: String = files.iter().map(|(file, found)| line(file, found)).collect();
         out.push_str(&notes(&places, &finder));
@@ -146,7 +146,7 @@ fn notes(places: &Places, finder: &Finder) -> String {
     out
 }
 
-fn as_json(files: &[(CodeFile, Found)], places: &Places, n_frames: usize) -> String {
+fn as_json(files: &[(CodeFile, Found)], places: &Places, finder: &Finder, n_frames: usize) -> String {
     let files: Vec<_> = files
         .iter()
         .map(|(file, found)| {
@@ -167,6 +167,7 @@ fn as_json(files: &[(CodeFile, Found)], places: &Places, n_frames: usize) -> Str
         "stacks": places.n_stacks,
         "stacks_without_places": places.n_without,
         "stacks_beyond": places.n_beyond,
+        "looked_at_all": !finder.is_cut,
         "files": files,
     });
     format!("{all}\n")

@@ -147,7 +147,7 @@ pub struct Places {
     pub n_without: u64,
     /// Stacks.
     pub n_stacks: u64,
-    /// Frames for which there was no room.
+    /// Stacks that were not looked at: there were [`MAX_FRAMES`] frames.
     pub n_beyond: u64,
 }
 
@@ -206,7 +206,7 @@ impl Places {
 /// What was found for one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The files that were read for it, the one with most to say first.
+    /// The files that were read for it, those that somebody named first.
     pub read: Vec<PathBuf>,
     /// Frames of it.
     pub n_frames: usize,
