@@ -265,3 +265,24 @@ fn where_the_clock_is_set_back_no_checkpoint_hides_what_is_later_than_it_says() 
     assert!(behind.len() >= 5);
     assert!(behind.iter().all(|checkpoint| checkpoint.horizon_ns >= latest), "{behind:?}, {latest}");
 }
+
+#[test]
+fn a_part_that_was_only_begun_lists_no_checkpoint() {
+    let temp = killed(1_000);
+    let path = files(temp.path(), ".journal").remove(0);
+    let bytes = std::fs::read(&path).unwrap();
+    let first_frame = bytes.windows(4).position(|window| window == b"TXF1").unwrap();
+    let listed = || -> Vec<_> {
+        let recording = Recording::open(temp.path()).unwrap();
+        recording.runs.iter().flat_map(listed).map(|checkpoint| checkpoint.ordinal).collect()
+    };
+    assert_eq!(listed()[0], 0);
+    // Killed between the file's header and its first frame, or within that frame.
+    for length in [first_frame + FRAME_HEADER + 1, first_frame + 1, first_frame] {
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        assert_eq!(listed(), Vec::<u64>::new());
+    }
+    // Nor does recovery make one of it: nothing was in it.
+    recover(temp.path()).unwrap();
+    assert_eq!((files(temp.path(), ".journal"), files(temp.path(), ".parquet")), (vec![], vec![]));
+}

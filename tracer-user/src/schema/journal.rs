@@ -167,6 +167,8 @@ impl Journal {
             meta.last_time_ns = meta.last_time_ns.max(frame.last_time_ns);
             meta.lost += frame.lost;
         }
+        // A kill between the file's header and the first frame leaves a promise that nothing keeps.
+        meta.checkpoint &= frames.first().is_some_and(|frame| frame.meta.first == meta.first);
         if meta.dataset == Dataset::Events {
             let frames = frames.iter().map(|frame| frame.meta);
             meta.checkpoints = checkpoints(meta.horizon_ns, frames);
