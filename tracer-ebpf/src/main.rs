@@ -19,6 +19,7 @@ mod goroutine;
 mod maps;
 mod memory;
 mod probes;
+mod python;
 mod settings;
 mod socket;
 mod stack;

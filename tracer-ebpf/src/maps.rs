@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::{
-    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, MAX_GO_PROCESSES, N_STATS, PORT_SLOTS,
-    PortKey, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS,
+    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, MAX_GO_PROCESSES, MAX_PYTHON_PROCESSES, N_STATS,
+    PORT_SLOTS, PortKey, PythonProcess, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS,
     Verdict,
 };
 
@@ -182,9 +182,18 @@ pub static DATAGRAM_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
 pub static DATAGRAM_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Those behind `syscall_exit` and `datagram_exit`: [`tracer_ebpf::SYS_EXIT_SINGLE`], [`tracer_ebpf::SYS_EXIT_VECTOR`],
-/// [`tracer_ebpf::SYS_EXIT_RUSTLS`].
+/// [`tracer_ebpf::SYS_EXIT_RUSTLS`]. And the one behind `call_exit`, [`tracer_ebpf::SYS_EXIT_PYTHON`].
 #[map]
-pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(3, 0);
+pub static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(4, 0);
+
+/// The one behind `sample`, for programs of Python. Written by user space at start. Empty: their stacks have the interpreter's functions alone.
+#[map]
+pub static PYTHON_SAMPLE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Programs of Python, by process. Written by user space when it has looked at a process, and taken out at its end. Full: stacks of later ones have the
+/// interpreter's functions alone (`stacks.python_processes`).
+#[map]
+pub static PYTHON_PROCESSES: HashMap<u32, PythonProcess> = HashMap::with_max_entries(MAX_PYTHON_PROCESSES, 0);
 
 /// Ports on which targets listen: connections to them get state as soon as they are established, so that the time in the
 /// accept queue is known. Written by user space at start and here when a target listens. Full: that port's accept queue is not seen.

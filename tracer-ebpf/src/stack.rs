@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_get_task_stack, bpf_probe_read_user};
 use tracer_ebpf::{
-    KIND_STACK, LONG_WAIT_NS, OFF_NO_CALL, RETURN_PROBES, STACK_END_BROKEN, STACK_END_FAULT, STACK_END_LIMIT,
+    KIND_STACK, LONG_WAIT_NS, OFF_NO_CALL, PYTHON_FRAME_WORDS, RETURN_PROBES, STACK_END_BROKEN, STACK_END_FAULT, STACK_END_LIMIT,
     STACK_END_WHOLE, STACK_FLAG_WAIT, STACK_FRAMES, STACK_KERNEL_FRAMES, STACKS_WINDOW_NS, Stack, Stat,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     filter::Thread,
     maps::{EVENTS, FUNCTION_OPEN, STACK_WINDOWS},
     memory::read_user,
+    python,
     settings::setting,
     stats::count,
     threads::Followed,
@@ -71,10 +72,11 @@ pub struct Window {
     pub n: [u32; 2],
 }
 
-/// A record and room for its addresses, those of the kernel before them, and a copy of the stack.
+/// A record and room for heads of frames of Python, for its addresses, those of the kernel before them, and a copy of the stack.
 #[repr(C)]
-struct WithStack<const K: usize, const N: usize> {
+struct WithStack<const P: usize, const K: usize, const N: usize> {
     record: Stack,
+    python: [[u64; PYTHON_FRAME_WORDS]; P],
     kernel: [u64; K],
     addresses: [u64; STACK_FRAMES],
     bytes: [u8; N],
@@ -144,6 +146,8 @@ pub fn tell_kernel(task: *const u8, followed: &Followed, tid: u32, now: u64) -> 
         (&raw mut (*record).end).write_volatile(end);
         (&raw mut (*record).n_bytes).write_volatile(0);
         (&raw mut (*record).n_kernel).write_volatile(n);
+        (&raw mut (*record).n_python).write_volatile(0);
+        (&raw mut (*record).python_end).write_volatile(STACK_END_WHOLE);
     }
     entry.submit(BPF_RB_NO_WAKEUP);
     1
@@ -157,23 +161,28 @@ struct KernelStack {
 }
 
 /// Tells who called, with a copy of `N` bytes. A function of its own: it is in several programs. With `K` = [`STACK_KERNEL_FRAMES`] there is room for the
-/// kernel's part, which `context`, unless it is null, knows.
+/// kernel's part, which `context`, unless it is null, knows. With `P` = [`tracer_ebpf::PYTHON_FRAMES`] frames of Python are told as well.
 #[inline(never)]
-pub fn tell<const K: usize, const N: usize>(walk: &Walk, context: *mut c_void) -> u64 {
+pub fn tell<const P: usize, const K: usize, const N: usize>(walk: &Walk, context: *mut c_void) -> u64 {
     count(Stat::EventsAttempted);
     let (pressure, wake) = capture::pressure();
     if pressure >= NO_PAYLOAD {
         count(Stat::RefusedStack);
         return 0;
     }
-    let Some(mut entry) = EVENTS.reserve::<WithStack<K, N>>(0) else {
+    let Some(mut entry) = EVENTS.reserve::<WithStack<P, K, N>>(0) else {
         count(Stat::RefusedStack);
         return 0;
     };
     count(Stat::EventsReserved);
-    let record: *mut WithStack<K, N> = entry.as_mut_ptr();
+    let record: *mut WithStack<P, K, N> = entry.as_mut_ptr();
     // SAFETY: a reservation of the ring; each field is written once, by itself, and addresses within their array.
     unsafe {
+        if P > 0 {
+            // Before anything is known: then it is verified once.
+            let heads = (&raw mut (*record).python).cast::<u8>();
+            python::tell(&raw mut (*record).record, heads, walk.thread.pid);
+        }
         let addresses = (&raw mut (*record).addresses).cast::<u64>();
         addresses.write_volatile(walk.first);
         let mut n = 1;
@@ -222,7 +231,9 @@ pub fn tell<const K: usize, const N: usize>(walk: &Walk, context: *mut c_void) -
             let found = bpf_get_stack(context, kernel, (8 * K) as u32, 0);
             n_kernel = if found > 0 { found as u32 / 8 } else { 0 };
         }
-        let behind = 8 * K + if copied == 0 { 8 * n } else { 8 * STACK_FRAMES + copied };
+        let behind = size_of::<[[u64; PYTHON_FRAME_WORDS]; P]>()
+            + 8 * K
+            + if copied == 0 { 8 * n } else { 8 * STACK_FRAMES + copied };
         let record = &raw mut (*record).record;
         (&raw mut (*record).header.time_ns).write_volatile(walk.time);
         (&raw mut (*record).header.kind).write_volatile(KIND_STACK);
@@ -237,6 +248,10 @@ pub fn tell<const K: usize, const N: usize>(walk: &Walk, context: *mut c_void) -
         (&raw mut (*record).frame).write_volatile(walk.frame);
         (&raw mut (*record).n_bytes).write_volatile(copied as u32);
         (&raw mut (*record).n_kernel).write_volatile(n_kernel);
+        if P == 0 {
+            (&raw mut (*record).n_python).write_volatile(0);
+            (&raw mut (*record).python_end).write_volatile(STACK_END_WHOLE);
+        }
     }
     entry.submit(wake);
     1

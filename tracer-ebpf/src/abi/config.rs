@@ -24,6 +24,39 @@ pub const fn target_hint(pid: u32) -> u32 {
 /// Programs of Go whose goroutines are told.
 pub const MAX_GO_PROCESSES: u32 = 4096;
 
+/// Programs of Python whose frames are told.
+pub const MAX_PYTHON_PROCESSES: u32 = 4096;
+/// Threads and interpreters of a program of Python that are looked at for the one that runs; a thread that began earlier than so many others is not found.
+pub const PYTHON_THREADS: u32 = 128;
+
+/// Where CPython keeps what a thread runs; value of the `PYTHON_PROCESSES` map (key: pid). But for the first all are offsets in its structures, by its version.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PythonProcess {
+    /// Address of the pointer to the first interpreter (`_PyRuntime.interpreters.head`).
+    pub interpreters: u64,
+    /// `PyInterpreterState.next`.
+    pub interpreter_next: u32,
+    /// `PyInterpreterState.threads.head`.
+    pub interpreter_threads: u32,
+    /// `PyThreadState.next`.
+    pub thread_next: u32,
+    /// `PyThreadState.thread_id`: what `pthread_self` gives.
+    pub thread_id: u32,
+    /// Of the frame that runs: `PyThreadState.current_frame`, or `PyThreadState.cframe` if there is one.
+    pub thread_frame: u32,
+    /// `_PyCFrame.current_frame`, or [`crate::NO_OFFSET`].
+    pub cframe_frame: u32,
+    /// `_PyInterpreterFrame.previous`.
+    pub frame_previous: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, integers without padding.
+unsafe impl aya::Pod for PythonProcess {}
+
 /// A process in which calls of TLS libraries are seen; value of the `TLS_PROCESSES` map (key: pid).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -121,6 +154,7 @@ pub const AT_MEMORY: u8 = 2;
 pub const AT_CONSTANT: u8 = 3;
 
 const _: () = assert!(size_of::<FunctionSpec>() == 144);
+const _: () = assert!(size_of::<PythonProcess>() == 40);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, integers only, no padding (zerocopy's derive checks it).
@@ -294,6 +328,8 @@ pub const SYS_EXIT_SINGLE: u32 = 0;
 pub const SYS_EXIT_VECTOR: u32 = 1;
 /// What keys of rustls said that were linked by a send.
 pub const SYS_EXIT_RUSTLS: u32 = 2;
+/// In `SYS_EXIT`: the one behind `call_exit`, for a wait in a program of Python.
+pub const SYS_EXIT_PYTHON: u32 = 3;
 
 /// The same behind `socket_send`, in `DATAGRAM_SEND`.
 pub const SEND_RUSTLS: u32 = 1;

@@ -109,6 +109,10 @@ counters! {
     SwitchesMissed = "switches_missed",
     /// The map of threads that serve requests was full: the anatomy of what such a thread serves is not known.
     ThreadsFull = "threads_full",
+    /// Stacks of Python's threads that were not found among [`crate::PYTHON_THREADS`]: they have the interpreter's functions and not the script's.
+    PythonThreadUnknown = "python_thread_unknown",
+    /// Stacks whose frames of Python could not be read to the end.
+    PythonFault = "python_fault",
     /// Sockets of a kind that is not traced (UDP on other ports, raw, netlink, …).
     OtherSocket = "other_socket",
     /// A kernel structure could not be read.

@@ -90,7 +90,7 @@ impl Hit {
     fn tell_place(&self, top: u64, place: u64, frame: u64) {
         let (thread, id, number, time) = (self.thread, self.id(), self.number, self.time);
         let (first, stack, flags) = (place, top, STACK_FLAG_PLACE);
-        stack::tell::<0, STACK_BYTES_ALL>(
+        stack::tell::<0, 0, STACK_BYTES_ALL>(
             &Walk { thread, id, number, time, first, stack, frame, flags },
             null_mut(),
         );
@@ -102,9 +102,9 @@ impl Hit {
         let walk = Walk { thread, id, number, time, first, stack, frame, flags };
         if self.spec.convention == CALL_GO {
             // Which keeps frame pointers.
-            stack::tell::<0, 0>(&walk, null_mut());
+            stack::tell::<0, 0, 0>(&walk, null_mut());
         } else {
-            stack::tell::<0, N>(&walk, null_mut());
+            stack::tell::<0, 0, N>(&walk, null_mut());
         }
     }
 }

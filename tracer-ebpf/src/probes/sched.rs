@@ -14,7 +14,8 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     NO_OFFSET, OFF_FLAG_FUTEX_WAKE, OFF_FLAG_RUNNABLE, OFF_FLAG_STOPPED, OFF_NO_CALL, OFF_UNKNOWN_CALL,
-    STACK_BYTES, STACK_FLAG_PLACE, STACK_FLAG_SAMPLE, STACK_FLAG_WAIT, STACK_KERNEL_FRAMES, Stat,
+    PYTHON_FRAMES, STACK_BYTES, STACK_FLAG_PLACE, STACK_FLAG_PYTHON, STACK_FLAG_SAMPLE, STACK_FLAG_WAIT,
+    STACK_KERNEL_FRAMES, SYS_EXIT_PYTHON, Stat,
 };
 
 use super::call::{
@@ -23,7 +24,9 @@ use super::call::{
 use crate::{
     conn::now,
     filter::{Thread, is_armed},
+    maps::{PYTHON_SAMPLE, SYS_EXIT},
     memory::{Memory, Probed, Typed},
+    python,
     settings::setting,
     stack::{self, Walk},
     stats::count,
@@ -289,13 +292,43 @@ pub fn call_exit(context: BtfTracePointContext) -> i32 {
         followed.enter_ns = 0;
     }
     if setting!(wait_stack_ns) != 0 && followed.due != 0 {
-        // The program stands where it stood while it waited.
-        let place = Registers::place::<Typed>(context.arg(0));
-        let walk = walk(id, place, followed.due, now, STACK_FLAG_PLACE | STACK_FLAG_WAIT);
-        followed.due = 0;
-        stack::tell::<STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, null_mut());
+        if python::process(followed.pid).is_some() {
+            // SAFETY: the array holds one program of this tracepoint there, or none.
+            unsafe { SYS_EXIT.tail_call(&context, SYS_EXIT_PYTHON) };
+        }
+        tell_wait::<0>(&context, id, followed);
     }
     0
+}
+
+/// The same for a program of Python, behind `call_exit`: without it those are told as others.
+///
+/// match-proto: `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn python_call(context: BtfTracePointContext) -> i32 {
+    let id = bpf_get_current_pid_tgid();
+    if let Some(followed) = threads::find(id as u32)
+        && followed.due != 0
+    {
+        tell_wait::<PYTHON_FRAMES>(&context, id, followed);
+    }
+    0
+}
+
+/// Tells the program's part of the stack of a wait that has ended.
+#[inline(always)]
+fn tell_wait<const P: usize>(context: &BtfTracePointContext, id: u64, followed: &mut Followed) {
+    // The program stands where it stood while it waited.
+    let place = Registers::place::<Typed>(context.arg(0));
+    let flags = STACK_FLAG_PLACE | STACK_FLAG_WAIT | python_flag::<P>();
+    let walk = walk(id, place, followed.due, now(), flags);
+    followed.due = 0;
+    stack::tell::<P, STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, null_mut());
+}
+
+#[inline(always)]
+const fn python_flag<const P: usize>() -> u16 {
+    if P > 0 { STACK_FLAG_PYTHON } else { 0 }
 }
 
 /// Where the walk along a thread's stack begins.
@@ -309,10 +342,32 @@ fn walk(id: u64, place: [u64; 3], number: u32, time: u64, flags: u16) -> Walk {
 /// The clock strikes on a CPU ([`tracer_ebpf::SAMPLE_PERIOD_NS`]): what it does, if a thread runs that serves.
 #[perf_event]
 pub fn sample(context: PerfEventContext) -> u32 {
+    if let Some(walk) = sampled::<0>() {
+        if python::process(walk.thread.pid).is_some() {
+            // SAFETY: the array holds one program for clocks, or none.
+            unsafe { PYTHON_SAMPLE.tail_call(&context, 0) };
+        }
+        stack::tell::<0, STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, context.as_ptr());
+    }
+    0
+}
+
+/// The same for a program of Python, behind `sample`: without it those are told as others.
+#[perf_event]
+pub fn python_sample(context: PerfEventContext) -> u32 {
+    if let Some(walk) = sampled::<PYTHON_FRAMES>() {
+        stack::tell::<PYTHON_FRAMES, STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, context.as_ptr());
+    }
+    0
+}
+
+/// Where the walk begins, if the thread that runs serves a request.
+#[inline(always)]
+fn sampled<const P: usize>() -> Option<Walk> {
     let id = bpf_get_current_pid_tgid();
-    let Some(followed) = threads::find(id as u32).filter(|followed| followed.n_open != 0) else { return 0 };
+    let followed = threads::find(id as u32).filter(|followed| followed.n_open != 0)?;
     if !is_armed() {
-        return 0;
+        return None;
     }
     // SAFETY: no arguments; the task is the running one.
     let task = unsafe { bpf_get_current_task() } as *const u8;
@@ -323,7 +378,6 @@ pub fn sample(context: PerfEventContext) -> u32 {
         kernel_stack_registers(task)
     };
     let place = Registers::place::<Probed>(registers);
-    let walk = walk(id, place, followed.number, now(), STACK_FLAG_PLACE | STACK_FLAG_SAMPLE);
-    stack::tell::<STACK_KERNEL_FRAMES, STACK_BYTES>(&walk, context.as_ptr());
-    0
+    let flags = STACK_FLAG_PLACE | STACK_FLAG_SAMPLE | python_flag::<P>();
+    Some(walk(id, place, followed.number, now(), flags))
 }
