@@ -126,6 +126,8 @@ user_counters! {
     StacksParted = "stacks.parted",
     /// Call stacks that were not read because the pipeline was behind with what requests are made of.
     StacksGaveWay = "stacks.gave_way",
+    /// Processes, or looks at them, whose stacks are not told by the functions of their scripts if they are programs of Python: too many.
+    StacksPythonProcesses = "stacks.python_processes",
     /// Calls that are not followed: their thread has too many open.
     FunctionDepth = "lost.function_depth",
     /// Calls that are not followed: too many threads have open ones.

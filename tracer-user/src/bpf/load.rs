@@ -252,7 +252,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         return Ok(loaded);
     }
     if settings.wait_stack_ns != 0 {
-        missing.extend(samples::attach(&mut ebpf).err());
+        missing.extend(samples::attach(&mut ebpf, &btf));
     }
     let family = data_hooks(families, |probe| attach(&mut ebpf, probe), &mut missing)?;
     let absent = |probe: &Probe, reason| Missing { feature: probe.feature.unwrap_or_default(), reason };
@@ -508,7 +508,7 @@ pub fn try_all() -> Result<(Vec<ProbeTrial>, TlsTrial), LoadError> {
         ProbeTrial { program, tracepoint, feature, family, outcome }
     };
     let mut probes: Vec<ProbeTrial> = present.into_iter().map(trial).collect();
-    probes.push(samples::trial(&mut ebpf));
+    probes.extend(samples::trials(&mut ebpf, &btf));
     let tls = uprobe_programs::load(&mut ebpf, TLS).and_then(|programs| {
         let program = |name| programs.get(name).ok_or(NO_SUCH_PROGRAM);
         uprobe_trial::run(program("tls_openssl_write")?, program("tls_return")?)

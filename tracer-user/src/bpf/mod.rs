@@ -16,6 +16,7 @@ pub mod not_run;
 pub mod offsets;
 pub mod pid_namespace;
 mod probes;
+pub mod python_processes;
 mod refusal;
 pub mod ring;
 pub mod ring_fill;

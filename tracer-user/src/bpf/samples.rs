@@ -1,7 +1,7 @@
 //! The clock that strikes on every CPU: what runs there, if it serves a request.
 
 use aya::{
-    Ebpf,
+    Btf, Ebpf,
     programs::{
         Program,
         perf_event::{PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
@@ -12,6 +12,7 @@ use tracer_ebpf as abi;
 
 use super::{
     load::{Missing, NO_SUCH_PROGRAM, ProbeTrial},
+    python_processes,
     refusal::{chain, shortened},
 };
 
@@ -21,10 +22,14 @@ const FEATURE: &str = "what requests were doing on a CPU (stacks)";
 /// The program.
 const PROGRAM: &str = "sample";
 
-/// Whether the kernel takes the program.
-pub(super) fn trial(ebpf: &mut Ebpf) -> ProbeTrial {
+/// Whether the kernel takes the program, and those behind it.
+pub(super) fn trials(ebpf: &mut Ebpf, btf: &Btf) -> Vec<ProbeTrial> {
     let outcome = load(ebpf).map(|_| ());
-    ProbeTrial { program: PROGRAM, tracepoint: "cpu-clock", feature: Some(FEATURE), family: None, outcome }
+    let own =
+        ProbeTrial { program: PROGRAM, tracepoint: "cpu-clock", feature: Some(FEATURE), family: None, outcome };
+    let mut all = python_processes::trials(ebpf, btf);
+    all.insert(0, own);
+    all
 }
 
 fn load(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, String> {
@@ -35,8 +40,14 @@ fn load(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, String> {
     Ok(program)
 }
 
-/// Loads the program and sets the clocks; those of CPUs that come online later do not strike.
-pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), Missing> {
+/// Loads the program, and those behind it, and sets the clocks. Gives what the run does without.
+pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Missing> {
+    let python = python_processes::attach(ebpf, btf).err();
+    set_clocks(ebpf).err().into_iter().chain(python).collect()
+}
+
+/// Those of CPUs that come online later do not strike.
+fn set_clocks(ebpf: &mut Ebpf) -> Result<(), Missing> {
     let missing = |reason| Missing { feature: FEATURE, reason };
     let program = load(ebpf).map_err(missing)?;
     for cpu in online_cpus().map_err(|(file, error)| missing(format!("read {file}: {error}")))? {

@@ -48,6 +48,12 @@ pub struct Stack {
     /// The stack pointer, and the frame pointer, where the first address is reached.
     #[serde(skip)]
     pub pointers: [u64; 2],
+    /// Heads of frames of Python; empty when they are resolved.
+    #[serde(skip)]
+    pub python: Vec<[u64; abi::PYTHON_FRAME_WORDS]>,
+    /// Where those end.
+    #[serde(skip)]
+    pub python_end: StackEnd,
     /// The stack from there on. Never recorded.
     #[serde(skip)]
     pub copy: Bytes,
@@ -149,6 +155,11 @@ impl Stack {
             _ => StackKind::Function,
         };
         let start = size_of::<abi::Stack>();
+        let room = if raw.header.flags & abi::STACK_FLAG_PYTHON != 0 { abi::PYTHON_FRAMES } else { 0 };
+        let need = start + PYTHON_HEAD * (raw.n_python as usize).min(room);
+        let python = record.get(start..need).ok_or(DecodeError::Short { have: record.len(), need })?;
+        let python = python.as_chunks::<PYTHON_HEAD>().0.iter().map(head).collect();
+        let start = start + PYTHON_HEAD * room;
         let room = if kind == StackKind::Function { 0 } else { 8 * abi::STACK_KERNEL_FRAMES };
         let need = start + 8 * (raw.n_kernel as usize).min(room / 8);
         let kernel =
@@ -174,20 +185,34 @@ impl Stack {
             tid: raw.tid,
             frames: "[]".into(),
             code: "".into(),
-            end: match raw.end {
-                abi::STACK_END_WHOLE => StackEnd::Complete,
-                abi::STACK_END_LIMIT => StackEnd::Truncated,
-                abi::STACK_END_FAULT => StackEnd::Unreadable,
-                _ => StackEnd::UnknownCaller,
-            },
+            end: end(raw.end),
             kind,
             is_kept: false,
             kernel,
             addresses: words.iter().map(|word| u64::from_le_bytes(*word)).collect(),
             is_place: raw.header.flags & abi::STACK_FLAG_PLACE != 0,
             pointers: [raw.stack, raw.frame],
+            python,
+            python_end: end(raw.python_end),
             copy,
         })
+    }
+}
+
+/// Bytes of the head of a frame of Python.
+const PYTHON_HEAD: usize = 8 * abi::PYTHON_FRAME_WORDS;
+
+fn head(bytes: &[u8; PYTHON_HEAD]) -> [u64; abi::PYTHON_FRAME_WORDS] {
+    let (words, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|at| u64::from_le_bytes(words[at]))
+}
+
+fn end(raw: u32) -> StackEnd {
+    match raw {
+        abi::STACK_END_WHOLE => StackEnd::Complete,
+        abi::STACK_END_LIMIT => StackEnd::Truncated,
+        abi::STACK_END_FAULT => StackEnd::Unreadable,
+        _ => StackEnd::UnknownCaller,
     }
 }
 
@@ -216,8 +241,19 @@ mod tests {
         with_kernel.resize(size_of::<abi::Stack>() + 8 * abi::STACK_KERNEL_FRAMES, 0);
         assert!(Stack::decode(&sample, &with_kernel.clone().into()).is_err());
         with_kernel.extend_from_slice(&7_u64.to_le_bytes());
-        let stack = Stack::decode(&sample, &with_kernel.into()).unwrap();
+        let stack = Stack::decode(&sample, &with_kernel.clone().into()).unwrap();
         assert_eq!((stack.kind, stack.kernel, stack.addresses), (StackKind::Sample, vec![5], vec![7]));
+        // With frames of Python, whose room stands before both.
+        let mut python = abi::Stack { n_python: 1, python_end: abi::STACK_END_WHOLE, ..sample };
+        python.header.flags |= abi::STACK_FLAG_PYTHON;
+        let mut with_python = python.as_bytes().to_vec();
+        (1..=9_u64).for_each(|word| with_python.extend_from_slice(&word.to_le_bytes()));
+        with_python.resize(size_of::<abi::Stack>() + PYTHON_HEAD * abi::PYTHON_FRAMES, 0);
+        assert!(Stack::decode(&python, &with_python.clone().into()).is_err());
+        with_python.extend_from_slice(&with_kernel[size_of::<abi::Stack>()..]);
+        let stack = Stack::decode(&python, &with_python.into()).unwrap();
+        assert_eq!((stack.python, stack.python_end), (vec![[1, 2, 3, 4, 5, 6, 7, 8, 9]], StackEnd::Complete));
+        assert_eq!((stack.kernel, stack.addresses), (vec![5], vec![7]));
         // With a copy of the stack, which stands behind the room for all addresses.
         let raw = abi::Stack { n_bytes: 3, ..raw };
         assert!(Stack::decode(&raw, &record.clone().into()).is_err());

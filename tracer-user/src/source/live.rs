@@ -25,6 +25,7 @@ use crate::{
     bpf::{
         function_probes::{self, FunctionProbes},
         go_processes::GoProcesses,
+        python_processes::PythonProcesses,
         load::{self, Capture, Family, LoadConfig, LoadError, Missing},
         ring::{BatchReceiver, MapError, RawBatch, Reader, batch_queue, boot_now, records},
         targets::LiveTargets,
@@ -185,6 +186,8 @@ pub struct LiveSource {
     functions: Option<FunctionProbes>,
     /// Which processes are programs of Go.
     go: GoProcesses,
+    /// Which are programs of Python; `None`: nobody asked for stacks of requests.
+    python: Option<PythonProcesses>,
     /// Who calls functions; `None`: nobody asked.
     resolver: Option<Resolver>,
     /// Processes whose facts were given, so that each event costs one lookup. Bounded as `facts` is.
@@ -206,7 +209,7 @@ impl LiveSource {
         // What is wrong with them is told before anything is loaded.
         function_probes::find(&config.functions, &pids, true)?;
         let wants_stacks = config.stacks.is_some() || config.request_stacks != RequestStacks::Off;
-        let resolver = wants_stacks.then(|| {
+        let mut resolver = wants_stacks.then(|| {
             let mut resolver = Resolver::new(Path::new("/proc"), config.request_stacks == RequestStacks::All);
             // While probes are loaded.
             resolver.prepare(&pids);
@@ -262,6 +265,15 @@ impl LiveSource {
             }
         };
         let go = GoProcesses::start(&mut loaded, &pids, metrics.clone()).map_err(LoadError::Object)?;
+        let python = match (&mut resolver, config.request_stacks) {
+            (Some(resolver), RequestStacks::Slow | RequestStacks::All) => {
+                let started = PythonProcesses::start(&mut loaded, &pids, metrics.clone());
+                let python = started.map_err(LoadError::Object)?;
+                resolver.know_pythons(python.pythons().clone());
+                Some(python)
+            }
+            _ => None,
+        };
         let (sender, queue) = batch_queue(config.batch_queue.max(1));
         let stop = Arc::new(AtomicBool::new(false));
         let left_opaque = tls.iter().flat_map(|tls| tls.status().get().left_opaque);
@@ -297,6 +309,7 @@ impl LiveSource {
             tls,
             functions,
             go,
+            python,
             resolver,
             known: FxHashSet::default(),
         })
@@ -353,6 +366,7 @@ impl LiveSource {
                     functions.ended(process.pid);
                 }
                 self.go.ended(process.pid);
+                self.python.iter().for_each(|python| python.ended(process.pid));
                 return;
             }
             Event::Process(process) => {
@@ -365,6 +379,7 @@ impl LiveSource {
                     functions.look(process.pid);
                 }
                 self.go.look(process.pid);
+                self.python.iter().for_each(|python| python.look(process.pid));
                 // Another program, or another process of the same number: what was known is void.
                 self.facts.forget(process.pid);
                 if let Some(resolver) = &mut self.resolver {
@@ -389,6 +404,7 @@ impl LiveSource {
             tls.look(pid);
         }
         self.go.look(pid);
+        self.python.iter().for_each(|python| python.look(pid));
         if let Some(resolver) = &mut self.resolver {
             // While it lives: its calls may be told when it has ended.
             resolver.look(pid);
@@ -431,6 +447,8 @@ impl LiveSource {
                     if is_whole {
                         events.push(event);
                     }
+                    let new = self.resolver.as_mut().and_then(Resolver::new_python);
+                    new.zip(self.python.as_ref()).into_iter().for_each(|(pid, python)| python.look(pid));
                 }
                 Err(DecodeError::Short { .. }) => self.metrics.add(Counter::DecodeShort, 1),
                 Err(DecodeError::UnknownKind(_)) => self.metrics.add(Counter::DecodeUnknownKind, 1),

@@ -11,6 +11,7 @@ pub mod kernel_names;
 pub mod live;
 pub mod now;
 pub mod pcap;
+mod python_frames;
 pub mod recording;
 pub mod replay;
 pub mod rollups;

@@ -19,12 +19,14 @@ use crate::{
     source::{
         code_reader::{CodeReader, Slot},
         kernel_names::KernelNames,
+        python_frames::{Script, runs_script},
     },
     transaction::stacks::frames_text,
     uprobe::{
         jit_map::JitMap,
         maps::{MappedFile, Range},
         process::Process,
+        python::Pythons,
         unwind::{Caller, Place},
         vdso,
     },
@@ -42,6 +44,9 @@ const MAX_REPLACED: usize = 16_384;
 const MAX_TEXTS: usize = 4096;
 /// Threads of whose stack the kernel's part waits for the program's, which comes when the call ends; beyond it all are forgotten (`stacks.parted`).
 const MAX_PARTED: usize = 16_384;
+
+/// How often a process is asked for the interpreter that its stacks show: it may be one that is not known.
+const MAX_ASKED: u32 = 8;
 
 /// Where a return address stands that the kernel has replaced: process, thread, address.
 type Return = (u32, u32, u64);
@@ -61,6 +66,12 @@ type Places = (Vec<Option<CodePlace>>, Arc<str>);
 impl AsRef<str> for Frame {
     fn as_ref(&self) -> &str {
         &self.text
+    }
+}
+
+impl From<Arc<str>> for Frame {
+    fn from(text: Arc<str>) -> Frame {
+        Frame::nowhere(text)
     }
 }
 
@@ -91,6 +102,10 @@ struct Known {
     n_reads: u32,
     /// What it says of code that it has written itself.
     jit: Option<JitMap>,
+    /// What is known of its script.
+    script: Option<Script>,
+    /// How often its interpreter was asked for.
+    n_asked: u32,
 }
 
 impl Known {
@@ -111,6 +126,8 @@ impl Known {
             places: FxHashMap::default(),
             n_reads: 1,
             jit,
+            script: None,
+            n_asked: 0,
         })
     }
 
@@ -133,6 +150,10 @@ pub struct Resolver {
     kernel: KernelNames,
     /// By process and thread: the kernel's part of a wait, whose number it is, and which the program's part follows.
     parted: FxHashMap<(u32, u32), (u64, Vec<u64>)>,
+    /// Interpreters of Python that were found.
+    pythons: Pythons,
+    /// A process whose stack shows that it has one.
+    new_python: Option<u32>,
     /// Stacks of requests are all kept.
     keeps_all: bool,
 }
@@ -149,6 +170,8 @@ impl Resolver {
             texts: FxHashMap::default(),
             kernel: KernelNames::default(),
             parted: FxHashMap::default(),
+            pythons: Pythons::default(),
+            new_python: None,
             keeps_all,
         }
     }
@@ -157,6 +180,16 @@ impl Resolver {
     pub fn prepare(&mut self, pids: &[u32]) {
         self.kernel.prepare();
         pids.iter().for_each(|pid| self.look(*pid));
+    }
+
+    /// Knows the interpreters of Python that somebody else finds.
+    pub fn know_pythons(&mut self, pythons: Pythons) {
+        self.pythons = pythons;
+    }
+
+    /// A process that was just seen to have an interpreter of Python of which nothing is known.
+    pub fn new_python(&mut self) -> Option<u32> {
+        self.new_python.take()
     }
 
     /// An event comes by: a stack gets its names. Whether it goes on: a part of a stack waits for the other.
@@ -264,13 +297,16 @@ impl Resolver {
             && known.n_reads < MAX_READS
             && let Some(now) = Known::read(&self.proc_root, stack.pid)
         {
-            *known = Known { n_reads: known.n_reads + 1, ..now };
+            let (script, n_asked) = (known.script.take(), known.n_asked);
+            *known = Known { n_reads: known.n_reads + 1, script, n_asked, ..now };
             (found, end, _) = frames(known, &mut self.files, walk());
         }
+        self.new_python = script(known, stack, end, &self.pythons, &mut found);
         told.extend(found);
         (stack.frames, stack.code) = self.share(&told);
         stack.end = end;
         (stack.copy, stack.pointers, stack.is_place) = (Bytes::new(), [0; 2], false);
+        (stack.python, stack.python_end) = (Vec::new(), StackEnd::default());
     }
 }
 
@@ -321,6 +357,31 @@ fn places_text(frames: &[Frame]) -> Arc<str> {
     }
     let places = CodePlaces { files: files.into_iter().map(|file| CodeFile::clone(file)).collect(), at };
     serde_json::to_string(&places).unwrap_or_default().into()
+}
+
+/// Puts the functions of a script into the frames of a stack. Gives the process if they show an interpreter of which the kernel side does not know.
+fn script(
+    known: &mut Known,
+    stack: &Stack,
+    end: StackEnd,
+    pythons: &Pythons,
+    found: &mut Vec<Frame>,
+) -> Option<u32> {
+    if stack.python.is_empty() {
+        let is_new = stack.kind != StackKind::Function
+            && known.script.is_none()
+            && known.n_asked < MAX_ASKED
+            && found.iter().any(|frame| runs_script(frame.as_ref()));
+        known.n_asked += u32::from(is_new);
+        return is_new.then_some(stack.pid);
+    }
+    if known.script.is_none() {
+        known.script = pythons.get(stack.pid).map(|python| Script::of(&known.process.dir, python));
+    }
+    if let Some(script) = &mut known.script {
+        script.join(stack, end, found);
+    }
+    None
 }
 
 /// A walk from frame to frame.

@@ -17,6 +17,7 @@ pub mod jit_map;
 pub mod maps;
 pub mod placement;
 pub mod process;
+pub mod python;
 pub mod resolve;
 pub mod symbols;
 pub mod tls;

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use object::{
     LittleEndian as LE,
-    elf::{SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC, Sym64},
+    elf::{SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, Sym64},
     pod,
 };
 
@@ -175,6 +175,31 @@ impl Symbols {
         let end = memchr::memchr2(0, b'@', rest).unwrap_or(rest.len());
         &rest[..end]
     }
+}
+
+/// Where variables are that a file exports, before relocation.
+pub fn exported<const N: usize>(elf: &Elf<'_>, names: [&str; N]) -> [Option<u64>; N] {
+    let mut places = [None; N];
+    for section in elf.sections.iter().filter(|section| section.kind == SHT_DYNSYM) {
+        let Some(strings) = elf.sections.get(section.link) else { continue };
+        let table = elf.data(section, MAX_READ as u64);
+        let strings = elf.data(strings, MAX_READ as u64);
+        let n_symbols = table.len() / size_of::<Sym64<LE>>();
+        let Ok((found, _)) = pod::slice_from_bytes::<Sym64<LE>>(&table, n_symbols) else { continue };
+        let is_there = |symbol: &&Sym64<LE>| {
+            symbol.st_type() == STT_OBJECT && symbol.st_shndx.get(LE) != SHN_UNDEF && symbol.st_value.get(LE) != 0
+        };
+        for symbol in found.iter().filter(is_there) {
+            let rest = strings.get(symbol.st_name.get(LE) as usize..).unwrap_or_default();
+            let which = names.iter().position(|name| {
+                rest.strip_prefix(name.as_bytes()).is_some_and(|behind| behind.first().is_none_or(|byte| *byte == 0))
+            });
+            if let Some(which) = which {
+                places[which].get_or_insert(symbol.st_value.get(LE));
+            }
+        }
+    }
+    places
 }
 
 fn is_function(symbol: &Sym64<LE>) -> bool {

@@ -104,7 +104,11 @@ impl Function {
             ["libpython", "libruby", "libperl", "libphp", "libjvm", "libnode", "libv8", "libmono", "liblua"];
         // `python3.11`, `php8.2`: the version is part of the name.
         let program = self.file.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
-        LIBRARIES.into_iter().any(|name| self.file.starts_with(name))
+        // Python's standard library, by its folder, and what of it is within the interpreter.
+        let is_library = |(version, _): (&str, &str)| version.bytes().all(|byte| byte.is_ascii_digit());
+        self.file.strip_prefix("python3.").and_then(|rest| rest.split_once('/')).is_some_and(is_library)
+            || self.file.starts_with("<frozen ")
+            || LIBRARIES.into_iter().any(|name| self.file.starts_with(name))
             || ["python", "ruby", "perl", "php", "php-fpm", "node", "nodejs", "lua", "luajit", "java"]
                 .contains(&program)
     }
@@ -221,6 +225,10 @@ mod tests {
             ("PQexec+0x1 (libpq.so.5)", false),
             ("curl_easy_perform+0x1 (libcurl.so.4)", false),
             ("f+0x1 (pythonic)", false),
+            ("Event.wait (python3.11/threading.py)", true),
+            ("_find_and_load (<frozen importlib._bootstrap>)", true),
+            ("Handler.do_GET (shop.py)", false),
+            ("BaseHandler.get_response (django/core/handlers/base.py)", false),
             ("SSL_read+0x1 (libssl.so.3)", false),
         ] {
             assert_eq!(Function::of_frame(frame).is_internal(), internal, "{frame}");

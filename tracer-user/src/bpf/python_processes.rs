@@ -1,0 +1,232 @@
+//! Tells the kernel side which processes are programs of Python, and where their interpreter keeps what its threads run; and whoever gives stacks their names, how to read it.
+//!
+//! A process is looked at when it is named, is met for the first time, or executes a program, and again when a stack shows that it has an interpreter by now: one that has just begun to
+//! run has not set it up. A thread does that: files are read.
+
+use std::{
+    fs::File,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::mpsc::{self, Receiver, SyncSender},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use aya::{
+    Btf, Ebpf,
+    maps::{HashMap, MapData, ProgramArray},
+    programs::Program,
+};
+use rustc_hash::FxHashMap;
+use tracer_ebpf as abi;
+
+use super::{
+    load::{Loaded, Missing, NO_SUCH_PROGRAM, ProbeTrial},
+    refusal::{chain, shortened},
+};
+use crate::{
+    metrics::{Counter, Metrics},
+    uprobe::{
+        elf::Elf,
+        process::Process,
+        python::{self, Python, Pythons, Symbols},
+    },
+};
+
+/// What a run without the programs does without.
+const FEATURE: &str = "functions of Python in stacks";
+/// The programs, and where each is put: the map, the place in it. A tracepoint's has its name.
+const PROGRAMS: [(&str, &str, u32, Option<&str>); 2] = [
+    ("python_sample", "PYTHON_SAMPLE", 0, None),
+    ("python_call", "SYS_EXIT", abi::SYS_EXIT_PYTHON, Some("sys_exit")),
+];
+
+/// What waits to be looked at. Full: counted (`stacks.python_processes`).
+const MAX_COMMANDS: usize = 4096;
+/// Files of which it is known whether they hold the interpreter; beyond it all are forgotten, and read again.
+const MAX_FILES: usize = 4096;
+/// How long a start waits for the processes that were named. Of a file its table of exported names is read: some 1 ms.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Whether the kernel takes the programs.
+pub(super) fn trials(ebpf: &mut Ebpf, btf: &Btf) -> Vec<ProbeTrial> {
+    let trial = |(program, _, _, tracepoint): (&'static str, _, _, Option<&'static str>)| {
+        let outcome = load(ebpf, program, tracepoint, btf).map(|_| ());
+        let tracepoint = tracepoint.unwrap_or("cpu-clock");
+        ProbeTrial { program, tracepoint, feature: Some(FEATURE), family: None, outcome }
+    };
+    PROGRAMS.map(trial).into()
+}
+
+fn load<'a>(
+    ebpf: &'a mut Ebpf,
+    program: &str,
+    tracepoint: Option<&str>,
+    btf: &Btf,
+) -> Result<&'a mut Program, String> {
+    let program = ebpf.program_mut(program).ok_or(NO_SUCH_PROGRAM)?;
+    let loaded = match (&mut *program, tracepoint) {
+        (Program::PerfEvent(program), None) => program.load(),
+        (Program::BtfTracePoint(program), Some(tracepoint)) => program.load(tracepoint, btf),
+        _ => return Err(NO_SUCH_PROGRAM.to_owned()),
+    };
+    loaded.map_err(|error| shortened(&chain(&error)))?;
+    Ok(program)
+}
+
+/// Loads the programs and puts them behind those that take stacks.
+pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), Missing> {
+    let put = |(program, array, slot, tracepoint): (&'static str, &str, u32, Option<&str>)| {
+        let refused = |error: &dyn std::error::Error| shortened(&chain(error));
+        let fd = match load(ebpf, program, tracepoint, btf)? {
+            Program::PerfEvent(program) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
+            Program::BtfTracePoint(program) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
+            _ => return Err(NO_SUCH_PROGRAM.to_owned()),
+        };
+        let fd = fd.map_err(|error| refused(&error))?;
+        let map = ebpf.map_mut(array).ok_or_else(|| format!("the object has no map {array}"))?;
+        let mut array = ProgramArray::try_from(map).map_err(|error| refused(&error))?;
+        array.set(slot, &fd, 0).map_err(|error| refused(&error))
+    };
+    PROGRAMS.into_iter().try_for_each(put).map_err(|reason| Missing { feature: FEATURE, reason })
+}
+
+/// What the thread is told.
+enum Command {
+    Look(u32),
+    Ended(u32),
+}
+
+/// The running thread. Dropping it ends it.
+pub struct PythonProcesses {
+    commands: Option<SyncSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    pythons: Pythons,
+    metrics: Metrics,
+}
+
+impl PythonProcesses {
+    /// Looks at `pids`, and then at whoever is named to it.
+    pub fn start(loaded: &mut Loaded, pids: &[u32], metrics: Metrics) -> Result<PythonProcesses, String> {
+        let name = "PYTHON_PROCESSES";
+        let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
+        let pythons = Pythons::default();
+        let mut worker = Worker {
+            processes: HashMap::try_from(map).map_err(|error| error.to_string())?,
+            pythons: pythons.clone(),
+            files: FxHashMap::default(),
+            metrics: metrics.clone(),
+        };
+        let (commands, queue) = mpsc::sync_channel(MAX_COMMANDS);
+        let (done, is_done) = mpsc::sync_channel(1);
+        let pids = pids.to_vec();
+        let thread = std::thread::Builder::new().name("txray-python".to_owned()).spawn(move || {
+            pids.into_iter().for_each(|pid| worker.look(pid));
+            // Nobody may be waiting any more.
+            let _ = done.try_send(());
+            worker.run(&queue);
+        });
+        let thread = thread.map_err(|error| format!("start the thread txray-python: {error}"))?;
+        // What is not reached in time is known a little later.
+        let _ = is_done.recv_timeout(PATIENCE);
+        Ok(PythonProcesses { commands: Some(commands), thread: Some(thread), pythons, metrics })
+    }
+
+    /// The interpreters that were found.
+    pub fn pythons(&self) -> &Pythons {
+        &self.pythons
+    }
+
+    /// A process was met for the first time, executes a program, or has set up its interpreter.
+    pub fn look(&self, pid: u32) {
+        self.send(Command::Look(pid));
+    }
+
+    /// A process has ended.
+    pub fn ended(&self, pid: u32) {
+        self.send(Command::Ended(pid));
+    }
+
+    fn send(&self, command: Command) {
+        let is_taken = self.commands.as_ref().is_some_and(|commands| commands.try_send(command).is_ok());
+        self.metrics.add(Counter::StacksPythonProcesses, u64::from(!is_taken));
+    }
+}
+
+impl Drop for PythonProcesses {
+    fn drop(&mut self) {
+        // It ends with its queue.
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Which file, as it was when it was read: device, inode, length, time of the last change.
+type FileKey = (u64, u64, u64, i64, i64);
+
+struct Worker {
+    processes: HashMap<MapData, u32, abi::PythonProcess>,
+    pythons: Pythons,
+    /// What files export of the interpreter.
+    files: FxHashMap<FileKey, Option<Symbols>>,
+    metrics: Metrics,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Command>) {
+        for command in queue {
+            match command {
+                Command::Look(pid) => self.look(pid),
+                Command::Ended(pid) => self.forget(pid),
+            }
+        }
+    }
+
+    fn look(&mut self, pid: u32) {
+        let Some(python) = self.python_of(pid) else {
+            // It may have been one before it executed this.
+            return self.forget(pid);
+        };
+        let told = python.told();
+        // What the kernel side tells from then on can be read.
+        self.pythons.set(pid, Some(python));
+        if self.processes.insert(pid, told, 0).is_err() {
+            self.metrics.add(Counter::StacksPythonProcesses, 1);
+            // No more than the map has room for.
+            self.pythons.set(pid, None);
+        }
+    }
+
+    fn forget(&mut self, pid: u32) {
+        // Most were never in it.
+        let _ = self.processes.remove(&pid);
+        self.pythons.set(pid, None);
+    }
+
+    /// The interpreter of a process. One that cannot be read is none.
+    fn python_of(&mut self, pid: u32) -> Option<Python> {
+        let process = Process::read(Path::new("/proc"), pid).ok()?;
+        let memory = File::open(process.dir.join("mem")).ok()?;
+        python::candidates(&process).find_map(|mapped| {
+            let file = process.open(mapped).ok()?.file;
+            let symbols = self.symbols_of(&file)?;
+            python::find(&memory, &Elf::parse(&file).ok()?, symbols, &mapped.ranges)
+        })
+    }
+
+    fn symbols_of(&mut self, file: &File) -> Option<Symbols> {
+        let facts = file.metadata().ok()?;
+        let key = (facts.dev(), facts.ino(), facts.len(), facts.mtime(), facts.mtime_nsec());
+        if let Some(known) = self.files.get(&key) {
+            return *known;
+        }
+        let symbols = Elf::parse(file).ok().and_then(|elf| python::symbols(&elf));
+        if self.files.len() >= MAX_FILES {
+            self.files.clear();
+        }
+        self.files.insert(key, symbols);
+        symbols
+    }
+}
