@@ -5,9 +5,9 @@ use aya_ebpf::{
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::{
-    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, MAX_GO_PROCESSES, MAX_PYTHON_PROCESSES, N_STATS,
-    PORT_SLOTS, PortKey, PythonProcess, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS, Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS,
-    Verdict,
+    Conn, ExeKey, FunctionSpec, MAX_CGROUPS, MAX_COMMS, MAX_FUNCTIONS, MAX_GO_PROCESSES,
+    MAX_PYTHON_PROCESSES, N_STATS, PORT_SLOTS, PortKey, PythonProcess, SOCKET_HINT_SLOTS, TARGET_HINT_SLOTS,
+    Target, TlsProcess, UDP_PORT_WORDS, VERDICT_SLOTS, Verdict,
 };
 
 use crate::{

@@ -47,7 +47,8 @@ fn check_chain(capture: &Capture, path: &str, kind: &str, chain: &[&str]) -> [u6
     let is_right = |stack: &&&StackSum| {
         let script = own(stack, FILE);
         // Where the stack of C is lost, in a library's jump to another's function, they stand all the same.
-        script.get(..chain.len()) == Some(chain) && !stack.frames.iter().any(|frame| frame.contains(EVALUATES))
+        script.get(..chain.len()) == Some(chain)
+            && !stack.frames.iter().any(|frame| frame.contains(EVALUATES))
     };
     let n: u64 = all.iter().map(|stack| stack.count).sum();
     let n_right: u64 = all.iter().filter(is_right).map(|stack| stack.count).sum();

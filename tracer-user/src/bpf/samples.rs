@@ -25,8 +25,13 @@ const PROGRAM: &str = "sample";
 /// Whether the kernel takes the program, and those behind it.
 pub(super) fn trials(ebpf: &mut Ebpf, btf: &Btf) -> Vec<ProbeTrial> {
     let outcome = load(ebpf).map(|_| ());
-    let own =
-        ProbeTrial { program: PROGRAM, tracepoint: "cpu-clock", feature: Some(FEATURE), family: None, outcome };
+    let own = ProbeTrial {
+        program: PROGRAM,
+        tracepoint: "cpu-clock",
+        feature: Some(FEATURE),
+        family: None,
+        outcome,
+    };
     let mut all = python_processes::trials(ebpf, btf);
     all.insert(0, own);
     all

@@ -25,8 +25,8 @@ use crate::{
     bpf::{
         function_probes::{self, FunctionProbes},
         go_processes::GoProcesses,
-        python_processes::PythonProcesses,
         load::{self, Capture, Family, LoadConfig, LoadError, Missing},
+        python_processes::PythonProcesses,
         ring::{BatchReceiver, MapError, RawBatch, Reader, batch_queue, boot_now, records},
         targets::LiveTargets,
         tls_probes::TlsProbes,

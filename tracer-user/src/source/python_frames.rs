@@ -47,14 +47,21 @@ impl Script {
     }
 
     /// Puts the functions of the script into the frames of a stack of which the kernel told them.
-    pub fn join<F: AsRef<str> + From<Arc<str>>>(&mut self, stack: &Stack, end: StackEnd, frames: &mut Vec<F>) {
+    pub fn join<F: AsRef<str> + From<Arc<str>>>(
+        &mut self,
+        stack: &Stack,
+        end: StackEnd,
+        frames: &mut Vec<F>,
+    ) {
         let mut functions: Vec<Function> = Vec::new();
         let mut memory = None;
         for (code, is_first) in self.python.functions(&stack.python) {
             match self.text(code, &mut memory) {
                 Some(text) => functions.push(Function { text, is_first }),
                 // What runs stands below it all the same.
-                None if is_first => functions.iter_mut().next_back().into_iter().for_each(|last| last.is_first = true),
+                None if is_first => {
+                    functions.iter_mut().next_back().into_iter().for_each(|last| last.is_first = true)
+                }
                 None => {}
             }
         }
@@ -91,15 +98,22 @@ pub fn runs_script(frame: &str) -> bool {
 }
 
 /// The frames of C and the functions of the script, the innermost first, as one stack. `c_is_whole` and `is_whole`: their outermost ones are known.
-fn joined<F: AsRef<str> + From<Arc<str>>>(c: Vec<F>, c_is_whole: bool, script: &[Function], is_whole: bool) -> Vec<F> {
+fn joined<F: AsRef<str> + From<Arc<str>>>(
+    c: Vec<F>,
+    c_is_whole: bool,
+    script: &[Function],
+    is_whole: bool,
+) -> Vec<F> {
     if script.is_empty() {
         return c;
     }
     let n_calls = c.iter().filter(|frame| runs_script(frame.as_ref())).count();
     let runs: Vec<&[Function]> = script.split_inclusive(|function| function.is_first).collect();
     // From the innermost on they belong together, unless there is one too many of a kind within: of a call that is just beginning no function is known yet.
-    let fits = n_calls == runs.len() || (n_calls < runs.len() && !c_is_whole) || (n_calls > runs.len() && !is_whole);
-    let texts = |run: &[Function]| run.iter().map(|function| F::from(function.text.clone())).collect::<Vec<_>>();
+    let fits =
+        n_calls == runs.len() || (n_calls < runs.len() && !c_is_whole) || (n_calls > runs.len() && !is_whole);
+    let texts =
+        |run: &[Function]| run.iter().map(|function| F::from(function.text.clone())).collect::<Vec<_>>();
     let mut all = Vec::with_capacity(c.len() + script.len());
     let mut left = if fits { runs } else { vec![script] }.into_iter();
     for frame in c {
@@ -130,13 +144,12 @@ mod tests {
             "E" => Arc::from(format!("{RUNS}+0x12 (python3.11)")),
             name => Arc::from(name),
         };
-        let function = |name: &str| Function {
-            text: name.trim_end_matches('!').into(),
-            is_first: name.ends_with('!'),
-        };
+        let function =
+            |name: &str| Function { text: name.trim_end_matches('!').into(), is_first: name.ends_with('!') };
         let script: Vec<Function> = script.split_whitespace().map(function).collect();
         let found = joined(c.split_whitespace().map(frame).collect(), c_is_whole, &script, is_whole);
-        let found: Vec<&str> = found.iter().map(|frame| if runs_script(frame) { "E" } else { &**frame }).collect();
+        let found: Vec<&str> =
+            found.iter().map(|frame| if runs_script(frame) { "E" } else { &**frame }).collect();
         assert_eq!(found.join(" "), all);
     }
 

@@ -193,7 +193,12 @@ pub fn candidates(process: &Process) -> impl Iterator<Item = &MappedFile> {
         let name = Path::new(&file.path).file_name().unwrap_or_default().as_bytes();
         memchr::memmem::find(name, b"python").is_some()
     };
-    process.files.iter().enumerate().filter(move |(at, file)| *at == 0 || is_named(file)).map(|(_, file)| file)
+    process
+        .files
+        .iter()
+        .enumerate()
+        .filter(move |(at, file)| *at == 0 || is_named(file))
+        .map(|(_, file)| file)
 }
 
 /// The interpreter that a mapped file holds, if it is one that is known and runs already.
@@ -210,8 +215,9 @@ pub fn find(memory: &dyn Memory, elf: &Elf<'_>, symbols: Symbols, ranges: &[Rang
 fn moved_by(elf: &Elf<'_>, ranges: &[Range]) -> Option<u64> {
     ranges.iter().find_map(|range| {
         // What is mapped are whole pages.
-        let inside =
-            |(offset, _, size): &(u64, u64, u64)| range.offset >= offset & !4095 && range.offset < offset + size;
+        let inside = |(offset, _, size): &(u64, u64, u64)| {
+            range.offset >= offset & !4095 && range.offset < offset + size
+        };
         let (offset, address, _) = elf.code_parts().into_iter().find(inside)?;
         Some(range.start.wrapping_sub(address.wrapping_sub(offset).wrapping_add(range.offset)))
     })
@@ -229,7 +235,8 @@ impl Python {
                 return false;
             }
         }
-        let word = |base: u64, offset: u32| memory.word(base.wrapping_add(offset.into())).filter(|word| *word != 0);
+        let word =
+            |base: u64, offset: u32| memory.word(base.wrapping_add(offset.into())).filter(|word| *word != 0);
         let interpreter = word(self.runtime, layout.interpreters);
         let thread = interpreter.and_then(|interpreter| word(interpreter, layout.interpreter_threads));
         let of = thread.and_then(|thread| memory.word(thread.wrapping_add(THREAD_INTERPRETER)));
@@ -379,9 +386,10 @@ mod tests {
 
     impl Memory for Words {
         fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
-            bytes.iter_mut().enumerate().all(|(at, byte)| {
-                self.0.get(&(address + at as u64)).map(|found| *byte = *found).is_some()
-            })
+            bytes
+                .iter_mut()
+                .enumerate()
+                .all(|(at, byte)| self.0.get(&(address + at as u64)).map(|found| *byte = *found).is_some())
         }
     }
 
@@ -417,7 +425,10 @@ mod tests {
     fn files_are_told_by_what_tells_them_apart() {
         for (path, file) in [
             ("/srv/shop/views.py", "views.py"),
-            ("/srv/venv/lib/python3.11/site-packages/django/core/handlers/base.py", "django/core/handlers/base.py"),
+            (
+                "/srv/venv/lib/python3.11/site-packages/django/core/handlers/base.py",
+                "django/core/handlers/base.py",
+            ),
             ("/usr/lib/python3/dist-packages/flask/app.py", "flask/app.py"),
             ("/usr/lib/python3.11/http/server.py", "python3.11/http/server.py"),
             ("/opt/python3.x/a.py", "a.py"),

@@ -187,12 +187,15 @@ pub fn exported<const N: usize>(elf: &Elf<'_>, names: [&str; N]) -> [Option<u64>
         let n_symbols = table.len() / size_of::<Sym64<LE>>();
         let Ok((found, _)) = pod::slice_from_bytes::<Sym64<LE>>(&table, n_symbols) else { continue };
         let is_there = |symbol: &&Sym64<LE>| {
-            symbol.st_type() == STT_OBJECT && symbol.st_shndx.get(LE) != SHN_UNDEF && symbol.st_value.get(LE) != 0
+            symbol.st_type() == STT_OBJECT
+                && symbol.st_shndx.get(LE) != SHN_UNDEF
+                && symbol.st_value.get(LE) != 0
         };
         for symbol in found.iter().filter(is_there) {
             let rest = strings.get(symbol.st_name.get(LE) as usize..).unwrap_or_default();
             let which = names.iter().position(|name| {
-                rest.strip_prefix(name.as_bytes()).is_some_and(|behind| behind.first().is_none_or(|byte| *byte == 0))
+                rest.strip_prefix(name.as_bytes())
+                    .is_some_and(|behind| behind.first().is_none_or(|byte| *byte == 0))
             });
             if let Some(which) = which {
                 places[which].get_or_insert(symbol.st_value.get(LE));
