@@ -32,6 +32,8 @@ mod live;
 mod looked_for;
 /// Who calls whom, of a recording.
 mod map;
+/// What the network does to connections, through the pipeline.
+mod network;
 /// Patterns of the XLog, found in traffic whose truth is known.
 mod patterns;
 /// Packet captures as a source.

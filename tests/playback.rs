@@ -91,6 +91,7 @@ fn times(event: &mut Event) -> Vec<&mut BootTime> {
         Event::Stack(stack) => vec![&mut stack.time],
         Event::OffCpu(off) => vec![&mut off.time, &mut off.out, &mut off.wake],
         Event::ConnClose(close) => vec![&mut close.time],
+        Event::Retransmit(again) => vec![&mut again.time],
         Event::Process(process) => vec![&mut process.time],
         Event::ProcessFacts(facts) => vec![&mut facts.time],
         Event::Counters(counters) => vec![&mut counters.time],

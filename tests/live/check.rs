@@ -399,6 +399,8 @@ mod tests {
                 response_bytes: row.response_bytes,
                 request_messages: None,
                 response_messages: None,
+                rtt_ns: None,
+                retransmits: None,
                 function: None,
                 arguments: None,
                 returned: None,

@@ -125,6 +125,7 @@ fn run(hooks: Hooks, ring_bytes: u32, batch_queue: usize, nap: Nap, rate: Option
                     | Event::FunctionReturn(_)
                     | Event::Stack(_)
                     | Event::OffCpu(_)
+                    | Event::Retransmit(_)
                     | Event::ConnOpen(_)
                     | Event::ConnShut(_)
                     | Event::ConnClose(_)

@@ -62,6 +62,8 @@ pub(super) struct Transaction {
     pub(super) response_bytes: u64,
     pub(super) request_messages: Option<u64>,
     pub(super) response_messages: Option<u64>,
+    pub(super) rtt_ns: Option<u64>,
+    pub(super) retransmits: Option<u32>,
     pub(super) function: Option<String>,
     pub(super) arguments: Option<serde_json::Value>,
     #[serde(rename = "return")]

@@ -6,7 +6,7 @@ use tracer_user::{
     event::Role,
     protocol::TlsFacts,
     transaction::{
-        CallId, Confidence, End, Kind, TimeBasis, Transaction,
+        CallId, Confidence, End, Kind, Network, TimeBasis, Transaction,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod},
     },
 };
@@ -66,7 +66,14 @@ pub fn transaction(i: u64) -> Transaction {
         carrier: None,
         call: None,
         causes: causes(i),
+        network: network(i),
     }
+}
+
+/// Of connections that are no Unix sockets; some have lost segments, and of some no round trip was measured.
+fn network(i: u64) -> Option<Network> {
+    let rtt_us = if i % 20 == 11 { 0 } else { 80 + i as u32 };
+    (!i.is_multiple_of(5)).then_some(Network { rtt_us, retransmits: (i % 17 == 3).into() })
 }
 
 /// Of requests that were served an anatomy, with time on the CPU split or not; of every fifth that was made what made it.
@@ -178,16 +185,18 @@ fn known_to(version: u32, transaction: Transaction) -> Transaction {
             request_messages: None,
             response_messages: None,
             causes: None,
+            network: None,
             ..transaction
         },
-        2 => Transaction { causes: None, trace_id: None, ..transaction },
+        2 => Transaction { causes: None, trace_id: None, network: None, ..transaction },
         3 => {
             let causes = transaction.causes.map(|causes| {
                 let link = causes.link.map(|link| Link { method: LinkMethod::Thread, ..link });
                 Box::new(Causes { link, ..*causes })
             });
-            Transaction { trace_id: None, causes, ..transaction }
+            Transaction { trace_id: None, causes, network: None, ..transaction }
         }
+        4 => Transaction { network: None, ..transaction },
         _ => transaction,
     }
 }

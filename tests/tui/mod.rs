@@ -188,6 +188,7 @@ fn open(i: u64, age_ms: u64, step: Step) -> OpenRequest {
         unix_path: Bytes::new(),
         tls: None,
         trace_id: None,
+        network: None,
         confidence: Confidence::Complete,
         time_basis: TimeBasis::Exit,
     }

@@ -282,6 +282,8 @@ pub fn fill(record: *mut Data, conn: &Conn, moved: &Moved, part: &Part) {
         (&raw mut (*record).kernel_ns).write_volatile(conn.kernel_ns);
         (&raw mut (*record).off_cpu).write_volatile(conn.off_cpu);
         (&raw mut (*record).goroutine).write_volatile(moved.goroutine);
+        (&raw mut (*record).rtt_us).write_volatile(conn.rtt_us);
+        (&raw mut (*record).retransmits).write_volatile(conn.retransmits);
     }
 }
 
@@ -396,6 +398,9 @@ fn send_sum(conn: &mut Conn, direction: u32) -> u32 {
             // What another thread moved first says nothing of this one's time.
             let is_one = sum.tid == sum.tid_last;
             (&raw mut (*record).off_cpu).write_volatile(if is_one { sum.off_cpu } else { 0 });
+            // Of now, which is the next call's at the latest.
+            (&raw mut (*record).rtt_us).write_volatile(conn.rtt_us);
+            (&raw mut (*record).retransmits).write_volatile(conn.retransmits);
         }
         entry.submit(BPF_RB_NO_WAKEUP);
     }

@@ -78,6 +78,8 @@ static EMPTY: Conn = Conn {
     kernel_ns: 0,
     off_cpu: 0,
     serving: 0,
+    rtt_us: 0,
+    retransmits: 0,
 };
 
 /// Creates the state of a socket, or finds what another CPU created at the same time. The id is written last: an entry

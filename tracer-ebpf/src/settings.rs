@@ -51,6 +51,8 @@ pub static SETTINGS: Settings = Settings {
         socket_sk: NO_OFFSET,
         tcp_sock_copied_seq: NO_OFFSET,
         tcp_sock_write_seq: NO_OFFSET,
+        tcp_sock_srtt_us: NO_OFFSET,
+        tcp_sock_total_retrans: NO_OFFSET,
         tcp_sock_rcv_nxt: NO_OFFSET,
         tcp_sock_icsk_ulp_ops: NO_OFFSET,
         unix_sock_peer: NO_OFFSET,

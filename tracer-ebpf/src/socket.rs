@@ -57,6 +57,10 @@ pub struct Sequence {
     pub write: u32,
     /// Next byte that the network will bring.
     pub received: u32,
+    /// As [`tracer_ebpf::Data::rtt_us`].
+    pub rtt_us: u32,
+    /// As [`tracer_ebpf::Data::retransmits`].
+    pub retransmits: u32,
     /// They are those of records: the kernel's TLS sits on top of TCP, or something like it. Records are longer than what calls move, are sent later, and
     /// are taken from the socket before anybody asks for what is in them.
     pub counts_records: bool,
@@ -74,8 +78,24 @@ fn read_sequence<M: Memory>(tcp: *const u8, counts_records: bool) -> Sequence {
         copied: M::read(tcp, setting!(offsets.tcp_sock_copied_seq)),
         write: M::read(tcp, setting!(offsets.tcp_sock_write_seq)),
         received: M::read(tcp, setting!(offsets.tcp_sock_rcv_nxt)),
+        rtt_us: rtt_us::<M>(tcp),
+        retransmits: retransmits::<M>(tcp),
         counts_records,
     }
+}
+
+/// As [`tracer_ebpf::Data::rtt_us`]. The kernel keeps eight times as much (`tcp_rtt_estimator`, net/ipv4/tcp_input.c).
+#[inline(always)]
+pub fn rtt_us<M: Memory>(tcp: *const u8) -> u32 {
+    let at = setting!(offsets.tcp_sock_srtt_us);
+    if at == NO_OFFSET { 0 } else { M::read::<u32>(tcp, at) >> 3 }
+}
+
+/// As [`tracer_ebpf::Data::retransmits`].
+#[inline(always)]
+pub fn retransmits<M: Memory>(tcp: *const u8) -> u32 {
+    let at = setting!(offsets.tcp_sock_total_retrans);
+    if at == NO_OFFSET { 0 } else { M::read(tcp, at) }
 }
 
 impl TcpMemory for Typed {

@@ -141,6 +141,7 @@ fn stretched(mut event: Event, begin: u64) -> Event {
             stretch(&mut off.out, begin);
             stretch(&mut off.wake, begin);
         }
+        Event::Retransmit(again) => stretch(&mut again.time, begin),
         Event::ConnShut(shut) => stretch(&mut shut.time, begin),
         Event::ConnClose(close) => stretch(&mut close.time, begin),
         Event::Process(process) => stretch(&mut process.time, begin),

@@ -128,6 +128,10 @@ user_counters! {
     StacksGaveWay = "stacks.gave_way",
     /// Processes, or looks at them, whose stacks are not told by the functions of their scripts if they are programs of Python: too many.
     StacksPythonProcesses = "stacks.python_processes",
+    /// Segments that traced connections sent again.
+    Retransmits = "retransmits.seen",
+    /// Segments sent again while no request was in flight on their connection, and none that had just been answered: of no transaction.
+    RetransmitsNobodys = "retransmits.nobodys",
     /// Calls that are not followed: their thread has too many open.
     FunctionDepth = "lost.function_depth",
     /// Calls that are not followed: too many threads have open ones.

@@ -196,6 +196,8 @@ pub struct KernelOffsets {
     pub socket_sk: u32,
     pub tcp_sock_copied_seq: u32,
     pub tcp_sock_write_seq: u32,
+    pub tcp_sock_srtt_us: u32,
+    pub tcp_sock_total_retrans: u32,
     pub tcp_sock_rcv_nxt: u32,
     pub tcp_sock_icsk_ulp_ops: u32,
     pub unix_sock_peer: u32,

@@ -201,6 +201,10 @@ pub struct Conn {
     pub off_cpu: u32,
     /// Thread that serves the turn in progress; 0 = none.
     pub serving: u32,
+    /// As [`crate::Data::rtt_us`], at the call in progress.
+    pub rtt_us: u32,
+    /// As [`crate::Data::retransmits`], at the call in progress.
+    pub retransmits: u32,
 }
 
 #[cfg(feature = "user")]
@@ -214,4 +218,4 @@ unsafe impl aya::Pod for Verdict {}
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Verdict>() == 32);
 const _: () = assert!(size_of::<Sum>() == 64);
-const _: () = assert!(size_of::<Conn>() == 264);
+const _: () = assert!(size_of::<Conn>() == 272);

@@ -97,6 +97,27 @@ pub struct Data {
     pub off_cpu: u32,
     /// Low half of the number of the goroutine that moved them; 0 = it is no program of Go, that is not known, or of several calls ([`FLAG_SUMMED`]).
     pub goroutine: u32,
+    /// Time from a segment to its acknowledgement, as the kernel smooths it (`tcp_sock.srtt_us`), µs; 0 = none was measured, or no TCP socket of its own.
+    pub rtt_us: u32,
+    /// Segments that this end has sent again since the connection began (`tcp_sock.total_retrans`), modulo 2^32.
+    pub retransmits: u32,
+}
+
+/// [`Retransmit`].
+pub const KIND_RETRANSMIT: u16 = 15;
+
+/// This end of a connection sent segments again, that the peer had not acknowledged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Retransmit {
+    /// When.
+    pub header: Header,
+    /// The connection.
+    pub conn_id: u64,
+    /// As [`Data::rtt_us`].
+    pub rtt_us: u32,
+    /// As [`Data::retransmits`], these included.
+    pub retransmits: u32,
 }
 
 /// A process began to listen ([`Listening`]).
@@ -486,9 +507,10 @@ const _: () = assert!(size_of::<FunctionReturn>() == 64);
 const _: () = assert!(size_of::<Stack>() == 72);
 const _: () = assert!(size_of::<TlsOpen>() == 40);
 const _: () = assert!(size_of::<Listening>() == 24);
+const _: () = assert!(size_of::<Retransmit>() == 32);
 const _: () = assert!(size_of::<Datagram>() == 112);
 const _: () = assert!(size_of::<Header>() == 16);
-const _: () = assert!(size_of::<Data>() == 112);
+const _: () = assert!(size_of::<Data>() == 120);
 const _: () = assert!(size_of::<ConnOpen>() == 96);
 const _: () = assert!(size_of::<ConnShut>() == 24);
 const _: () = assert!(size_of::<ConnClose>() == 56);

@@ -11,4 +11,4 @@ pub use event::*;
 pub use stats::*;
 
 /// Version of everything in this crate. User space refuses an object with another one.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -103,6 +103,8 @@ counters! {
     StackUnknown = "function_stack_unknown",
     /// Records of threads off the CPU refused: the ring was over 75 % full. Lost; it shows as a gap in the thread's numbers.
     RefusedOffCpu = "refused_off_cpu",
+    /// Records of segments sent again, refused by the ring. The connection's next record has their count, without their time.
+    RefusedRetransmit = "refused_retransmit",
     /// Stacks of waits that were not told: enough of them had been in that tenth of a second. What was waited for is told all the same.
     StacksLeftOut = "stacks_left_out",
     /// Threads that serve left their CPU, as the kernel counts it, without being seen: that time is nobody's (`unattributed`).

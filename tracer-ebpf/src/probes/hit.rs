@@ -99,6 +99,8 @@ pub fn hit<M: TcpMemory>(hit: &Hit, kind: Option<Kind>) {
         consumed = sequence.copied;
         has_sequence = !sequence.counts_records;
         waiting = sequence.counts_records || sequence.received != sequence.copied;
+        conn.rtt_us = sequence.rtt_us;
+        conn.retransmits = sequence.retransmits;
     }
     let mut moved = Moved {
         thread: hit.thread,

@@ -5,16 +5,16 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use tracer_ebpf::{
-    CLOSE_NORMAL, EGRESS, Header, INGRESS, KIND_LISTENING, Listening, MODE_ALL, PortKey, ROLE_CLIENT,
-    ROLE_SERVER, Stat, Tuple,
+    CLOSE_NORMAL, EGRESS, Header, INGRESS, KIND_LISTENING, KIND_RETRANSMIT, Listening, MODE_ALL, PortKey,
+    ROLE_CLIENT, ROLE_SERVER, Retransmit, Stat, Tuple,
 };
 
 use crate::{
-    capture,
+    capture::{self, BPF_RB_NO_WAKEUP},
     conn::{self, Birth},
     filter::{current_target, is_armed, wants_ports},
     maps::{EVENTS, LISTENING},
-    memory::{Memory, Typed},
+    memory::{Memory, Probed, Typed},
     settings::setting,
     socket::{self, Kind},
     stats::count,
@@ -156,6 +156,41 @@ pub fn tcp_destroy(context: RawTracePointContext) -> i32 {
         return 0;
     }
     conn::end(key, conn, CLOSE_NORMAL);
+    0
+}
+
+/// A TCP socket sends again what was not acknowledged in time. Runs for those of the whole host: rare where nothing is lost.
+///
+/// match-proto: `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb)`; since kernel 6.15 also `int err`.
+#[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
+pub fn tcp_retransmit(context: RawTracePointContext) -> i32 {
+    let key: u64 = context.arg(0);
+    let Some(conn) = conn::find_hinted(key) else { return 0 };
+    if conn.opened == 0 || !is_armed() {
+        // What was sent again by then is in the first count that is told.
+        return 0;
+    }
+    // `tcp_sock` begins with the `sock`.
+    let tcp = key as *const u8;
+    count(Stat::EventsAttempted);
+    let Some(mut entry) = EVENTS.reserve::<Retransmit>(0) else {
+        // The next record of the connection has the count.
+        count(Stat::RefusedRetransmit);
+        return 0;
+    };
+    count(Stat::EventsReserved);
+    entry.write(Retransmit {
+        header: Header {
+            time_ns: conn::now(),
+            kind: KIND_RETRANSMIT,
+            flags: 0,
+            length: size_of::<Retransmit>() as u32,
+        },
+        conn_id: conn.id,
+        rtt_us: socket::rtt_us::<Probed>(tcp),
+        retransmits: socket::retransmits::<Probed>(tcp),
+    });
+    entry.submit(BPF_RB_NO_WAKEUP);
     0
 }
 

@@ -386,6 +386,12 @@ fn life(features: &Features, checks: &mut Checks) {
             "a kernel of 6.3 or later",
         ),
         (
+            "tcp_retransmit_skb",
+            "segments sent again",
+            "retransmits are counted with the next bytes of their connection, and those behind an answer not at all",
+            "a kernel with this tracepoint (4.16 or later)",
+        ),
+        (
             "sched_process_fork",
             "start of processes",
             "children of a target are not followed",

@@ -263,6 +263,7 @@ pub const TRACEPOINTS: &[&str] = &[
     "inet_sock_set_state",
     "tcp_destroy_sock",
     "sk_data_ready",
+    "tcp_retransmit_skb",
     "sched_process_fork",
     "sched_process_exec",
     "sched_process_exit",

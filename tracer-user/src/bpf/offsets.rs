@@ -160,6 +160,10 @@ offsets! {
         sk_receive_queue_len = "sock" "sk_receive_queue.qlen" 4,
         /// `struct tcp_ulp_ops *`: what sits on top of TCP in the kernel, such as its TLS; null on a plain socket.
         tcp_ulp_ops = "tcp_sock" "inet_conn.icsk_ulp_ops" 8,
+        /// Eight times the smoothed time from a segment to its acknowledgement, µs.
+        tcp_srtt_us = "tcp_sock" "srtt_us" 4,
+        /// Segments sent again since the connection began.
+        tcp_total_retrans = "tcp_sock" "total_retrans" 4,
         /// Path of a bound Unix socket (`struct path`: mount, dentry).
         unix_path = "unix_sock" "path" 16,
         /// `TS_COMPAT` (2): the thread is inside a 32-bit system call.
@@ -195,6 +199,8 @@ impl From<&Offsets> for abi::KernelOffsets {
             socket_sk: offsets.socket_sk,
             tcp_sock_copied_seq: offsets.tcp_copied_seq,
             tcp_sock_write_seq: offsets.tcp_write_seq,
+            tcp_sock_srtt_us: or_absent(offsets.tcp_srtt_us),
+            tcp_sock_total_retrans: or_absent(offsets.tcp_total_retrans),
             tcp_sock_rcv_nxt: offsets.tcp_rcv_nxt,
             tcp_sock_icsk_ulp_ops: or_absent(offsets.tcp_ulp_ops),
             unix_sock_peer: offsets.unix_peer,

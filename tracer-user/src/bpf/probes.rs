@@ -110,6 +110,7 @@ pub(super) const LIFE: &[Probe] = &[
     on("sched_process_exec", "process_exec", Some("targets by name or executable that start later")),
     on("task_rename", "task_rename", Some("targets by thread name that take it later")),
     on("sk_data_ready", ARRIVALS, Some("queue time (arrival of requests; kernel 6.3 and later)")),
+    on("tcp_retransmit_skb", "tcp_retransmit", Some("when segments are sent again")),
 ];
 
 pub(super) const SOCKET: &[Probe] = &[on(RECEIVES, "socket_receive", None), on(SENDS, "socket_send", None)];

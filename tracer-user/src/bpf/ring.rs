@@ -484,6 +484,8 @@ impl Reader {
                     // What another thread moved first says nothing of this one's time.
                     off_cpu: if sum.tid == sum.tid_last { sum.off_cpu } else { 0 },
                     goroutine: 0,
+                    rtt_us: conn.rtt_us,
+                    retransmits: conn.retransmits,
                     error: 0,
                     comm: [0; 16],
                     payload: Bytes::new(),

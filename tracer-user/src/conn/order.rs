@@ -87,6 +87,7 @@ pub fn time(event: &Event) -> BootTime {
         Event::FunctionReturn(leave) => leave.time,
         Event::Stack(stack) => stack.time,
         Event::OffCpu(off) => off.time,
+        Event::Retransmit(again) => again.time,
     }
 }
 
@@ -108,6 +109,8 @@ fn key(event: &Event) -> (u64, u64, u8, u64, u32) {
         }
         Event::Datagram(datagram) => (time, datagram.conn.0, 5, datagram.number, datagram.direction() as u32),
         Event::ConnShut(shut) => (time, shut.conn.0, 7, shut.direction.index() as u64, 0),
+        // Behind bytes of the same stamp.
+        Event::Retransmit(again) => (time, again.conn.0, 7, 2, again.retransmits),
         Event::FunctionFacts(facts) => (time, 0, 3, 1, facts.function),
         // Behind bytes that its thread has received by then; of one thread by their number.
         Event::FunctionEnter(enter) => (time, u64::MAX, 7, enter.number, enter.tid),

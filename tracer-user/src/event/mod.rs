@@ -117,6 +117,8 @@ pub enum Event {
     Stack(Stack),
     /// A thread that serves a request was off the CPU.
     OffCpu(OffCpu),
+    /// This end of a connection sent segments again.
+    Retransmit(Retransmit),
 }
 
 /// Bytes moved on a connection by one call, or several summed. See [`tracer_ebpf::Data`] for the meaning of each field.
@@ -159,6 +161,25 @@ pub struct Data {
     /// Low half of the number of the goroutine that moved them, which is never given twice; 0 = none, or not known. What checkpoints hold apart.
     #[serde(skip)]
     pub goroutine: u32,
+    /// Time from a segment to its acknowledgement, as the kernel smooths it, µs; 0 = not known. What checkpoints hold apart.
+    #[serde(skip)]
+    pub rtt_us: u32,
+    /// Segments that this end has sent again since the connection began, modulo 2^32. What checkpoints hold apart.
+    #[serde(skip)]
+    pub retransmits: u32,
+}
+
+/// This end of a connection sent segments again. See [`tracer_ebpf::Retransmit`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retransmit {
+    /// When.
+    pub time: BootTime,
+    /// The connection.
+    pub conn: ConnId,
+    /// As [`Data::rtt_us`].
+    pub rtt_us: u32,
+    /// As [`Data::retransmits`], these included.
+    pub retransmits: u32,
 }
 
 impl Data {
@@ -394,7 +415,7 @@ pub struct Counters {
 }
 
 /// Kernel counters of records that are gone.
-pub const LOST_IN_KERNEL: [&str; 13] = [
+pub const LOST_IN_KERNEL: [&str; 14] = [
     "refused_data",
     "refused_conn",
     "refused_process",
@@ -408,6 +429,7 @@ pub const LOST_IN_KERNEL: [&str; 13] = [
     "refused_function",
     "refused_stack",
     "refused_off_cpu",
+    "refused_retransmit",
 ];
 /// Losses of a run's own sinks, which are none of a replay's business.
 pub const LOST_BY_SINKS: [Counter; 2] = [Counter::SinkQueueFull, Counter::SinkWrite];
@@ -513,6 +535,8 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
                 kernel_ns: raw.kernel_ns,
                 off_cpu: raw.off_cpu,
                 goroutine: raw.goroutine,
+                rtt_us: raw.rtt_us,
+                retransmits: raw.retransmits,
             }))
         }
         abi::KIND_DATAGRAM => {
@@ -624,6 +648,15 @@ pub fn decode(record: &Bytes) -> Result<Event, DecodeError> {
             FunctionReturn::decode(&read(record)?, record).map(Event::FunctionReturn)
         }
         abi::KIND_OFF_CPU => Ok(Event::OffCpu(OffCpu::from(&read::<abi::OffCpu>(record)?))),
+        abi::KIND_RETRANSMIT => {
+            let raw: abi::Retransmit = read(record)?;
+            Ok(Event::Retransmit(Retransmit {
+                time: BootTime(raw.header.time_ns),
+                conn: ConnId(raw.conn_id),
+                rtt_us: raw.rtt_us,
+                retransmits: raw.retransmits,
+            }))
+        }
         abi::KIND_STACK => Stack::decode(&read(record)?, record).map(Event::Stack),
         kind => Err(DecodeError::UnknownKind(kind)),
     }

@@ -121,6 +121,7 @@ impl Pipeline {
             rest.metrics.add(Counter::TrackerFull, 1);
         }
         self.carry(carrier);
+        self.share_path(conn, carrier);
         self.link(conn);
         self.go_on_inside(conn, carrier);
     }

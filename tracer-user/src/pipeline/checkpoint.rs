@@ -5,8 +5,8 @@ use std::{cmp::Reverse, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Peers,
-    Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore,
+    CHECKPOINT_VERSION, Carriers, CheckpointError, ClosedConns, Datagrams, Entry, Functions, Link, Path,
+    Peers, Pipeline, PipelineConfig, State, Tally, Threads, VerdictSink, connections::TallyMore,
     goroutines::Goroutines, manners::Manners, received::Received, sends::Sends, threads::Unit,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     protocol::TlsFacts,
     time::BootTime,
     transaction::{
-        CallId,
+        CallId, Network,
         anatomy::Causes,
         exchange::{Exchange, ExchangeMore},
         template::Templates,
@@ -42,6 +42,8 @@ const VERSION_WITH_THREADS: u32 = 6;
 const VERSION_WITH_LINKS: u32 = VERSION_WITH_THREADS;
 /// First version with waits in calls that send, and goroutines.
 const VERSION_WITH_SENDS: u32 = 7;
+/// First version with what the network does.
+const VERSION_WITH_NETWORK: u32 = 8;
 
 /// What a checkpoint holds last since then: of all bytes that wait, in the order in which they stand, then of the transactions.
 type OfThreads = (Threads, Vec<(u64, u32)>, Vec<Option<Box<Causes>>>);
@@ -53,6 +55,10 @@ type OfLinks = ((Manners, Received), Peers, Vec<u64>, Vec<Option<Arc<str>>>, Vec
 /// What a checkpoint holds behind all that: waits in calls that send, the goroutines of all bytes that wait, in the order in which they stand, which serves
 /// what, and what is known of those.
 type OfGoroutines = (Sends, Vec<u32>, Goroutines, Vec<(CallId, Unit)>);
+
+/// What a checkpoint holds behind all that: what the kernel told of the network, with all bytes that wait, in the order in which they stand; of each connection's way, and
+/// of the transactions.
+type OfNetwork = (Vec<(u32, u32)>, Vec<Path>, Vec<Option<Network>>);
 
 /// What a checkpoint holds behind its version.
 #[derive(Serialize, Deserialize)]
@@ -142,6 +148,10 @@ impl Pipeline {
         bytes.extend(postcard::to_allocvec(&stacks).unwrap_or_default());
         let last = (rest.threads.sends(), goroutines, rest.threads.goroutines(), rest.threads.units());
         bytes.extend(postcard::to_allocvec(&last).unwrap_or_default());
+        let told: Vec<_> = bytes_that_wait.iter().map(|data| (data.rtt_us, data.retransmits)).collect();
+        let paths: Vec<&Path> = self.tracker.iter().map(|entry| &entry.path).collect();
+        let ended: Vec<_> = rest.watermark.all().map(|transaction| transaction.network).collect();
+        bytes.extend(postcard::to_allocvec(&(told, paths, ended)).unwrap_or_default());
         bytes
     }
 
@@ -175,6 +185,7 @@ impl Pipeline {
         };
         let mut stacks: Vec<(StackKind, bool)> = Vec::new();
         let (mut sends, mut goroutines, mut of_goroutines, mut units): OfGoroutines = Default::default();
+        let (mut told, mut paths, mut networks): OfNetwork = Default::default();
         let (manners, peers, n_noted, open, ended): OfLinks = match found {
             ..VERSION_WITH_LINKS => Default::default(),
             _ => {
@@ -182,17 +193,23 @@ impl Pipeline {
                 let (of_stacks, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
                 stacks = of_stacks;
                 if found >= VERSION_WITH_SENDS {
-                    (sends, goroutines, of_goroutines, units) = postcard::from_bytes(bytes).map_err(fault)?;
+                    let (of_sends, bytes) = postcard::take_from_bytes(bytes).map_err(fault)?;
+                    (sends, goroutines, of_goroutines, units) = of_sends;
+                    if found >= VERSION_WITH_NETWORK {
+                        (told, paths, networks) = postcard::from_bytes(bytes).map_err(fault)?;
+                    }
                 }
                 links
             }
         };
         let (mut n_noted, mut open) = (n_noted.into_iter(), open.into_iter());
         let (mut times, mut stacks) = (times.into_iter(), stacks.into_iter());
-        let mut goroutines = goroutines.into_iter();
+        let (mut goroutines, mut told) = (goroutines.into_iter(), told.into_iter());
+        let mut paths = paths.into_iter();
         let mut restore_times = |data: &mut Data| {
             (data.kernel_ns, data.off_cpu) = times.next().unwrap_or_default();
             data.goroutine = goroutines.next().unwrap_or_default();
+            (data.rtt_us, data.retransmits) = told.next().unwrap_or_default();
         };
         let (mut tallies, mut more) = (tallies.into_iter(), more.into_iter());
         let mut pipeline = Pipeline::new(config, metrics, verdicts);
@@ -233,6 +250,7 @@ impl Pipeline {
                 tally,
                 link,
                 n_noted: n_noted.next().unwrap_or(0),
+                path: paths.next().unwrap_or_default(),
                 ..Entry::new(conn)
             };
             pipeline.tracker.insert(entry.conn.id, entry);
@@ -250,6 +268,9 @@ impl Pipeline {
         }
         for (transaction, trace_id) in rest.watermark.all_mut().zip(ended) {
             transaction.trace_id = trace_id;
+        }
+        for (transaction, network) in rest.watermark.all_mut().zip(networks) {
+            transaction.network = network;
         }
         rest.threads = threads;
         rest.threads.restore_more(manners, sends, of_goroutines);

@@ -226,6 +226,7 @@ impl Pipeline {
             unix_path: Bytes::new(),
             tls: None,
             trace_id: None,
+            network: None,
             confidence: Confidence::Complete,
             time_basis: TimeBasis::EntryExit,
         }

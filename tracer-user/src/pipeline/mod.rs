@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tracer_ebpf as abi;
 
@@ -24,10 +23,7 @@ use crate::{
         tracker::Tracker,
     },
     enrich::table::ProcessTable,
-    event::{
-        ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Process, ProcessChange,
-        Role, StackKind,
-    },
+    event::{ConnClose, ConnId, ConnOpen, Counters, Data, Direction, Event, EventBatch, Role, StackKind},
     metrics::{Counter, Metrics},
     protocol::Mark,
     time::{BootTime, WallTime},
@@ -197,17 +193,19 @@ pub enum CheckpointError {
 }
 
 /// Version of the checkpoint's layout.
-pub const CHECKPOINT_VERSION: u32 = 7;
+pub const CHECKPOINT_VERSION: u32 = 8;
 
 mod age;
 mod carriers;
 mod checkpoint;
 mod connections;
 mod datagrams;
+mod endings;
 mod functions;
 mod goroutines;
 mod looked_for;
 mod manners;
+mod network;
 mod open;
 mod peers;
 mod positions;
@@ -223,6 +221,7 @@ pub use connections::{ConnRow, ConnState, Connections, MAX_CLOSED_LISTED, MAX_CO
 use datagrams::Datagrams;
 use functions::Functions;
 pub use looked_for::LookedFor;
+use network::{OfCarrier, Path};
 pub use open::{MAX_OPEN_LISTED, OpenRequest};
 use peers::Peers;
 use positions::Noted;
@@ -232,11 +231,6 @@ use threads::Threads;
 /// Bytes of a turn must follow each other this fast for the turn's end to be known in order. 450 ms: the 250 ms after which a summed
 /// event is read at the latest, and 200 ms between two calls; below [`PipelineConfig::watermark_lag_ns`].
 const QUIET_NS: u64 = 450_000_000;
-/// How long after a process's end its requests wait for the close of their connections.
-const EXIT_GRACE_NS: u64 = 200_000_000;
-/// Requests that are stuck are looked for at most this often.
-const STUCK_EVERY_NS: u64 = 200_000_000;
-
 /// From events to transactions.
 pub struct Pipeline {
     order: Order,
@@ -264,6 +258,7 @@ struct Entry {
     is_paired: bool,
     /// Requests before this one are known by their other end.
     n_noted: u64,
+    path: Path,
 }
 
 impl Entry {
@@ -280,6 +275,7 @@ impl Entry {
             link: None,
             is_paired: false,
             n_noted: 0,
+            path: Path::default(),
         }
     }
 }
@@ -304,6 +300,8 @@ struct Rest {
     peers: Peers,
     /// Carriers of which more was told in the step in progress.
     told: Vec<ConnId>,
+    /// What the network did to a carrier in the step in progress.
+    of_carrier: Option<OfCarrier>,
     noted: Option<Noted>,
     marks: Vec<Mark>,
     fx: Effects,
@@ -368,6 +366,7 @@ impl Pipeline {
                 threads: Threads::default(),
                 peers: Peers::default(),
                 told: Vec::new(),
+                of_carrier: None,
                 noted: None,
                 marks: Vec::new(),
                 fx: Effects::default(),
@@ -437,6 +436,7 @@ impl Pipeline {
                 }
             }
             Event::ConnClose(close) => self.close(&close),
+            Event::Retransmit(again) => self.retransmit(&again),
             Event::Process(process) => self.process(&process),
             Event::ProcessFacts(facts) => self.rest.processes.learn(facts),
             Event::Anchor(anchor) => self.rest.state.line.add(anchor),
@@ -448,6 +448,7 @@ impl Pipeline {
             Event::OffCpu(off) => self.rest.threads.off_cpu(&off, &self.rest.metrics),
             Event::FunctionFacts(_) | Event::Listening(_) | Event::Tick(_) | Event::Loss(_) => {}
         }
+        self.note_inside();
         self.tell();
     }
 
@@ -516,6 +517,7 @@ impl Pipeline {
     /// `is_late`: it came behind later events, by more than the window.
     fn data(&mut self, data: Data, is_late: bool) {
         let Some((entry, rest)) = self.entry(data.conn) else { return };
+        rest.note_network(entry, data.time, (data.rtt_us, data.retransmits), false);
         if is_late && data.bytes > 0 && data.time < entry.exchange.newest() {
             // Its connection went on without it: what it would have been paired with has gone by. To the streams it is lost, unless
             // it was seen before (a sum that was read out of the kernel, and then came by itself).
@@ -618,70 +620,6 @@ impl Pipeline {
         } else {
             self.tracker.touch(id);
         }
-    }
-
-    fn process(&mut self, process: &Process) {
-        if process.change != ProcessChange::Start {
-            self.end_calls_of(process.pid, process.time);
-        }
-        if process.change == ProcessChange::Exit {
-            self.rest.processes.end(process.pid, process.time);
-            self.rest.threads.end_process(process.pid);
-            let due = BootTime(process.time.0.saturating_add(EXIT_GRACE_NS));
-            self.rest.state.exits.push_back((due, process.pid, process.time));
-        }
-    }
-
-    /// Requests of processes that ended and whose connections did not tell.
-    fn end_exited(&mut self, now: BootTime) {
-        if self.rest.state.exits.front().is_none_or(|front| front.0 > now) {
-            return;
-        }
-        let mut due = FxHashMap::default();
-        while let Some(&(at, pid, time)) = self.rest.state.exits.front()
-            && at <= now
-        {
-            self.rest.state.exits.pop_front();
-            due.insert(pid, time);
-        }
-        for entry in self.tracker.iter_mut().filter(|entry| entry.exchange.pairs().n_open() > 0) {
-            let mut ended: Vec<(u32, BootTime)> = entry
-                .exchange
-                .open()
-                .filter_map(|open| due.get(&open.pid).map(|time| (open.pid, *time)))
-                .collect();
-            ended.dedup();
-            for (pid, time) in ended {
-                self.rest.with(entry, |exchange, _, turnover| {
-                    exchange.pairs_mut().end_process(pid, time, turnover.fx);
-                });
-            }
-        }
-    }
-
-    fn end_stuck(&mut self, now: BootTime) {
-        let state = &mut self.rest.state;
-        let due = state.next_stuck.is_some_and(|due| due <= now);
-        if !due || now.0.saturating_sub(state.last_stuck.0) < STUCK_EVERY_NS {
-            return;
-        }
-        state.last_stuck = now;
-        let after = self.rest.config.stuck_after_ns;
-        let mut next: Option<BootTime> = None;
-        for entry in self.tracker.iter_mut() {
-            let Some(since) = entry.exchange.pairs().waiting_since() else { continue };
-            if since.0.saturating_add(after) <= now.0 {
-                self.rest.lose_doubtful(entry);
-                self.rest.with(entry, |exchange, _, turnover| {
-                    exchange.pairs_mut().end_stuck(now, after, turnover.fx);
-                });
-            }
-            if let Some(since) = entry.exchange.pairs().waiting_since() {
-                let due = BootTime(since.0.saturating_add(after));
-                next = Some(next.map_or(due, |next| next.min(due)));
-            }
-        }
-        self.rest.state.next_stuck = next;
     }
 
     /// What ties boot time to wall time, as far as the anchors were applied.

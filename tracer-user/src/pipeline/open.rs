@@ -12,7 +12,7 @@ use crate::{
     text::data_text,
     time::{Anchor, BootTime, WallTime},
     transaction::{
-        Confidence, End, Kind, ProtocolName, TimeBasis, Transaction,
+        Confidence, End, Kind, Network, ProtocolName, TimeBasis, Transaction,
         finish::{local_and_remote, time_basis},
         open::Open,
     },
@@ -78,6 +78,8 @@ pub struct OpenRequest {
     pub tls: Option<Arc<TlsFacts>>,
     /// The trace id that it carries.
     pub trace_id: Option<Arc<str>>,
+    /// What the network has done to its connection since.
+    pub network: Option<Network>,
     /// How sure that is.
     pub confidence: Confidence,
     /// What the stamps are.
@@ -156,6 +158,7 @@ impl OpenRequest {
             response_messages: self.messages[1],
             call: None,
             causes: None,
+            network: self.network,
             end: End::TracerStopped,
             confidence: self.confidence,
             conn: self.conn,
@@ -212,6 +215,7 @@ impl Pipeline {
             unix_path: entry.conn.unix_path.clone(),
             tls: open.more.tls.clone(),
             trace_id: open.more.trace_id.clone(),
+            network: entry.path.between(open.start, now),
             confidence: open.confidence(entry.is_guessed()),
             time_basis: time_basis(open),
         }

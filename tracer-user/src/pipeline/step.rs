@@ -19,6 +19,7 @@ use crate::{
         open::{Effects, Open},
         pairing::Pairs,
         stacks,
+        watermark::end_key,
     },
 };
 
@@ -246,6 +247,7 @@ impl Rest {
                 Role::Unknown => Default::default(),
             };
             let (epoch, anchor): (u32, Anchor) = self.state.line.at(ended.at);
+            let network = entry.path.between(ended.open.start, ended.at);
             let service = if is_captured(ended.open.pid, &ended.open.comm) && entry.conn.opened {
                 ends.server_name(&entry.conn, role)
             } else {
@@ -254,7 +256,10 @@ impl Rest {
             let comm = self.processes.name(&ended.open.comm);
             let (mut transaction, operation) =
                 finish(ended, anchor, entry.conn.id, role, protocol, guessed, ends, service, comm);
-            transaction.carrier = carrier;
+            (transaction.carrier, transaction.network) = (carrier, network);
+            if role == Role::Server && transaction.end == End::Answered {
+                entry.path.served(end_key(epoch, &transaction));
+            }
             let id = CallId { conn: transaction.conn, ordinal: transaction.ordinal };
             if !keeps_stacks && !stacks::is_sampled(id, transaction.duration_ns, transaction.error) {
                 causes.stacks = Vec::new();

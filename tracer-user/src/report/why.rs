@@ -10,7 +10,7 @@ use crate::{
     event::Role,
     text::screen_text,
     transaction::{
-        Transaction,
+        Network, Transaction,
         anatomy::{Anatomy, CallSum, Causes, LinkMethod, Lock, Reason},
         stacks::StackPart,
     },
@@ -70,6 +70,28 @@ const MAX_LOCKS_SHOWN: usize = 3;
 /// Calls that are shown one by one.
 const MAX_CALLS: usize = 10;
 
+/// What the network did, where it matters to a request that took `whole` ns: segments were sent again, or the round trip is no small part of it.
+fn network_line(network: Network, whole: u64) -> Option<String> {
+    let rtt = network.rtt_ns().filter(|ns| !is_small(*ns, whole));
+    let rtt = rtt.map(|ns| format!("a round trip to the peer takes {}", duration(ns)));
+    match (network.retransmits, rtt) {
+        (0, rtt) => rtt,
+        (n, rtt) => {
+            let times = if n == 1 {
+                "1 segment was".to_owned()
+            } else {
+                format!("{} segments were", count(n.into()))
+            };
+            let rtt = rtt.map(|rtt| format!("; {rtt}")).unwrap_or_default();
+            Some(format!("{times} sent again on its connection{rtt}"))
+        }
+    }
+}
+
+fn is_small(ns: u64, whole: u64) -> bool {
+    u128::from(ns) * 100 < u128::from(whole) * u128::from(LEAST)
+}
+
 /// The lines about a transaction; `made` are the requests that were made for it, as far as they are kept.
 pub fn lines(shown: &Transaction, made: &[Transaction]) -> String {
     let mut out = String::new();
@@ -89,6 +111,9 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
         duration(whole),
         screen_text(&shown.service)
     )?;
+    if let Some(line) = shown.network.and_then(|network| network_line(network, whole)) {
+        writeln!(out, "{line}")?;
+    }
     let Some(causes) = &shown.causes else {
         let why = match shown.role {
             Role::Client => "it was made by a process that waited for the answer",
@@ -102,7 +127,7 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
         writeln!(out, "{} before that: waiting in the socket until the process read it", duration(queue))?;
     }
     if let Some(anatomy) = &causes.anatomy {
-        let is_small = |ns: u64| u128::from(ns) * 100 < u128::from(whole) * u128::from(LEAST);
+        let is_small = |ns: u64| is_small(ns, whole);
         let parts = parts(anatomy);
         let places = places(causes);
         for (name, ns) in parts.iter().filter(|(_, ns)| !is_small(*ns)) {
@@ -210,6 +235,7 @@ mod tests {
             duration_ns: 4_000_000_000,
             queue_ns: Some(20_000),
             status_code: Some(200),
+            network: Some(Network { rtt_us: 80_000, retransmits: 2 }),
             causes: Some(Box::new(Causes {
                 anatomy: Some(anatomy),
                 calls,
@@ -237,5 +263,14 @@ mod tests {
         }];
         insta::assert_snapshot!(lines(&shown, &made));
         assert!(lines(&Transaction::default(), &[]).contains("not known"));
+        for (rtt_us, retransmits, line) in [
+            (9_999, 0, None),
+            (10_000, 0, Some("a round trip to the peer takes 10.0ms")),
+            (300, 1, Some("1 segment was sent again on its connection")),
+            (0, 1_200, Some("1,200 segments were sent again on its connection")),
+        ] {
+            let found = network_line(Network { rtt_us, retransmits }, 1_000_000_000);
+            assert_eq!(found.as_deref(), line);
+        }
     }
 }

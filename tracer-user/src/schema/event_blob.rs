@@ -10,7 +10,9 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Fault;
 use crate::{
-    event::{ConnId, Data, Datagram, FunctionEnter, FunctionReturn, OffCpu, ProcessChange, Role, Stack},
+    event::{
+        ConnId, Data, Datagram, FunctionEnter, FunctionReturn, OffCpu, ProcessChange, Retransmit, Role, Stack,
+    },
     time::BootTime,
 };
 
@@ -340,6 +342,8 @@ pub(super) struct Cells {
     pub(super) followed: Option<(u64, u32)>,
     /// 0 = none.
     pub(super) goroutine: u32,
+    /// Time to an acknowledgement, µs, and segments sent again.
+    pub(super) network: [u32; 2],
 }
 
 impl Cells {
@@ -359,7 +363,13 @@ impl Cells {
             comm: data.comm,
             followed: (data.off_cpu != 0).then_some((data.kernel_ns, data.off_cpu)),
             goroutine: data.goroutine,
+            network: [data.rtt_us, data.retransmits],
         }
+    }
+
+    pub(super) fn of_retransmit(again: &Retransmit) -> Cells {
+        let network = [again.rtt_us, again.retransmits];
+        Cells { conn: again.conn.0, network, ..Cells::default() }
     }
 
     pub(super) fn of_off_cpu(off: &OffCpu) -> Cells {

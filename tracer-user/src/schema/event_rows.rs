@@ -16,6 +16,7 @@
 //!
 //! | `kernel_ns` `off_cpu` | as in [`Data`]; null where the thread is not followed, and in recordings of before |
 //! | `goroutine` | as in [`Data`]; null where there is none, and in recordings of before |
+//! | `rtt_us` `retransmits` | as in [`Data`]; both null where both are 0, and in recordings of before |
 //!
 //! Of a time off the CPU `entry_ns` is how long it was, `waited_ns` how long ago it was woken, `position` its number, `bytes` the call's argument, `turn` the call,
 //! `n_calls` the waker, `error` the type of the file.
@@ -33,6 +34,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::{Buf as _, Bytes};
 use tracer_ebpf as abi;
 
+pub use super::event_kind::Kind;
 use super::{
     Fault, PayloadMode,
     event_blob::{
@@ -43,85 +45,10 @@ use super::{
 use crate::{
     event::{
         ConnClose, ConnId, ConnOpen, ConnShut, Data, Datagram, Direction, Event, FunctionEnter,
-        FunctionReturn, Listening, Loss, OffCpu, Process, Stack, StackEnd, StackKind, TlsOpen,
+        FunctionReturn, Listening, Loss, OffCpu, Process, Retransmit, Stack, StackEnd, StackKind, TlsOpen,
     },
     time::{Anchor, BootTime, WallTime},
 };
-
-/// What a row is. The number is what the column `kind` holds; numbers are never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// [`Event::Data`].
-    Data = 1,
-    /// [`Event::ConnOpen`].
-    ConnOpen = 2,
-    /// [`Event::ConnShut`].
-    ConnShut = 3,
-    /// [`Event::ConnClose`].
-    ConnClose = 4,
-    /// [`Event::Process`].
-    Process = 5,
-    /// [`Event::Anchor`].
-    Anchor = 6,
-    /// [`Event::ProcessFacts`].
-    ProcessFacts = 7,
-    /// [`Event::Listening`].
-    Listening = 8,
-    /// [`Event::Counters`].
-    Counters = 9,
-    /// [`Event::Tick`].
-    Tick = 10,
-    /// [`Event::Loss`]: a hole of the recording that was replayed into this one.
-    Loss = 11,
-    /// [`Event::Datagram`].
-    Datagram = 12,
-    /// [`Event::TlsOpen`].
-    TlsOpen = 13,
-    /// [`Event::FunctionFacts`].
-    FunctionFacts = 14,
-    /// [`Event::FunctionEnter`].
-    FunctionEnter = 15,
-    /// [`Event::FunctionReturn`].
-    FunctionReturn = 16,
-    /// [`Event::Stack`].
-    Stack = 17,
-    /// [`Event::OffCpu`].
-    OffCpu = 18,
-    /// State of the pipeline before the event of this ordinal. No event itself.
-    Checkpoint = 32,
-    /// Events that the recorder could not keep. No event itself.
-    Hole = 33,
-}
-
-impl Kind {
-    fn from_number(number: u8) -> Option<Kind> {
-        use Kind::*;
-        const ALL: [Kind; 20] = [
-            Data,
-            ConnOpen,
-            ConnShut,
-            ConnClose,
-            Process,
-            Anchor,
-            ProcessFacts,
-            Listening,
-            Counters,
-            Tick,
-            Loss,
-            Datagram,
-            TlsOpen,
-            FunctionFacts,
-            FunctionEnter,
-            FunctionReturn,
-            Stack,
-            OffCpu,
-            Checkpoint,
-            Hole,
-        ];
-        ALL.into_iter().find(|kind| *kind as u8 == number)
-    }
-}
 
 /// A row, read.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,6 +84,8 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("kernel_ns", DataType::Int64, true),
         field("off_cpu", DataType::Int32, true),
         field("goroutine", DataType::Int32, true),
+        field("rtt_us", DataType::Int32, true),
+        field("retransmits", DataType::Int32, true),
     ]))
 });
 
@@ -187,6 +116,9 @@ pub struct EventRows {
     followed: NullBufferBuilder,
     goroutine: Vec<i32>,
     has_goroutine: NullBufferBuilder,
+    rtt: Vec<i32>,
+    retransmits: Vec<i32>,
+    has_network: NullBufferBuilder,
 }
 
 /// Bytes of payload after which a batch is full.
@@ -225,6 +157,9 @@ impl EventRows {
             followed: NullBufferBuilder::new(rows),
             goroutine: Vec::with_capacity(rows),
             has_goroutine: NullBufferBuilder::new(rows),
+            rtt: Vec::with_capacity(rows),
+            retransmits: Vec::with_capacity(rows),
+            has_network: NullBufferBuilder::new(rows),
         }
     }
 
@@ -309,6 +244,7 @@ impl EventRows {
                 (Kind::Stack, stack.time, Cells::of_stack(stack))
             }
             Event::OffCpu(off) => (Kind::OffCpu, off.time, Cells::of_off_cpu(off)),
+            Event::Retransmit(again) => (Kind::Retransmit, again.time, Cells::of_retransmit(again)),
             Event::ConnShut(shut) => {
                 let flags = match shut.direction {
                     Direction::Egress => abi::FLAG_EGRESS,
@@ -397,6 +333,7 @@ impl EventRows {
             comm,
             followed,
             goroutine,
+            network: [rtt_us, retransmits],
         } = cells;
         let (kernel_ns, off_cpu) = followed.unwrap_or_default();
         self.kernel.push(kernel_ns as i64);
@@ -404,6 +341,9 @@ impl EventRows {
         self.followed.append(followed.is_some());
         self.goroutine.push(goroutine as i32);
         self.has_goroutine.append(goroutine != 0);
+        self.rtt.push(rtt_us as i32);
+        self.retransmits.push(retransmits as i32);
+        self.has_network.append([rtt_us, retransmits] != [0; 2]);
         self.conn.push(conn as i64);
         self.entry.push(entry.unwrap_or(0));
         self.entry_known.append(entry.is_some());
@@ -430,10 +370,13 @@ impl EventRows {
             Arc::new(Int64Array::new(values.into(), nulls))
         }
         fn int32(values: Vec<i32>) -> ArrayRef {
-            Arc::new(Int32Array::new(values.into(), None))
+            int32_or_null(values, None)
+        }
+        fn int32_or_null(values: Vec<i32>, nulls: Option<NullBuffer>) -> ArrayRef {
+            Arc::new(Int32Array::new(values.into(), nulls))
         }
         let EventRows { mut entry_known, mut waited_known, mut followed, mut has_goroutine, .. } = full;
-        let followed = followed.finish();
+        let (followed, has_network) = (followed.finish(), { full.has_network }.finish());
         let columns: Vec<ArrayRef> = vec![
             int64(full.ordinal, None),
             Arc::new(UInt8Array::new(full.kind.into(), None)),
@@ -452,8 +395,10 @@ impl EventRows {
             Arc::new(full.comm.finish()),
             Arc::new(full.payload.finish()),
             int64(full.kernel, followed.clone()),
-            Arc::new(Int32Array::new(full.off_cpu.into(), followed)),
-            Arc::new(Int32Array::new(full.goroutine.into(), has_goroutine.finish())),
+            int32_or_null(full.off_cpu, followed),
+            int32_or_null(full.goroutine, has_goroutine.finish()),
+            int32_or_null(full.rtt, has_network.clone()),
+            int32_or_null(full.retransmits, has_network),
         ];
         // INVARIANT: as many columns as fields, each of its field's type, all of `rows` rows: `push_row` appends to all.
         RecordBatch::try_new(SCHEMA.clone(), columns).expect("columns match the schema")
@@ -485,6 +430,7 @@ pub struct EventColumns<'a> {
     /// Not in recordings of before.
     followed: Option<(&'a Int64Array, &'a Int32Array)>,
     goroutine: Option<&'a Int32Array>,
+    network: [Option<&'a Int32Array>; 2],
 }
 
 impl<'a> EventColumns<'a> {
@@ -498,6 +444,11 @@ impl<'a> EventColumns<'a> {
                 .as_primitive_opt::<types::Int32Type>()
                 .ok_or_else(|| wrong_type(name))?;
             Ok(array.values())
+        };
+        let later_int32 = |name| -> Result<Option<&'a Int32Array>, Fault> {
+            let column = batch.column_by_name(name);
+            let of_type = column.map(|column| column.as_primitive_opt::<types::Int32Type>());
+            of_type.map(|column| column.ok_or_else(|| wrong_type(name))).transpose()
         };
         let payload =
             column(batch, "payload")?.as_binary_opt::<i32>().ok_or_else(|| wrong_type("payload"))?;
@@ -526,19 +477,15 @@ impl<'a> EventColumns<'a> {
             comm: column(batch, "comm")?.as_binary_opt::<i32>().ok_or_else(|| wrong_type("comm"))?,
             payload_ends: payload.value_offsets(),
             payload: Bytes::from_owner(Shared(payload.values().clone())),
-            followed: match (batch.column_by_name("kernel_ns"), batch.column_by_name("off_cpu")) {
+            followed: match (batch.column_by_name("kernel_ns"), later_int32("off_cpu")?) {
                 (Some(kernel), Some(off_cpu)) => Some((
                     kernel.as_primitive_opt::<types::Int64Type>().ok_or_else(|| wrong_type("kernel_ns"))?,
-                    off_cpu.as_primitive_opt::<types::Int32Type>().ok_or_else(|| wrong_type("off_cpu"))?,
+                    off_cpu,
                 )),
                 _ => None,
             },
-            goroutine: match batch.column_by_name("goroutine") {
-                Some(column) => Some(
-                    column.as_primitive_opt::<types::Int32Type>().ok_or_else(|| wrong_type("goroutine"))?,
-                ),
-                None => None,
-            },
+            goroutine: later_int32("goroutine")?,
+            network: [later_int32("rtt_us")?, later_int32("retransmits")?],
         })
     }
 
@@ -596,12 +543,17 @@ impl<'a> EventColumns<'a> {
             }
             _ => (0, 0),
         };
-        let goroutine = self.goroutine.filter(|column| column.is_valid(i));
+        let or_0 = |column: Option<&Int32Array>| {
+            column.filter(|column| column.is_valid(i)).map_or(0, |column| column.value(i) as u32)
+        };
+        let [rtt_us, retransmits] = self.network.map(or_0);
         let event = match kind {
             Kind::Data => Event::Data(Data {
                 kernel_ns,
                 off_cpu,
-                goroutine: goroutine.map_or(0, |column| column.value(i) as u32),
+                goroutine: or_0(self.goroutine),
+                rtt_us,
+                retransmits,
                 time,
                 first: after(self.entry),
                 arrival: after(self.waited),
@@ -719,6 +671,7 @@ impl<'a> EventColumns<'a> {
                 file: self.error[i] as u16,
                 flags: self.flags[i],
             }),
+            Kind::Retransmit => Event::Retransmit(Retransmit { time, conn, rtt_us, retransmits }),
             Kind::ConnShut => Event::ConnShut(ConnShut {
                 time,
                 conn,

@@ -19,9 +19,18 @@ fn payload() -> impl Strategy<Value = Bytes> {
 fn data() -> impl Strategy<Value = Event> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u16>(), any::<[u32; 4]>());
     let followed = any::<(u64, u32)>().prop_map(|(ns, n)| if n == 0 { (0, 0) } else { (ns, n) });
-    let of_thread = (followed, any::<u32>());
+    let of_thread = (followed, any::<[u32; 3]>());
     (time(), time(), time(), any::<u64>(), numbers, any::<[u8; 16]>(), payload(), of_thread).prop_map(
-        |(time, first, arrival, conn, numbers, comm, payload, ((kernel_ns, off_cpu), goroutine))| {
+        |(
+            time,
+            first,
+            arrival,
+            conn,
+            numbers,
+            comm,
+            payload,
+            ((kernel_ns, off_cpu), [goroutine, rtt_us, retransmits]),
+        )| {
             let (position, bytes, turn, flags, [pid, tid, n_calls, error]) = numbers;
             Event::Data(Data {
                 time,
@@ -41,6 +50,8 @@ fn data() -> impl Strategy<Value = Event> {
                 kernel_ns,
                 off_cpu,
                 goroutine,
+                rtt_us,
+                retransmits,
             })
         },
     )
@@ -174,6 +185,9 @@ fn other() -> impl Strategy<Value = Event> {
                 })
             }
         ),
+        (time(), any::<u64>(), any::<[u32; 2]>()).prop_map(|(time, conn, [rtt_us, retransmits])| {
+            Event::Retransmit(Retransmit { time, conn: ConnId(conn), rtt_us, retransmits })
+        }),
         (time(), any::<u32>(), any::<[String; 2]>(), any::<[u8; 2]>()).prop_map(
             |(time, function, [name, place], [register, bytes])| {
                 Event::FunctionFacts(FunctionFacts {

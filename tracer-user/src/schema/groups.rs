@@ -24,7 +24,7 @@ use parquet::{
 
 use super::{
     file::guarded,
-    transaction_rows::{SINCE_VERSION_2, SINCE_VERSION_4, is_since_version_3},
+    transaction_rows::{SINCE_VERSION_2, SINCE_VERSION_4, SINCE_VERSION_5, is_since_version_3},
 };
 
 /// Whether a row group is to be read. Asked twice of the same group: by the footer alone, then with its dictionaries.
@@ -137,7 +137,8 @@ impl<'a> Group<'a> {
         let Some(chunk) = self.chunk(name) else {
             let is_later = SINCE_VERSION_2.contains(&name)
                 || is_since_version_3(name)
-                || SINCE_VERSION_4.contains(&name);
+                || SINCE_VERSION_4.contains(&name)
+                || SINCE_VERSION_5.contains(&name);
             return if is_later { ColumnFacts::NONE } else { ColumnFacts::UNKNOWN };
         };
         let may_be_null = chunk.column_descr().max_def_level() > 0;

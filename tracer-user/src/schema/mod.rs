@@ -25,6 +25,7 @@
 use std::{fmt, path::PathBuf};
 
 mod event_blob;
+mod event_kind;
 pub mod event_rows;
 pub mod file;
 pub mod groups;
@@ -33,7 +34,7 @@ pub mod rollup_rows;
 pub mod transaction_rows;
 
 /// Version of everything in this module. Raised when a reader of the version before would misread; old ones stay readable.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Metadata keys of a sealed file (and of a journal's header).
 pub mod key {

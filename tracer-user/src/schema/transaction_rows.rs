@@ -28,7 +28,7 @@ use crate::{
     text::data_text,
     time::WallTime,
     transaction::{
-        Call, CallId, CallStack, Confidence, End, Kind, TimeBasis, Transaction,
+        Call, CallId, CallStack, Confidence, End, Kind, Network, TimeBasis, Transaction,
         anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, N_PARTS, PARTS},
         stacks::StackSum,
     },
@@ -40,7 +40,7 @@ macro_rules! columns {
         /// Names of the columns, in their order.
         pub const COLUMNS: &[&str] = &[$($name),*];
 
-        /// The columns, version 4. Version 3 has none of [`SINCE_VERSION_4`], version 2 none of [`is_since_version_3`] either, version 1 none of [`SINCE_VERSION_2`] either.
+        /// The columns, version 5. Version 4 has none of [`SINCE_VERSION_5`], version 3 none of [`SINCE_VERSION_4`] either, version 2 none of [`is_since_version_3`] either, version 1 none of [`SINCE_VERSION_2`] either.
         pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
             Arc::new(Schema::new(vec![$(Field::new($name, DataType::$type, $null)),*]))
         });
@@ -83,6 +83,8 @@ columns! {
     "response_bytes" Int64 false,
     "request_messages" Int64 true,
     "response_messages" Int64 true,
+    "rtt_ns" Int64 true,
+    "retransmits" Int64 true,
     "function" Utf8 true,
     "arguments" Utf8 true,
     "return" Utf8 true,
@@ -147,6 +149,9 @@ pub const SINCE_VERSION_2: &[&str] = &[
 
 /// Columns that parts of version 3 do not have either; nor do they know links but `thread` and `order`.
 pub const SINCE_VERSION_4: &[&str] = &["trace_id", "stacks", "locks"];
+
+/// Columns that parts of version 4 do not have either.
+pub const SINCE_VERSION_5: &[&str] = &["rtt_ns", "retransmits"];
 
 /// Whether parts of version 2 do not have a column either.
 pub fn is_since_version_3(name: &str) -> bool {
@@ -243,6 +248,8 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         number(&|t| signed(t.response_bytes)),
         maybe(&|t| t.request_messages.map(signed)),
         maybe(&|t| t.response_messages.map(signed)),
+        maybe(&|t| t.network?.rtt_ns().map(signed)),
+        maybe(&|t| Some(t.network?.retransmits.into())),
         maybe_text(&|t| t.call.as_ref().map(|call| Cow::Borrowed(&*call.function))),
         maybe_text(&|t| t.call.as_ref().map(|call| Cow::Borrowed(&*call.arguments))),
         maybe_text(&|t| t.call.as_ref()?.returned.as_deref().map(Cow::Borrowed)),
@@ -321,6 +328,7 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
     let (namespace, error_message) = (later_text("namespace")?, later_text("error_message")?);
     let (rows, request_messages, response_messages) =
         (later_int("rows")?, later_int("request_messages")?, later_int("response_messages")?);
+    let (rtt, retransmits) = (later_int("rtt_ns")?, later_int("retransmits")?);
     let tls = [
         later_text("tls_library")?,
         later_text("tls_version")?,
@@ -414,6 +422,13 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
             response_bytes: count(response_bytes, "response_bytes")?,
             request_messages: later_count(request_messages, "request_messages")?,
             response_messages: later_count(response_messages, "response_messages")?,
+            network: match (later_count(rtt, "rtt_ns")?, later_count(retransmits, "retransmits")?) {
+                (rtt_ns, Some(n)) => Some(Network {
+                    rtt_us: (rtt_ns.unwrap_or(0) / 1_000).try_into().map_err(|_| bad("rtt_ns"))?,
+                    retransmits: n.try_into().map_err(|_| bad("retransmits"))?,
+                }),
+                (_, None) => None,
+            },
             call: {
                 let [function, arguments, returned, parent, root] = call_texts
                     .map(|array| array.filter(|array| array.is_valid(i)).map(|array| array.value(i)));

@@ -11,14 +11,14 @@ use crate::{
     protocol::TlsFacts,
     text::{data_text, push_json},
     transaction::{
-        Call, Transaction, TransactionBatch,
+        Call, Network, Transaction, TransactionBatch,
         anatomy::{Anatomy, CallSum, Link, Lock, Reason},
         stacks::StackSum,
     },
 };
 
 /// The keys of a row, in order: JSON keys = Parquet columns = filter fields. `tls` is an object: of columns `tls_…`, of fields `tls.…`.
-pub const KEYS: [&str; 44] = [
+pub const KEYS: [&str; 46] = [
     "start_time_ns",
     "request_end_ns",
     "response_start_ns",
@@ -51,6 +51,8 @@ pub const KEYS: [&str; 44] = [
     "response_bytes",
     "request_messages",
     "response_messages",
+    "rtt_ns",
+    "retransmits",
     "anatomy",
     "calls",
     "parent",
@@ -108,6 +110,7 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
         response_messages,
         call,
         causes,
+        network,
         end,
         confidence,
         conn,
@@ -148,6 +151,8 @@ pub fn write_transaction(out: &mut Vec<u8>, transaction: &Transaction) {
     row.number("response_bytes", Some(response_bytes));
     row.number("request_messages", *request_messages);
     row.number("response_messages", *response_messages);
+    row.number("rtt_ns", network.and_then(Network::rtt_ns));
+    row.number("retransmits", network.map(|network| network.retransmits));
     if let Some(call) = call {
         let Call { function, arguments, returned, parent, root, self_ns, stack } = &**call;
         row.text("function", Some(function));
@@ -379,7 +384,7 @@ mod tests {
              \"status_code\":null,\"error\":false,\"error_type\":null,\"error_message\":null,\"rows\":null,\"pid\":100,\"tid\":101,\"comm\":\"shop\",\"service\":\"shop\",\
              \"client_addr\":null,\"client_port\":null,\"server_addr\":\"127.0.0.1\",\"server_port\":80,\"tls\":null,\
              \"request_bytes\":80,\"response_bytes\":400,\"request_messages\":null,\
-             \"response_messages\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"trace_id\":null,\"stacks\":null,\"locks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
+             \"response_messages\":null,\"rtt_ns\":null,\"retransmits\":null,\"anatomy\":null,\"calls\":null,\"parent\":null,\"link\":null,\"trace_id\":null,\"stacks\":null,\"locks\":null,\"end\":\"answered\",\"confidence\":\"complete\",\
              \"conn_id\":\"000000000000abcd\",\"id\":\"000000000000abcd-1\",\"seq\":1}\n"
         );
     }

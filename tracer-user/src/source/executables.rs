@@ -103,6 +103,7 @@ impl Executables {
             Event::Stack(stack) => self.process_of(stack.pid),
             Event::OffCpu(off) => self.process_of(off.pid),
             Event::ConnShut(shut) => self.conn(shut.conn, 0),
+            Event::Retransmit(again) => self.conn(again.conn, 0),
             Event::ConnClose(close) => {
                 if self.refused_conns.remove(&close.conn) {
                     Answer::Drop

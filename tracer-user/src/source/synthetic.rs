@@ -371,6 +371,8 @@ impl Synthetic {
             kernel_ns: 0,
             off_cpu: 0,
             goroutine: 0,
+            rtt_us: 0,
+            retransmits: 0,
         };
         self.emit(socket.now, Event::Data(data));
     }

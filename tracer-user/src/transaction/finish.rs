@@ -162,6 +162,7 @@ pub fn finish(
         response_messages: open.more.messages[1],
         call: None,
         causes: None,
+        network: None,
         end,
         confidence,
         conn,

@@ -98,6 +98,9 @@ pub struct Transaction {
     /// Where its time went, whom it asked, and what made it.
     #[serde(skip)]
     pub causes: Option<Box<Causes>>,
+    /// What the network did to its connection; `None` where that is not known: Unix sockets, datagrams, captures, functions.
+    #[serde(skip)]
+    pub network: Option<Network>,
     /// How the end was seen.
     pub end: End,
     /// How sure the record is.
@@ -111,6 +114,23 @@ pub struct Transaction {
     pub ordinal: u64,
     /// Position in the run's order, given behind the watermark. Contiguous from 0 for everything that leaves it.
     pub seq: u64,
+}
+
+/// What the network did to a connection while a request was in flight on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Time from a segment to its acknowledgement at the end, as this end's kernel smooths it, µs; 0 = none was measured.
+    pub rtt_us: u32,
+    /// Segments that this end sent again: from the first byte to the last, and behind a response, before another request began, those that were seen
+    /// before it left the watermark.
+    pub retransmits: u32,
+}
+
+impl Network {
+    /// The time to an acknowledgement, ns.
+    pub fn rtt_ns(self) -> Option<u64> {
+        (self.rtt_us != 0).then(|| u64::from(self.rtt_us) * 1_000)
+    }
 }
 
 /// What is known of a function's call.

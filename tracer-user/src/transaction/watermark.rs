@@ -53,6 +53,15 @@ impl WallLine {
     }
 }
 
+/// Where a transaction stands in the order: epoch of its end, end, connection, ordinal.
+pub type EndKey = (u32, WallTime, u64, u64);
+
+/// Where a transaction stands that ended in `epoch`.
+pub fn end_key(epoch: u32, transaction: &Transaction) -> EndKey {
+    let Transaction { end_time, conn, ordinal, .. } = transaction;
+    (epoch, *end_time, conn.0, *ordinal)
+}
+
 /// A transaction without its name and number.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Waiting {
@@ -62,9 +71,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn key(&self) -> (u32, WallTime, u64, u64) {
-        let Transaction { end_time, conn, ordinal, .. } = &self.transaction;
-        (self.epoch, *end_time, conn.0, *ordinal)
+    fn key(&self) -> EndKey {
+        end_key(self.epoch, &self.transaction)
     }
 }
 
@@ -108,6 +116,17 @@ impl Watermark {
         }
         let at = self.waiting.partition_point(|other| other.key() <= key);
         self.waiting.insert(at, waiting);
+    }
+
+    /// Segments were sent again behind a transaction that may still wait here. Whether it does.
+    pub fn resent(&mut self, key: EndKey, n: u32) -> bool {
+        let at = self.waiting.partition_point(|other| other.key() < key);
+        let Some(waiting) = self.waiting.get_mut(at).filter(|waiting| waiting.key() == key) else {
+            return false;
+        };
+        let network = waiting.transaction.network.get_or_insert_default();
+        network.retransmits = network.retransmits.saturating_add(n);
+        true
     }
 
     /// Event time has passed `boot`: what ends before it leaves.

@@ -234,6 +234,7 @@ mod tests {
             unix_path: Default::default(),
             tls: row.tls,
             trace_id: None,
+            network: None,
             confidence: row.confidence,
             time_basis: row.time_basis,
         }

@@ -31,7 +31,7 @@ use crate::{
     schema::groups::ColumnFacts,
     text::data_text,
     transaction::{
-        Call, CallId, Kind, Transaction,
+        Call, CallId, Kind, Network, Transaction,
         anatomy::{CallSum, LinkMethod, Lock},
         stacks::StackSum,
     },
@@ -377,6 +377,8 @@ fields! {
     ResponseBytes "response_bytes" Bytes = |t| Value::Integer(t.response_bytes.into());
     RequestMessages "request_messages" Integer = |t| Value::integer(t.request_messages);
     ResponseMessages "response_messages" Integer = |t| Value::integer(t.response_messages);
+    Rtt "rtt_ns" Span = |t| Value::integer(t.network.and_then(Network::rtt_ns));
+    Retransmits "retransmits" Integer = |t| Value::integer(t.network.map(|network| network.retransmits));
     Function "function" Text = |t| Value::call(t, |call| Some(call.function.as_ref().into()));
     Arguments "arguments" Text = |t| Value::call(t, |call| Some(call.arguments.as_ref().into()));
     Return "return" Text = |t| Value::call(t, |call| call.returned.as_deref().map(Cow::Borrowed));

@@ -15,6 +15,7 @@ use super::{
     Folder, Owner, PartWriter, RecordError, RecordingConfig, RollupRecorder, Shared, lock, seal::Sealer,
 };
 use crate::{
+    conn::order,
     event::{Event, EventBatch, Loss, LossReason},
     metrics::{Counter, Metrics},
     schema::{Dataset, PayloadMode, RunId, event_rows::EventRows, journal::FrameMeta, transaction_rows},
@@ -180,7 +181,7 @@ impl Recorder {
             });
             hole.n = Some((batch.first_ordinal + n).saturating_sub(hole.first_ordinal));
         }
-        self.last_time = self.last_time.max(event_time(last));
+        self.last_time = self.last_time.max(order::time(last));
     }
 
     /// Takes a batch, and waits until there is room: for a source that can wait.
@@ -194,7 +195,7 @@ impl Recorder {
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         match self.queue.send(item) {
             Ok(()) => {
-                let last = batch.events.last().map_or(BootTime(0), event_time);
+                let last = batch.events.last().map_or(BootTime(0), order::time);
                 self.last_time = self.last_time.max(last);
             }
             // The thread is gone: counted as a batch that had no room.
@@ -285,30 +286,6 @@ fn draw() -> std::io::Result<u64> {
     // SAFETY: the buffer is valid for its length.
     let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     if n == 8 { Ok(u64::from_le_bytes(bytes)) } else { Err(std::io::Error::last_os_error()) }
-}
-
-/// When an event happened.
-fn event_time(event: &Event) -> BootTime {
-    match event {
-        Event::Data(data) => data.time,
-        Event::ConnOpen(open) => open.time,
-        Event::ConnShut(shut) => shut.time,
-        Event::Datagram(datagram) => datagram.time,
-        Event::TlsOpen(open) => open.time,
-        Event::ConnClose(close) => close.time,
-        Event::Process(process) => process.time,
-        Event::Anchor(anchor) => anchor.boot,
-        Event::ProcessFacts(facts) => facts.time,
-        Event::Listening(listening) => listening.time,
-        Event::Counters(counters) => counters.time,
-        Event::Tick(time) => *time,
-        Event::Loss(loss) => loss.time,
-        Event::FunctionFacts(facts) => facts.time,
-        Event::FunctionEnter(enter) => enter.time,
-        Event::FunctionReturn(leave) => leave.time,
-        Event::Stack(stack) => stack.time,
-        Event::OffCpu(off) => off.time,
-    }
 }
 
 /// The recorder's thread.
@@ -410,7 +387,7 @@ impl EventWriter {
                     if let Event::Anchor(anchor) = event {
                         self.set_anchor(*anchor);
                     }
-                    let time = event_time(event);
+                    let time = order::time(event);
                     self.last_time = self.last_time.max(time);
                     self.add(ordinal, ordinal + 1, time);
                     self.frame.n_events += 1;

@@ -197,6 +197,11 @@ pub(super) fn lines(
     if !sent.is_empty() || !received.is_empty() {
         lines.push(named("messages", format!("{sent}{received}").trim_end().to_owned()));
     }
+    if let Some(network) = shown.network {
+        let rtt = network.rtt_ns().map_or_else(|| "not known".to_owned(), duration);
+        let n = network.retransmits;
+        lines.push(named("network", format!("round trip {rtt}  {} segments sent again", count(n.into()))));
+    }
     if !rows.is_empty() {
         lines.push(named("rows", rows.trim_end().to_owned()));
     }
