@@ -392,6 +392,40 @@ fn the_stack_of_a_wait_in_sending_comes_when_the_request_has_ended() {
 }
 
 #[test]
+fn a_moment_behind_the_beginning_of_an_answer_is_of_its_request_and_behind_its_end_nobodys() {
+    let mut world = World::new();
+    let server = world.open(Role::Server);
+    let met = |world: &World, frame: &str| {
+        Event::Stack(Stack {
+            time: BootTime(world.now),
+            number: u64::from(world.threads[0].number),
+            pid: 5,
+            tid: 60,
+            kind: StackKind::Sample,
+            is_kept: true,
+            frames: format!("[\"{frame}\"]").into(),
+            end: StackEnd::Complete,
+            ..Stack::default()
+        })
+    };
+    world.asked(0, server);
+    world.run(0, 3, 0);
+    world.moved(0, server, OUT, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
+    world.run(0, 20, 0);
+    let during = met(&world, "render (shop)");
+    world.events.push(during);
+    world.run(0, 20, 0);
+    world.moved(0, server, OUT, "ok");
+    world.run(0, 10, 0);
+    let behind = met(&world, "log (shop)");
+    world.events.push(behind);
+    let (out, metrics) = through(&world.events, &[]);
+    let stacks = out[0].causes.as_ref().unwrap().stacks().unwrap();
+    assert_eq!(stacks.iter().map(|stack| &*stack.frames).collect::<Vec<_>>(), ["[\"render (shop)\"]"]);
+    assert_eq!([Counter::StacksBehind, Counter::StacksUnowned].map(|counter| metrics.get(counter)), [1, 0]);
+}
+
+#[test]
 fn what_was_lost_is_spread_over_nothing() {
     let mut world = World::new();
     let server = world.open(Role::Server);

@@ -202,6 +202,76 @@ fn the_heads_of_a_transaction_stand_below_its_waterfall_without_their_secrets() 
 }
 
 #[test]
+fn what_a_transaction_did_is_told_line_by_line_when_it_is_asked_for() {
+    use tracer_user::{
+        report::profile::Row,
+        tui::{ShownProfile, Steps},
+    };
+    let one = Transaction { queue_ns: Some(20_000_000), duration_ns: 80_000_000, ..transaction(0) };
+    let feed = feed(vec![one.clone()], &[snapshot()]);
+    let mut app = App { detail: Some(one.into()), ..App::default() };
+    let heading = Heading::default();
+    let area = Rect::new(0, 0, 100, 60);
+    let mut screen = screen_after(&feed, area, MANY, &mut app, &heading, None);
+    let seen = screen.model.seen(&app, &screen.layout);
+    let n_rows = seen.n_rows;
+    assert!(!screen.text().contains("one thing after the other"));
+    app.key(Key::Char('p'), &seen);
+    assert!(app.profile_of.is_some(), "the key asks for it");
+    let row = |at_ms: u64, ms: u64, cpu_ms: u64, what: &str| Row {
+        at_ns: at_ms * 1_000_000,
+        ns: ms * 1_000_000,
+        cpu_ns: cpu_ms * 1_000_000,
+        what: what.to_owned(),
+        n: 1,
+    };
+    let rows = vec![
+        row(0, 20, 0, "waiting in the socket until the process reads it"),
+        row(20, 0, 0, "has read 120 bytes"),
+        row(20, 9, 9, "on a CPU"),
+        row(29, 71, 0, "waiting for a lock (0x7f10)"),
+        row(100, 0, 0, "has answered"),
+    ];
+    for (profile, told) in [
+        (ShownProfile::Loading, "what it did, one thing after the other: …"),
+        (ShownProfile::NoRecording, "is in a recording: txray record --out DIR"),
+        (ShownProfile::InFlight, "what it did is told when it has ended"),
+        (ShownProfile::Failed("\u{1b}gone".to_owned()), "not known what it did: \\u{1b}gone"),
+        (
+            ShownProfile::Known(Steps { rows: rows.clone(), is_whole: false }.into()),
+            "what it did, one thing after the other  not all of it was seen again",
+        ),
+        (ShownProfile::Known(Steps { rows, is_whole: true }.into()), "what it did, one thing after the other"),
+    ] {
+        screen.model = screen.model.with_profile(profile);
+        screen.buffer = Buffer::empty(area);
+        draw(&mut screen.buffer, &screen.model, &app, MANY);
+        let text = screen.text();
+        assert!(text.lines().any(|line| line.contains(told)), "{told:?} is not in\n{text}");
+    }
+    let text = screen.text();
+    let begun = text.lines().position(|line| line == "what it did, one thing after the other").unwrap();
+    let lines: Vec<&str> = text.lines().skip(begun + 1).take(6).collect();
+    let ends: Vec<&str> = lines.iter().map(|line| line.get(21..).unwrap_or_default()).collect();
+    assert_eq!(
+        ends,
+        [
+            "    T-GAP       CPU  CONTENTS",
+            "   20.0ms            waiting in the socket until the process reads it",
+            "                     has read 120 bytes",
+            "   9.00ms    9.00ms  on a CPU",
+            "   71.0ms            waiting for a lock (0x7f10)",
+            "                     has answered",
+        ],
+        "{text}"
+    );
+    let seen = screen.model.seen(&app, &screen.layout);
+    assert!(seen.n_rows >= n_rows + 7, "as far as it can be scrolled");
+    app.key(Key::Char('p'), &seen);
+    assert!(app.profile_of.is_none(), "and closes it");
+}
+
+#[test]
 fn what_is_older_than_the_rows_kept_is_counted_in_the_list() {
     let transactions: Vec<Transaction> = (0..ROWS as u64 + 500)
         .map(|i| Transaction {

@@ -120,6 +120,8 @@ user_counters! {
     Stacks = "stacks.taken",
     /// Call stacks of threads of which no request was known at that moment, or no wait of that number.
     StacksUnowned = "stacks.unowned",
+    /// Moments on a CPU of threads that had answered all that they served: they are nobody's.
+    StacksBehind = "stacks.behind",
     /// Call stacks for which there was no room: too many are kept of requests in flight. Their requests say so (`[]`).
     StacksForgotten = "stacks.forgotten",
     /// The kernel's part of call stacks whose program's part did not come: their thread ended, or its record was refused.

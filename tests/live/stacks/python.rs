@@ -67,11 +67,11 @@ fn check_script(hooks: Hooks, interpreter: &Path) {
     let served = serve_script(interpreter);
     let tracer = Tracer::start_with(hooks, &[served.pid], &["--stacks", "all"]);
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).unwrap();
-    let paths = ["/spin/400", "/spin/300/by", "/rest/60", "/rest/50/by"];
+    let paths = ["/spin/400", "/spin/300/by", "/rest/60", "/rest/50/by", "/spin/350/late"];
     paths.iter().for_each(|path| ask(&mut stream, path, None));
     let capture = tracer.stop();
     check(&capture);
-    for (path, chain) in [("/spin/400", &CHAIN[..]), ("/spin/300/by", &BY)] {
+    for (path, chain) in [("/spin/400", &CHAIN[..]), ("/spin/300/by", &BY), ("/spin/350/late", &CHAIN)] {
         let [_, n] = check_chain(&capture, path, "oncpu", chain);
         // 400 ms are 38; a machine that stands still tells fewer.
         assert!(n >= 5, "{path}: {n}");

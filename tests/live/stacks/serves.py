@@ -1,4 +1,4 @@
-"""Serves `/spin/MS` and `/rest/MS`, each in three nested functions, and the same by way of a generator, a method and a callback of C: `/spin/MS/by`."""
+"""Serves `/spin/MS` and `/rest/MS`, each in three nested functions, and the same by way of a generator, a method and a callback of C: `/spin/MS/by`. `/spin/MS/late` begins to answer before."""
 
 import functools
 import http.server
@@ -43,12 +43,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        _, what, ms, *by = self.path.split("/")
-        run = by_callback if by else outer
-        answer = str(run(int(ms), what == "rest")).encode()
+        _, what, ms, *how = self.path.split("/")
+        run = by_callback if how == ["by"] else outer
+        if how != ["late"]:
+            answer = b"%010d" % run(int(ms), what == "rest")
         self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", "10")
         self.end_headers()
+        if how == ["late"]:
+            answer = b"%010d" % run(int(ms), what == "rest")
         self.wfile.write(answer)
 
     def log_message(self, *_):

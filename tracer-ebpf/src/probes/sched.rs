@@ -339,7 +339,7 @@ fn walk(id: u64, place: [u64; 3], number: u32, time: u64, flags: u16) -> Walk {
     Walk { thread, id: u64::from(thread.tid), number: u64::from(number), time, first, stack, frame, flags }
 }
 
-/// The clock strikes on a CPU ([`tracer_ebpf::SAMPLE_PERIOD_NS`]): what it does, if a thread runs that serves.
+/// The clock strikes on a CPU ([`tracer_ebpf::SAMPLE_PERIOD_NS`]): what it does, if a thread runs that serves, or did so until now.
 #[perf_event]
 pub fn sample(context: PerfEventContext) -> u32 {
     if let Some(walk) = sampled::<0>() {
@@ -361,11 +361,11 @@ pub fn python_sample(context: PerfEventContext) -> u32 {
     0
 }
 
-/// Where the walk begins, if the thread that runs serves a request.
+/// Where the walk begins, if the thread that runs serves a request, or has begun to answer its last one: only user space knows whether that has ended.
 #[inline(always)]
 fn sampled<const P: usize>() -> Option<Walk> {
     let id = bpf_get_current_pid_tgid();
-    let followed = threads::find(id as u32).filter(|followed| followed.n_open != 0)?;
+    let followed = threads::find(id as u32).filter(|followed| threads::is_told(followed))?;
     if !is_armed() {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
@@ -10,7 +10,6 @@ use clap::Args;
 
 use super::{ExitCode, Expected, run::open_recording, why};
 use crate::{
-    event::Role,
     metrics::Metrics,
     pipeline::{NullVerdicts, Pipeline, PipelineConfig},
     report::{
@@ -23,6 +22,7 @@ use crate::{
         CallId, Transaction, WallRange,
         profile::{Profile, Watch},
     },
+    tui,
 };
 
 /// Print what one served request of a recording did: each stretch on a CPU, each wait, and each call, in the order of time.
@@ -59,14 +59,17 @@ pub fn run(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
     let mut out = String::new();
     for (i, shown) in shown.iter().enumerate() {
         let id = CallId { conn: shown.conn, ordinal: shown.ordinal };
-        let has_profile = shown.role == Role::Server
-            && shown.causes.as_ref().is_some_and(|causes| causes.anatomy.is_some());
-        let profile = if has_profile { again(&recording, shown)? } else { Profile::default() };
+        let has_profile = profile::why_not(shown).is_none();
+        let profile = if has_profile {
+            again(&recording, shown, &PipelineConfig::default())?
+        } else {
+            Profile::default()
+        };
         let made = why::all(&recording, &Filter::made_for(id))?;
         let rows = if has_profile { profile::rows(shown, &profile, &made) } else { Vec::new() };
         let rows = profile::longest(rows, args.limit as usize);
         if args.json {
-            out.push_str(&profile::json(shown, &rows));
+            out.push_str(&profile::json(shown, &rows, profile.is_whole));
         } else {
             out.push_str(if i > 0 { "\n" } else { "" });
             out.push_str(&profile::text(shown, &rows, profile.is_whole, paint));
@@ -78,8 +81,22 @@ pub fn run(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What a transaction of the recording in `dir` did, for the screen; made by a pipeline of these settings. An error says why it cannot be told.
+pub fn steps(dir: &Path, shown: &Transaction, config: &PipelineConfig) -> Result<tui::Steps, String> {
+    if let Some(why) = profile::why_not(shown) {
+        return Err(why.to_owned());
+    }
+    let said = |error: anyhow::Error| format!("{error:#}");
+    let recording = open_recording(dir).map_err(said)?;
+    let profile = again(&recording, shown, config).map_err(said)?;
+    let id = CallId { conn: shown.conn, ordinal: shown.ordinal };
+    let made = why::all(&recording, &Filter::made_for(id)).map_err(said)?;
+    let rows = profile::longest(profile::rows(shown, &profile, &made), tui::MAX_PROFILE_ROWS);
+    Ok(tui::Steps { rows, is_whole: profile.is_whole })
+}
+
 /// The steps of a request: its events once more through the pipeline.
-pub fn again(recording: &Recording, shown: &Transaction) -> anyhow::Result<Profile> {
+fn again(recording: &Recording, shown: &Transaction, config: &PipelineConfig) -> anyhow::Result<Profile> {
     let id = CallId { conn: shown.conn, ordinal: shown.ordinal };
     // The checkpoint has to be before it begins: steps before one are not in it.
     let range = WallRange { from: shown.start_time, to: WallTime(shown.end_time.0.saturating_add(1)) };
@@ -87,7 +104,6 @@ pub fn again(recording: &Recording, shown: &Transaction) -> anyhow::Result<Profi
     let mut source = ReplaySource::open(recording, range, metrics.clone()).map_err(|error| {
         Expected::new(error.to_string(), "a profile is made of the events of a recording: without `--payload none`, and not of its summary files alone")
     })?;
-    let config = PipelineConfig::default();
     let new = || Pipeline::new(config.clone(), metrics.clone(), Box::new(NullVerdicts));
     let mut pipeline = new();
     pipeline.watch(Watch::new(id));

@@ -246,11 +246,11 @@ fn play(
         first_rows: FIRST_ROWS,
         follows: false,
     };
-    let heads = run::fetch_heads(dir.to_owned(), &tape.pipeline);
+    let fetches = run::fetches(dir.to_owned(), &tape.pipeline);
     let player = Player::start(tape, begin).context("play the recording")?;
     let rollups = tui::RollupSources { memory: None, fetch: Some(run::fetch_rollups(dir.to_owned())) };
     let shows = tui::Shows::Recording(&player);
-    let left = run::show(shows, Some(heads), rollups, heading, screen, &stop, &stop.clone());
+    let left = run::show(shows, Some(fetches), rollups, heading, screen, &stop, &stop.clone());
     let histograms = player.feed().histograms;
     let Outcome { totals, snapshot, metrics, n_faults } = player.finish();
     left.context("draw the screen")?;

@@ -210,13 +210,13 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
         };
         let past = recorder.is_some().then(|| past(&config, &pipeline, filter.as_ref())).flatten();
         let dir = config.record.out.clone().filter(|_| recorder.is_some());
-        let heads = dir.clone().map(|dir| fetch_heads(dir, &pipeline));
+        let fetches = dir.clone().map(|dir| fetches(dir, &pipeline));
         let rollups = tui::RollupSources { memory: Some(rollups), fetch: dir.map(fetch_rollups) };
         screen = Some((
             tui::Feed { histograms: histograms.clone(), xlog, recent, patterns, status: status.clone() },
             heading,
             past,
-            heads,
+            fetches,
             rollups,
         ));
     } else if config.terminal.summary == SummaryForm::Text && !config.terminal.once {
@@ -264,7 +264,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
 
     let done = match screen {
         None => pump.run(input, verdicts, recorder),
-        Some((feed, heading, past, heads, rollups)) => {
+        Some((feed, heading, past, fetches, rollups)) => {
             let status = feed.status.clone();
             let worker = thread::Builder::new()
                 .name("pipeline".to_owned())
@@ -276,7 +276,7 @@ pub fn run(run: Run) -> anyhow::Result<ExitCode> {
                 .context("start the pipeline's thread")?;
             let keys = stop.clone();
             let shows = tui::Shows::Live(&feed, past);
-            let shown = show(shows, heads, rollups, heading, settings, &stop, &keys);
+            let shown = show(shows, fetches, rollups, heading, settings, &stop, &keys);
             let done = worker.join().map_err(|_| anyhow::anyhow!("the pipeline's thread panicked"))?;
             shown.context("draw the screen")?;
             done
@@ -343,14 +343,14 @@ pub fn wants_screen(config: &Config) -> bool {
 /// Shows the screen; what it was left by stops the run.
 pub fn show(
     shows: tui::Shows<'_>,
-    heads: Option<tui::FetchHeads>,
+    fetches: Option<tui::Fetches>,
     rollups: tui::RollupSources,
     heading: tui::Heading,
     settings: tui::ScreenSettings,
     stop: &Stop,
     keys: &Stop,
 ) -> io::Result<tui::Left> {
-    let left = tui::run(shows, heads, rollups, heading, settings, || keys.reason().is_some());
+    let left = tui::run(shows, fetches, rollups, heading, settings, || keys.reason().is_some());
     match &left {
         Ok(tui::Left::Quit) => stop.stop(Reason::Quit),
         Ok(tui::Left::Interrupted) | Err(_) => stop.stop(Reason::Signal),
@@ -359,10 +359,12 @@ pub fn show(
     left
 }
 
-/// What fetches the heads of a transaction from a recording.
-pub fn fetch_heads(dir: PathBuf, pipeline: &PipelineConfig) -> tui::FetchHeads {
-    let pipeline = pipeline.clone();
-    Arc::new(move |shown| heads(&dir, shown, &pipeline))
+/// What fetches the heads of a transaction, and what it did, from a recording.
+pub fn fetches(dir: PathBuf, pipeline: &PipelineConfig) -> tui::Fetches {
+    let (config, of_heads) = (pipeline.clone(), dir.clone());
+    let heads: tui::FetchHeads = Arc::new(move |shown| heads(&of_heads, shown, &config));
+    let config = pipeline.clone();
+    tui::Fetches { heads, profile: Arc::new(move |shown| super::profile::steps(&dir, shown, &config)) }
 }
 
 /// What reads the rollups of a recording.

@@ -220,12 +220,6 @@ impl Paint {
     pub const COLOURS: Paint = Paint { on: ["\u{1b}[1;31m", "\u{1b}[34m", "\u{1b}[32m"], off: "\u{1b}[0m" };
     /// None.
     pub const NONE: Paint = Paint { on: [""; 3], off: "" };
-
-    fn of(self, ns: u64, whole: u64) -> (&'static str, &'static str) {
-        let is_above = |percent: u64| u128::from(ns) * 100 > u128::from(whole) * u128::from(percent);
-        let found = [50, 20, 10].iter().position(|percent| is_above(*percent));
-        found.map_or(("", ""), |at| (self.on[at], self.off))
-    }
 }
 
 /// The table.
@@ -253,40 +247,59 @@ fn write_text(
         duration(whole),
         screen_text(&shown.service)
     )?;
-    if shown.role == Role::Client {
-        return writeln!(
-            out,
-            "it was made by a process that waited for the answer: only what is served has a profile"
-        );
-    }
-    if shown.causes.as_ref().is_none_or(|causes| causes.anatomy.is_none()) {
-        return writeln!(
-            out,
-            "what it did was not recorded (--anatomy off, a capture, or a thread that was not followed)"
-        );
+    if let Some(why) = why_not(shown) {
+        return writeln!(out, "{why}");
     }
     if !is_whole {
         writeln!(out, "not all of it was seen again")?;
     }
-    writeln!(out, "{:>4} {:>15} {:>9} {:>9}  CONTENTS", "#", "TIME", "T-GAP", "CPU")?;
+    writeln!(out, "{HEADING}")?;
     for (n, row) in rows.iter().enumerate() {
-        let at = WallTime(shown.start_time.0.saturating_sub(queue) + row.at_ns);
-        let time = |ns: u64| if ns == 0 { String::new() } else { duration(ns) };
-        let (on, off) = paint.of(row.ns, whole);
-        let clock = format!("{}.{:06}", clock(at), at.0 % 1_000_000_000 / 1_000);
-        let (gap, cpu) = (time(row.ns), time(row.cpu_ns));
-        writeln!(out, "{n:>4} {clock:>15} {on}{gap:>9}{off} {cpu:>9}  {}", row.what)?;
+        let (on, off) = share(row.ns, whole).map_or(("", ""), |at| (paint.on[at], paint.off));
+        let [number, clock, gap, cpu] = cells(shown, n, row);
+        writeln!(out, "{number} {clock} {on}{gap}{off} {cpu}  {}", row.what)?;
     }
     Ok(())
 }
 
-/// A line for each row.
-pub fn json(shown: &Transaction, rows: &[Row]) -> String {
+/// The heads of the columns.
+pub const HEADING: &str = "   #            TIME     T-GAP       CPU  CONTENTS";
+
+/// Number, instant, T-GAP and time on a CPU of line `n`, as wide as below [`HEADING`].
+pub fn cells(shown: &Transaction, n: usize, row: &Row) -> [String; 4] {
+    let at = WallTime(shown.start_time.0.saturating_sub(shown.queue_ns.unwrap_or(0)) + row.at_ns);
+    let time = |ns: u64| if ns == 0 { String::new() } else { duration(ns) };
+    let clock = format!("{}.{:06}", clock(at), at.0 % 1_000_000_000 / 1_000);
+    let (gap, cpu) = (time(row.ns), time(row.cpu_ns));
+    [format!("{n:>4}"), format!("{clock:>15}"), format!("{gap:>9}"), format!("{cpu:>9}")]
+}
+
+/// How much a line is of the whole, ns: above 50 % (0), 20 % (1), 10 % (2), or less.
+pub fn share(ns: u64, whole: u64) -> Option<usize> {
+    let is_above = |percent: u64| u128::from(ns) * 100 > u128::from(whole) * u128::from(percent);
+    [50, 20, 10].iter().position(|percent| is_above(*percent))
+}
+
+/// Why a transaction has no profile.
+pub fn why_not(shown: &Transaction) -> Option<&'static str> {
+    if shown.role == Role::Client {
+        return Some(
+            "it was made by a process that waited for the answer: only what is served has a profile",
+        );
+    }
+    let is_known = shown.causes.as_ref().is_some_and(|causes| causes.anatomy.is_some());
+    (!is_known).then_some(
+        "what it did was not recorded (--anatomy off, a capture, or a thread that was not followed)",
+    )
+}
+
+/// A line for each row. `is_whole`: all of it was seen again.
+pub fn json(shown: &Transaction, rows: &[Row], is_whole: bool) -> String {
     let queue = shown.queue_ns.unwrap_or(0);
     let mut out = String::new();
     for row in rows {
         let start = shown.start_time.0.saturating_sub(queue) + row.at_ns;
-        let line = json!({"id": shown.id().to_string(), "start_time_ns": start, "gap_ns": row.ns, "cpu_ns": row.cpu_ns, "contents": row.what, "n": row.n});
+        let line = json!({"id": shown.id().to_string(), "start_time_ns": start, "gap_ns": row.ns, "cpu_ns": row.cpu_ns, "contents": row.what, "n": row.n, "is_whole": is_whole});
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{line}");
     }
@@ -317,12 +330,10 @@ mod tests {
 
     #[test]
     fn parts_of_the_whole_are_painted() {
-        let ends = |ns| Paint::COLOURS.of(ns, 100).0;
-        assert_eq!(
-            [51, 50, 21, 20, 11, 10].map(ends),
-            [51, 21, 21, 11, 11, 0].map(|ns| if ns == 0 { "" } else { ends(ns) })
-        );
-        assert!(ends(51).contains("31") && ends(21).contains("34") && ends(11).contains("32"));
-        assert_eq!(Paint::NONE.of(99, 100), ("", ""));
+        let shares = [51, 50, 21, 20, 11, 10].map(|ns| share(ns, 100));
+        assert_eq!(shares, [Some(0), Some(1), Some(1), Some(2), Some(2), None]);
+        for (on, code) in Paint::COLOURS.on.iter().zip(["31", "34", "32"]) {
+            assert!(on.contains(code));
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use super::{app::App, flight::Progress};
+use super::{app::App, flight::Progress, profile::FetchProfile};
 use crate::{
     protocol::{Protocol, REGISTRY},
     source::heads::{Head, Heads, HeadsError},
@@ -17,6 +17,15 @@ use crate::{
 
 /// Fetches the heads of a transaction from a recording; may take seconds.
 pub type FetchHeads = Arc<dyn Fn(&Transaction) -> Result<Heads, HeadsError> + Send + Sync>;
+
+/// What is fetched from a recording for the transaction that is shown.
+#[derive(Clone)]
+pub struct Fetches {
+    /// Its heads.
+    pub heads: FetchHeads,
+    /// What it did.
+    pub profile: FetchProfile,
+}
 
 /// So old, ns, a request is in the recording: what is recorded is handed to the kernel four times a second.
 const RECORDED_NS: u64 = 2_000_000_000;

@@ -114,6 +114,8 @@ pub enum Action {
     ShowPattern,
     /// Both ends of a local call, or one line.
     Unfold,
+    /// What the transaction did, one thing after the other.
+    Profile,
     /// Logarithmic or linear.
     Scale,
     /// Heat map, dots, or what fits.
@@ -402,6 +404,7 @@ pub const BINDINGS: &[Binding] = &[
         "both ends of a local call, or one line",
         "",
     ),
+    bind(&[Char('p')], &[Place::Detail], A::Profile, "what it did, one thing after the other", "profile"),
     bind(&[Key::Enter], CONNECTIONS, A::ShowConnection, "its transactions, in the XLog", "its dots"),
     bind(&[Key::Enter], PATTERNS, A::ShowPattern, "its time, in the XLog", "its time"),
     bind(&[Key::Up, Char('k')], TABLES, A::Previous, "previous row", ""),

@@ -24,6 +24,7 @@ use super::{
     now::Now,
     patterns::SeenPattern,
     playback::Played,
+    profile::ShownProfile,
     stacks::{self, ShownStacks},
     statements::{Statement, family, statements},
     view::{ConnSort, ListSort, Place, Sort, View},
@@ -172,6 +173,8 @@ pub struct Model {
     pub trace: Trace,
     /// Heads of the one that is shown.
     pub heads: ShownHeads,
+    /// What it did, where that was asked for.
+    pub profile: ShownProfile,
     /// Where the threads of requests in flight are; `None`: what is shown was recorded.
     pub threads: Option<Now>,
     /// Counter graphs; where they are shown.
@@ -483,6 +486,7 @@ impl Model {
             contrast,
             neighbours,
             heads: ShownHeads::default(),
+            profile: ShownProfile::default(),
             threads: None,
             // Made beside the feed; whoever reads again shows what was there.
             graphs: before.and_then(|before| before.graphs.clone()).filter(|_| app.range.is_some()),
@@ -501,6 +505,7 @@ impl Model {
             // More than there are lines: scrolling stops by itself.
             (Place::Detail, _) => {
                 64 + self.heads.n_lines()
+                    + self.profile.n_lines()
                     + app.opened().map_or(0, |shown| stacks::n_lines(shown))
                     + self.trace.spans.len()
                     + self.call_tree.steps.len()
@@ -568,6 +573,11 @@ impl Model {
     /// The same, with the heads of the transaction that is shown.
     pub fn with_heads(self, heads: ShownHeads) -> Model {
         Model { heads, ..self }
+    }
+
+    /// The same, with its profile.
+    pub fn with_profile(self, profile: ShownProfile) -> Model {
+        Model { profile, ..self }
     }
 
     /// A rate per second over the recent seconds.

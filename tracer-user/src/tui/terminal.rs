@@ -24,12 +24,13 @@ use super::{
     draw::{Layout, draw, layout},
     errand::{self, Here},
     feed::{Feed, Heading},
-    heads::{FetchHeads, HeadsDesk},
+    heads::{Fetches, HeadsDesk},
     keymap::Key,
     layouts,
     model::Model,
     now::NowDesk,
     playback::{OpenPast, Order, Playback, Played},
+    profile::ProfileDesk,
     range_desk::{RangeDesk, RollupSources},
     settings::ScreenSettings,
     table::Fault,
@@ -216,7 +217,7 @@ impl Source<'_> {
 /// Shows the screen until the user leaves it or `stopped` says so. A recording that has ended stays on the screen.
 pub fn run(
     shows: Shows<'_>,
-    heads: Option<FetchHeads>,
+    fetches: Option<Fetches>,
     rollups: RollupSources,
     heading: Heading,
     settings: ScreenSettings,
@@ -236,7 +237,8 @@ pub fn run(
     let mut cost = Duration::ZERO;
     let (mut last_progress, mut last_state) = (None, None);
     let mut model: Option<Model> = None;
-    let mut desk = HeadsDesk::new(heads);
+    let (heads, profile) = fetches.map(|Fetches { heads, profile }| (heads, profile)).unzip();
+    let (mut desk, mut profiles) = (HeadsDesk::new(heads), ProfileDesk::new(profile));
     let mut ranges = RangeDesk::new(rollups);
     let mut now = NowDesk::new(!heading.replay);
     let mut source = Source { shows, past: None, told: (0, 0) };
@@ -250,7 +252,7 @@ pub fn run(
         if let Some(played) = &played {
             source.tell(played, &mut app);
         }
-        dirty |= desk.look(&app);
+        dirty |= desk.look(&app) | profiles.look(&app);
         dirty |= ranges.look();
         if app.link_of.is_some() {
             dirty |= app.link_with(&desk.shown(&app));
@@ -295,7 +297,8 @@ pub fn run(
                 .filter(|model| model.played.as_ref().map(|played| played.generation) == generation);
             let read = Model::read(&feed, &heading, &app, &shown, before)
                 .of(played, source.has_past())
-                .with_heads(desk.shown(&app));
+                .with_heads(desk.shown(&app))
+                .with_profile(profiles.shown(&app));
             let read = ranges.fill(read, &app, &shown);
             let read = now.fill(read, &app);
             if let Some(chart) = &read.chart {

@@ -189,6 +189,18 @@ impl Theme {
         }
     }
 
+    /// How long a line of a profile took: above half (0), a fifth (1) or a tenth (2) of the whole. As in Scouter: bold red, blue, green.
+    pub fn share(self, share: usize) -> Style {
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        match (self.colours, share) {
+            (Colours::None, 0) => bold,
+            (Colours::None, _) => Style::new(),
+            (_, 0) => bold.fg(Color::Red),
+            (_, 1) => Style::new().fg(Color::Blue),
+            (_, _) => Style::new().fg(Color::Green),
+        }
+    }
+
     /// A frame of a flame graph, as a bar.
     pub fn frame(self, kind: FrameKind) -> Style {
         let colour = match (self.colours, kind) {

@@ -40,6 +40,10 @@ impl Threads {
             return None;
         };
         let found = match (kind, thread.waited) {
+            (StackKind::Sample, _) if thread.owner.is_none() && thread.open.is_empty() => {
+                metrics.add(Counter::StacksBehind, 1);
+                return None;
+            }
             (StackKind::Sample, _) => {
                 let sole = (thread.open.len() == 1).then(|| thread.open[0]);
                 // While a goroutine waits for what it has asked, its thread runs others.

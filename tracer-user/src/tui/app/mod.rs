@@ -24,7 +24,7 @@ use crate::{
     event::{ConnId, Role},
     report::filter::Filter,
     time::WallTime,
-    transaction::Transaction,
+    transaction::{CallId, Transaction},
 };
 
 pub(in crate::tui) const SECOND_NS: u64 = 1_000_000_000;
@@ -235,6 +235,8 @@ pub struct App {
     pub unfolded: BTreeSet<u64>,
     /// The same of all calls of the detail.
     pub unfold_detail: bool,
+    /// The transaction whose profile was asked for.
+    pub profile_of: Option<CallId>,
     /// What is selected is compared with the others.
     pub contrast: bool,
     /// Counter graphs over a range.
@@ -306,6 +308,7 @@ impl Default for App {
             list: Rows::default(),
             unfolded: BTreeSet::new(),
             unfold_detail: false,
+            profile_of: None,
             contrast: false,
             range: None,
             detail: None,
@@ -431,6 +434,7 @@ impl App {
             | Action::OnlyLongLived
             | Action::ShowConnection
             | Action::Unfold => return self.limit(action, seen),
+            Action::Profile => self.toggle_profile(),
             Action::TypeTop => {
                 self.prompt = Some(Prompt { purpose: Purpose::Top, text: String::new(), fault: None });
             }

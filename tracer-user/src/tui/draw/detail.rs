@@ -8,7 +8,7 @@ use ratatui::{
 };
 use unicode_width::UnicodeWidthChar as _;
 
-use super::{anatomy, list::status, operations::role_letter, stacks};
+use super::{anatomy, list::status, operations::role_letter, profile, stacks};
 use crate::{
     event::{Role, StackEnd},
     pipeline::Step,
@@ -138,6 +138,7 @@ pub(super) fn lines(
         lines.push(Line::default());
     }
     lines.extend(anatomy::lines(shown, theme));
+    lines.extend(profile::lines(shown, &model.profile, theme));
     lines.extend(stacks::lines(shown, theme));
     if flight.is_none() {
         lines.extend(trace(&model.trace, width, theme));

@@ -13,6 +13,7 @@ mod list;
 mod operations;
 mod overview;
 mod patterns;
+mod profile;
 mod range;
 mod services;
 mod stacks;
