@@ -7,7 +7,7 @@
 //! libcurl on NSS and on GnuTLS, Redis, MariaDB and h2load, `starts`, `tls_calls`, `tls_files` and `tls_harm` a C compiler, OpenSSL's headers and pip (older and
 //! other libraries are in packages of PyPI), `opaque` netcat, `websocket` Python's `websockets` and `hypercorn`, nghttpx, Node and curl,
 //! `postgres`, `mysql` and `redis` those servers and their clients (`postgres` Python too, `mysql` sysbench and Python),
-//! `http2` nghttp2 and nginx, `links` Python, Node, Go and crates of crates.io, `grpc` Python's grpcio, `tls_go` Go, `tls_rustls` crates of crates.io, `functions` and `stacks` gcc, g++, rustc and Go (`stacks` Node too),
+//! `http2` nghttp2 and nginx, `links` Python, Node, Go and crates of crates.io, `grpc` Python's grpcio, `tls_go` Go, `tls_rustls` crates of crates.io, `functions` and `stacks` gcc, g++, rustc and Go (`stacks` Node and a JDK too),
 //! `network` Python, iproute2 and unshare, `pcap` tcpdump and bind9 with its tools, `screen` tmux, `denied` nginx, tmux and setpriv. Test names end in the family of hooks (`Hooks__Socket`,
 //! `Hooks__Syscall`), so that a kernel without the socket tracepoints can run the others alone.
 

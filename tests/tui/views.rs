@@ -241,7 +241,10 @@ fn what_a_transaction_did_is_told_line_by_line_when_it_is_asked_for() {
             ShownProfile::Known(Steps { rows: rows.clone(), is_whole: false }.into()),
             "what it did, one thing after the other  not all of it was seen again",
         ),
-        (ShownProfile::Known(Steps { rows, is_whole: true }.into()), "what it did, one thing after the other"),
+        (
+            ShownProfile::Known(Steps { rows, is_whole: true }.into()),
+            "what it did, one thing after the other",
+        ),
     ] {
         screen.model = screen.model.with_profile(profile);
         screen.buffer = Buffer::empty(area);

@@ -1,5 +1,6 @@
 //! What requests were doing when the clock struck, and in what they waited, against programs that do what they are asked for.
 
+mod jvm;
 mod python;
 
 use std::{

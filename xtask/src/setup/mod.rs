@@ -44,6 +44,7 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("g++", "g++"),
     ("nm", "binutils"),
     ("go", "golang-go"),
+    ("javac", "default-jdk-headless"),
 ];
 
 /// Programs of the VM tests and the package each comes in.
