@@ -99,7 +99,9 @@ fn a_stripped_program_gets_its_names_from_its_debug_file_when_it_is_gone(
     let after = chains(&dir);
     let full = |chain: &&Vec<String>| chain.windows(3).any(|three| three == [inner, middle, outer]);
     let n_full = after.iter().filter(full).count();
-    assert!(n_full * 20 >= after.len() * 19 && n_full > 0, "{after:#?}");
+    // One may be of reading or answering.
+    let is_all = after.len() - n_full <= 1 || n_full * 20 >= after.len() * 19;
+    assert!(is_all && n_full > 0, "{after:#?}");
     assert!(!after.iter().flatten().any(|frame| frame.starts_with("serves+0x")), "{after:#?}");
     // Looked for again where nothing is: what was found stays.
     txray("symbols", &dir, &[]);

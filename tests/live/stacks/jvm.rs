@@ -30,8 +30,10 @@ fn methods_that_were_compiled_are_told_by_their_names_from_where_the_thread_begi
     command.args(["-XX:+PreserveFramePointer", "-Xmx64m", "-cp"]).arg(folder.path()).arg("Serves");
     let served = serve(command);
     let mut stream = TcpStream::connect(("127.0.0.1", served.port)).unwrap();
-    // Until all that is called often is compiled.
-    (0..3).for_each(|_| ask(&mut stream, "/spin/300", None));
+    // Until all that is called often is compiled, and what leads to functions of the machine as well.
+    ["/spin/300", "/rest/1", "/spin/301", "/rest/2", "/spin/302"]
+        .iter()
+        .for_each(|path| ask(&mut stream, path, None));
     let map = format!("/tmp/perf-{}.map", served.pid);
     let jcmd = Command::new(tool("jcmd", PACKAGE))
         .args([&served.pid.to_string(), "Compiler.perfmap"])
@@ -60,5 +62,7 @@ fn methods_that_were_compiled_are_told_by_their_names_from_where_the_thread_begi
         assert!(is_kernel(&rest.frames[0]) && rest.end == "complete", "{rest:?}");
         assert!(parts(rest.frames.last().unwrap()).1.starts_with("libc"), "{rest:?}");
         assert!(rest.frames.iter().any(|frame| parts(frame).1 == "libjvm.so"), "{rest:?}");
+        // Also through what was compiled behind the list.
+        assert!(rest.frames.iter().any(|frame| frame.ends_with("(jit)")), "{rest:?}");
     }
 }

@@ -476,12 +476,19 @@ fn place(known: &mut Known, files: &mut CodeReader, address: u64, is_place: bool
     // Where something returns to is behind the call.
     let inside = if is_place { address } else { address.checked_sub(1)? };
     let area = known.area(inside)?;
-    if matches!(&known.areas[area].1, What::Other(name) if name != vdso::NAME)
-        && let Some((function, offset)) = known.jit.as_mut().and_then(|jit| jit.around(inside))
+    if let What::Other(name) = &known.areas[area].1
+        && name != vdso::NAME
+        && let Some(jit) = &mut known.jit
     {
         // Never remembered here: other code may stand there soon. What writes code keeps frame pointers.
-        let text = format!("{function}+{:#x} (jit)", offset + (address - inside));
-        return Some((Frame::nowhere(text), Caller::FramePointer));
+        let text = match jit.around(inside) {
+            Some((function, offset)) => Some(format!("{function}+{:#x} (jit)", offset + (address - inside))),
+            // Compiled behind what was said last.
+            None => (name.is_empty() && jit.has_said()).then(|| format!("{address:#x} (jit)")),
+        };
+        if let Some(text) = text {
+            return Some((Frame::nowhere(text), Caller::FramePointer));
+        }
     }
     let (range, what) = &known.areas[area];
     let mut at = None;

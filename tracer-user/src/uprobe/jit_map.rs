@@ -1,5 +1,5 @@
 //! Names of code that a program writes while it runs, as it tells them itself in `/tmp/perf-PID.map`: Node with `--perf-basic-prof`, Python (3.12) with `-X perf`, JVMs
-//! with an agent, .NET with `DOTNET_PerfMapEnabled`. Lines of `START SIZE NAME`, numbers in hexadecimal (tools/perf/Documentation/jit-interface.txt in Linux).
+//! when `jcmd PID Compiler.perfmap` asks them to, which write all of it anew each time, .NET with `DOTNET_PerfMapEnabled`. Lines of `START SIZE NAME`, numbers in hexadecimal (tools/perf/Documentation/jit-interface.txt in Linux).
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,9 @@ const MAX_PIECE: usize = 16 << 20;
 /// Longest line; what is longer ends the reading.
 const MAX_LINE: usize = 64 << 10;
 
+/// Bytes of what was read last that are held against the file when it is looked at again: addresses of a line or two.
+const LAST: usize = 128;
+
 /// What a program has said of the code that it wrote.
 #[derive(Debug)]
 pub struct JitMap {
@@ -24,6 +27,8 @@ pub struct JitMap {
     /// The user that the file must belong to: anybody can write to /tmp.
     user: u32,
     read: u64,
+    /// The last bytes that were read: if others stand there, all was written anew.
+    last: Vec<u8>,
     /// What it has said was read for the stack that is being resolved.
     is_fresh: bool,
     /// None is within another.
@@ -39,7 +44,8 @@ impl JitMap {
         let pid: u32 = field("NSpid:")?.split_ascii_whitespace().next_back()?.parse().ok()?;
         let user = field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?;
         let path = process.join(format!("root/tmp/perf-{pid}.map"));
-        Some(JitMap { path, user, read: 0, is_fresh: false, functions: BTreeMap::new() })
+        let (last, functions) = (Vec::new(), BTreeMap::new());
+        Some(JitMap { path, user, read: 0, last, is_fresh: false, functions })
     }
 
     /// Another stack comes: code is thrown away, and other code may stand in its place by now.
@@ -57,6 +63,11 @@ impl JitMap {
             self.read_on().ok().filter(|is_more| *is_more)?;
             self.known(address)
         })
+    }
+
+    /// Whether it has said anything.
+    pub fn has_said(&self) -> bool {
+        !self.functions.is_empty()
     }
 
     fn known(&self, address: u64) -> Option<(Arc<str>, u64)> {
@@ -78,7 +89,19 @@ impl JitMap {
         self.take(&file, metadata.len())
     }
 
+    /// Begins again where all was written anew.
+    fn hold_against(&mut self, file: &File, length: u64) {
+        let mut bytes = vec![0; self.last.len()];
+        let at = self.read.saturating_sub(bytes.len() as u64);
+        let is_the_same =
+            self.read <= length && file.read_exact_at(&mut bytes, at).is_ok() && bytes == self.last;
+        if !is_the_same && self.read != u64::MAX {
+            (self.read, self.last, self.functions) = (0, Vec::new(), BTreeMap::new());
+        }
+    }
+
     fn take(&mut self, file: &File, length: u64) -> io::Result<bool> {
+        self.hold_against(file, length);
         let more = length.saturating_sub(self.read).min(MAX_PIECE as u64) as usize;
         if more == 0 || self.functions.len() >= MAX_FUNCTIONS {
             return Ok(false);
@@ -92,6 +115,9 @@ impl JitMap {
             self.read = u64::MAX;
         }
         self.read = self.read.saturating_add(whole as u64);
+        if whole > 0 {
+            self.last = bytes[whole.saturating_sub(LAST)..whole].to_vec();
+        }
         for (start, size, name) in bytes[..whole].split(|byte| *byte == b'\n').filter_map(function) {
             if self.functions.len() >= MAX_FUNCTIONS {
                 break;
@@ -138,10 +164,11 @@ mod tests {
             path: file.path().to_owned(),
             user: file.as_file().metadata().unwrap().uid(),
             read: 0,
+            last: Vec::new(),
             is_fresh: false,
             functions: BTreeMap::new(),
         };
-        assert_eq!(map.around(0x1010), None);
+        assert_eq!((map.around(0x1010), map.has_said()), (None, false));
         file.write_all(b"1000 20 LazyCompile:~handle /srv/app.js:7\nnonsense\n2000 10 b\n30").unwrap();
         let name = |map: &mut JitMap, at| map.around(at).map(|(name, offset)| (name.to_string(), offset));
         assert_eq!(name(&mut map, 0x1010), Some(("LazyCompile:~handle /srv/app.js:7".into(), 0x10)));
@@ -155,6 +182,20 @@ mod tests {
         map.look_again();
         assert_eq!(name(&mut map, 0x1000), Some(("*other".into(), 0x10)));
         assert_eq!((name(&mut map, 0x1013), name(&mut map, 0x1014)), (Some(("*other".into(), 0x23)), None));
+        // All is written anew, and what was compiled since is among it.
+        for text in [
+            "1000 40 *third\n4000 8 e\n1000 40 *fourth\n2000 10 longer than all that stood there before it\n7000 8 f\n8000 8 g\n",
+            "1000 40 *fifth\n",
+        ] {
+            file.as_file().set_len(0).unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            map.look_again();
+            let last = if text.contains("fifth") { "*fifth" } else { "*fourth" };
+            assert_eq!(name(&mut map, 0x1013), Some((last.into(), 0x13)));
+            assert_eq!(name(&mut map, 0x3007), None, "it is not said any more");
+        }
+        use std::io::Seek as _;
+        file.seek(std::io::SeekFrom::End(0)).unwrap();
         map.user = u32::MAX - 1;
         file.write_all(b"5000 8 d\n").unwrap();
         // Root may write for all.
