@@ -92,6 +92,8 @@ fn record(event: &Event) -> Option<Bytes> {
         kernel_ns: 0,
         off_cpu: 0,
         goroutine: 0,
+        rtt_us: 180,
+        retransmits: 0,
     };
     let mut bytes = raw.as_bytes().to_vec();
     bytes.extend_from_slice(&data.payload);
