@@ -419,7 +419,7 @@ impl Both<'_> {
 /// Applications side by side, one column for each series.
 pub(super) fn table(compared: &[Compared]) -> String {
     type Cell = fn(&Series) -> String;
-    let rows: [(&str, Cell); 19] = [
+    let rows: [(&str, Cell); 20] = [
         ("requests in its log / seen", |one| format!("{} / {}", one.logged, one.seen)),
         ("matched in method, path, status, client's port", |one| {
             format!("{}{}", one.matched, if one.has_status { "" } else { " (status: the client's)" })
@@ -435,6 +435,7 @@ pub(super) fn table(compared: &[Compared]) -> String {
         ("calls of which the truth is known", |one| format!("{} of {}", one.known, one.calls)),
         ("right by trace id, sure", |one| tally(one, "header")),
         ("right by thread, sure", |one| tally(one, "thread")),
+        ("right by goroutine, sure", |one| tally(one, "goroutine")),
         ("right by order, guessed", |one| tally(one, "order")),
         ("no link (of these made for a request)", |one| format!("{} ({})", one.unlinked, one.missed)),
         ("other calls (HTTP, DNS), right", |one| one.others.to_string()),
