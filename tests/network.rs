@@ -174,6 +174,25 @@ fn a_lost_record_is_made_up_for_by_the_next_one_of_its_connection() {
 }
 
 #[test]
+fn what_the_first_bytes_of_a_request_make_known_is_not_its() {
+    let mut world = World::new(Role::Server);
+    world.request(IN).pass(5).response(OUT);
+    world.pass(200).again_unseen(2).pass(100).request(IN).pass(3).response(OUT);
+    world.check(&[(250, 2), (250, 0)], [2, 0]);
+}
+
+#[test]
+fn however_often_segments_are_sent_again_a_request_has_them_all() {
+    let mut world = World::new(Role::Client);
+    world.request(OUT);
+    for _ in 0..500 {
+        world.pass(10).again(3);
+    }
+    world.pass(1).response(IN);
+    world.check(&[(250, 1_500)], [1_500, 0]);
+}
+
+#[test]
 fn what_was_sent_again_before_it_was_looked_at_is_not_counted_and_the_count_may_begin_anew() {
     let mut world = World::new(Role::Client);
     world.told.1 = u32::MAX - 1;

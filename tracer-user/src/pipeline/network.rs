@@ -15,7 +15,7 @@ use crate::{
     transaction::{Network, watermark::EndKey},
 };
 
-/// How often segments were sent again, that are known one by one. Of requests in flight for longer the later ones count.
+/// How often segments were sent again, that are known one by one. Beyond it the two oldest become one, so that nothing is missing in a request that began before both.
 const MAX_RESENT: usize = 64;
 
 /// What is known of a connection's way through the network.
@@ -48,18 +48,21 @@ impl Path {
         }
         self.total = Some(total);
         if n != 0 {
-            if self.resent.len() >= MAX_RESENT {
-                self.resent.pop_front();
-            }
             self.resent.push_back((time, n));
+            if self.resent.len() > MAX_RESENT
+                && let Some((_, oldest)) = self.resent.pop_front()
+                && let Some((_, next)) = self.resent.front_mut()
+            {
+                *next = next.saturating_add(oldest);
+            }
         }
         n
     }
 
-    /// What it was from `start` to `end`.
+    /// What it was from `start` to `end`. What the first bytes of a request make known was before them.
     pub(super) fn between(&self, start: BootTime, end: BootTime) -> Option<Network> {
         self.total?;
-        let inside = self.resent.iter().filter(|(time, _)| (start..=end).contains(time));
+        let inside = self.resent.iter().filter(|(time, _)| *time > start && *time <= end);
         let retransmits = inside.fold(0_u32, |sum, (_, n)| sum.saturating_add(*n));
         Some(Network { rtt_us: self.rtt_us, retransmits })
     }
