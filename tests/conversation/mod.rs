@@ -43,14 +43,24 @@ impl fmt::Debug for Turn {
     }
 }
 
+/// What a message says where something that it depends on was lost.
+#[derive(Clone, Debug)]
+struct Less {
+    flow: Flow,
+    /// Where it begins, and where it seems to.
+    begin: u64,
+    seen_begin: u64,
+    text: String,
+}
+
 /// What was sent, and what a parser must see.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     pub turns: Vec<Turn>,
     /// In the order of positions; the client's first.
     pub expected: Vec<Seen>,
-    /// What messages say where something they depend on was lost, by flow and position.
-    less: Vec<(Flow, u64, String)>,
+    /// What messages say where something they depend on was lost.
+    less: Vec<Less>,
     /// Ranges whose length was announced before: nothing in them needs to be seen.
     announced: Vec<(Flow, Range<u64>)>,
     /// All lengths are announced in heads.
@@ -74,11 +84,13 @@ impl Conversation {
     pub fn agrees(&self, seen: &Seen, expected: &Seen) -> bool {
         let is_whole = !matches!(seen.end, End::Cut | End::Open);
         let says = |text: &String| if is_whole { *text == seen.text } else { text.starts_with(&seen.text) };
-        let mut less = self.less.iter().filter(|less| (less.0, less.1) == (expected.flow, expected.begin));
-        (seen.flow, seen.begin) == (expected.flow, expected.begin)
-            && (says(&expected.text)
-                || less.any(|(_, _, text)| says(text))
-                || (self.is_part)(&seen.text, &expected.text))
+        let mut less = self.less.iter().filter(|less| {
+            (less.flow, less.begin, less.seen_begin) == (expected.flow, expected.begin, seen.begin)
+        });
+        let is_at_begin = seen.begin == expected.begin;
+        seen.flow == expected.flow
+            && ((is_at_begin && (says(&expected.text) || (self.is_part)(&seen.text, &expected.text)))
+                || less.any(|less| says(&less.text)))
             && (seen.end == expected.end
                 || !is_whole
                 // What is not known to be interim goes on as the final one.
@@ -120,7 +132,7 @@ pub fn of(protocol: &'static dyn Protocol) -> BoxedStrategy<Conversation> {
 pub struct Script {
     turns: Vec<Turn>,
     expected: Vec<Seen>,
-    less: Vec<(Flow, u64, String)>,
+    less: Vec<Less>,
     announced: Vec<(Flow, Range<u64>)>,
     position: [u64; 2],
     is_pipelined: bool,
@@ -180,8 +192,15 @@ impl Script {
     /// What the message written last says where something that it depends on was lost.
     #[allow(dead_code, reason = "for protocols to come")]
     pub fn less(&mut self, text: impl Into<String>) {
-        if let Some(last) = self.expected.last() {
-            self.less.push((last.flow, last.begin, text.into()));
+        if let Some(&Seen { begin, .. }) = self.expected.last() {
+            self.less_from(begin, text);
+        }
+    }
+
+    /// The same of one that then seems to begin later.
+    pub fn less_from(&mut self, seen_begin: u64, text: impl Into<String>) {
+        if let Some(&Seen { flow, begin, .. }) = self.expected.last() {
+            self.less.push(Less { flow, begin, seen_begin, text: text.into() });
         }
     }
 

@@ -128,12 +128,16 @@ fn start(script: &mut Script) {
     script.unannounced(Flow::Response, &answer, n, "-");
 }
 
+fn noticed() -> Vec<u8> {
+    message(b'N', b"SNOTICE\0C00000\0Msecret\0\0")
+}
+
 /// What comes back for an execution, up to its last message.
 fn results(asked: &Asked) -> (Vec<u8>, String) {
     let Asked { rows, fails, notice, .. } = asked;
     let mut bytes = Vec::new();
     if *notice {
-        bytes.extend(message(b'N', b"SNOTICE\0C00000\0Msecret\0\0"));
+        bytes.extend(noticed());
     }
     bytes.extend(rows.iter().flat_map(|value| row(value)));
     if *fails {
@@ -238,7 +242,12 @@ fn portal(script: &mut Script, asked: &Asked) {
     let (results, outcome) = results(asked);
     let bytes = [results, READY.to_vec()].concat();
     let n = bytes.len();
-    script.unannounced(Flow::Response, &bytes, n, outcome);
+    let begin = script.position(Flow::Response);
+    script.unannounced(Flow::Response, &bytes, n, &outcome);
+    if asked.notice {
+        // A server notices things unasked too: where nothing is known to be asked, a notice is no answer's.
+        script.less_from(begin + noticed().len() as u64, outcome);
+    }
 }
 
 fn function(script: &mut Script, argument: &[u8], fails: bool) {

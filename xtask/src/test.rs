@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    fs,
+    env, fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -26,13 +26,17 @@ pub(crate) struct TestArgs {
     /// Only these layers (repeatable); all by default.
     #[arg(long, value_enum)]
     layer: Vec<Layer>,
-    /// What must hold before a change lands, in the time that this may take: in the live layer one family of hooks where a test is about what is said
+    /// What must hold before a change lands, in the time that this may take: the same cases of the properties each time, in the live layer one family of hooks where a test is about what is said
     /// and not about how it is read, in the VM layer the oldest kernels, and the programs of the tests in place of the shipped file.
     #[arg(long)]
     quick: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
+
+/// What proptest takes its cases from. Whether a change lands must not hang on which cases were drawn: `--quick` draws the same each time, other runs
+/// (`PROPTEST_CASES` asks for more) and the fuzzer look for new ones.
+const SEED: &str = "PROPTEST_RNG_SEED";
 
 /// Where one family of hooks is enough for `--quick`: what both families read is the same from the connection's bytes on, which is what the other modules
 /// hold them to.
@@ -249,6 +253,9 @@ fn run_layer(layer: Layer, args: &TestArgs, failures: &mut Failures) -> Result<(
         Layer::Unit => {
             let mut unit = cargo(["test", "--locked", "--workspace", "--no-fail-fast", "--"]);
             unit.args(["--skip", "live::"]).args(args.filter.as_deref());
+            if args.quick && env::var_os(SEED).is_none() {
+                unit.env(SEED, "1");
+            }
             unit
         }
         Layer::Live => live(args)?,
