@@ -32,6 +32,11 @@ impl Targets {
         let Targets { pids, comms, exes, cgroups, ports } = self;
         pids.is_empty() && comms.is_empty() && exes.is_empty() && cgroups.is_empty() && ports.is_empty()
     }
+
+    /// Whether only processes are traced that are named by their ids: none becomes a target later by what it executes.
+    pub fn are_pids(&self) -> bool {
+        self.comms.is_empty() && self.exes.is_empty() && self.cgroups.is_empty() && !self.pids.is_empty()
+    }
 }
 
 /// The family of data hooks.

@@ -58,7 +58,7 @@ fn seen(context: &BtfTracePointContext, direction: u8) {
     // SAFETY: as above.
     let regs = unsafe { bpf_task_pt_regs(task) } as *const u8;
     let task: *const u8 = task.cast();
-    let call = call::current::<Typed>(task, regs, direction);
+    let call = call::current::<Typed>(task, regs, direction).hidden();
     let direction = u64::from(direction);
     let mut hit = Hit { thread, task, sock, direction, result: i64::from(result), call };
     if direction == u64::from(EGRESS) {

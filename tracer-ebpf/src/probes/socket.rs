@@ -51,7 +51,7 @@ fn on_hit(context: &BtfTracePointContext, direction: u8) {
     // SAFETY: as above.
     let regs = unsafe { bpf_task_pt_regs(task) } as *const u8;
     let task: *const u8 = task.cast();
-    let call = call::current::<Typed>(task, regs, direction);
+    let call = call::current::<Typed>(task, regs, direction).hidden();
     let site = Hit { thread, task, sock, direction: u64::from(direction), result: i64::from(result), call };
     if site.result < 0 {
         if site.call.name == call::ONE_OF_MANY {

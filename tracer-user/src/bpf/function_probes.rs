@@ -155,10 +155,7 @@ impl FunctionProbes {
                 first.map_or("", |one| &one.name)
             ));
         }
-        let is_fixed = targets.comms.is_empty()
-            && targets.exes.is_empty()
-            && targets.cgroups.is_empty()
-            && !targets.pids.is_empty();
+        let is_fixed = targets.are_pids();
         let shared: FxHashSet<PathBuf> =
             found.iter().filter(|one| one.is_shared && is_fixed).map(|one| one.path.clone()).collect();
         let (each, whole): (Vec<OnFile>, Vec<OnFile>) =

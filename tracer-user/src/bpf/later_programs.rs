@@ -63,7 +63,7 @@ struct Loaded {
 
 /// Loads programs of the object at any time.
 pub(super) struct Loader {
-    object: Relocated,
+    object: Arc<Relocated>,
     /// Maps of programs that hand over, by name.
     arrays: Vec<(&'static str, OwnedFd)>,
     /// The tracepoints' types in the kernel's BTF.
@@ -72,19 +72,19 @@ pub(super) struct Loader {
 
 impl Loader {
     /// For `groups`, with the maps of `ebpf`, which still has all of them.
-    fn of(ebpf: &Ebpf, kernel: &KernelBtf, groups: &[Group]) -> Result<Loader, String> {
+    fn of(
+        ebpf: &Ebpf,
+        object: Arc<Relocated>,
+        kernel: &KernelBtf,
+        groups: &[Group],
+    ) -> Result<Loader, String> {
         let (mut arrays, mut tracepoints) = (Vec::new(), Vec::new());
         for probe in groups.iter().filter_map(|group| group.behind) {
-            let no_type = || format!("the kernel's BTF has no tracepoint {}", probe.tracepoint);
-            let of = kernel.typedef_id(&format!("btf_trace_{}", probe.tracepoint)).ok_or_else(no_type)?;
-            tracepoints.push((probe.tracepoint, of));
+            tracepoints.push((probe.tracepoint, type_of(kernel, probe.tracepoint)?));
             let Place::Behind { array, .. } = probe.place else { continue };
-            let Some(Map::ProgramArray(map)) = ebpf.map(array) else {
-                return Err(format!("the object has no map {array}"));
-            };
-            arrays.push((array, map.fd().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?));
+            arrays.push((array, array_of(ebpf, array)?));
         }
-        Ok(Loader { object: Relocated::of(ebpf)?, arrays, tracepoints })
+        Ok(Loader { object, arrays, tracepoints })
     }
 
     fn load(&self, group: Group) -> Result<Loaded, String> {
@@ -109,8 +109,22 @@ impl Loader {
     }
 }
 
+/// The number that a tracepoint's type has in the kernel's BTF.
+pub(super) fn type_of(kernel: &KernelBtf, tracepoint: &str) -> Result<u32, String> {
+    let no_type = || format!("the kernel's BTF has no tracepoint {tracepoint}");
+    kernel.typedef_id(&format!("btf_trace_{tracepoint}")).ok_or_else(no_type)
+}
+
+/// A map of programs, whoever takes it.
+pub(super) fn array_of(ebpf: &Ebpf, array: &str) -> Result<OwnedFd, String> {
+    let Some(Map::ProgramArray(map)) = ebpf.map(array) else {
+        return Err(format!("the object has no map {array}"));
+    };
+    map.fd().as_fd().try_clone_to_owned().map_err(|error| error.to_string())
+}
+
 /// `bpf_map_update_elem` of a map of programs.
-fn hand_over(array: &OwnedFd, slot: u32, program: &OwnedFd) -> io::Result<()> {
+pub(super) fn hand_over(array: &OwnedFd, slot: u32, program: &OwnedFd) -> io::Result<()> {
     /// `BPF_MAP_UPDATE_ELEM` (include/uapi/linux/bpf.h).
     const MAP_UPDATE_ELEM: libc::c_long = 2;
     /// `union bpf_attr`, the part for elements of maps.
@@ -145,10 +159,11 @@ impl TlsPrograms {
     pub(super) fn add_later(
         &mut self,
         ebpf: &Ebpf,
+        object: Arc<Relocated>,
         kernel: &KernelBtf,
         groups: &[Group],
     ) -> Result<(), String> {
-        let loader = Arc::new(Loader::of(ebpf, kernel, groups)?);
+        let loader = Arc::new(Loader::of(ebpf, object, kernel, groups)?);
         self.later.extend(groups.iter().map(|group| (*group, State::Waits(loader.clone()))));
         Ok(())
     }

@@ -29,9 +29,10 @@ use crate::{
             ANATOMY, FUNCTIONS, LIFE, Place, Probe, TLS, TLS_FEATURE, TLS_FILES, TLS_FILES_FEATURE, TLS_GO,
             TLS_LATER_FEATURE, TLS_RUSTLS,
         },
+        python_processes::{self, PythonPrograms},
         samples,
         tls_libraries::TlsTrial,
-        uprobe_programs::{self, UprobePrograms},
+        uprobe_programs::{self, Relocated, UprobePrograms},
         uprobe_trial,
     },
     config::{Anatomy, Hooks, Targets},
@@ -166,7 +167,9 @@ pub struct Loaded {
     pub tls_programs: TlsPrograms,
     /// The programs for functions that somebody named, in the same way; an error where the kernel did not take them.
     pub function_programs: Result<UprobePrograms, String>,
-    /// Those of both that `ebpf` does not hold.
+    /// The programs that read what Python runs, until the first process does. `None`: nobody wants stacks, or the kernel cannot have them.
+    pub python: Option<PythonPrograms>,
+    /// Those of all three that `ebpf` does not hold.
     pub others: Others,
     /// The probe at the exit of calls is loaded, and not attached.
     pub has_datagram_exit: bool,
@@ -252,7 +255,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         return Ok(loaded);
     }
     if settings.wait_stack_ns != 0 {
-        missing.extend(samples::attach(&mut ebpf, &btf));
+        missing.extend(samples::attach(&mut ebpf).err());
     }
     let family = data_hooks(families, |probe| attach(&mut ebpf, probe), &mut missing)?;
     let absent = |probe: &Probe, reason| Missing { feature: probe.feature.unwrap_or_default(), reason };
@@ -275,6 +278,21 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         other.probes().iter().chain(datagrams(*other)).for_each(|probe| detach(&mut ebpf, probe));
     }
     let others = later_programs::others();
+    // Once for all that is loaded later.
+    let mut object: Option<Arc<Relocated>> = None;
+    let mut relocated = |ebpf: &Ebpf| match &object {
+        Some(object) => Ok::<_, String>(object.clone()),
+        None => Ok(object.insert(Arc::new(Relocated::of(ebpf)?)).clone()),
+    };
+    let mut python = None;
+    if settings.wait_stack_ns != 0 {
+        let later =
+            relocated(&ebpf).and_then(|object| PythonPrograms::of(&ebpf, object, &kernel, others.clone()));
+        match later {
+            Ok(programs) => python = Some(programs),
+            Err(reason) => missing.push(Missing { feature: python_processes::FEATURE, reason }),
+        }
+    }
     let mut tls_programs = TlsPrograms::new(FxHashMap::default(), others.clone());
     if config.tls {
         match uprobe_programs::load(&mut ebpf, TLS) {
@@ -288,7 +306,9 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
                 let groups =
                     [later_programs::go(TLS_GO), later_programs::rustls(TLS_RUSTLS, family.rustls())];
                 let n_groups = if settings.tls == abi::TLS_AND_RUSTLS { 2 } else { 1 };
-                if let Err(reason) = tls_programs.add_later(&ebpf, &kernel, &groups[..n_groups]) {
+                let later = relocated(&ebpf)
+                    .and_then(|object| tls_programs.add_later(&ebpf, object, &kernel, &groups[..n_groups]));
+                if let Err(reason) = later {
                     missing.push(Missing { feature: TLS_LATER_FEATURE, reason });
                 }
             }
@@ -312,6 +332,7 @@ pub fn load(config: &LoadConfig) -> Result<Loaded, LoadError> {
         others,
         tls_programs,
         function_programs,
+        python,
         has_datagram_exit,
         datagram_exit_at_once,
     })

@@ -5,24 +5,30 @@
 
 use std::{
     fs::File,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::Path,
-    sync::mpsc::{self, Receiver, SyncSender},
+    sync::{
+        Arc, PoisonError,
+        mpsc::{self, Receiver, SyncSender},
+    },
     thread::JoinHandle,
     time::Duration,
 };
 
 use aya::{
     Btf, Ebpf,
-    maps::{HashMap, MapData, ProgramArray},
+    maps::{HashMap, MapData},
     programs::Program,
 };
 use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 
 use super::{
-    load::{Loaded, Missing, NO_SUCH_PROGRAM, ProbeTrial},
+    btf::KernelBtf,
+    later_programs,
+    load::{Loaded, NO_SUCH_PROGRAM, Others, ProbeTrial},
     refusal::{chain, shortened},
+    uprobe_programs::Relocated,
 };
 use crate::{
     metrics::{Counter, Metrics},
@@ -34,7 +40,7 @@ use crate::{
 };
 
 /// What a run without the programs does without.
-const FEATURE: &str = "functions of Python in stacks";
+pub(super) const FEATURE: &str = "functions of Python in stacks";
 /// The programs, and where each is put: the map, the place in it. A tracepoint's has its name.
 const PROGRAMS: [(&str, &str, u32, Option<&str>); 2] = [
     ("python_sample", "PYTHON_SAMPLE", 0, None),
@@ -51,44 +57,76 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Whether the kernel takes the programs.
 pub(super) fn trials(ebpf: &mut Ebpf, btf: &Btf) -> Vec<ProbeTrial> {
     let trial = |(program, _, _, tracepoint): (&'static str, _, _, Option<&'static str>)| {
-        let outcome = load(ebpf, program, tracepoint, btf).map(|_| ());
+        let outcome = load(ebpf, program, tracepoint, btf);
         let tracepoint = tracepoint.unwrap_or("cpu-clock");
         ProbeTrial { program, tracepoint, feature: Some(FEATURE), family: None, outcome }
     };
     PROGRAMS.map(trial).into()
 }
 
-fn load<'a>(
-    ebpf: &'a mut Ebpf,
-    program: &str,
-    tracepoint: Option<&str>,
-    btf: &Btf,
-) -> Result<&'a mut Program, String> {
-    let program = ebpf.program_mut(program).ok_or(NO_SUCH_PROGRAM)?;
-    let loaded = match (&mut *program, tracepoint) {
+fn load(ebpf: &mut Ebpf, program: &str, tracepoint: Option<&str>, btf: &Btf) -> Result<(), String> {
+    let loaded = match (ebpf.program_mut(program).ok_or(NO_SUCH_PROGRAM)?, tracepoint) {
         (Program::PerfEvent(program), None) => program.load(),
         (Program::BtfTracePoint(program), Some(tracepoint)) => program.load(tracepoint, btf),
         _ => return Err(NO_SUCH_PROGRAM.to_owned()),
     };
-    loaded.map_err(|error| shortened(&chain(&error)))?;
-    Ok(program)
+    loaded.map_err(|error| shortened(&chain(&error)))
 }
 
-/// Loads the programs and puts them behind those that take stacks.
-pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), Missing> {
-    let put = |(program, array, slot, tracepoint): (&'static str, &str, u32, Option<&str>)| {
-        let refused = |error: &dyn std::error::Error| shortened(&chain(error));
-        let fd = match load(ebpf, program, tracepoint, btf)? {
-            Program::PerfEvent(program) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
-            Program::BtfTracePoint(program) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
-            _ => return Err(NO_SUCH_PROGRAM.to_owned()),
-        };
-        let fd = fd.map_err(|error| refused(&error))?;
-        let map = ebpf.map_mut(array).ok_or_else(|| format!("the object has no map {array}"))?;
-        let mut array = ProgramArray::try_from(map).map_err(|error| refused(&error))?;
-        array.set(slot, &fd, 0).map_err(|error| refused(&error))
-    };
-    PROGRAMS.into_iter().try_for_each(put).map_err(|reason| Missing { feature: FEATURE, reason })
+/// The programs, until the first process runs Python: the kernel takes 0.13 s for the two (Linux 6.18), and most hosts' processes run none.
+pub struct PythonPrograms {
+    object: Arc<Relocated>,
+    /// Maps of the programs that hand over to them, in the order of [`PROGRAMS`].
+    arrays: Vec<OwnedFd>,
+    /// The tracepoints' types in the kernel's BTF, in the same order; 0 = none.
+    types: Vec<u32>,
+    /// Where they are counted with all others.
+    others: Others,
+}
+
+impl PythonPrograms {
+    /// From `object`, with the maps of `ebpf`, which still has all of them.
+    pub(super) fn of(
+        ebpf: &Ebpf,
+        object: Arc<Relocated>,
+        kernel: &KernelBtf,
+        others: Others,
+    ) -> Result<PythonPrograms, String> {
+        let arrays = PROGRAMS.iter().map(|(_, array, _, _)| later_programs::array_of(ebpf, array));
+        let types = PROGRAMS.iter().map(|(_, _, _, tracepoint)| match tracepoint {
+            Some(tracepoint) => later_programs::type_of(kernel, tracepoint),
+            None => Ok(0),
+        });
+        Ok(PythonPrograms {
+            object,
+            arrays: arrays.collect::<Result<_, _>>()?,
+            types: types.collect::<Result<_, _>>()?,
+            others,
+        })
+    }
+
+    /// Loads them and puts them behind those that take stacks.
+    fn load(&self) -> Result<(), String> {
+        for (((program, array, slot, tracepoint), map), of) in
+            PROGRAMS.iter().zip(&self.arrays).zip(&self.types)
+        {
+            let fd = match tracepoint {
+                Some(_) => self.object.load_tracepoint(program, *of)?,
+                None => self.object.load_perf_event(program)?,
+            };
+            later_programs::hand_over(map, *slot, &fd).map_err(|error| format!("map {array}: {error}"))?;
+            self.others.lock().unwrap_or_else(PoisonError::into_inner).push((program, fd));
+        }
+        Ok(())
+    }
+}
+
+/// Whether they are there.
+enum State {
+    Waits(PythonPrograms),
+    There,
+    /// The run does without them, which was told.
+    Refused,
 }
 
 /// What the thread is told.
@@ -106,12 +144,19 @@ pub struct PythonProcesses {
 }
 
 impl PythonProcesses {
-    /// Looks at `pids`, and then at whoever is named to it.
-    pub fn start(loaded: &mut Loaded, pids: &[u32], metrics: Metrics) -> Result<PythonProcesses, String> {
+    /// Looks at `pids`, and then at whoever is named to it. Where any process may come to be traced (not `is_named`), the programs are loaded at
+    /// once, so that the first stack of one that has just begun is met.
+    pub fn start(
+        loaded: &mut Loaded,
+        pids: &[u32],
+        is_named: bool,
+        metrics: Metrics,
+    ) -> Result<PythonProcesses, String> {
         let name = "PYTHON_PROCESSES";
         let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
         let pythons = Pythons::default();
         let mut worker = Worker {
+            programs: loaded.python.take().map_or(State::Refused, State::Waits),
             processes: HashMap::try_from(map).map_err(|error| error.to_string())?,
             pythons: pythons.clone(),
             files: FxHashMap::default(),
@@ -124,6 +169,9 @@ impl PythonProcesses {
             pids.into_iter().for_each(|pid| worker.look(pid));
             // Nobody may be waiting any more.
             let _ = done.try_send(());
+            if !is_named {
+                worker.want();
+            }
             worker.run(&queue);
         });
         let thread = thread.map_err(|error| format!("start the thread txray-python: {error}"))?;
@@ -167,6 +215,7 @@ impl Drop for PythonProcesses {
 type FileKey = (u64, u64, u64, i64, i64);
 
 struct Worker {
+    programs: State,
     processes: HashMap<MapData, u32, abi::PythonProcess>,
     pythons: Pythons,
     /// What files export of the interpreter.
@@ -184,11 +233,25 @@ impl Worker {
         }
     }
 
+    /// Sees to it that the programs are there.
+    fn want(&mut self) {
+        if let State::Waits(programs) = &self.programs {
+            self.programs = match programs.load() {
+                Ok(()) => State::There,
+                Err(reason) => {
+                    tracing::warn!(%reason, "{FEATURE}: not in this run");
+                    State::Refused
+                }
+            };
+        }
+    }
+
     fn look(&mut self, pid: u32) {
         let Some(python) = self.python_of(pid) else {
             // It may have been one before it executed this.
             return self.forget(pid);
         };
+        self.want();
         let told = python.told();
         // What the kernel side tells from then on can be read.
         self.pythons.set(pid, Some(python));

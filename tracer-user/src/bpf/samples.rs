@@ -45,14 +45,8 @@ fn load(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, String> {
     Ok(program)
 }
 
-/// Loads the program, and those behind it, and sets the clocks. Gives what the run does without.
-pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Missing> {
-    let python = python_processes::attach(ebpf, btf).err();
-    set_clocks(ebpf).err().into_iter().chain(python).collect()
-}
-
-/// Those of CPUs that come online later do not strike.
-fn set_clocks(ebpf: &mut Ebpf) -> Result<(), Missing> {
+/// Loads the program, and sets the clocks. Those of CPUs that come online later do not strike.
+pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), Missing> {
     let missing = |reason| Missing { feature: FEATURE, reason };
     let program = load(ebpf).map_err(missing)?;
     for cpu in online_cpus().map_err(|(file, error)| missing(format!("read {file}: {error}")))? {

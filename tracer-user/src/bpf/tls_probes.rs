@@ -134,12 +134,7 @@ impl TlsProbes {
             rustls_hints: hints("TLS_RUSTLS_HINTS")?,
             limit,
         };
-        // Others may become targets by what they execute.
-        let is_fixed = targets.comms.is_empty()
-            && targets.exes.is_empty()
-            && targets.cgroups.is_empty()
-            && !targets.pids.is_empty();
-        let scope = if is_fixed { Scope::Each } else { Scope::All };
+        let scope = if targets.are_pids() { Scope::Each } else { Scope::All };
         if !targets.is_whole_host() {
             return TlsProbes::start(programs, maps, scope, Vec::new(), pids).map(Some);
         }

@@ -21,9 +21,10 @@ use super::{
     uprobe_link,
 };
 
-/// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_KPROBE`, `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_RAW_TP` (include/uapi/linux/bpf.h).
+/// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_KPROBE`, `BPF_PROG_TYPE_PERF_EVENT`, `BPF_PROG_TYPE_TRACING`, `BPF_TRACE_RAW_TP` (include/uapi/linux/bpf.h).
 const PROG_LOAD: libc::c_long = 5;
 const KPROBE: u32 = 2;
+const PERF_EVENT: u32 = 7;
 const TRACING: u32 = 26;
 const TRACE_RAW_TP: u32 = 23;
 
@@ -114,6 +115,11 @@ impl Relocated {
     /// Loads a program for the tracepoint whose type has the number `of` in the kernel's BTF.
     pub(super) fn load_tracepoint(&self, name: &str, of: u32) -> Result<OwnedFd, String> {
         self.load(name, Kind { program: TRACING, attach_type: TRACE_RAW_TP, of })
+    }
+
+    /// Loads a program for events of perf.
+    pub(super) fn load_perf_event(&self, name: &str) -> Result<OwnedFd, String> {
+        self.load(name, Kind { program: PERF_EVENT, attach_type: 0, of: 0 })
     }
 
     fn load(&self, name: &str, kind: Kind) -> Result<OwnedFd, String> {

@@ -267,7 +267,8 @@ impl LiveSource {
         let go = GoProcesses::start(&mut loaded, &pids, metrics.clone()).map_err(LoadError::Object)?;
         let python = match (&mut resolver, config.request_stacks) {
             (Some(resolver), RequestStacks::Slow | RequestStacks::All) => {
-                let started = PythonProcesses::start(&mut loaded, &pids, metrics.clone());
+                let started =
+                    PythonProcesses::start(&mut loaded, &pids, config.targets.are_pids(), metrics.clone());
                 let python = started.map_err(LoadError::Object)?;
                 resolver.know_pythons(python.pythons().clone());
                 Some(python)
