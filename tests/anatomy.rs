@@ -234,6 +234,7 @@ fn a_thread_of_its_own_computes_waits_and_asks() {
     let anatomy = anatomy(request).unwrap();
     assert_eq!((anatomy.kernel_ns, anatomy.user_ns), (2 * MS, 5 * MS));
     assert!(anatomy.is_split && !anatomy.is_shared);
+    assert_eq!(anatomy.guesses().count(), 0);
     let link = call.causes.as_ref().unwrap().link.unwrap();
     assert_eq!((link.parent, link.method), (CallId { conn: request.conn, ordinal: 2 }, LinkMethod::Thread));
     let calls = request.causes.as_ref().unwrap().calls().unwrap();
@@ -299,6 +300,10 @@ fn a_loop_works_for_one_while_others_wait_for_it() {
     // Behind the answer to the first one the second is the only one.
     check(of(101), [9, 0, 0, 0, 0], &[(Reason::Poll, 10), (Reason::Busy, 4)]);
     assert!(anatomy(of(100)).unwrap().is_shared && anatomy(of(101)).unwrap().is_shared);
+    // What it waits for is linked by the thread alone; that its thread waited for events is no guess.
+    let guesses = |conn| anatomy(of(conn)).unwrap().guesses().collect::<Vec<_>>();
+    assert_eq!(guesses(100), ["oncpu_ns", "calls_ns"]);
+    assert_eq!(guesses(101), ["oncpu_ns", "offcpu_busy_ns"]);
     let link = of(102).causes.as_ref().unwrap().link.unwrap();
     assert_eq!((link.parent.conn, link.method), (ConnId(100), LinkMethod::Order));
 }
@@ -676,6 +681,12 @@ proptest! {
             prop_assert_eq!(whole, cut);
         }
         prop_assert_eq!(whole.len(), cut.len());
+        for anatomy in whole.iter().filter_map(anatomy) {
+            // Of a thread with nothing else in flight only what it waits for may be linked by a guess.
+            prop_assert!(anatomy.is_shared || anatomy.guesses().all(|name| name == "calls_ns"), "{:?}", anatomy);
+            let guessed = Anatomy::guessed_from_json(&anatomy.guesses_as_json());
+            prop_assert_eq!(Anatomy::from_parts(anatomy.parts(), anatomy.is_shared, guessed), anatomy);
+        }
     }
 }
 

@@ -88,6 +88,13 @@ fn causes(i: u64) -> Option<Box<Causes>> {
         unattributed_ns: 5,
         is_split: i.is_multiple_of(4),
         is_shared: i.is_multiple_of(6),
+        // Of threads that had others in flight.
+        guessed: Anatomy::guessed_from_json(if i.is_multiple_of(6) {
+            r#"["oncpu_ns","calls_ns"]"#
+        } else {
+            "[]"
+        })
+        .unwrap(),
     };
     let calls = vec![CallSum { kind: "postgres", peer: "10.0.0.9:5432".into(), count: i, ns: 9 * i }];
     // Those that there were when the files were written.
@@ -174,7 +181,13 @@ fn every_version_ever_written_is_read() {
 }
 
 /// What a version stored of a transaction.
-fn known_to(version: u32, transaction: Transaction) -> Transaction {
+fn known_to(version: u32, mut transaction: Transaction) -> Transaction {
+    if version < 5
+        && let Some(anatomy) = transaction.causes.as_mut().and_then(|causes| causes.anatomy.as_mut())
+    {
+        // Which parts are guesses was not told.
+        *anatomy = Anatomy::from_parts(anatomy.parts(), anatomy.is_shared, None);
+    }
     match version {
         1 => Transaction {
             namespace: None,

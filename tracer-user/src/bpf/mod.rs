@@ -30,6 +30,7 @@ pub mod tls_libraries;
 mod tls_places;
 mod tls_plan;
 pub mod tls_probes;
+mod tracepoints;
 pub mod trial;
 pub mod uprobe_link;
 pub mod uprobe_programs;

@@ -11,7 +11,7 @@ use crate::{
     text::screen_text,
     transaction::{
         Network, Transaction,
-        anatomy::{Anatomy, CallSum, Causes, LinkMethod, Lock, Reason},
+        anatomy::{self, Anatomy, CallSum, Causes, KERNEL, LinkMethod, Lock, Reason, USER, of_reason},
         stacks::StackPart,
     },
 };
@@ -24,24 +24,38 @@ pub const CALLS: &str = "waiting for answers to its calls";
 pub const SENDING: &str = "waiting until its answer is taken";
 
 /// The parts with their names, the largest first; those that are nothing are left out.
-pub fn parts(anatomy: &Anatomy) -> Vec<(&'static str, u64)> {
-    let on_cpu: &[(&str, u64)] = match anatomy.is_split {
-        true => {
-            &[("on a CPU, in the program", anatomy.user_ns), ("on a CPU, in the kernel", anatomy.kernel_ns)]
-        }
-        false => &[("on a CPU", anatomy.user_ns)],
+pub fn parts(anatomy: &Anatomy) -> Vec<Part> {
+    let part = |name, ns, field| Part { name, ns, is_guess: anatomy.is_guess(field) };
+    let on_cpu = match anatomy.is_split {
+        true => vec![
+            part("on a CPU, in the program", anatomy.user_ns, USER),
+            part("on a CPU, in the kernel", anatomy.kernel_ns, KERNEL),
+        ],
+        false => vec![part("on a CPU", anatomy.user_ns, USER)],
     };
-    let reasons = Reason::ALL.into_iter().zip(anatomy.off_ns).map(|(reason, ns)| (reason.label(), ns));
+    let reasons = Reason::ALL.into_iter().zip(anatomy.off_ns);
+    let reasons = reasons.map(|(reason, ns)| part(reason.label(), ns, of_reason(reason)));
     let others = [
-        (RUNQ, anatomy.runq_ns),
-        (CALLS, anatomy.calls_ns),
-        (SENDING, anatomy.sending_ns),
-        ("not known", anatomy.unattributed_ns),
+        part(RUNQ, anatomy.runq_ns, anatomy::RUNQ),
+        part(CALLS, anatomy.calls_ns, anatomy::CALLS),
+        part(SENDING, anatomy.sending_ns, anatomy::SENDING),
+        Part { name: "not known", ns: anatomy.unattributed_ns, is_guess: false },
     ];
-    let mut parts: Vec<_> = on_cpu.iter().copied().chain(reasons).chain(others).collect();
-    parts.retain(|(_, ns)| *ns > 0);
-    parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
+    let mut parts: Vec<_> = on_cpu.into_iter().chain(reasons).chain(others).collect();
+    parts.retain(|part| part.ns > 0);
+    parts.sort_by_key(|part| std::cmp::Reverse(part.ns));
     parts
+}
+
+/// A part of a request's time as people are told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is.
+    pub name: &'static str,
+    /// How long.
+    pub ns: u64,
+    /// Whether some of it is a guess.
+    pub is_guess: bool,
 }
 
 /// What the largest wait, and the time on a CPU, are told by, where stacks of them are kept: behind the name of the part. The wait by the program's own
@@ -56,7 +70,8 @@ pub fn places(causes: &Causes) -> Vec<(&'static str, String)> {
         Some((reason.label(), format!("at {} ({})", function.label(), duration(ns))))
     });
     let on_cpu = hottest(&causes.stacks).and_then(|Place { function, ns, of_ns }| {
-        let (name, _) = parts(anatomy).into_iter().find(|(name, _)| name.starts_with("on a CPU"))?;
+        let name =
+            parts(anatomy).into_iter().map(|part| part.name).find(|name| name.starts_with("on a CPU"))?;
         let percent = (u128::from(ns) * 100 + u128::from(of_ns) / 2).checked_div(u128::from(of_ns))?;
         Some((name, format!("{percent} % of samples in {}", function.label())))
     });
@@ -130,19 +145,20 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
         let is_small = |ns: u64| is_small(ns, whole);
         let parts = parts(anatomy);
         let places = places(causes);
-        for (name, ns) in parts.iter().filter(|(_, ns)| !is_small(*ns)) {
+        for Part { name, ns, is_guess } in parts.iter().filter(|part| !is_small(part.ns)) {
             let place = places.iter().find(|(part, _)| part == name);
             let place = place.map(|(_, place)| format!(", {place}")).unwrap_or_default();
-            writeln!(out, "{} of {}: {name}{place}", duration(*ns), duration(whole))?;
+            let guess = if *is_guess { " (a guess)" } else { "" };
+            writeln!(out, "{} of {}: {name}{place}{guess}", duration(*ns), duration(whole))?;
         }
-        let small: u64 = parts.iter().map(|(_, ns)| *ns).filter(|ns| is_small(*ns)).sum();
+        let small: u64 = parts.iter().map(|part| part.ns).filter(|ns| is_small(*ns)).sum();
         if small > 0 {
             writeln!(out, "{} of {}: all else", duration(small), duration(whole))?;
         }
         if anatomy.is_shared {
             writeln!(
                 out,
-                "(its thread had others in flight: whose time it was follows from the order of what it received)"
+                "(its thread had others in flight: whose time a guess was follows from the order of what it received)"
             )?;
         }
     }
@@ -199,6 +215,9 @@ mod tests {
         let mut anatomy =
             Anatomy { user_ns: 5, kernel_ns: 3, calls_ns: 40, is_split: true, ..Anatomy::default() };
         anatomy.off_ns[Reason::Futex.index()] = 7;
+        let parts = |anatomy: &Anatomy| -> Vec<_> {
+            parts(anatomy).into_iter().map(|part| (part.name, part.ns)).collect()
+        };
         assert_eq!(
             parts(&anatomy),
             [

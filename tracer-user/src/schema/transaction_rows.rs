@@ -112,6 +112,7 @@ columns! {
     "anatomy_sending_ns" Int64 true,
     "anatomy_unattributed_ns" Int64 true,
     "anatomy_shared" Boolean true,
+    "anatomy_guessed" Utf8 true,
     "calls" Utf8 true,
     "parent" Utf8 true,
     "link_method" Utf8 true,
@@ -151,7 +152,7 @@ pub const SINCE_VERSION_2: &[&str] = &[
 pub const SINCE_VERSION_4: &[&str] = &["trace_id", "stacks", "locks"];
 
 /// Columns that parts of version 4 do not have either.
-pub const SINCE_VERSION_5: &[&str] = &["rtt_ns", "retransmits"];
+pub const SINCE_VERSION_5: &[&str] = &["rtt_ns", "retransmits", "anatomy_guessed"];
 
 /// Whether parts of version 2 do not have a column either.
 pub fn is_since_version_3(name: &str) -> bool {
@@ -203,6 +204,7 @@ pub fn encode(transactions: &[Transaction]) -> RecordBatch {
         .map(|i| maybe(&|t| t.causes.as_ref()?.anatomy?.parts()[i].map(signed)))
         .chain([
             shared as ArrayRef,
+            maybe_text(&|t| Some(Cow::Owned(t.causes.as_ref()?.anatomy?.guesses_as_json()))),
             maybe_text(&|t| Some(Cow::Owned(CallSum::as_json(t.causes.as_ref()?.calls()?)))),
             maybe_text(&|t| t.parent().map(|id| Cow::Owned(id.to_string()))),
             maybe_text(&|t| t.causes.as_ref()?.link.map(|link| Cow::Borrowed(link.method.as_str()))),
@@ -349,7 +351,8 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
         *part = later_int(name)?;
     }
     let shared = is_there("anatomy_shared").then(|| flag("anatomy_shared")).transpose()?;
-    let [calls, parent, link_method, stacks, locks] = [
+    let [guessed, calls, parent, link_method, stacks, locks] = [
+        later_text("anatomy_guessed")?,
         later_text("calls")?,
         later_text("parent")?,
         later_text("link_method")?,
@@ -472,8 +475,14 @@ pub fn decode(batch: &RecordBatch, names: &mut Names) -> Result<Vec<Transaction>
                     }),
                     _ => None,
                 };
+                let guessed = match text(guessed) {
+                    Some(names) => {
+                        Some(Anatomy::guessed_from_json(&names).ok_or_else(|| bad("anatomy_guessed"))?)
+                    }
+                    None => None,
+                };
                 let causes = Causes {
-                    anatomy: shared.map(|shared| Anatomy::from_parts(values, shared)),
+                    anatomy: shared.map(|shared| Anatomy::from_parts(values, shared, guessed)),
                     calls: match text(calls) {
                         Some(calls) => CallSum::from_json(&calls).ok_or_else(|| bad("calls"))?,
                         None => Vec::new(),

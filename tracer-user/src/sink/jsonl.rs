@@ -248,7 +248,17 @@ impl Row<'_> {
         object.number("sending_ns", Some(anatomy.sending_ns));
         object.number("unattributed_ns", Some(anatomy.unattributed_ns));
         object.number("shared", Some(anatomy.is_shared));
-        object.out.push(b'}');
+        object.key("guessed");
+        object.out.push(b'[');
+        for (i, name) in anatomy.guesses().enumerate() {
+            if i > 0 {
+                object.out.push(b',');
+            }
+            object.out.push(b'"');
+            object.out.extend_from_slice(name.as_bytes());
+            object.out.push(b'"');
+        }
+        object.out.extend_from_slice(b"]}");
     }
 
     /// An array of objects, or `null`.

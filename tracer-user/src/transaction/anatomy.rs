@@ -232,6 +232,36 @@ pub struct Anatomy {
     pub is_split: bool,
     /// Its thread had other requests in flight meanwhile: which of them it worked for follows from the order of what it received.
     pub is_shared: bool,
+    /// Of which parts some is a guess.
+    pub guessed: Guessed,
+}
+
+/// Parts of which some is a guess: whose time it was follows from the order of what the thread received, or the call that was waited for was linked by a guess.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guessed(u32);
+
+/// Places of parts in [`Anatomy::fields`]; the reasons' are behind them.
+pub(crate) const USER: usize = 0;
+pub(crate) const KERNEL: usize = 1;
+pub(crate) const RUNQ: usize = 2;
+pub(crate) const CALLS: usize = 3;
+pub(crate) const SENDING: usize = 4;
+const UNATTRIBUTED: usize = 5;
+const REASONS: usize = 6;
+const _: () = assert!(REASONS + N_REASONS == N_FIELDS && N_FIELDS <= 32);
+
+/// The place of a reason.
+pub(crate) fn of_reason(reason: Reason) -> usize {
+    REASONS + reason.index()
+}
+
+impl Guessed {
+    /// All parts, as of those who do not tell them apart.
+    pub const ALL: Guessed = Guessed(!(1 << UNATTRIBUTED));
+
+    fn has(self, field: usize) -> bool {
+        self.0 >> field & 1 != 0
+    }
 }
 
 impl Anatomy {
@@ -247,6 +277,7 @@ impl Anatomy {
             unattributed_ns,
             is_split: _,
             is_shared: _,
+            guessed: _,
         } = self;
         let all = [user_ns, kernel_ns, runq_ns, calls_ns, sending_ns, unattributed_ns];
         all.into_iter().chain(off_ns).fold(0, |sum, part| sum.saturating_add(*part))
@@ -259,6 +290,85 @@ impl Anatomy {
         let all = first.into_iter().chain([self.unattributed_ns]).chain(self.off_ns);
         fields.iter_mut().zip(all).for_each(|(field, ns)| *field = ns);
         fields
+    }
+
+    /// A part by its place in [`Anatomy::fields`].
+    pub(crate) fn field(&mut self, field: usize) -> &mut u64 {
+        match field {
+            USER => &mut self.user_ns,
+            KERNEL => &mut self.kernel_ns,
+            RUNQ => &mut self.runq_ns,
+            CALLS => &mut self.calls_ns,
+            SENDING => &mut self.sending_ns,
+            UNATTRIBUTED => &mut self.unattributed_ns,
+            _ => &mut self.off_ns[field - REASONS],
+        }
+    }
+
+    /// Adds to a part what is known, or a guess.
+    pub(crate) fn add(&mut self, field: usize, ns: u64, is_guess: bool) {
+        *self.field(field) += ns;
+        self.guessed.0 |= u32::from(is_guess && ns > 0) << field;
+    }
+
+    /// So much of a part is one of another; a guess goes with it.
+    pub(crate) fn take_over(&mut self, from: usize, to: usize, ns: u64) {
+        let ns = ns.min(*self.field(from));
+        *self.field(from) -= ns;
+        self.add(to, ns, self.guessed.has(from));
+    }
+
+    /// Columns without `anatomy_` of the parts of which some is a guess ([`PARTS`]).
+    pub fn guesses(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let fields = |part: usize| match part {
+            0 => [USER, KERNEL],
+            1..=3 => [part - 1; 2],
+            part if part < 4 + N_REASONS => [part - 4 + REASONS; 2],
+            part => [part - (4 + N_REASONS) + CALLS; 2],
+        };
+        let is_guess = move |part: &usize| fields(*part).iter().any(|field| self.guessed.has(*field));
+        let there = self.parts();
+        let parts = (0..N_PARTS).filter(move |part| there[*part].is_some_and(|ns| ns > 0));
+        parts.filter(is_guess).map(|part| PARTS[part].strip_prefix("anatomy_").unwrap_or(PARTS[part]))
+    }
+
+    /// The same as JSON.
+    pub fn guesses_as_json(&self) -> String {
+        // Names of columns need no escapes.
+        let names: Vec<String> = self.guesses().map(|name| format!("\"{name}\"")).collect();
+        format!("[{}]", names.join(","))
+    }
+
+    /// The reverse; a name that is no part's is left out.
+    pub fn guessed_from_json(json: &str) -> Option<Guessed> {
+        let names: Vec<String> = serde_json::from_str(json).ok()?;
+        let place = |name: &String| {
+            let part = PARTS.iter().position(|part| part.strip_prefix("anatomy_") == Some(name))?;
+            Some(match part {
+                // All of the time on a CPU; told apart, its parts are there too.
+                0 if names.iter().any(|name| name.starts_with("oncpu_") && name != "oncpu_ns") => {
+                    return None;
+                }
+                0 => USER,
+                1..=3 => part - 1,
+                part if part < 4 + N_REASONS => part - 4 + REASONS,
+                part => part - (4 + N_REASONS) + CALLS,
+            })
+        };
+        Some(Guessed(names.iter().filter_map(place).fold(0, |all, field| all | 1 << field)))
+    }
+
+    /// Of parts that are 0 nothing is a guess.
+    pub(crate) fn settled(mut self) -> Anatomy {
+        for (field, _) in self.fields().iter().enumerate().filter(|(_, ns)| **ns == 0) {
+            self.guessed.0 &= !(1 << field);
+        }
+        self
+    }
+
+    /// Whether some of the time that is told under a part's place is a guess.
+    pub fn is_guess(&self, field: usize) -> bool {
+        self.guessed.has(field)
     }
 
     /// The reverse of [`Anatomy::fields`].
@@ -275,8 +385,9 @@ impl Anatomy {
 
     /// Both together.
     pub fn plus(&self, other: &Anatomy) -> Anatomy {
-        let (one, other) = (self.fields(), other.fields());
-        self.with_fields(std::array::from_fn(|i| one[i].saturating_add(other[i])))
+        let (one, others) = (self.fields(), other.fields());
+        let fields = std::array::from_fn(|i| one[i].saturating_add(others[i]));
+        Anatomy { guessed: Guessed(self.guessed.0 | other.guessed.0), ..self.with_fields(fields) }
     }
 
     /// The parts by the names of their columns ([`PARTS`]), ns; `None` = not known apart.
@@ -290,8 +401,8 @@ impl Anatomy {
         parts
     }
 
-    /// The reverse of [`Anatomy::parts`]; what is missing is 0.
-    pub fn from_parts(parts: [Option<u64>; N_PARTS], is_shared: bool) -> Anatomy {
+    /// The reverse of [`Anatomy::parts`]; what is missing is 0. Where it is not known what is a guess, all is, if the thread was shared.
+    pub fn from_parts(parts: [Option<u64>; N_PARTS], is_shared: bool, guessed: Option<Guessed>) -> Anatomy {
         let part = |i: usize| parts[i].unwrap_or(0);
         let is_split = parts[2].is_some();
         Anatomy {
@@ -304,7 +415,9 @@ impl Anatomy {
             unattributed_ns: part(6 + N_REASONS),
             is_split,
             is_shared,
+            guessed: guessed.unwrap_or(if is_shared { Guessed::ALL } else { Guessed::default() }),
         }
+        .settled()
     }
 
     /// On a CPU, ns.

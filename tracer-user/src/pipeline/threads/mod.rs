@@ -25,7 +25,10 @@ use crate::{
     time::BootTime,
     transaction::{
         CallId, CallStack, End, Kind, ProtocolName,
-        anatomy::{Anatomy, CallSum, Causes, Link, LinkMethod, Lock, Reason, is_send, reason},
+        anatomy::{
+            Anatomy, CALLS, CallSum, Causes, Link, LinkMethod, Lock, Reason, SENDING, is_send, of_reason,
+            reason,
+        },
         open::{Ended, Open},
         profile::{Seen, Watch},
         stacks::{StackPart, StackSum},
@@ -125,6 +128,8 @@ struct Served {
     mode: Mode,
     /// Calls that are not answered.
     n_asked: u32,
+    /// Whether that one of them is its own is a guess.
+    asks_guessed: bool,
     /// What its thread had done when that was last looked at, for events, for nothing known, for all else.
     base: [u64; 3],
     /// What it did for this request since.
@@ -192,7 +197,7 @@ impl Thread {
         match self.owner.and_then(|id| served.get_mut(&id)) {
             Some(request) => {
                 self.busy_ns += spent.whole();
-                request.spend(spent, from);
+                request.spend(spent, from, self.open.len() > 1);
             }
             None => {
                 self.pending.user_ns += spent.user_ns;
@@ -230,7 +235,7 @@ impl Thread {
                 self.forget_pending();
             }
             Some(request) => {
-                request.wait(ns, reason, self.last);
+                request.wait(ns, reason, self.last, self.open.len() > 1);
                 request.owned_ns += ns;
             }
             // It waits for a lock or a disk before it receives: that is the business of all.
@@ -245,7 +250,7 @@ impl Thread {
             && request.since <= self.pending_since
             && (!request.unit.is_known || self.open.len() == 1)
         {
-            request.spend(self.pending, self.pending_since);
+            request.spend(self.pending, self.pending_since, self.open.len() > 1);
         }
         if id != self.owner {
             self.before = self.owner.map(|owner| (owner, self.last)).or(self.before);
@@ -285,14 +290,11 @@ impl Threads {
     }
 
     /// What the thread had waited in the call that has moved these bytes for a request is this part of its time.
-    fn sent(&mut self, id: CallId, part: impl FnOnce(&mut Anatomy) -> &mut u64) {
+    fn sent(&mut self, id: CallId, part: usize) {
         if let Some((_, ns)) = self.sent.take_if(|(of, _)| *of == id)
             && let Some(Served { parts, .. }) = self.served.get_mut(&id)
         {
-            let network = &mut parts.off_ns[Reason::Network.index()];
-            let ns = ns.min(*network);
-            *network -= ns;
-            *part(parts) += ns;
+            parts.take_over(of_reason(Reason::Network), part, ns);
         }
     }
 
@@ -535,7 +537,7 @@ impl Threads {
 
     /// Bytes of an answer moved, perhaps of this request's.
     fn answers(&mut self, id: CallId, data: &Data) {
-        self.sent(id, |parts| &mut parts.sending_ns);
+        self.sent(id, SENDING);
         let Some(served) = self.served.get_mut(&id) else { return };
         self.received.acted((data.pid, data.tid), id);
         if served.thread != (data.pid, data.tid) {
@@ -609,7 +611,7 @@ impl Threads {
                         metrics.add(Counter::AnatomyForgotten, 1);
                     } else {
                         self.asked.insert(id, link);
-                        self.sent(link.parent, |parts| &mut parts.calls_ns);
+                        self.sent(link.parent, CALLS);
                         if link.method == LinkMethod::Goroutine {
                             self.unit_acts((data.pid, data.goroutine), key, data.time);
                             self.unit_asks(link.parent, open.start);
@@ -622,6 +624,7 @@ impl Threads {
                         {
                             served.look(thread);
                             served.n_asked += 1;
+                            served.asks_guessed |= !link.method.is_sure();
                         }
                     }
                 }
@@ -681,6 +684,7 @@ impl Threads {
             } else {
                 let is_own = served.thread == (ended.open.pid, ended.open.tid);
                 served.n_asked = served.n_asked.saturating_sub(u32::from(is_own));
+                served.asks_guessed &= served.n_asked > 0;
             }
             let ns = ended.at.0.saturating_sub(ended.open.start.0);
             CallSum::add(&mut served.calls, kind, peer(), ns);
@@ -703,7 +707,7 @@ impl Threads {
         }
         let (mover, of, then) = self.mover;
         if (of, then) == (conn, ended.at) && mover == key {
-            self.sent(id, |parts| &mut parts.sending_ns);
+            self.sent(id, SENDING);
         }
         let Some(mut served) = self.take_served(&id) else { return Default::default() };
         served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;

@@ -10,7 +10,7 @@ use crate::{
     time::BootTime,
     transaction::{
         CallId,
-        anatomy::{Anatomy, Reason},
+        anatomy::{Anatomy, CALLS, KERNEL, RUNQ, Reason, SENDING, USER, of_reason},
     },
 };
 
@@ -47,28 +47,32 @@ impl Unit {
 }
 
 impl Served {
-    pub(super) fn spend(&mut self, spent: Spent, from: BootTime) {
+    /// Its thread worked for it, which is a guess where it has others in flight (`among_others`) and no goroutine says so.
+    pub(super) fn spend(&mut self, spent: Spent, from: BootTime, among_others: bool) {
         if self.unit.is_elsewhere(from) {
             return;
         }
-        self.parts.user_ns += spent.user_ns;
-        self.parts.kernel_ns += spent.kernel_ns;
-        self.parts.runq_ns += spent.runq_ns;
+        let is_guess = among_others && !self.unit.is_known;
+        self.parts.add(USER, spent.user_ns, is_guess);
+        self.parts.add(KERNEL, spent.kernel_ns, is_guess);
+        self.parts.add(RUNQ, spent.runq_ns, is_guess);
         self.owned_ns += spent.whole();
     }
 
-    /// Its thread waited, for it.
-    pub(super) fn wait(&mut self, ns: u64, reason: Reason, from: BootTime) {
+    /// Its thread waited, for it, which is a guess as above.
+    pub(super) fn wait(&mut self, ns: u64, reason: Reason, from: BootTime, among_others: bool) {
         if self.unit.is_elsewhere(from) {
             return;
         }
         let on_peer = matches!(reason, Reason::Network | Reason::Poll);
+        let is_call = on_peer && self.n_asked > 0;
         let part = match self.mode {
-            _ if on_peer && self.n_asked > 0 => &mut self.parts.calls_ns,
-            Mode::Sending if on_peer => &mut self.parts.sending_ns,
-            _ => &mut self.parts.off_ns[reason.index()],
+            _ if is_call => CALLS,
+            Mode::Sending if on_peer => SENDING,
+            _ => of_reason(reason),
         };
-        *part += ns;
+        let is_guess = (among_others && !self.unit.is_known) || (is_call && self.asks_guessed);
+        self.parts.add(part, ns, is_guess);
     }
 
     /// What its thread did for others since the last look.
@@ -82,12 +86,14 @@ impl Served {
             return;
         }
         self.parts.unattributed_ns += unknown;
+        // That it waited while its thread waited for events is certain; that its thread worked for others is not.
+        let is_guess = busy > 0 && self.parts.is_shared;
         match self.mode {
-            _ if self.n_asked > 0 => self.parts.calls_ns += idle + busy,
-            Mode::Sending => self.parts.sending_ns += idle + busy,
+            _ if self.n_asked > 0 => self.parts.add(CALLS, idle + busy, is_guess || self.asks_guessed),
+            Mode::Sending => self.parts.add(SENDING, idle + busy, is_guess),
             Mode::Waiting => {
-                self.parts.off_ns[Reason::Poll.index()] += idle;
-                self.parts.off_ns[Reason::Busy.index()] += busy;
+                self.parts.add(of_reason(Reason::Poll), idle, false);
+                self.parts.add(of_reason(Reason::Busy), busy, is_guess);
             }
         }
     }
@@ -123,7 +129,7 @@ impl Served {
         parts.is_split = parts.kernel_ns > 0;
         parts.unattributed_ns = 0;
         parts.unattributed_ns = duration_ns.checked_sub(parts.total())?;
-        Some(parts)
+        Some(parts.settled())
     }
 
     /// Its goroutine asks, from this instant on.

@@ -406,6 +406,7 @@ fields! {
     AnatomySending "anatomy_sending_ns" Span = |t| Value::part(t, 16);
     AnatomyUnattributed "anatomy_unattributed_ns" Span = |t| Value::part(t, 17);
     AnatomyShared "anatomy_shared" Boolean = |t| t.causes.as_ref().and_then(|causes| causes.anatomy).map_or(Value::Null, |anatomy| Value::Boolean(anatomy.is_shared));
+    AnatomyGuessed "anatomy_guessed" Text = |t| t.causes.as_ref().and_then(|causes| causes.anatomy).map_or(Value::Null, |anatomy| Value::Text(anatomy.guesses_as_json().into()));
     Calls "calls" Text = |t| t.causes.as_ref().and_then(|causes| causes.calls()).map_or(Value::Null, |calls| Value::Text(CallSum::as_json(calls).into()));
     Parent "parent" Text = |t| t.parent().map_or(Value::Null, |id| Value::Text(id.to_string().into()));
     LinkMethod "link_method" Text = |t| Value::link(t, LinkMethod::as_str);
@@ -451,6 +452,7 @@ impl Field {
             Field::AnatomySending => "anatomy.sending",
             Field::AnatomyUnattributed => "anatomy.unattributed",
             Field::AnatomyShared => "anatomy.shared",
+            Field::AnatomyGuessed => "anatomy.guessed",
             Field::LinkMethod => "link.method",
             Field::LinkConfidence => "link.confidence",
             _ => self.name().strip_suffix("_ns").unwrap_or(self.name()),

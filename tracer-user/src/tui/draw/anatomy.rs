@@ -8,7 +8,7 @@ use ratatui::{
 use crate::{
     report::{
         format::{Align, count, duration, fit},
-        why::parts,
+        why::{Part, parts},
     },
     text::screen_text,
     transaction::{
@@ -27,7 +27,7 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     if let Some(anatomy) = &causes.anatomy {
         let shared = if anatomy.is_shared {
-            "  (its thread had others in flight: whose time it was follows from the order of what it received)"
+            "  (its thread had others in flight: whose time ~ was follows from the order of what it received)"
         } else {
             ""
         };
@@ -41,16 +41,19 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
             _ => "█",
         };
         let mut parts = parts(anatomy);
-        let small: u64 = parts.iter().map(|(_, ns)| *ns).filter(|ns| u128::from(*ns) * 100 < elapsed).sum();
-        parts.retain(|(_, ns)| u128::from(*ns) * 100 >= elapsed);
-        parts.extend((small > 0).then_some(("all else", small)));
-        for (name, ns) in parts {
+        let is_small = |part: &Part| u128::from(part.ns) * 100 < elapsed;
+        let small: Vec<Part> = parts.extract_if(.., |part| is_small(part)).collect();
+        let ns = small.iter().map(|part| part.ns).sum();
+        let is_guess = small.iter().any(|part| part.is_guess);
+        parts.extend((ns > 0).then_some(Part { name: "all else", ns, is_guess }));
+        for Part { name, ns, is_guess } in parts {
+            let guess = if is_guess { '~' } else { ' ' };
             let share = (u128::from(ns) * 100 + elapsed / 2) / elapsed;
             let length = (u128::from(ns) * u128::from(BAR) + elapsed / 2) / elapsed;
             let bar = bar.repeat(usize::try_from(length).unwrap_or(0).min(BAR as usize));
             lines.push(Line::from(vec![
                 Span::raw(format!(
-                    "  {} {} %  {}  ",
+                    " {guess}{} {} %  {}  ",
                     fit(&duration(ns), 8, Align::Right),
                     fit(&share.to_string(), 3, Align::Right),
                     fit(name, 34, Align::Left)
