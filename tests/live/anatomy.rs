@@ -193,6 +193,7 @@ fn what_a_handler_does_is_where_its_time_went(#[values(Hooks::Socket, Hooks::Sys
             _ => assert!(found > asked_for * MS / 2 && found <= whole, "{path}: {anatomy:?}"),
         }
         assert!(anatomy.unattributed_ns == 0 && !anatomy.shared, "{path}: {anatomy:?}");
+        assert!(anatomy.guessed.is_empty(), "{path}: {anatomy:?}");
         let (user, kernel) = (anatomy.oncpu_user_ns.unwrap(), anatomy.oncpu_kernel_ns.unwrap());
         assert_eq!(user + kernel, anatomy.oncpu_ns);
     }

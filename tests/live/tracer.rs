@@ -134,6 +134,7 @@ pub(super) struct Anatomy {
     pub(super) sending_ns: u64,
     pub(super) unattributed_ns: u64,
     pub(super) shared: bool,
+    pub(super) guessed: Vec<String>,
 }
 
 /// Calls to one peer.
