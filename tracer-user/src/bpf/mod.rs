@@ -10,6 +10,7 @@ pub mod go_processes;
 pub mod kernel_log;
 pub mod later_programs;
 pub mod load;
+mod lookout;
 mod marks;
 pub mod meter;
 pub mod not_run;

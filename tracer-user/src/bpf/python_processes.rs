@@ -1,18 +1,13 @@
 //! Tells the kernel side which processes are programs of Python, and where their interpreter keeps what its threads run; and whoever gives stacks their names, how to read it.
 //!
 //! A process is looked at when it is named, is met for the first time, or executes a program, and again when a stack shows that it has an interpreter by now: one that has just begun to
-//! run has not set it up. A thread does that: files are read.
+//! run has not set it up.
 
 use std::{
     fs::File,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::fd::OwnedFd,
     path::Path,
-    sync::{
-        Arc, PoisonError,
-        mpsc::{self, Receiver, SyncSender},
-    },
-    thread::JoinHandle,
-    time::Duration,
+    sync::{Arc, PoisonError},
 };
 
 use aya::{
@@ -20,13 +15,13 @@ use aya::{
     maps::{HashMap, MapData},
     programs::Program,
 };
-use rustc_hash::FxHashMap;
 use tracer_ebpf as abi;
 
 use super::{
     btf::KernelBtf,
     later_programs,
     load::{Loaded, NO_SUCH_PROGRAM, Others, ProbeTrial},
+    lookout::{Files, Lookout, Looks},
     refusal::{chain, shortened},
     uprobe_programs::Relocated,
 };
@@ -46,13 +41,6 @@ const PROGRAMS: [(&str, &str, u32, Option<&str>); 2] = [
     ("python_sample", "PYTHON_SAMPLE", 0, None),
     ("python_call", "SYS_EXIT", abi::SYS_EXIT_PYTHON, Some("sys_exit")),
 ];
-
-/// What waits to be looked at. Full: counted (`stacks.python_processes`).
-const MAX_COMMANDS: usize = 4096;
-/// Files of which it is known whether they hold the interpreter; beyond it all are forgotten, and read again.
-const MAX_FILES: usize = 4096;
-/// How long a start waits for the processes that were named. Of a file its table of exported names is read: some 1 ms.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether the kernel takes the programs.
 pub(super) fn trials(ebpf: &mut Ebpf, btf: &Btf) -> Vec<ProbeTrial> {
@@ -129,18 +117,10 @@ enum State {
     Refused,
 }
 
-/// What the thread is told.
-enum Command {
-    Look(u32),
-    Ended(u32),
-}
-
 /// The running thread. Dropping it ends it.
 pub struct PythonProcesses {
-    commands: Option<SyncSender<Command>>,
-    thread: Option<JoinHandle<()>>,
+    lookout: Lookout,
     pythons: Pythons,
-    metrics: Metrics,
 }
 
 impl PythonProcesses {
@@ -155,29 +135,15 @@ impl PythonProcesses {
         let name = "PYTHON_PROCESSES";
         let map = loaded.ebpf.take_map(name).ok_or(format!("the object has no map {name}"))?;
         let pythons = Pythons::default();
-        let mut worker = Worker {
+        let worker = Worker {
             programs: loaded.python.take().map_or(State::Refused, State::Waits),
+            is_named,
             processes: HashMap::try_from(map).map_err(|error| error.to_string())?,
             pythons: pythons.clone(),
-            files: FxHashMap::default(),
+            files: Files::default(),
             metrics: metrics.clone(),
         };
-        let (commands, queue) = mpsc::sync_channel(MAX_COMMANDS);
-        let (done, is_done) = mpsc::sync_channel(1);
-        let pids = pids.to_vec();
-        let thread = std::thread::Builder::new().name("txray-python".to_owned()).spawn(move || {
-            pids.into_iter().for_each(|pid| worker.look(pid));
-            // Nobody may be waiting any more.
-            let _ = done.try_send(());
-            if !is_named {
-                worker.want();
-            }
-            worker.run(&queue);
-        });
-        let thread = thread.map_err(|error| format!("start the thread txray-python: {error}"))?;
-        // What is not reached in time is known a little later.
-        let _ = is_done.recv_timeout(PATIENCE);
-        Ok(PythonProcesses { commands: Some(commands), thread: Some(thread), pythons, metrics })
+        Ok(PythonProcesses { lookout: Lookout::start(worker, pids, metrics)?, pythons })
     }
 
     /// The interpreters that were found.
@@ -187,64 +153,28 @@ impl PythonProcesses {
 
     /// A process was met for the first time, executes a program, or has set up its interpreter.
     pub fn look(&self, pid: u32) {
-        self.send(Command::Look(pid));
+        self.lookout.look(pid);
     }
 
     /// A process has ended.
     pub fn ended(&self, pid: u32) {
-        self.send(Command::Ended(pid));
-    }
-
-    fn send(&self, command: Command) {
-        let is_taken = self.commands.as_ref().is_some_and(|commands| commands.try_send(command).is_ok());
-        self.metrics.add(Counter::StacksPythonProcesses, u64::from(!is_taken));
+        self.lookout.ended(pid);
     }
 }
-
-impl Drop for PythonProcesses {
-    fn drop(&mut self) {
-        // It ends with its queue.
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Which file, as it was when it was read: device, inode, length, time of the last change.
-type FileKey = (u64, u64, u64, i64, i64);
 
 struct Worker {
     programs: State,
+    is_named: bool,
     processes: HashMap<MapData, u32, abi::PythonProcess>,
     pythons: Pythons,
     /// What files export of the interpreter.
-    files: FxHashMap<FileKey, Option<Symbols>>,
+    files: Files<Option<Symbols>>,
     metrics: Metrics,
 }
 
-impl Worker {
-    fn run(mut self, queue: &Receiver<Command>) {
-        for command in queue {
-            match command {
-                Command::Look(pid) => self.look(pid),
-                Command::Ended(pid) => self.forget(pid),
-            }
-        }
-    }
-
-    /// Sees to it that the programs are there.
-    fn want(&mut self) {
-        if let State::Waits(programs) = &self.programs {
-            self.programs = match programs.load() {
-                Ok(()) => State::There,
-                Err(reason) => {
-                    tracing::warn!(%reason, "{FEATURE}: not in this run");
-                    State::Refused
-                }
-            };
-        }
-    }
+impl Looks for Worker {
+    const THREAD: &'static str = "txray-python";
+    const MISSED: Counter = Counter::StacksPythonProcesses;
 
     fn look(&mut self, pid: u32) {
         let Some(python) = self.python_of(pid) else {
@@ -268,28 +198,36 @@ impl Worker {
         self.pythons.set(pid, None);
     }
 
+    fn begun(&mut self) {
+        if !self.is_named {
+            self.want();
+        }
+    }
+}
+
+impl Worker {
+    /// Sees to it that the programs are there.
+    fn want(&mut self) {
+        if let State::Waits(programs) = &self.programs {
+            self.programs = match programs.load() {
+                Ok(()) => State::There,
+                Err(reason) => {
+                    tracing::warn!(%reason, "{FEATURE}: not in this run");
+                    State::Refused
+                }
+            };
+        }
+    }
+
     /// The interpreter of a process. One that cannot be read is none.
     fn python_of(&mut self, pid: u32) -> Option<Python> {
         let process = Process::read(Path::new("/proc"), pid).ok()?;
         let memory = File::open(process.dir.join("mem")).ok()?;
         python::candidates(&process).find_map(|mapped| {
             let file = process.open(mapped).ok()?.file;
-            let symbols = self.symbols_of(&file)?;
+            let read = |file: &File| Elf::parse(file).ok().and_then(|elf| python::symbols(&elf));
+            let symbols = self.files.of(&file, read)??;
             python::find(&memory, &Elf::parse(&file).ok()?, symbols, &mapped.ranges)
         })
-    }
-
-    fn symbols_of(&mut self, file: &File) -> Option<Symbols> {
-        let facts = file.metadata().ok()?;
-        let key = (facts.dev(), facts.ino(), facts.len(), facts.mtime(), facts.mtime_nsec());
-        if let Some(known) = self.files.get(&key) {
-            return *known;
-        }
-        let symbols = Elf::parse(file).ok().and_then(|elf| python::symbols(&elf));
-        if self.files.len() >= MAX_FILES {
-            self.files.clear();
-        }
-        self.files.insert(key, symbols);
-        symbols
     }
 }
