@@ -181,7 +181,10 @@ impl Looks for Worker {
             // It may have been one before it executed this.
             return self.forget(pid);
         };
-        self.want();
+        if !self.want() {
+            self.metrics.add(Counter::StacksPythonProcesses, 1);
+            return;
+        }
         let told = python.told();
         // What the kernel side tells from then on can be read.
         self.pythons.set(pid, Some(python));
@@ -206,8 +209,8 @@ impl Looks for Worker {
 }
 
 impl Worker {
-    /// Sees to it that the programs are there.
-    fn want(&mut self) {
+    /// Sees to it that the programs are there; whether they are.
+    fn want(&mut self) -> bool {
         if let State::Waits(programs) = &self.programs {
             self.programs = match programs.load() {
                 Ok(()) => State::There,
@@ -217,6 +220,7 @@ impl Worker {
                 }
             };
         }
+        matches!(self.programs, State::There)
     }
 
     /// The interpreter of a process. One that cannot be read is none.

@@ -47,6 +47,14 @@ pub fn parts(anatomy: &Anatomy) -> Vec<Part> {
     parts
 }
 
+/// Why some parts are guesses, if any is.
+pub fn why_guessed(anatomy: &Anatomy) -> Option<&'static str> {
+    let of_thread =
+        "its thread had others in flight: whose time a guess was follows from the order of what it received";
+    let of_link = "that it waited for a call of its own is a guess";
+    anatomy.guesses().next().map(|_| if anatomy.is_shared { of_thread } else { of_link })
+}
+
 /// A part of a request's time as people are told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -155,11 +163,8 @@ fn why(out: &mut String, shown: &Transaction, made: &[Transaction]) -> std::fmt:
         if small > 0 {
             writeln!(out, "{} of {}: all else", duration(small), duration(whole))?;
         }
-        if anatomy.is_shared {
-            writeln!(
-                out,
-                "(its thread had others in flight: whose time a guess was follows from the order of what it received)"
-            )?;
+        if let Some(why) = why_guessed(anatomy) {
+            writeln!(out, "({why})")?;
         }
     }
     let mut locks: Vec<&Lock> = causes.locks.iter().collect();

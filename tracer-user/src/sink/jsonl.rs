@@ -249,16 +249,8 @@ impl Row<'_> {
         object.number("unattributed_ns", Some(anatomy.unattributed_ns));
         object.number("shared", Some(anatomy.is_shared));
         object.key("guessed");
-        object.out.push(b'[');
-        for (i, name) in anatomy.guesses().enumerate() {
-            if i > 0 {
-                object.out.push(b',');
-            }
-            object.out.push(b'"');
-            object.out.extend_from_slice(name.as_bytes());
-            object.out.push(b'"');
-        }
-        object.out.extend_from_slice(b"]}");
+        object.out.extend_from_slice(anatomy.guesses_as_json().as_bytes());
+        object.out.push(b'}');
     }
 
     /// An array of objects, or `null`.

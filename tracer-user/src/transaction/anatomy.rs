@@ -311,51 +311,52 @@ impl Anatomy {
         self.guessed.0 |= u32::from(is_guess && ns > 0) << field;
     }
 
-    /// So much of a part is one of another; a guess goes with it.
-    pub(crate) fn take_over(&mut self, from: usize, to: usize, ns: u64) {
+    /// So much of a part is one of another, perhaps by a guess; that it was one goes with it.
+    pub(crate) fn take_over(&mut self, from: usize, to: usize, ns: u64, is_guess: bool) {
         let ns = ns.min(*self.field(from));
         *self.field(from) -= ns;
-        self.add(to, ns, self.guessed.has(from));
+        self.add(to, ns, is_guess || self.guessed.has(from));
+    }
+
+    /// The places of what a part ([`PARTS`]) is made of, in [`Anatomy::fields`].
+    fn places(part: usize) -> std::ops::RangeInclusive<usize> {
+        match part {
+            0 => USER..=KERNEL,
+            1..=3 => part - 1..=part - 1,
+            _ if part < 4 + N_REASONS => part - 4 + REASONS..=part - 4 + REASONS,
+            _ => part - (4 + N_REASONS) + CALLS..=part - (4 + N_REASONS) + CALLS,
+        }
     }
 
     /// Columns without `anatomy_` of the parts of which some is a guess ([`PARTS`]).
     pub fn guesses(&self) -> impl Iterator<Item = &'static str> + '_ {
-        let fields = |part: usize| match part {
-            0 => [USER, KERNEL],
-            1..=3 => [part - 1; 2],
-            part if part < 4 + N_REASONS => [part - 4 + REASONS; 2],
-            part => [part - (4 + N_REASONS) + CALLS; 2],
-        };
-        let is_guess = move |part: &usize| fields(*part).iter().any(|field| self.guessed.has(*field));
         let there = self.parts();
         let parts = (0..N_PARTS).filter(move |part| there[*part].is_some_and(|ns| ns > 0));
-        parts.filter(is_guess).map(|part| PARTS[part].strip_prefix("anatomy_").unwrap_or(PARTS[part]))
+        let guesses = parts.filter(|part| Self::places(*part).any(|field| self.guessed.has(field)));
+        guesses.map(|part| PARTS[part].strip_prefix("anatomy_").unwrap_or(PARTS[part]))
     }
 
     /// The same as JSON.
     pub fn guesses_as_json(&self) -> String {
-        // Names of columns need no escapes.
-        let names: Vec<String> = self.guesses().map(|name| format!("\"{name}\"")).collect();
-        format!("[{}]", names.join(","))
+        let mut json = String::from("[");
+        for (i, name) in self.guesses().enumerate() {
+            json.push_str(if i > 0 { ",\"" } else { "\"" });
+            // Names of columns need no escapes.
+            json.push_str(name);
+            json.push('"');
+        }
+        json.push(']');
+        json
     }
 
     /// The reverse; a name that is no part's is left out.
     pub fn guessed_from_json(json: &str) -> Option<Guessed> {
         let names: Vec<String> = serde_json::from_str(json).ok()?;
-        let place = |name: &String| {
-            let part = PARTS.iter().position(|part| part.strip_prefix("anatomy_") == Some(name))?;
-            Some(match part {
-                // All of the time on a CPU; told apart, its parts are there too.
-                0 if names.iter().any(|name| name.starts_with("oncpu_") && name != "oncpu_ns") => {
-                    return None;
-                }
-                0 => USER,
-                1..=3 => part - 1,
-                part if part < 4 + N_REASONS => part - 4 + REASONS,
-                part => part - (4 + N_REASONS) + CALLS,
-            })
-        };
-        Some(Guessed(names.iter().filter_map(place).fold(0, |all, field| all | 1 << field)))
+        // All of the time on a CPU stands first; where that is told apart, its parts are there too.
+        let is_split = names.iter().any(|name| name == "oncpu_user_ns" || name == "oncpu_kernel_ns");
+        let part = |name: &String| PARTS.iter().position(|part| part.strip_prefix("anatomy_") == Some(name));
+        let parts = names.iter().filter_map(part).filter(|part| *part > 0 || !is_split);
+        Some(Guessed(parts.fold(0, |all, part| all | 1 << Self::places(part).start())))
     }
 
     /// Of parts that are 0 nothing is a guess.

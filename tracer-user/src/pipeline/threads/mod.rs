@@ -289,12 +289,12 @@ impl Threads {
         }
     }
 
-    /// What the thread had waited in the call that has moved these bytes for a request is this part of its time.
-    fn sent(&mut self, id: CallId, part: usize) {
+    /// What the thread had waited in the call that has moved these bytes for a request is this part of its time (`is_guess`: which request's is a guess).
+    fn sent(&mut self, id: CallId, part: usize, is_guess: bool) {
         if let Some((_, ns)) = self.sent.take_if(|(of, _)| *of == id)
             && let Some(Served { parts, .. }) = self.served.get_mut(&id)
         {
-            parts.take_over(of_reason(Reason::Network), part, ns);
+            parts.take_over(of_reason(Reason::Network), part, ns, is_guess);
         }
     }
 
@@ -537,7 +537,7 @@ impl Threads {
 
     /// Bytes of an answer moved, perhaps of this request's.
     fn answers(&mut self, id: CallId, data: &Data) {
-        self.sent(id, SENDING);
+        self.sent(id, SENDING, false);
         let Some(served) = self.served.get_mut(&id) else { return };
         self.received.acted((data.pid, data.tid), id);
         if served.thread != (data.pid, data.tid) {
@@ -611,7 +611,7 @@ impl Threads {
                         metrics.add(Counter::AnatomyForgotten, 1);
                     } else {
                         self.asked.insert(id, link);
-                        self.sent(link.parent, CALLS);
+                        self.sent(link.parent, CALLS, !link.method.is_sure());
                         if link.method == LinkMethod::Goroutine {
                             self.unit_acts((data.pid, data.goroutine), key, data.time);
                             self.unit_asks(link.parent, open.start);
@@ -707,7 +707,7 @@ impl Threads {
         }
         let (mover, of, then) = self.mover;
         if (of, then) == (conn, ended.at) && mover == key {
-            self.sent(id, SENDING);
+            self.sent(id, SENDING, false);
         }
         let Some(mut served) = self.take_served(&id) else { return Default::default() };
         served.is_handed_over |= (of, then) == (conn, ended.at) && mover != served.thread;

@@ -8,7 +8,7 @@ use ratatui::{
 use crate::{
     report::{
         format::{Align, count, duration, fit},
-        why::{Part, parts},
+        why::{Part, parts, why_guessed},
     },
     text::screen_text,
     transaction::{
@@ -26,14 +26,10 @@ pub(super) fn lines(shown: &Transaction, theme: Theme) -> Vec<Line<'static>> {
     let Some(causes) = &shown.causes else { return Vec::new() };
     let mut lines = Vec::new();
     if let Some(anatomy) = &causes.anatomy {
-        let shared = if anatomy.is_shared {
-            "  (its thread had others in flight: whose time ~ was follows from the order of what it received)"
-        } else {
-            ""
-        };
+        let guessed = why_guessed(anatomy).map(|why| format!("  (~: {why})")).unwrap_or_default();
         lines.push(Line::from(vec![
             Span::styled("where the time went", theme.heading()),
-            Span::styled(shared, theme.dim()),
+            Span::styled(guessed, theme.dim()),
         ]));
         let elapsed = u128::from(shown.duration_ns.max(1).unsigned_abs());
         let bar = match theme.symbols {
